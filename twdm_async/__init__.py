@@ -1,0 +1,66 @@
+"""Direct Messages under custom profiles, from many agents at once, within the quotas of the Twitter/X API."""
+
+from twdm_async.agent import Agent
+from twdm_async.client import Client
+from twdm_async.credentials import Credentials
+from twdm_async.errors import (
+    BadRequest,
+    ConnectFailed,
+    DeliveryUnknown,
+    Forbidden,
+    InvalidInput,
+    LooksAutomated,
+    MalformedResponse,
+    NotAllowlisted,
+    NotFound,
+    QuotaWaitTooLong,
+    RateLimited,
+    RecipientUnreachable,
+    ResponseError,
+    ServerError,
+    TwdmError,
+    Unauthorized,
+)
+from twdm_async.models import CallToAction, CustomProfile, DirectMessage, Media, QuickReply, User, WelcomeMessage
+from twdm_async.quota.lanes import Lane
+from twdm_async.quota.limiter import QuotaState
+from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, Scope
+from twdm_async.quota.store import MemoryQuotaStore, QuotaStore
+
+__all__ = [
+    "Agent",
+    "BadRequest",
+    "CallToAction",
+    "Client",
+    "ConnectFailed",
+    "Credentials",
+    "CustomProfile",
+    "DeliveryUnknown",
+    "DirectMessage",
+    "Forbidden",
+    "InvalidInput",
+    "Lane",
+    "LooksAutomated",
+    "MalformedResponse",
+    "Media",
+    "MemoryQuotaStore",
+    "NotAllowlisted",
+    "NotFound",
+    "Pace",
+    "Priority",
+    "QuickReply",
+    "Quota",
+    "QuotaState",
+    "QuotaStore",
+    "QuotaTable",
+    "QuotaWaitTooLong",
+    "RateLimited",
+    "RecipientUnreachable",
+    "ResponseError",
+    "Scope",
+    "ServerError",
+    "TwdmError",
+    "Unauthorized",
+    "User",
+    "WelcomeMessage",
+]

@@ -1,0 +1,60 @@
+"""One of many who write from the same account."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from twdm_async.quota.lanes import Lane
+from twdm_async.resources.direct_messages import DirectMessages
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twdm_async.models import CallToAction, DirectMessage, Media, QuickReply
+    from twdm_async.quota.spec import Priority
+
+
+@frozen
+class Agent:
+    """A person or a bot that writes under one custom profile. Made by :meth:`twdm_async.Client.agent`.
+
+    Args:
+        custom_profile_id: the profile its messages show under.
+        lane: its own line where messages wait for quota.
+    """
+
+    _direct_messages: DirectMessages
+    custom_profile_id: str
+    lane: Lane
+
+    async def send(
+        self,
+        recipient_id: str | int,
+        text: str | None = None,
+        *,
+        quick_replies: Sequence[QuickReply] | None = None,
+        ctas: Sequence[CallToAction] | None = None,
+        attachment: Media | str | int | None = None,
+        priority: Priority | None = None,
+        max_wait: float | None = None,
+        lane: str | Lane | None = None,
+    ) -> DirectMessage:
+        """Send one message under this agent's profile.
+
+        Arguments and errors are those of :meth:`DirectMessages.send
+        <twdm_async.resources.direct_messages.DirectMessages.send>`; `priority` and `lane` are the agent's own if not
+        given.
+        """
+        return await self._direct_messages.send(
+            recipient_id,
+            text,
+            custom_profile_id=self.custom_profile_id,
+            quick_replies=quick_replies,
+            ctas=ctas,
+            attachment=attachment,
+            priority=priority,
+            max_wait=max_wait,
+            lane=self.lane if lane is None else lane,
+        )

@@ -1,0 +1,157 @@
+"""The four keys of OAuth 1.0a, which never show themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import Attribute, field, frozen
+
+from twdm_async._json import Json, is_array, is_object
+from twdm_async.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def _checked_key(_: object, attribute: Attribute[str], value: str) -> None:
+    if not isinstance(value, str) or not value:
+        raise InvalidInput(parameter=attribute.name, problem="is missing or empty")
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise InvalidInput(
+            parameter=attribute.name,
+            problem="holds a space, a newline or a character outside ASCII; was it copied with something around it?",
+        )
+
+
+_ENVIRONMENTS: tuple[tuple[str, str, str, str], ...] = (
+    ("TWDM_CONSUMER_KEY", "TWDM_CONSUMER_SECRET", "TWDM_ACCESS_TOKEN", "TWDM_ACCESS_TOKEN_SECRET"),
+    ("X_API_KEY", "X_API_SECRET", "X_ACCESS_TOKEN", "X_ACCESS_TOKEN_SECRET"),
+    ("TWITTER_CONSUMER_KEY", "TWITTER_CONSUMER_SECRET", "TWITTER_ACCESS_TOKEN", "TWITTER_ACCESS_TOKEN_SECRET"),
+)
+
+
+@frozen(repr=False, kw_only=True)
+class Credentials:
+    """The keys of one app and one account (page *OAuth 1.0a: creating a signature*).
+
+    Args:
+        consumer_key: the app's API key.
+        consumer_secret: the app's API secret.
+        access_token: the account's token, issued with *Read, Write and Direct Messages*.
+        access_token_secret: the token's secret.
+
+    Raises:
+        InvalidInput: a key is empty, has white space in or around it, or is not ASCII.
+    """
+
+    consumer_key: str = field(validator=_checked_key)
+    consumer_secret: str = field(validator=_checked_key)
+    access_token: str = field(validator=_checked_key)
+    access_token_secret: str = field(validator=_checked_key)
+
+    def __repr__(self) -> str:
+        return "Credentials(<hidden>)"
+
+    @property
+    def app(self) -> str:
+        """A name for the app that gives nothing away."""
+        return _fingerprint(self.consumer_key)
+
+    @property
+    def account(self) -> str:
+        """A name for the account in the app that gives nothing away."""
+        return _fingerprint(f"{self.consumer_key} {self.access_token}")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Credentials:
+        """Keys from the environment: ``TWDM_*``, else ``X_*``, else ``TWITTER_*``.
+
+        The four are ``TWDM_CONSUMER_KEY``, ``TWDM_CONSUMER_SECRET``, ``TWDM_ACCESS_TOKEN`` and
+        ``TWDM_ACCESS_TOKEN_SECRET``; or ``X_API_KEY``, ``X_API_SECRET``, ``X_ACCESS_TOKEN`` and
+        ``X_ACCESS_TOKEN_SECRET``; or the first four with ``TWITTER_`` in place of ``TWDM_``. The first group of which
+        anything is set must be whole: keys are never mixed from two.
+
+        Args:
+            environ: the variables, if not the process' own.
+
+        Raises:
+            InvalidInput: none is set, or the group that is set lacks some.
+        """
+        environ = os.environ if environ is None else environ
+        for names in _ENVIRONMENTS:
+            missing = [name for name in names if not environ.get(name)]
+            if not missing:
+                return cls(
+                    consumer_key=environ[names[0]],
+                    consumer_secret=environ[names[1]],
+                    access_token=environ[names[2]],
+                    access_token_secret=environ[names[3]],
+                )
+            if len(missing) < len(names):
+                raise InvalidInput(parameter="environment", problem=f"{', '.join(missing)} must be set too")
+        raise InvalidInput(parameter="environment", problem=f"set {', '.join(_ENVIRONMENTS[0])}")
+
+    @classmethod
+    def from_twurlrc(cls, path: str | os.PathLike[str] | None = None, username: str | None = None) -> Credentials:
+        """Keys from the file that the tool ``twurl`` keeps. Needs the extra ``cli``, for YAML.
+
+        Args:
+            path: the file; ``~/.twurlrc`` if not given.
+            username: the account; the file's default profile if not given.
+
+        Raises:
+            InvalidInput: the file is missing, can be read by others, is not what ``twurl`` writes, or lacks the
+                account.
+        """
+        path = Path(path) if path is not None else Path.home() / ".twurlrc"
+        profiles, default = _read_twurlrc(path)
+        if username is None and default is None:
+            raise InvalidInput(parameter="username", problem=f"{path} has no default profile; say which account")
+        name, consumer_key = (username, None) if username is not None else (default or ("", None))
+        accounts = profiles.get(name)
+        if not is_object(accounts) or not accounts:
+            raise InvalidInput(parameter="username", problem=f"{path} has no such account")
+        if consumer_key is None and len(accounts) > 1:
+            raise InvalidInput(parameter="username", problem=f"{path} has several apps for it; make one the default")
+        entry = accounts.get(consumer_key) if consumer_key is not None else next(iter(accounts.values()))
+        if not is_object(entry):
+            raise InvalidInput(parameter="path", problem=f"{path} is not a file that twurl writes")
+        return cls(
+            consumer_key=entry.get("consumer_key", ""),
+            consumer_secret=entry.get("consumer_secret", ""),
+            access_token=entry.get("token", ""),
+            access_token_secret=entry.get("secret", ""),
+        )
+
+
+def _fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read_twurlrc(path: Path) -> tuple[Mapping[str, Json], tuple[str, str] | None]:
+    """The profiles in the file, and which of them (account, consumer key) is the default."""
+    try:
+        import yaml  # noqa: PLC0415 - only this function needs it, and only the extra has it
+    except ImportError:
+        raise InvalidInput(parameter="path", problem="reading it needs YAML: pip install 'twdm_async[cli]'") from None
+    try:
+        with path.open(encoding="utf-8") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise InvalidInput(parameter="path", problem=f"{path} can be read by others; run: chmod 600 {path}")
+            content: Json = yaml.safe_load(file)
+    except OSError as error:
+        raise InvalidInput(parameter="path", problem=f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        content = None  # what the parser says would repeat a line of the file
+    profiles = content.get("profiles") if is_object(content) else None
+    if not is_object(content) or not is_object(profiles):
+        raise InvalidInput(parameter="path", problem=f"{path} is not a file that twurl writes")
+    configuration = content.get("configuration")
+    default = configuration.get("default_profile") if is_object(configuration) else None
+    if is_array(default) and len(default) == 2 and all(isinstance(part, str) for part in default):
+        return profiles, (default[0], default[1])
+    return profiles, None

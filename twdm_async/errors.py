@@ -1,0 +1,263 @@
+"""The error tree, and what each error says about the message.
+
+::
+
+    TwdmError
+    ├── InvalidInput             (also ValueError) refused here, before anything was sent or spent
+    ├── QuotaWaitTooLong         the quota would free a slot later than the caller is willing to wait
+    ├── ConnectFailed            no answer was had, and asking again can do no harm
+    ├── DeliveryUnknown          (also RuntimeError) bytes left, no readable answer came back
+    ├── MalformedResponse        an answer came, and it is not what the endpoint answers
+    └── ResponseError            the API answered, and the answer is no
+        ├── BadRequest           400 and every other 4xx without a class of its own
+        ├── Unauthorized         401, or codes 32, 89, 99, 135, 215
+        ├── Forbidden            403
+        │   ├── NotAllowlisted        the account may not use custom profiles
+        │   ├── RecipientUnreachable  this person cannot be written to
+        │   └── LooksAutomated        antispam stopped it; pause, and change what is sent
+        ├── NotFound             404 and 410
+        ├── RateLimited          429 and 420, or code 88
+        └── ServerError          5xx
+
+Every error carries its facts as fields, can be pickled and copied, and holds neither a secret nor the
+text of a message. Two facts are on all of them:
+
+``delivered``
+    ``"no"``: nothing was done by the server. ``"yes"``: it was. ``"unknown"``: it cannot be told.
+``safe_to_retry``
+    ``True`` if the same call may be made again without the risk of doing it twice.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from attrs import define, fields
+
+__all__ = [
+    "BadRequest",
+    "ConnectFailed",
+    "DeliveryUnknown",
+    "Forbidden",
+    "InvalidInput",
+    "LooksAutomated",
+    "MalformedResponse",
+    "NotAllowlisted",
+    "NotFound",
+    "QuotaWaitTooLong",
+    "RateLimited",
+    "RecipientUnreachable",
+    "ResponseError",
+    "ServerError",
+    "TwdmError",
+    "Unauthorized",
+]
+
+Delivered = Literal["no", "unknown", "yes"]
+
+
+def _restore(cls: type[TwdmError], facts: dict[str, Any]) -> TwdmError:
+    return cls(**facts)
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class TwdmError(Exception):
+    """The root of every error this library raises on purpose."""
+
+    delivered: Delivered = "no"
+    safe_to_retry: bool = False
+
+    def __str__(self) -> str:
+        return type(self).__name__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        facts = {field.name: getattr(self, field.name) for field in fields(type(self))}
+        return _restore, (type(self), facts)
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class InvalidInput(TwdmError, ValueError):
+    """What was given cannot be sent. Nothing left the machine and no quota was spent.
+
+    Args:
+        parameter: the name of the argument that is wrong.
+        problem: what is wrong with it, without repeating its value.
+    """
+
+    parameter: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.parameter}: {self.problem}"
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class QuotaWaitTooLong(TwdmError):
+    """The call would have to wait longer for quota than ``max_wait`` allows. Nothing was sent.
+
+    Args:
+        endpoint: the endpoint's name, such as ``direct_messages.send``.
+        scope: whose quota it is, ``"user"`` or ``"app"``.
+        wait: seconds until a slot is free, at the least.
+        retry_at: when that is (UTC).
+        limit: requests the quota allows in ``per`` seconds.
+        per: the quota's window in seconds.
+    """
+
+    endpoint: str
+    scope: str
+    wait: float
+    retry_at: datetime
+    limit: float
+    per: float
+    safe_to_retry: bool = True
+
+    def __str__(self) -> str:
+        return (
+            f"{self.endpoint}: the {self.scope} quota ({self.limit:g} in {self.per:g} s) frees a slot in "
+            f"{self.wait:.3g} s at the earliest; try again at {self.retry_at.isoformat(timespec='seconds')}"
+        )
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class ConnectFailed(TwdmError):
+    """No answer was had. Either no byte left the machine, or the call may be repeated without harm.
+
+    Args:
+        endpoint: the endpoint's name.
+        problem: what went wrong, such as ``"connection refused"``.
+    """
+
+    endpoint: str
+    problem: str
+    safe_to_retry: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.endpoint}: {self.problem}"
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class DeliveryUnknown(TwdmError, RuntimeError):
+    """The request left, and no readable answer came back: it may have been done or not.
+
+    It is never sent again by itself, since the API has no idempotency key and the message could arrive twice.
+
+    Args:
+        endpoint: the endpoint's name.
+        problem: what happened instead of an answer.
+        sent_at: when the request left (UTC).
+        recipient_id: whom the message was for, if it was a message.
+    """
+
+    endpoint: str
+    problem: str
+    sent_at: datetime
+    recipient_id: str | None = None
+    delivered: Delivered = "unknown"
+
+    def __str__(self) -> str:
+        return f"{self.endpoint}: {self.problem}; it cannot be told whether the server acted on it"
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class MalformedResponse(TwdmError):
+    """The server answered with something the endpoint never answers: broken JSON, HTML, a missing object.
+
+    Args:
+        endpoint: the endpoint's name.
+        status: the HTTP status.
+        problem: what is wrong with the answer; the answer itself is not repeated.
+    """
+
+    endpoint: str
+    status: int
+    problem: str
+    delivered: Delivered = "unknown"
+    safe_to_retry: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.endpoint}: HTTP {self.status}, {self.problem}"
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class ResponseError(TwdmError):
+    """The API refused the request.
+
+    Args:
+        endpoint: the endpoint's name.
+        status: the HTTP status.
+        codes: the API's error codes, in its order; empty if it gave none.
+        messages: the API's words, in the same order.
+    """
+
+    endpoint: str
+    status: int
+    codes: tuple[int, ...] = ()
+    messages: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        codes = f", code {', '.join(map(str, self.codes))}" if self.codes else ""
+        words = f": {'; '.join(self.messages)}" if self.messages else ""
+        return f"{self.endpoint}: HTTP {self.status}{codes}{words}"
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class BadRequest(ResponseError):
+    """The request was understood and found wrong (HTTP 400 and other 4xx)."""
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class Unauthorized(ResponseError):
+    """The keys, the signature or the clock were not accepted (HTTP 401; codes 32, 89, 99, 135, 215)."""
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class Forbidden(ResponseError):
+    """The account may not do this (HTTP 403)."""
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class NotAllowlisted(Forbidden):
+    """The account may not use custom profiles: it must be verified *and* on the allow-list."""
+
+    def __str__(self) -> str:
+        return (
+            f"{super().__str__()} (custom profiles need a posting account that is verified and on the "
+            "allow-list; ask X for access for this account and app)"
+        )
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class RecipientUnreachable(Forbidden):
+    """This person cannot be written to: blocked, closed to messages, suspended (codes 63, 150, 349)."""
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class LooksAutomated(Forbidden):
+    """The antispam guard stopped it (code 226). Pause for long and change what is sent."""
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class NotFound(ResponseError):
+    """There is no such object or page (HTTP 404, 410)."""
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class RateLimited(ResponseError):
+    """The server counts the quota as spent (HTTP 429, 420; code 88).
+
+    Args:
+        retry_at: when to try again (UTC), as far as the server said.
+    """
+
+    retry_at: datetime | None = None
+    safe_to_retry: bool = True
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class ServerError(ResponseError):
+    """The server failed at it (HTTP 5xx). Raised only for calls that may be repeated without harm."""
+
+    delivered: Delivered = "unknown"
+    safe_to_retry: bool = True

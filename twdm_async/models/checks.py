@@ -1,0 +1,93 @@
+"""What can be refused before anything is sent or spent.
+
+The API does not say how it counts characters. So a length is refused here only if *every* way of counting (bytes,
+UTF-16 units, code points, what a reader sees as one character) finds it too long; the rest is the server's to decide.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from twdm_async.errors import InvalidInput
+
+_LARGEST_ID = 2**64 - 1
+_ZERO_WIDTH_JOINER = "\u200d"
+_ALLOWED_CONTROLS = "\t\n\r"
+
+
+def is_id(value: str) -> bool:
+    """Whether `value` can be an id: ASCII digits that fit 64 bits."""
+    return value.isascii() and value.isdigit() and len(value) <= 20 and int(value) <= _LARGEST_ID
+
+
+def checked_id(value: str | int, parameter: str) -> str:
+    """`value` as the string the API wants.
+
+    Raises:
+        InvalidInput: it is not a whole number of at most 64 bits, written in ASCII digits.
+    """
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not is_id(text):
+        raise InvalidInput(parameter=parameter, problem="must be an id: ASCII digits, as a str or an int, of 64 bits")
+    return text
+
+
+def fewest_characters(text: str) -> int:
+    """How many characters `text` has by the most generous count: about what a reader sees.
+
+    Marks, joiners, selectors, skin tones and whatever a joiner ties on count nothing; a flag's two letters and the
+    parts of a Korean syllable count as one.
+    """
+    count = 0
+    previous = ""
+    flag_open = False
+    for character in unicodedata.normalize("NFC", text):
+        code = ord(character)
+        extends = (
+            previous == _ZERO_WIDTH_JOINER
+            or unicodedata.category(character)[0] == "M"
+            or character == _ZERO_WIDTH_JOINER
+            or 0x1F3FB <= code <= 0x1F3FF  # skin tones
+            or 0xE0020 <= code <= 0xE007F  # tags, as in regional flags
+            or 0x1160 <= code <= 0x11FF  # Korean vowels and finals that join the letter before them
+            or (character == "\n" and previous == "\r")
+        )
+        flag_closed = flag_open and 0x1F1E6 <= code <= 0x1F1FF
+        flag_open = 0x1F1E6 <= code <= 0x1F1FF and not flag_closed
+        count += not extends and not flag_closed
+        previous = character
+    return count
+
+
+def checked_characters(text: str, parameter: str) -> str:
+    """`text`, if a request can carry it.
+
+    Raises:
+        InvalidInput: it is no string, or holds a lone surrogate, a NUL or another control character.
+    """
+    if not isinstance(text, str):
+        raise InvalidInput(parameter=parameter, problem="must be a str")
+    if not text.isprintable():
+        for character in text:
+            category = unicodedata.category(character)
+            if category == "Cs":
+                raise InvalidInput(
+                    parameter=parameter, problem="holds half of a surrogate pair, which no text can have"
+                )
+            if category == "Cc" and character not in _ALLOWED_CONTROLS:
+                raise InvalidInput(parameter=parameter, problem="holds a control character other than tab and newline")
+    return text
+
+
+def checked_length(text: str, parameter: str, limit: int) -> str:
+    """`text`, if a request can carry it, it is not blank, and some way of counting finds at most `limit` characters.
+
+    Raises:
+        InvalidInput: it is none of that.
+    """
+    checked_characters(text, parameter)
+    if not text or text.isspace():
+        raise InvalidInput(parameter=parameter, problem="must not be empty or blank")
+    if len(text) > limit and fewest_characters(text) > limit:
+        raise InvalidInput(parameter=parameter, problem=f"must have at most {limit} characters")
+    return text

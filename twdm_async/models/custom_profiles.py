@@ -1,0 +1,47 @@
+"""Custom profiles: the name and picture an agent writes under."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from attrs import field, frozen
+
+from twdm_async.models.convert import ID, MILLISECONDS, TEXT, at, listed
+
+
+@frozen(kw_only=True)
+class CustomProfile:
+    """A custom profile, as the pages *POST custom_profiles/new* and *GET custom_profiles/:id* show it.
+
+    Args:
+        id: what is attached to a message.
+        name: the name people see.
+        created_at: when it was made (UTC).
+        avatar_url: where its picture is.
+        extra: everything else the API said, in its own shape.
+    """
+
+    id: str = field(metadata=at(ID, "id"))
+    name: str | None = field(default=None, metadata=at(TEXT, "name"))
+    created_at: datetime | None = field(default=None, metadata=at(MILLISECONDS, "created_timestamp"))
+    avatar_url: str | None = field(default=None, metadata=at(TEXT, "avatar", "media", "url"))
+    extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)
+
+
+@frozen(kw_only=True)
+class CustomProfilePage:
+    """One page of the list of custom profiles, as the page *GET custom_profiles/list* shows it.
+
+    Args:
+        custom_profiles: those on this page; there may be none.
+        next_cursor: what the next page is asked for with; ``None`` on the last one.
+        extra: everything else the API said.
+    """
+
+    custom_profiles: tuple[CustomProfile, ...] = field(
+        default=(), metadata=at(listed(CustomProfile), "custom_profiles")
+    )
+    next_cursor: str | None = field(default=None, metadata=at(TEXT, "next_cursor"))
+    extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)

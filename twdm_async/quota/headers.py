@@ -1,0 +1,79 @@
+"""What a reply says about quotas, read with distrust. Pure.
+
+The headers are documented on the page *Rate limits*: ``x-rate-limit-remaining`` and ``x-rate-limit-reset`` (seconds
+since 1970, by the server's clock). The calls that post send none. ``Retry-After`` is not documented and is taken if it
+is there.
+"""
+
+from __future__ import annotations
+
+import re
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LONGEST_WAIT = 25 * 3600.0
+"""Seconds. No window of this API is longer than a day; a server that says more is not believed."""
+
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+@frozen
+class Limits:
+    """What a reply said. Anything absent or unreadable is ``None``.
+
+    Args:
+        remaining: requests left in the server's window.
+        reset_in: seconds until that window ends; 0 if it has.
+        retry_after: seconds the server asks to wait.
+    """
+
+    remaining: int | None
+    reset_in: float | None
+    retry_after: float | None
+
+
+def server_time(headers: Mapping[str, str]) -> float | None:
+    """Seconds since 1970 by the server's clock, if the reply says."""
+    text = headers.get("Date")
+    if text is None:
+        return None
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def read_limits(headers: Mapping[str, str], now: float) -> Limits:
+    """What `headers` say.
+
+    Args:
+        headers: of the reply, with names in any case.
+        now: seconds since 1970, used if the server does not tell its own time.
+    """
+    here = server_time(headers)
+    here = now if here is None else here
+    remaining = _number(headers.get("x-rate-limit-remaining"))
+    reset = _number(headers.get("x-rate-limit-reset"))
+    retry_after = _seconds(headers.get("Retry-After"), here)
+    return Limits(
+        remaining=remaining,
+        reset_in=None if reset is None else max(0.0, reset - here),
+        retry_after=None if retry_after is None else max(0.0, retry_after),
+    )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and _NUMBER.fullmatch(text) else None
+
+
+def _seconds(text: str | None, now: float) -> float | None:
+    number = _number(text)
+    if number is not None or text is None:
+        return number
+    date = server_time({"Date": text})
+    return None if date is None else date - now

@@ -1,0 +1,296 @@
+"""Admission: the one gate every request passes before it is signed.
+
+A line is everyone of one account who waits for one endpoint family. While the line is empty, a call takes its slot and
+goes. Else it joins the line, and one task a line takes slots as they come free and hands each to whoever's turn it is
+*then*; so an interactive call that comes late still goes before bulk calls that came early, and a caller that gave up
+is passed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, field, frozen
+
+from twdm_async.errors import QuotaWaitTooLong
+from twdm_async.quota.headers import LONGEST_WAIT, Limits, read_limits
+from twdm_async.quota.lanes import Lane, LaneQueue
+from twdm_async.quota.pacer import Pacer
+from twdm_async.quota.spec import QuotaTable, Scope
+from twdm_async.quota.store.contract import Bucket, QuotaStore, Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from twdm_async._clock import Clock
+
+_log = logging.getLogger("twdm_async")
+
+_FIRST_HOLD: Final = 60.0  # seconds; doubled with every 429 in a row that does not say how long
+_LONGEST_HOLD: Final = 4 * 3600.0
+
+
+@frozen(kw_only=True)
+class QuotaState:
+    """How far one quota is used.
+
+    Args:
+        endpoint: the endpoint family.
+        scope: whose requests it counts.
+        limit: requests in `per` seconds.
+        per: the window in seconds.
+        used: slots that count, those under way included.
+        in_flight: requests under way.
+        waiting: calls of this client that wait for a slot.
+        free_at: when a slot is free (UTC); a time that has passed if one is free now.
+    """
+
+    endpoint: str
+    scope: Scope
+    limit: int
+    per: float
+    used: int
+    in_flight: int
+    waiting: int
+    free_at: datetime
+
+
+@define(eq=False)
+class _Line:
+    family: str
+    buckets: tuple[Bucket, ...]
+    pacer: Pacer
+    queue: LaneQueue[asyncio.Future[Slot]] = field(factory=LaneQueue[asyncio.Future[Slot]])
+    changed: asyncio.Event = field(factory=asyncio.Event)
+    usher: asyncio.Task[None] | None = None
+    refusals: int = 0  # 429s in a row
+
+
+class QuotaLimiter:
+    """The quotas of one account.
+
+    Args:
+        table: what binds each endpoint family.
+        store: where the ledgers live.
+        account: a name for the account.
+        app: a name for the app.
+        clock: where time comes from.
+        grace: seconds within which the server counts a request whose outcome was not seen.
+    """
+
+    def __init__(
+        self, table: QuotaTable, store: QuotaStore, *, account: str, app: str, clock: Clock, grace: float
+    ) -> None:
+        self._table = table
+        self._store = store
+        self._owners = {Scope.USER: account, Scope.APP: app}
+        self._clock = clock
+        self._grace = grace
+        self._lines: dict[str, _Line] = {}
+        self._stop_listening = store.on_freed(self._on_freed)
+
+    async def admit(self, family: str, lane: Lane, max_wait: float | None = None) -> Slot:
+        """Wait for a slot in every quota of `family`. Each slot must be settled or given back.
+
+        Args:
+            family: the endpoint family.
+            lane: the line to wait in.
+            max_wait: seconds; ``None`` waits as long as it takes.
+
+        Raises:
+            QuotaWaitTooLong: it would take longer than `max_wait`. Raised at once if that is known.
+        """
+        line = self._line(family)
+        if not line.queue and line.pacer.is_ready():
+            taken = await self._store.take(line.buckets)
+            if isinstance(taken, Slot):
+                # Does not wait, unless another call took the last of the burst while a shared store was asked.
+                await self._pass_pacer(line, taken)
+                return taken
+        if max_wait is not None:
+            self._refuse_if_too_long(line, line.queue.ahead_of(lane) + 1, max_wait)
+        return await self._wait_in_line(line, lane, max_wait)
+
+    def settle(self, slot: Slot, *, seen: bool) -> None:
+        """The slot's request is over. `seen`: a reply came, so the server has counted it by now."""
+        self._store.settle(slot, 0.0 if seen else self._grace)
+
+    def give_back(self, slot: Slot) -> None:
+        """No byte of the slot's request left the machine."""
+        self._store.give_back(slot)
+
+    def learn(self, slot: Slot, status: int, headers: Mapping[str, str]) -> None:
+        """Take from a reply, good or bad, what it says about quotas. It can only tighten them."""
+        line = self._line(slot.buckets[0].family)
+        limits = read_limits(headers, self._clock.wall())
+        own = slot.buckets[0]
+        if limits.remaining is not None and limits.reset_in and own.quota is not None and own.scope is Scope.USER:
+            # The server's window cannot end later than its length from now.
+            self._store.tighten(own, limits.remaining, min(limits.reset_in, own.quota.per))
+        if status not in {420, 429}:
+            line.refusals = 0
+            return
+        seconds = self._hold_for(line, limits)
+        line.refusals += 1
+        _log.warning("%s: the server refused for quota; nothing is sent for %.0f s", line.family, seconds)
+        for bucket in line.buckets:
+            if bucket.scope is Scope.USER:
+                self._store.hold(bucket, seconds)
+
+    def state(self) -> tuple[QuotaState, ...]:
+        """Every documented quota and how far it is used."""
+        states: list[QuotaState] = []
+        for family in self._table:
+            line = self._line(family)
+            for bucket in line.buckets:
+                if bucket.quota is not None:
+                    usage = self._store.usage(bucket)
+                    states.append(
+                        QuotaState(
+                            endpoint=family,
+                            scope=bucket.scope,
+                            limit=bucket.quota.limit,
+                            per=bucket.quota.per,
+                            used=usage.used,
+                            in_flight=usage.in_flight,
+                            waiting=len(line.queue),
+                            free_at=self._clock.utc(usage.free_in),
+                        )
+                    )
+        return tuple(states)
+
+    def close(self) -> None:
+        """End the waiting of all who wait, with an error."""
+        self._stop_listening()
+        for line in self._lines.values():
+            if line.usher is not None:
+                line.usher.cancel()
+            _refuse_all(line, RuntimeError("the client was closed while this call waited for quota; it was not sent"))
+
+    def _line(self, family: str) -> _Line:
+        line = self._lines.get(family)
+        if line is None:
+            row = self._table[family]
+            quotas = [(quota.scope, quota) for quota in row.quotas]
+            if not any(scope is Scope.USER for scope, _ in quotas):
+                line_quotas = [(Scope.USER, None), *quotas]
+            else:
+                line_quotas = sorted(quotas, key=lambda pair: pair[0] is not Scope.USER)
+            buckets = tuple(Bucket(family, scope, self._owners[scope], quota) for scope, quota in line_quotas)
+            line = self._lines[family] = _Line(family, buckets, Pacer(row.pace))
+        return line
+
+    def _refuse_if_too_long(self, line: _Line, place: int, max_wait: float) -> None:
+        """Raise if `place` in the line is known to be reached later than `max_wait`."""
+        seconds, bucket = self._wait_for(line, place)
+        if seconds > max_wait:
+            raise self._too_long(line, bucket, seconds)
+
+    def _wait_for(self, line: _Line, place: int) -> tuple[float, Bucket]:
+        waits = ((self._store.free_in(bucket, place), bucket) for bucket in line.buckets)
+        return max(waits, key=lambda pair: pair[0])
+
+    def _too_long(self, line: _Line, bucket: Bucket, seconds: float) -> QuotaWaitTooLong:
+        return QuotaWaitTooLong(
+            endpoint=line.family,
+            scope=bucket.scope.value,
+            wait=seconds,
+            retry_at=self._clock.utc(seconds),
+            limit=bucket.quota.limit if bucket.quota else float("inf"),
+            per=bucket.quota.per if bucket.quota else 0.0,
+        )
+
+    async def _wait_in_line(self, line: _Line, lane: Lane, max_wait: float | None) -> Slot:
+        turn: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        line.queue.push(turn, lane)
+        if line.usher is None:
+            line.usher = asyncio.create_task(self._usher(line), name=f"twdm_async quota {line.family}")
+        try:
+            async with asyncio.timeout(max_wait):
+                return await turn
+        except TimeoutError:
+            if _has_slot(turn):  # both came in one turn of the loop
+                return turn.result()
+        except BaseException:
+            if _has_slot(turn):
+                self._store.give_back(turn.result())
+            raise
+        finally:
+            line.queue.discard(turn, lane)
+            if not line.queue:
+                line.changed.set()
+        seconds, bucket = self._wait_for(line, 1)
+        raise self._too_long(line, bucket, seconds)
+
+    async def _usher(self, line: _Line) -> None:
+        """Hand slots to those who wait, until nobody does."""
+        try:
+            while line.queue:
+                taken = await self._store.take(line.buckets)
+                if isinstance(taken, Slot):
+                    await self._pass_pacer(line, taken)
+                    self._hand_over(line, taken)
+                else:
+                    await self._sleep(line, taken.seconds)
+        except Exception as error:  # noqa: BLE001 - whatever the store raises, those who wait must hear of it
+            _refuse_all(line, error)
+        finally:
+            line.usher = None
+
+    def _hand_over(self, line: _Line, slot: Slot) -> None:
+        while line.queue:
+            turn = line.queue.pop()
+            if not turn.done():
+                turn.set_result(slot)
+                return
+        self._store.give_back(slot)
+
+    async def _pass_pacer(self, line: _Line, slot: Slot) -> None:
+        try:
+            await line.pacer.pass_through()
+        except BaseException:
+            self._store.give_back(slot)
+            raise
+
+    async def _sleep(self, line: _Line, seconds: float) -> None:
+        """Until so many seconds have passed, or something changed that makes it worth looking again."""
+        line.changed.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await line.changed.wait()
+        except TimeoutError:
+            pass
+
+    def _on_freed(self, bucket: Bucket) -> None:
+        line = self._lines.get(bucket.family)
+        if line is not None:
+            line.changed.set()
+
+    def _hold_for(self, line: _Line, limits: Limits) -> float:
+        """Seconds to stay away after a 429."""
+        said = max((s for s in (limits.retry_after, limits.reset_in) if s is not None), default=None)
+        if said is None:
+            longest_window = max((bucket.quota.per for bucket in line.buckets if bucket.quota), default=_LONGEST_HOLD)
+            seconds = min(_FIRST_HOLD * 2.0**line.refusals, _LONGEST_HOLD, longest_window)
+        else:
+            if said > LONGEST_WAIT:
+                _log.warning("%s: the server asked to wait for %.0f s, which no window lasts", line.family, said)
+            # A reset that has passed means now; but if that is refused as well, it means less and less.
+            seconds = min(max(said, 2.0 ** min(line.refusals, 12)), LONGEST_WAIT)
+        # Some jitter, so that clients which were refused together do not come back together.
+        return max(seconds, 1.0) * random.uniform(1.0, 1.1)
+
+
+def _has_slot(turn: asyncio.Future[Slot]) -> bool:
+    return turn.done() and not turn.cancelled() and turn.exception() is None
+
+
+def _refuse_all(line: _Line, error: Exception) -> None:
+    while line.queue:
+        turn = line.queue.pop()
+        if not turn.done():
+            turn.set_exception(error)

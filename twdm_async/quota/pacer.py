@@ -1,0 +1,35 @@
+"""Manners: how fast a burst leaves when the quota would let it leave at once.
+
+A token bucket alone is no wall: it lets a full bucket pass and then drips, up to twice the limit less one in one
+window. The ledger is the wall; this keeps what the ledger lets pass from arriving at the server in one blow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiolimiter import AsyncLimiter
+
+if TYPE_CHECKING:
+    from twdm_async.quota.spec import Pace
+
+
+class Pacer:
+    """A token bucket; ``None`` as the pace lets everything pass.
+
+    Only one caller may wait on it at a time: it would make a timer for each.
+    """
+
+    __slots__ = ("_bucket",)
+
+    def __init__(self, pace: Pace | None) -> None:
+        self._bucket = AsyncLimiter(pace.burst, pace.per) if pace else None
+
+    def is_ready(self) -> bool:
+        """Whether :meth:`pass_through` would not wait."""
+        return self._bucket is None or self._bucket.has_capacity()
+
+    async def pass_through(self) -> None:
+        """Wait until it is polite to go."""
+        if self._bucket is not None:
+            await self._bucket.acquire()

@@ -1,0 +1,179 @@
+"""What a quota is, and which ones the API documents."""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TYPE_CHECKING
+
+from attrs import Attribute, evolve, field, frozen
+
+from twdm_async.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+class Scope(enum.StrEnum):
+    """Whose requests a quota counts."""
+
+    USER = "user"
+    """Those signed with one access token."""
+    APP = "app"
+    """Those of every account that uses one consumer key."""
+
+
+class Priority(enum.IntEnum):
+    """Who goes first where calls wait for the same quota: every waiting interactive call before any bulk one."""
+
+    INTERACTIVE = 0
+    BULK = 1
+
+
+def positive(_: object, attribute: Attribute[float], value: float) -> None:
+    """Validator of a number that must be positive and finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value < math.inf):
+        raise InvalidInput(parameter=attribute.name, problem="must be a positive, finite number")
+
+
+def _at_least_one(_: object, attribute: Attribute[int], value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidInput(parameter=attribute.name, problem="must be a whole number of at least 1")
+
+
+@frozen
+class Quota:
+    """At most `limit` requests in any window of `per` seconds.
+
+    Args:
+        limit: requests, at least 1.
+        per: the window in seconds.
+        scope: whose requests are counted together.
+
+    Raises:
+        InvalidInput: `limit` or `per` is not a positive number.
+    """
+
+    limit: int = field(validator=_at_least_one)
+    per: float = field(validator=positive)
+    scope: Scope = field(default=Scope.USER, converter=Scope)
+
+
+@frozen
+class Pace:
+    """How politely a burst leaves: `burst` at once, then `burst` in `per` seconds. It is manners, not a quota.
+
+    Args:
+        burst: requests that may leave at once, at least 1.
+        per: seconds in which as many again may leave.
+
+    Raises:
+        InvalidInput: `burst` or `per` is not a positive number.
+    """
+
+    burst: int = field(validator=_at_least_one)
+    per: float = field(validator=positive)
+
+
+@frozen
+class QuotaRow:
+    """What one endpoint family has to respect.
+
+    Args:
+        quotas: all of them bind; empty if none is documented.
+        pace: ``None`` leaves bursts as the quotas allow them.
+    """
+
+    quotas: tuple[Quota, ...] = ()
+    pace: Pace | None = None
+
+
+_QUARTER_HOUR, _HOUR, _DAY = 900.0, 3600.0, 86_400.0
+_POLITE = Pace(burst=20, per=1.0)
+
+_DOCUMENTED: dict[str, QuotaRow] = {
+    "custom_profiles.create": QuotaRow((Quota(1000, per=_DAY),), _POLITE),
+    "custom_profiles.get": QuotaRow((Quota(180, per=_QUARTER_HOUR),)),
+    "custom_profiles.list": QuotaRow((Quota(180, per=_QUARTER_HOUR),)),
+    "custom_profiles.delete": QuotaRow((Quota(1000, per=_DAY),), _POLITE),
+    "direct_messages.send": QuotaRow((Quota(1000, per=_DAY), Quota(15_000, per=_DAY, scope=Scope.APP)), _POLITE),
+    # Documented as limited, without a figure: the server's 429 is what is known about it.
+    "welcome_messages.create": QuotaRow((), _POLITE),
+    "account.update_profile": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),
+    "account.verify_credentials": QuotaRow((Quota(75, per=_QUARTER_HOUR),)),
+    # Upload limits are not documented. These were seen in recorded replies, with windows of up to an hour.
+    "media.upload": QuotaRow((Quota(415, per=_HOUR),)),
+    "media.upload_init": QuotaRow((Quota(200, per=_HOUR),)),
+    "media.upload_append": QuotaRow((Quota(20_000, per=_HOUR),)),
+    "media.upload_finalize": QuotaRow((Quota(615, per=_HOUR),)),
+    "media.upload_status": QuotaRow(()),
+}
+
+
+class QuotaTable:
+    """The quotas of every endpoint family. A table is a value: changing it makes another one.
+
+    Args:
+        rows: family name to row.
+    """
+
+    __slots__ = ("_rows",)
+
+    def __init__(self, rows: Mapping[str, QuotaRow]) -> None:
+        self._rows = dict(rows)
+
+    @classmethod
+    def default(cls) -> QuotaTable:
+        """The documented quotas, per account and per app (page *Rate limits* of each endpoint)."""
+        return cls(_DOCUMENTED)
+
+    def replace(self, family: str, *quotas: Quota, pace: Pace | None = None) -> QuotaTable:
+        """A table in which `family` has exactly these quotas and this pace.
+
+        Args:
+            family: an endpoint's name, such as ``direct_messages.send``.
+            quotas: what binds it from now on; none at all means that it is not counted.
+            pace: how bursts leave; ``None`` means as fast as the quotas allow.
+
+        Raises:
+            InvalidInput: there is no such family.
+        """
+        self[family]
+        return QuotaTable({**self._rows, family: QuotaRow(quotas, pace)})
+
+    def scaled(self, time_scale: float) -> QuotaTable:
+        """A table whose windows and paces are `time_scale` times as short, for tests and demonstrations.
+
+        Raises:
+            InvalidInput: `time_scale` is not a positive number.
+        """
+        if not 0 < time_scale < math.inf:
+            raise InvalidInput(parameter="time_scale", problem="must be a positive, finite number")
+        return QuotaTable(
+            {
+                family: QuotaRow(
+                    tuple(evolve(quota, per=quota.per / time_scale) for quota in row.quotas),
+                    row.pace and evolve(row.pace, per=row.pace.per / time_scale),
+                )
+                for family, row in self._rows.items()
+            }
+        )
+
+    def __getitem__(self, family: str) -> QuotaRow:
+        try:
+            return self._rows[family]
+        except KeyError:
+            raise InvalidInput(
+                parameter="family", problem=f"there is no endpoint family of this name; there are {', '.join(self)}"
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, QuotaTable) and self._rows == other._rows
+
+    __hash__ = None  # type: ignore[assignment]  # it holds a dict
+
+    def __repr__(self) -> str:
+        return f"QuotaTable({self._rows!r})"

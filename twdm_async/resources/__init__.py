@@ -1,0 +1,1 @@
+"""The API's calls as methods, one class for each resource."""

@@ -1,0 +1,76 @@
+"""The posting account itself (pages *POST account/update_profile*, *GET account/verify_credentials*)."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from twdm_async.errors import InvalidInput
+from twdm_async.models.checks import checked_characters
+from twdm_async.models.users import User
+from twdm_async.transport.call import Caller
+
+
+@frozen
+class Account:
+    """Calls on the account that posts."""
+
+    _caller: Caller
+
+    async def update_profile(
+        self,
+        name: str | None = None,
+        url: str | None = None,
+        location: str | None = None,
+        description: str | None = None,
+        include_entities: bool | None = None,
+        skip_status: bool | None = None,
+        *,
+        max_wait: float | None = None,
+    ) -> User:
+        """Change what the account's own profile says (page *POST account/update_profile*). Only what is given is sent.
+
+        Args:
+            name: the display name.
+            url: a web page; ``http://`` is put before it if it has no scheme.
+            location: a place, in any words.
+            description: a few words about the account. An empty string clears this or any other field.
+            include_entities: whether the answer has the links of its texts.
+            skip_status: whether the answer leaves out the last post.
+            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+
+        Raises:
+            InvalidInput: nothing to change was given, or a text that no request can carry.
+            Forbidden: a text is too long (code 120); the API says which and what its maximum is.
+            ResponseError, ConnectFailed: it could not be done.
+        """
+        texts = {"name": name, "url": url, "location": location, "description": description}
+        arguments = {key: checked_characters(value, key) for key, value in texts.items() if value is not None}
+        if not arguments:
+            raise InvalidInput(parameter="name", problem="give at least one of name, url, location, description")
+        arguments |= _flags(include_entities=include_entities, skip_status=skip_status)
+        return await self._caller.call("account.update_profile", arguments, User, max_wait=max_wait)
+
+    async def verify_credentials(
+        self,
+        *,
+        include_entities: bool | None = None,
+        skip_status: bool | None = None,
+        max_wait: float | None = None,
+    ) -> User:
+        """The account that the keys belong to (page *GET account/verify_credentials*; 75 in 15 minutes).
+
+        Args:
+            include_entities: whether the answer has the links of its texts.
+            skip_status: whether the answer leaves out the last post.
+            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+
+        Raises:
+            Unauthorized: the keys are not accepted.
+            ResponseError, ConnectFailed, MalformedResponse: it could not be had.
+        """
+        arguments = _flags(include_entities=include_entities, skip_status=skip_status)
+        return await self._caller.call("account.verify_credentials", arguments, User, max_wait=max_wait)
+
+
+def _flags(**flags: bool | None) -> dict[str, str]:
+    return {key: "true" if value else "false" for key, value in flags.items() if value is not None}

@@ -1,0 +1,70 @@
+"""The part that direct messages and welcome messages share: text, quick replies, buttons, an attachment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from twdm_async.errors import InvalidInput
+from twdm_async.models.checks import checked_id, checked_length
+from twdm_async.models.media import Media
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twdm_async.models.direct_messages import CallToAction, QuickReply
+
+_MOST_QUICK_REPLIES: Final = 20
+_MOST_CTAS: Final = 3
+
+
+def message_data(
+    text: str | None,
+    *,
+    limit: int,
+    quick_replies: Sequence[QuickReply] | None,
+    ctas: Sequence[CallToAction] | None,
+    attachment: Media | str | int | None,
+) -> dict[str, Any]:
+    """The ``message_data`` object (page *Send a Direct Message*).
+
+    Args:
+        text: what to write; needed unless there is an attachment.
+        limit: characters it may have.
+        quick_replies: 1 to 20; either all have a description or none.
+        ctas: 1 to 3.
+        attachment: an uploaded file or its media id.
+
+    Raises:
+        InvalidInput: something is missing, too long or too many.
+    """
+    data: dict[str, Any] = {}
+    if text is not None:
+        data["text"] = checked_length(text, "text", limit)
+    elif attachment is None:
+        raise InvalidInput(parameter="text", problem="is needed where there is no attachment")
+    if quick_replies is not None:
+        data["quick_reply"] = {"type": "options", "options": _options(quick_replies)}
+    if ctas is not None:
+        if not 1 <= len(ctas) <= _MOST_CTAS:
+            raise InvalidInput(parameter="ctas", problem=f"must be 1 to {_MOST_CTAS}")
+        data["ctas"] = [{"type": "web_url", "label": cta.label, "url": cta.url} for cta in ctas]
+    if attachment is not None:
+        data["attachment"] = {"type": "media", "media": {"id": media_id(attachment, "attachment")}}
+    return data
+
+
+def media_id(media: Media | str | int, parameter: str) -> str:
+    """The id of an uploaded file, given as itself or in a `Media`."""
+    return media.id if isinstance(media, Media) else checked_id(media, parameter)
+
+
+def _options(quick_replies: Sequence[QuickReply]) -> list[dict[str, str]]:
+    if not 1 <= len(quick_replies) <= _MOST_QUICK_REPLIES:
+        raise InvalidInput(parameter="quick_replies", problem=f"must be 1 to {_MOST_QUICK_REPLIES}")
+    if len({reply.description is None for reply in quick_replies}) > 1:
+        raise InvalidInput(parameter="quick_replies", problem="must all have a description, or none")
+    options: list[dict[str, str]] = []
+    for reply in quick_replies:
+        option = {"label": reply.label, "description": reply.description, "metadata": reply.metadata}
+        options.append({key: value for key, value in option.items() if value is not None})
+    return options

@@ -1,0 +1,291 @@
+"""The sandbox as a server: receive, let in, count, do, answer, keep the record."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+from attrs import evolve
+
+from twdm_async._clock import Clock
+from twdm_async.credentials import Credentials
+from twdm_async.quota.spec import QuotaTable, Scope
+from twdm_async.sandbox.api import ROUTES, Answer, Api, Call, Route, Upload
+from twdm_async.sandbox.gate import Gate
+from twdm_async.sandbox.records import (
+    Breach,
+    Received,
+    StoredAccount,
+    StoredMessage,
+    StoredProfile,
+    Window,
+)
+from twdm_async.sandbox.refusal import Refusal, no_such_page
+from twdm_async.sandbox.windows import Windows
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+_LARGEST_BODY: Final = 20 * 1024 * 1024
+_LIMIT_EXCEEDED: Final = Answer({"errors": [{"code": 88, "message": "Rate limit exceeded"}]}, 429)
+_FORM: Final = "application/x-www-form-urlencoded"
+
+# Not a secret: the sandbox listens on this machine alone, and `twdm sandbox` prints them.
+_CREDENTIALS: Final = Credentials(
+    consumer_key="sandbox-consumer-key",
+    consumer_secret="sandbox-consumer-secret",  # noqa: S106 - as above
+    access_token="1-sandbox-access-token",  # noqa: S106 - as above
+    access_token_secret="sandbox-access-token-secret",  # noqa: S106 - as above
+)
+
+
+class Sandbox:
+    """A local double of the API. Use it as ``async with Sandbox() as sandbox``.
+
+    It checks signatures, refuses replayed nonces and old timestamps, counts quotas in fixed windows from the first
+    request, escapes text and refuses what the API refuses. It listens on 127.0.0.1 alone.
+
+    Args:
+        quotas: what it allows; the documented quotas if not given.
+        time_scale: how many times as fast its windows pass; with 86 400 a day takes a second.
+        port: 0 takes a free one.
+        latency: seconds, at least and at most, that a request takes on the way in, and again on the way out.
+        clock: where time comes from; for tests.
+        seed: for the latencies.
+
+    Raises:
+        InvalidInput: `time_scale` is not a positive number.
+    """
+
+    def __init__(
+        self,
+        *,
+        quotas: QuotaTable | None = None,
+        time_scale: float = 1.0,
+        port: int = 0,
+        latency: tuple[float, float] = (0.0, 0.0),
+        clock: Clock | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.quotas = (quotas or QuotaTable.default()).scaled(time_scale)
+        """What it allows, with windows as short as they are here. Give it to the client."""
+        self._clock = clock or Clock()
+        self._port = port
+        self._latency = latency
+        self._random = random.Random(seed)
+        self._gate = Gate(self._clock)
+        self._api = Api(self._clock)
+        self._windows = Windows(self.quotas)
+        self._runner: web.AppRunner | None = None
+        self.requests: list[Received] = []
+        """Every request, in the order it was answered."""
+        self.credentials = self.add_account(credentials=_CREDENTIALS)
+        """Keys of an account that is verified and on the allow-list."""
+
+    @property
+    def url(self) -> str:
+        """Scheme and host, for both ``api_url`` and ``upload_url``."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def messages(self) -> Sequence[StoredMessage]:
+        """Every message that was accepted, in order."""
+        return self._api.messages
+
+    @property
+    def profiles(self) -> Mapping[str, StoredProfile]:
+        """The custom profiles there are, by id."""
+        return self._api.profiles
+
+    @property
+    def breaches(self) -> Sequence[Breach]:
+        """Every request that came although its quota was spent."""
+        return self._windows.breaches
+
+    @property
+    def windows(self) -> Sequence[Window]:
+        """Every window of every quota that was ever begun, in order."""
+        return self._windows.history
+
+    @property
+    def unreachable(self) -> set[str]:
+        """User ids that nobody can write to (403, code 349). Add to it as you like."""
+        return self._api.unreachable
+
+    def add_account(
+        self, *, credentials: Credentials | None = None, verified: bool = True, allowlisted: bool = True
+    ) -> Credentials:
+        """Another account of the same app.
+
+        Args:
+            credentials: its keys; made up if not given.
+            verified: whether it carries a badge.
+            allowlisted: whether it is on the allow-list for custom profiles.
+        """
+        user_id = self._api.new_id()
+        if credentials is None:
+            token, secret = f"{user_id}-sandbox-access-token", f"sandbox-access-token-secret-{user_id}"
+            credentials = evolve(_CREDENTIALS, access_token=token, access_token_secret=secret)
+        user = _user(user_id, verified=verified)
+        self._gate.accounts[credentials.access_token] = StoredAccount(credentials, user, allowlisted)
+        return credentials
+
+    async def start(self) -> None:
+        """Listen."""
+        app = web.Application(client_max_size=_LARGEST_BODY)
+        for route in ROUTES:
+            app.router.add_route(route.method, route.path, self._handler(route))
+        app.router.add_get(r"/media/{id:\d+}", self._serve_media)
+        app.router.add_route("*", "/{rest:.*}", self._nothing_here)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+
+    async def close(self) -> None:
+        """Stop listening. The records stay."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            body = await _body(request)
+            await self._travel()
+            account, window = None, None
+            try:
+                account = self._let_in(request, body)
+                owners = {Scope.USER: account.id, Scope.APP: account.credentials.app}
+                let_in, window = self._windows.count(route.family, owners, self._clock.monotonic())
+                if let_in:
+                    answer = route.handler(self._api, _call(request, body, account, self.url))
+                else:
+                    answer = _LIMIT_EXCEEDED
+            except Refusal as refusal:
+                answer = Answer(refusal.body, refusal.status)
+            self._record(request, account, answer.status)
+            response = self._response(answer, window if route.tells_limits else None)
+            await self._travel()
+            return response
+
+        return handle
+
+    def _let_in(self, request: web.Request, body: _Body) -> StoredAccount:
+        # What was signed is what was sent: the raw path, not what it means once it is decoded.
+        url = f"{request.scheme}://{request.host}{request.raw_path}"
+        return self._gate.admit(request.method, url, body.form, request.headers)
+
+    def _response(self, answer: Answer, window: Window | None) -> web.Response:
+        headers = {
+            "Date": formatdate(self._clock.wall(), usegmt=True),
+            "x-access-level": "read-write-directmessages",
+        }
+        if window is not None:
+            ends = self._clock.wall() + window.ends - self._clock.monotonic()
+            headers["x-rate-limit-limit"] = str(window.limit)
+            headers["x-rate-limit-remaining"] = str(window.limit - window.count)
+            headers["x-rate-limit-reset"] = str(math.ceil(ends))
+        if answer.body is None:
+            return web.Response(
+                status=answer.status, headers=headers, content_type="text/html", charset="utf-8", body=b""
+            )
+        text = json.dumps(answer.body, ensure_ascii=False, separators=(",", ":"))
+        return web.Response(
+            status=answer.status, headers=headers, content_type="application/json", charset="utf-8", text=text
+        )
+
+    async def _serve_media(self, request: web.Request) -> web.Response:
+        media = self._api.media.get(request.match_info["id"])
+        if media is None:
+            raise web.HTTPNotFound
+        return web.Response(body=media.content, content_type=media.content_type)
+
+    async def _nothing_here(self, request: web.Request) -> web.Response:
+        refusal = no_such_page()
+        self._record(request, None, refusal.status)
+        return self._response(Answer(refusal.body, refusal.status), None)
+
+    def _record(self, request: web.Request, account: StoredAccount | None, status: int) -> None:
+        now = self._clock.monotonic()
+        account_id = account.id if account else None
+        self.requests.append(Received(now, account_id, request.method, request.raw_path, status))
+
+    async def _travel(self) -> None:
+        least, most = self._latency
+        if most > 0:
+            await asyncio.sleep(self._random.uniform(least, most))
+
+
+class _Body:
+    """A request's body: `form` as it was signed, and what it holds."""
+
+    def __init__(self) -> None:
+        self.form = ""
+        self.raw = b""
+        self.fields: dict[str, str] = {}
+        self.files: dict[str, Upload] = {}
+
+
+async def _body(request: web.Request) -> _Body:
+    body = _Body()
+    if request.content_type == "multipart/form-data":
+        for name, value in (await request.post()).items():
+            if isinstance(value, web.FileField):
+                body.files[name] = Upload(value.file.read(), value.content_type)
+            elif isinstance(value, str):
+                body.fields[name] = value
+            else:  # a part without a file name that is not text
+                body.files[name] = Upload(bytes(value), "application/octet-stream")
+        return body
+    body.raw = await request.read()
+    if request.content_type == _FORM:
+        body.form = body.raw.decode("latin-1")
+        body.fields = dict(parse_qsl(body.raw.decode(), keep_blank_values=True))
+    return body
+
+
+def _call(request: web.Request, body: _Body, account: StoredAccount, url: str) -> Call:
+    document: Any = None
+    if body.raw and not body.form:
+        try:
+            document = json.loads(body.raw)
+        except ValueError:
+            raise Refusal(400, 214, "Could not parse the request as JSON.") from None
+    fields = {**request.query, **body.fields}
+    return Call(account, url, request.match_info, fields, document, body.files)
+
+
+def _user(user_id: str, *, verified: bool) -> dict[str, Any]:
+    return {
+        "id": int(user_id),
+        "id_str": user_id,
+        "name": "Sandbox Brand",
+        "screen_name": "sandbox_brand",
+        "location": "",
+        "description": "A brand with many agents.",
+        "url": None,
+        "entities": {"description": {"urls": []}},
+        "protected": False,
+        "followers_count": 1000,
+        "friends_count": 10,
+        "created_at": "Mon Nov 29 21:18:15 +0000 2010",
+        "utc_offset": None,
+        "time_zone": None,
+        "verified": verified,
+        "statuses_count": 1,
+        "lang": None,
+        "profile_image_url_https": "https://pbs.twimg.com/profile_images/1/sandbox_normal.png",
+    }

@@ -1,0 +1,50 @@
+"""Quotas as the server counts them: fixed windows that begin with the first request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twdm_async.quota.spec import Quota, QuotaTable, Scope
+from twdm_async.sandbox.records import Breach, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Windows:
+    """Counts requests and refuses those over the limit.
+
+    Args:
+        quotas: what it allows.
+    """
+
+    def __init__(self, quotas: QuotaTable) -> None:
+        self._quotas = quotas
+        self._current: dict[tuple[str, Scope, str, float], Window] = {}
+        self.history: list[Window] = []
+        self.breaches: list[Breach] = []
+
+    def count(self, family: str, owners: Mapping[Scope, str], now: float) -> tuple[bool, Window | None]:
+        """Count one request, unless one of its quotas is spent.
+
+        Returns:
+            Whether it was let in, and the window that the reply's headers tell of: the account's, if it has one.
+        """
+        windows = [self._window(family, quota, owners[quota.scope], now) for quota in self._quotas[family].quotas]
+        own = next((window for window in windows if window.scope is Scope.USER), None)
+        spent = [window for window in windows if window.count >= window.limit]
+        if spent:
+            self.breaches.append(Breach(now, family, spent[0].scope, spent[0].owner))
+            return False, own
+        for window in windows:
+            window.count += 1
+        return True, own
+
+    def _window(self, family: str, quota: Quota, owner: str, now: float) -> Window:
+        key = (family, quota.scope, owner, quota.per)
+        window = self._current.get(key)
+        if window is None or window.ends <= now:
+            window = Window(family, quota.scope, owner, quota.limit, now, now + quota.per)
+            self._current[key] = window
+            self.history.append(window)
+        return window

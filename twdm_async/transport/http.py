@@ -1,0 +1,201 @@
+"""The one place that touches aiohttp: a signed request goes out, a reply comes back, or a fault that says whether bytes
+left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+from yarl import URL
+
+from twdm_async.transport.wire import LARGEST_REPLY, Fault, File, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from twdm_async.transport.wire import Request
+
+_MOST_UNDER_WAY: Final = 100
+_USER_AGENT: Final = "twdm_async"
+
+
+class Attempt:
+    """One request on its way. Whoever holds it can tell, also after a cancellation, whether bytes left."""
+
+    __slots__ = ("_deadline", "sent")
+
+    def __init__(self) -> None:
+        self.sent = False
+        self._deadline: tuple[asyncio.Timeout, float] | None = None
+
+    def expire(self, scope: asyncio.Timeout, seconds: float) -> None:
+        """Let `scope` end `seconds` after the first byte."""
+        self._deadline = (scope, seconds)
+
+    def begin(self) -> None:
+        """The connection is there, and the first byte is about to leave."""
+        if self.sent:
+            # aiohttp repeats an idempotent request by itself if a kept connection turns out to be dead. Every request
+            # on the wire needs a slot, a nonce and a timestamp of its own; so the attempt ends here, and the next one
+            # is ours.
+            raise _Repeated("the connection was lost")
+        self.sent = True
+        if self._deadline is not None:
+            scope, seconds = self._deadline
+            scope.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+class _Repeated(aiohttp.ClientError):
+    pass
+
+
+_current: ContextVar[Attempt] = ContextVar("twdm_async_attempt")
+
+
+class _TrackedRequest(aiohttp.ClientRequest):
+    """Tells the attempt when its bytes leave. aiohttp makes one where the request is made, so the context is the
+    attempt's.
+    """
+
+    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        _current.get().begin()
+        return await super().send(conn)
+
+
+class HttpTransport:
+    """Sends requests, at most a hundred at a time.
+
+    That bound stands before the connection pool, so that no request waits in the pool while its time runs.
+
+    Args:
+        borrowed: a session whose connections are used, and which is never closed; ``None`` makes one.
+        timeout: seconds one attempt may take, from the connection on; connecting may take as long again.
+    """
+
+    def __init__(self, borrowed: aiohttp.ClientSession | None, timeout: float) -> None:
+        self._borrowed = borrowed
+        self._timeout = timeout
+        self._session: aiohttp.ClientSession | None = None
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self.places = asyncio.Semaphore(_MOST_UNDER_WAY)
+        """Enter it before signing: what is signed then leaves at once."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there are connections that :meth:`close` would end."""
+        return self._session is not None and not self._session.closed
+
+    async def exchange(self, request: Request, authorization: str, attempt: Attempt) -> Reply | Fault:
+        """Send `request` and read the reply. Redirects are not followed.
+
+        Args:
+            request: what to send.
+            authorization: its signature.
+            attempt: learns whether bytes left; a new one for each call.
+        """
+        session = self._session or self._open()
+        _current.set(attempt)
+        self._under_way += 1
+        try:
+            async with asyncio.timeout(None) as scope:
+                attempt.expire(scope, self._timeout)
+                async with session.request(
+                    request.endpoint.method,
+                    URL(request.target, encoded=True),
+                    data=_body(request.body),
+                    headers=_headers(request, authorization),
+                    allow_redirects=False,
+                ) as response:
+                    body = await _read(response)
+            if body is None:
+                return Fault("the reply is longer than any reply may be", sent=True, lasting=True)
+            return Reply(response.status, response.headers, body)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            # What aiohttp raises is not passed on: its repr shows the Authorization header.
+            return _fault(error, attempt.sent)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def close(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for what is under way, then end our connections."""
+        if self._under_way:
+            self._idle.clear()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._idle.wait()
+            except TimeoutError:
+                pass
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        lender = self._borrowed
+        if lender is not None and lender.connector is None:
+            raise RuntimeError("the session that was given to the client is closed")
+        # The lender's connections, proxies from the environment and traces, but not its headers, cookies or base URL.
+        self._session = aiohttp.ClientSession(
+            connector=lender.connector if lender else aiohttp.TCPConnector(limit=0),
+            connector_owner=lender is None,
+            trust_env=lender.trust_env if lender else False,
+            trace_configs=lender.trace_configs if lender else None,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Only connecting is aiohttp's to bound: its total would count the wait for a pooled connection, too.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout),
+            headers={"Accept-Encoding": "identity", "User-Agent": _USER_AGENT},
+            auto_decompress=False,
+            request_class=_TrackedRequest,
+        )
+        return self._session
+
+
+def _headers(request: Request, authorization: str) -> dict[str, str]:
+    headers = {"Authorization": authorization}
+    if request.content_type is not None:
+        headers["Content-Type"] = request.content_type
+    return headers
+
+
+def _body(body: bytes | Mapping[str, str | File]) -> bytes | aiohttp.FormData | None:
+    if isinstance(body, bytes):
+        return body or None
+    form = aiohttp.FormData()
+    for name, value in body.items():
+        if isinstance(value, File):
+            form.add_field(name, value.content, filename="media", content_type=value.content_type)
+        else:
+            form.add_field(name, value)
+    return form
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes | None:
+    """The body, or ``None`` if it is too long."""
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := await response.content.readany():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > LARGEST_REPLY:
+            response.close()
+            return None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _fault(error: aiohttp.ClientError | TimeoutError | OSError, sent: bool) -> Fault:
+    lasting = isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL))
+    if isinstance(error, TimeoutError):
+        problem = "no reply in time" if sent else "no connection in time"
+    elif isinstance(error, aiohttp.ClientSSLError):
+        problem = "the server's certificate was not accepted, or it does not speak TLS"
+    elif isinstance(error, OSError) and error.strerror:
+        problem = f"{'the connection broke' if sent else 'no connection'}: {error.strerror}"
+    elif isinstance(error, aiohttp.ClientResponseError):
+        problem = "the reply was not HTTP"
+    else:
+        problem = "the connection was closed before the reply was whole" if sent else "no connection"
+    return Fault(problem, sent=sent, lasting=lasting)

@@ -1,0 +1,142 @@
+"""Signing with OAuth 1.0a, HMAC-SHA1 (RFC 5849; page *OAuth 1.0a: creating a signature*).
+
+Query and form parameters are signed; JSON and multipart bodies are not, and there is no body hash. The base string is
+made by oauthlib. What never changes is prepared once: most requests differ in nothing but nonce and timestamp.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import ipaddress
+import secrets
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from oauthlib.oauth1.rfc5849 import signature, utils
+
+from twdm_async.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twdm_async._clock import Clock
+    from twdm_async.credentials import Credentials
+    from twdm_async.endpoints import Method
+    from twdm_async.transport.wire import Request
+
+_KNOWN_HOSTS: Final = frozenset({"api.twitter.com", "api.x.com", "upload.twitter.com", "upload.x.com"})
+
+
+def checked_host(url: str, parameter: str) -> str:
+    """`url`, without a slash at its end, if requests may be signed for it.
+
+    Raises:
+        InvalidInput: it is not one of the API's own hosts over https, nor this machine.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise InvalidInput(parameter=parameter, problem="is not a URL") from None
+    if parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username is not None:
+        raise InvalidInput(
+            parameter=parameter, problem="must be scheme and host alone, such as https://api.twitter.com"
+        )
+    if _is_loopback(host):
+        if parts.scheme not in {"http", "https"}:
+            raise InvalidInput(parameter=parameter, problem="must begin with http:// or https://")
+    elif host not in _KNOWN_HOSTS or port not in {None, 443}:
+        hosts = ", ".join(sorted(_KNOWN_HOSTS))
+        raise InvalidInput(parameter=parameter, problem=f"requests are signed for {hosts} and this machine only")
+    elif parts.scheme != "https":
+        raise InvalidInput(parameter=parameter, problem="must begin with https://")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@lru_cache(maxsize=256)
+def _base_start(method: Method, url: str) -> str:
+    return f"{method}&{utils.escape(signature.base_string_uri(url))}&"
+
+
+class OAuth1Signer:
+    """Makes the Authorization header of a request, anew for every attempt.
+
+    Args:
+        credentials: the keys.
+        clock: for the timestamp.
+    """
+
+    def __init__(self, credentials: Credentials, clock: Clock) -> None:
+        self._clock = clock
+        self._consumer_key = credentials.consumer_key
+        self._token = credentials.access_token
+        self._key = "&".join(
+            utils.escape(secret) for secret in (credentials.consumer_secret, credentials.access_token_secret)
+        ).encode()
+        self.skew = 0.0
+        """Seconds by which the server's clock is ahead of this machine's."""
+        consumer_key, token = utils.escape(self._consumer_key), utils.escape(self._token)
+        # The OAuth parameters, already in order and escaped, around the nonce and the timestamp.
+        self._base_parts = (
+            utils.escape(f"oauth_consumer_key={consumer_key}&oauth_nonce="),
+            utils.escape("&oauth_signature_method=HMAC-SHA1&oauth_timestamp="),
+            utils.escape(f"&oauth_token={token}&oauth_version=1.0"),
+        )
+        self._header_start = f'OAuth oauth_consumer_key="{consumer_key}", oauth_token="{token}", oauth_version="1.0"'
+
+    def __repr__(self) -> str:
+        return "OAuth1Signer(<hidden>)"
+
+    def sign(self, request: Request) -> str:
+        """The value of the Authorization header. Each call has a nonce and a timestamp of its own."""
+        timestamp = str(int(self._clock.wall() + self.skew))
+        return self.authorization(
+            request.endpoint.method, request.url, request.signed, nonce=secrets.token_hex(16), timestamp=timestamp
+        )
+
+    def authorization(
+        self, method: Method, url: str, parameters: Sequence[tuple[str, str]], *, nonce: str, timestamp: str
+    ) -> str:
+        """The value of the Authorization header, for a given nonce and timestamp.
+
+        Args:
+            method: the HTTP method, in capitals.
+            url: scheme, host and path.
+            parameters: of query and form, not encoded.
+            nonce: letters and digits.
+            timestamp: seconds since 1970, as digits.
+        """
+        base = self._base_string(method, url, parameters, nonce, timestamp)
+        mac = base64.b64encode(hmac.digest(self._key, base.encode(), "sha1")).decode()
+        return (
+            f'{self._header_start}, oauth_nonce="{nonce}", oauth_signature="{utils.escape(mac)}", '
+            f'oauth_signature_method="HMAC-SHA1", oauth_timestamp="{timestamp}"'
+        )
+
+    def _base_string(
+        self, method: Method, url: str, parameters: Sequence[tuple[str, str]], nonce: str, timestamp: str
+    ) -> str:
+        if not parameters:
+            start, middle, end = self._base_parts
+            return f"{_base_start(method, url)}{start}{nonce}{middle}{timestamp}{end}"
+        # oauthlib takes pairs, since a parameter may stand twice; its stubs know of dicts only.
+        pairs: Any = [
+            *parameters,
+            ("oauth_consumer_key", self._consumer_key),
+            ("oauth_nonce", nonce),
+            ("oauth_signature_method", "HMAC-SHA1"),
+            ("oauth_timestamp", timestamp),
+            ("oauth_token", self._token),
+            ("oauth_version", "1.0"),
+        ]
+        normalized = signature.normalize_parameters(pairs)
+        return signature.signature_base_string(method, signature.base_string_uri(url), normalized)

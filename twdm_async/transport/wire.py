@@ -1,0 +1,287 @@
+"""What goes over the wire and what comes back, without any I/O: arguments to a request, a reply to a model or an
+error.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import quote
+
+from attrs import field, frozen
+
+from twdm_async import errors
+from twdm_async._json import is_array, is_object
+from twdm_async.endpoints import Encoding, Endpoint, Host
+from twdm_async.models.convert import converter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+T = TypeVar("T")
+
+LARGEST_REPLY: Final = 8 * 1024 * 1024
+"""Bytes. A longer reply is not read to its end."""
+
+
+@frozen
+class File:
+    """One file in a multipart body."""
+
+    content: bytes = field(repr=False)
+    content_type: str
+
+
+@frozen
+class Request:
+    """A call, ready to be signed and sent any number of times.
+
+    Args:
+        endpoint: its row.
+        url: scheme, host and path, percent-encoded.
+        query: the encoded query, without ``?``; empty if there is none.
+        signed: the parameters, as they were before encoding, that are part of the signature.
+        body: encoded, or the fields of a multipart body.
+        content_type: of `body`, unless it is multipart.
+        recipient_id: whom a message is for, so that an error can say so.
+    """
+
+    endpoint: Endpoint
+    url: str
+    query: str = field(default="", repr=False)
+    signed: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    body: bytes | Mapping[str, str | File] = field(default=b"", repr=False)
+    content_type: str | None = None
+    recipient_id: str | None = None
+
+    @property
+    def target(self) -> str:
+        """The whole URL, query included."""
+        return f"{self.url}?{self.query}" if self.query else self.url
+
+
+@frozen
+class Reply:
+    """What came back, whatever it is."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@frozen
+class Fault:
+    """What happened instead of a reply.
+
+    Args:
+        problem: in words, without anything that was sent.
+        sent: whether a byte may have left the machine.
+        lasting: whether the same would only happen again.
+    """
+
+    problem: str
+    sent: bool
+    lasting: bool = False
+
+
+def encode(
+    endpoint: Endpoint,
+    hosts: Mapping[Host, str],
+    arguments: Mapping[str, Any],
+    *,
+    path_id: str | None = None,
+    recipient_id: str | None = None,
+) -> Request:
+    """The request for a call.
+
+    Args:
+        endpoint: its row.
+        hosts: scheme and host for each of the API's hosts.
+        arguments: the JSON body, or the fields of a query, form or multipart body.
+        path_id: a checked id for the path template.
+        recipient_id: whom it is for.
+    """
+    path = endpoint.path if path_id is None else endpoint.path.format(id=_escape(path_id))
+    url = hosts[endpoint.host] + path
+    match endpoint.encoding:
+        case Encoding.JSON:
+            body = json.dumps(arguments, ensure_ascii=False, separators=(",", ":")).encode()
+            return Request(endpoint, url, body=body, content_type="application/json", recipient_id=recipient_id)
+        case Encoding.QUERY:
+            signed = tuple(arguments.items())
+            return Request(endpoint, url, query=_urlencoded(signed), signed=signed)
+        case Encoding.FORM:
+            signed = tuple(arguments.items())
+            content_type = "application/x-www-form-urlencoded"
+            return Request(endpoint, url, signed=signed, body=_urlencoded(signed).encode(), content_type=content_type)
+        case Encoding.MULTIPART:
+            return Request(endpoint, url, body=arguments)
+
+
+def _escape(text: str) -> str:
+    # RFC 3986: what is signed is what is sent, so both must escape alike, a space as %20 and an asterisk as %2A.
+    return quote(text, safe="~")
+
+
+def _urlencoded(pairs: Iterable[tuple[str, str]]) -> str:
+    return "&".join(f"{_escape(key)}={_escape(value)}" for key, value in pairs)
+
+
+def read(endpoint: Endpoint, reply: Reply, into: type[T]) -> T:
+    """What the API answered.
+
+    Args:
+        endpoint: whose answer it is.
+        reply: as it came.
+        into: the model; ``None``'s type where the endpoint answers nothing.
+
+    Raises:
+        ResponseError: the API says no, by its status or by an errors body.
+        MalformedResponse: it is not an answer of this endpoint.
+    """
+    if not 200 <= reply.status < 300:
+        raise refusal(endpoint, reply)
+    if endpoint.answer is None:
+        return into()
+    body = _parse(endpoint, reply)
+    if _error_entries(body) and not (is_object(body) and body.get(endpoint.answer)):
+        raise refusal(endpoint, reply)
+    try:
+        return converter.structure(_unwrapped(endpoint.answer, body), into)
+    except (ValueError, TypeError, KeyError):
+        problem = "the answer is not what this endpoint answers"
+    raise errors.MalformedResponse(endpoint=endpoint.name, status=reply.status, problem=problem)
+
+
+def _unwrapped(wrapper: str, body: Any) -> Any:
+    """The object in its wrapper, together with what stands beside it (such as ``apps``)."""
+    if not wrapper or not is_object(body):
+        return body
+    inner = body.get(wrapper)
+    beside = {key: value for key, value in body.items() if key != wrapper}
+    return {**beside, **inner} if beside and is_object(inner) else inner
+
+
+def _parse(endpoint: Endpoint, reply: Reply) -> Any:
+    problem = "an empty answer"
+    if reply.body:
+        try:
+            return _load(_decompressed(reply))
+        except (ValueError, RecursionError, zlib.error):
+            problem = "an answer that is not JSON"
+    raise errors.MalformedResponse(endpoint=endpoint.name, status=reply.status, problem=problem)
+
+
+def _decompressed(reply: Reply) -> bytes:
+    match reply.headers.get("Content-Encoding", "identity").lower():
+        case "identity" | "":
+            return reply.body
+        case "gzip" | "x-gzip" | "deflate":  # we did not ask for it, but a proxy may do it all the same
+            inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+            body = inflater.decompress(reply.body, LARGEST_REPLY)
+            if not inflater.eof:
+                raise ValueError("cut short, or larger than any reply may be")
+            return body
+        case _:
+            raise ValueError("compressed in a way that was not asked for")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    body = dict(pairs)
+    if len(body) != len(pairs):
+        raise ValueError("a key stands twice")
+    return body
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
+
+
+def _load(body: bytes) -> Any:
+    return _decoder.decode(body.decode("utf-8"))
+
+
+# ---- refusals: every shape of error body, to one error of the tree ----
+
+_UNAUTHORIZED = frozenset({32, 89, 99, 135, 215})
+_UNREACHABLE = frozenset({63, 150, 349})
+_NOT_ALLOWLISTED = frozenset({87, 220})
+_NO_ACCESS = frozenset({200, 453})
+_LONGEST_MESSAGE = 500
+
+
+def refusal(endpoint: Endpoint, reply: Reply) -> errors.ResponseError:
+    """The error that a reply with a bad status, or with an errors body, stands for."""
+    try:
+        body = _load(_decompressed(reply))
+    except (ValueError, RecursionError, zlib.error):
+        body = None  # HTML, nothing at all, or broken: the status says what there is to say
+    entries = _error_entries(body)
+    codes = tuple(code for code, _ in entries if code is not None)
+    messages = tuple(message[:_LONGEST_MESSAGE] for _, message in entries if message)
+    cls = _class_of(endpoint, reply.status, frozenset(codes), " ".join(messages).lower())
+    return cls(endpoint=endpoint.name, status=reply.status, codes=codes, messages=messages)
+
+
+def _error_entries(body: Any) -> list[tuple[int | None, str]]:
+    """(code, message) pairs of ``{"errors": [...]}``, ``{"error": ...}`` or a problem document."""
+    if not is_object(body):
+        return []
+    listed: Any = body.get("errors")
+    if listed is None and "error" in body:
+        listed = body["error"]
+    if isinstance(listed, (str, dict)):
+        entries = [_entry(listed)]
+    else:
+        entries = [_entry(item) for item in listed] if is_array(listed) else []
+    if "detail" in body or "title" in body:  # application/problem+json
+        words = ": ".join(value for value in (body.get("title"), body.get("detail")) if isinstance(value, str))
+        is_problem = isinstance(body.get("type"), str) or isinstance(body.get("status"), int)
+        if is_problem and words:
+            entries.insert(0, (None, words))
+    return entries
+
+
+def _entry(item: Any) -> tuple[int | None, str]:
+    if not is_object(item):
+        return None, item if isinstance(item, str) else ""
+    code, message = item.get("code"), item.get("message") or item.get("detail")
+    return _code(code), message if isinstance(message, str) else ""
+
+
+def _code(value: Any) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _class_of(endpoint: Endpoint, status: int, codes: frozenset[int], words: str) -> type[errors.ResponseError]:
+    # The API overloads its codes and now and then its statuses; so what a code says plainly goes before the status.
+    if status in {420, 429} or 88 in codes:
+        return errors.RateLimited
+    if status == 401 or codes & _UNAUTHORIZED:
+        return errors.Unauthorized
+    if status >= 500:
+        return errors.ServerError
+    if status in {404, 410}:
+        return errors.NotFound
+    if status == 403 or (200 <= status < 300 and codes):
+        return _forbidden(endpoint, codes, words)
+    return errors.BadRequest if 400 <= status < 500 else errors.ResponseError
+
+
+def _forbidden(endpoint: Endpoint, codes: frozenset[int], words: str) -> type[errors.ResponseError]:
+    if 226 in codes:
+        return errors.LooksAutomated
+    about_people = "do not follow" in words or "have blocked" in words
+    if codes & _UNREACHABLE or about_people:
+        return errors.RecipientUnreachable
+    is_profile_call = endpoint.name.startswith("custom_profiles.")
+    if codes & _NOT_ALLOWLISTED or (is_profile_call and (not codes or codes & _NO_ACCESS)):
+        return errors.NotAllowlisted
+    return errors.Forbidden
