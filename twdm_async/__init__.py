@@ -5,6 +5,7 @@ from twdm_async.client import Client
 from twdm_async.credentials import Credentials
 from twdm_async.errors import (
     BadRequest,
+    ClientClosed,
     ConnectFailed,
     DeliveryUnknown,
     Forbidden,
@@ -32,6 +33,7 @@ __all__ = [
     "BadRequest",
     "CallToAction",
     "Client",
+    "ClientClosed",
     "ConnectFailed",
     "Credentials",
     "CustomProfile",

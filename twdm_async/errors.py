@@ -6,6 +6,7 @@
     ├── InvalidInput             (also ValueError) refused here, before anything was sent or spent
     ├── QuotaWaitTooLong         the quota would free a slot later than the caller is willing to wait
     ├── ConnectFailed            no answer was had, and asking again can do no harm
+    ├── ClientClosed             (also RuntimeError) the client was closed before the call could leave
     ├── DeliveryUnknown          (also RuntimeError) bytes left, no readable answer came back
     ├── MalformedResponse        an answer came, and it is not what the endpoint answers
     └── ResponseError            the API answered, and the answer is no
@@ -37,6 +38,7 @@ from attrs import define, fields
 
 __all__ = [
     "BadRequest",
+    "ClientClosed",
     "ConnectFailed",
     "DeliveryUnknown",
     "Forbidden",
@@ -135,6 +137,16 @@ class ConnectFailed(TwdmError):
 
     def __str__(self) -> str:
         return f"{self.endpoint}: {self.problem}"
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class ClientClosed(TwdmError, RuntimeError):
+    """The client was closed before the call could leave. Nothing was sent."""
+
+    endpoint: str
+
+    def __str__(self) -> str:
+        return f"{self.endpoint}: the client is closed; nothing was sent"
 
 
 @define(kw_only=True, slots=False, eq=False, str=False)

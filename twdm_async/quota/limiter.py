@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import define, field, frozen
 
-from twdm_async.errors import QuotaWaitTooLong
+from twdm_async.errors import ClientClosed, QuotaWaitTooLong
 from twdm_async.quota.headers import LONGEST_WAIT, Limits, read_limits
 from twdm_async.quota.lanes import Lane, LaneQueue
 from twdm_async.quota.pacer import Pacer
@@ -169,7 +169,7 @@ class QuotaLimiter:
         for line in self._lines.values():
             if line.usher is not None:
                 line.usher.cancel()
-            _refuse_all(line, RuntimeError("the client was closed while this call waited for quota; it was not sent"))
+            _refuse_all(line, ClientClosed(endpoint=line.family))
 
     def _line(self, family: str) -> _Line:
         line = self._lines.get(family)

@@ -89,7 +89,7 @@ class Caller:
         refusal: errors.RateLimited | None = None
         while True:
             if self.is_closed:
-                raise RuntimeError("the client is closed")
+                raise errors.ClientClosed(endpoint=name)
             slot, patience = await self._admit(request, lane, patience, refusal)
             sent_at = self._clock.utc()
             outcome = await self._attempt(request, slot)

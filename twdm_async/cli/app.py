@@ -1,0 +1,198 @@
+"""The commands. Each says what it takes and shows what it got; the work is the library's."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from attrs import asdict
+from rich.console import Console
+
+from twdm_async.cli import demo as demonstration
+from twdm_async.cli import send_many as bulk
+from twdm_async.cli.connect import DEFAULT_API_URL, ApiUrl, MaxWait, UploadUrl, Username, make_client, run
+from twdm_async.sandbox import Sandbox
+
+app = typer.Typer(
+    name="twdm",
+    help="Send Direct Messages under custom profiles, within the quotas.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+profiles = typer.Typer(help="Make, show and delete custom profiles.", no_args_is_help=True)
+account = typer.Typer(help="The account that posts.", no_args_is_help=True)
+app.add_typer(profiles, name="profiles")
+app.add_typer(account, name="account")
+
+_out = Console()
+
+ProfileId = Annotated[str, typer.Argument(help="A custom profile's id.")]
+
+
+def _show(model: Any) -> None:
+    """Print a model as JSON, without what it does not show of itself either."""
+    shown = asdict(model, filter=lambda field, value: field.repr and value is not None)
+    _out.print_json(data=shown, default=_json_value)
+
+
+def _json_value(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+@app.command()
+def demo(
+    svg: Annotated[Path | None, typer.Option(help="Save what is printed as a picture, too.")] = None,
+) -> None:
+    """Watch 60 agents send 600 messages under three profiles against a local sandbox whose quota binds."""
+    raise typer.Exit(run(demonstration.run_demo(svg)))
+
+
+@app.command()
+def sandbox(
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8765,
+    time_scale: Annotated[float, typer.Option(help="How many times as fast the quotas' windows pass.")] = 1.0,
+) -> None:
+    """Run a local double of the API until Ctrl-C."""
+    run(_serve(port, time_scale))
+
+
+async def _serve(port: int, time_scale: float) -> None:
+    double = Sandbox(port=port, time_scale=time_scale)
+    try:
+        await double.start()
+    except OSError as error:
+        typer.echo(f"error: port {port} cannot be had: {error.strerror}", err=True)
+        raise typer.Exit(1) from None
+    keys = asdict(double.credentials)
+    typer.echo("# In another terminal, these let every twdm command use it:")
+    for name, value in {"API_URL": double.url, **keys}.items():
+        typer.echo(f"export TWDM_{name.upper()}={value}")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await double.close()
+        typer.echo(f"# {len(double.messages)} messages, {len(double.breaches)} requests over a quota", err=True)
+
+
+@app.command()
+def send(
+    recipient: Annotated[str, typer.Argument(help="The person's user id.")],
+    text: Annotated[str, typer.Argument(help="What to write.")],
+    profile: Annotated[str | None, typer.Option(help="The custom profile's id.")] = None,
+    api_url: ApiUrl = DEFAULT_API_URL,
+    upload_url: UploadUrl = None,
+    username: Username = None,
+    max_wait: MaxWait = None,
+) -> None:
+    """Send one message."""
+
+    async def main() -> None:
+        async with make_client(api_url, upload_url, username, max_wait) as client:
+            _show(await client.direct_messages.send(recipient, text, custom_profile_id=profile))
+
+    run(main())
+
+
+@app.command()
+def send_many(
+    file: Annotated[Path, typer.Argument(help="JSONL or CSV with recipient, text and, if you like, profile.")],
+    profile: Annotated[str | None, typer.Option(help="The custom profile's id where a line has none.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Where the outcomes go; FILE.results.jsonl if not given.")
+    ] = None,
+    api_url: ApiUrl = DEFAULT_API_URL,
+    upload_url: UploadUrl = None,
+    username: Username = None,
+) -> None:
+    """Send every message of a file. All lines are checked first; if one is wrong, nothing is sent.
+
+    Ctrl-C stops: what is under way is finished, and the result file says of every line what became of it.
+    """
+
+    async def main() -> int:
+        messages = bulk.read_messages(file, profile)
+        outcomes = results or file.with_name(f"{file.name}.results.jsonl")
+        async with make_client(api_url, upload_url, username) as client:
+            return await bulk.send_all(client, messages, outcomes, Console(stderr=True))
+
+    try:
+        code = run(main())
+    except bulk.BadLines as error:
+        for line in error.lines:
+            typer.echo(f"{file}: {line}", err=True)
+        typer.echo(f"error: {len(error.lines)} bad line(s); nothing was sent", err=True)
+        code = 2
+    raise typer.Exit(code)
+
+
+@profiles.command("create")
+def create_profile(
+    name: Annotated[str, typer.Argument(help="What people see, at most 48 characters.")],
+    avatar: Annotated[str, typer.Argument(help="A picture file, or the id of uploaded media (digits only).")],
+    api_url: ApiUrl = DEFAULT_API_URL,
+    upload_url: UploadUrl = None,
+    username: Username = None,
+) -> None:
+    """Make a custom profile."""
+
+    async def main() -> None:
+        async with make_client(api_url, upload_url, username) as client:
+            _show(await client.custom_profiles.create(name, avatar if avatar.isdigit() else Path(avatar)))
+
+    run(main())
+
+
+@profiles.command("get")
+def get_profile(profile_id: ProfileId, api_url: ApiUrl = DEFAULT_API_URL, username: Username = None) -> None:
+    """Show a custom profile."""
+
+    async def main() -> None:
+        async with make_client(api_url, None, username) as client:
+            _show(await client.custom_profiles.get(profile_id))
+
+    run(main())
+
+
+@profiles.command("list")
+def list_profiles(api_url: ApiUrl = DEFAULT_API_URL, username: Username = None) -> None:
+    """Show all custom profiles."""
+
+    async def main() -> None:
+        async with make_client(api_url, None, username) as client:
+            async for profile in client.custom_profiles.list():
+                _show(profile)
+
+    run(main())
+
+
+@profiles.command("delete")
+def delete_profile(profile_id: ProfileId, api_url: ApiUrl = DEFAULT_API_URL, username: Username = None) -> None:
+    """Delete a custom profile."""
+
+    async def main() -> None:
+        async with make_client(api_url, None, username) as client:
+            await client.custom_profiles.delete(profile_id)
+
+    run(main())
+
+
+@account.command("update")
+def update_account(
+    name: Annotated[str | None, typer.Option(help="The display name.")] = None,
+    url: Annotated[str | None, typer.Option(help="A web page.")] = None,
+    location: Annotated[str | None, typer.Option(help="A place.")] = None,
+    description: Annotated[str | None, typer.Option(help="A few words about the account.")] = None,
+    api_url: ApiUrl = DEFAULT_API_URL,
+    username: Username = None,
+) -> None:
+    """Change what the account's own profile says. Only what is given changes; an empty string clears a field."""
+
+    async def main() -> None:
+        async with make_client(api_url, None, username) as client:
+            _show(await client.account.update_profile(name, url, location, description))
+
+    run(main())

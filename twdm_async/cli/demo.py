@@ -1,0 +1,179 @@
+"""The demonstration: many agents, one account, a quota that binds; and then the server is asked what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import struct
+import time
+import zlib
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, field
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from twdm_async.client import Client
+from twdm_async.errors import TwdmError
+from twdm_async.quota.spec import Pace, Quota, QuotaTable, Scope
+from twdm_async.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from twdm_async.agent import Agent
+    from twdm_async.models import CustomProfile
+
+_NAMES: Final = {"Anna from Support": (214, 69, 65), "Ben from Sales": (38, 139, 210), "The Bot": (133, 153, 0)}
+_AGENTS: Final = 60
+_MESSAGES_EACH: Final = 10
+_DAY: Final = 86_400.0
+_SECONDS_A_DAY: Final = 2.0
+_MESSAGES_A_DAY: Final = 125
+_LEAST_WINDOWS: Final = 4  # fewer, and the quota would not have been put to the test
+
+
+@define
+class _Submitted:
+    """What an agent handed over: under which profile, and when, in seconds on the clock that the sandbox uses, too."""
+
+    profile_id: str
+    at: float
+
+
+@define
+class _Findings:
+    """What the server's records say."""
+
+    sent: int
+    lost: int
+    doubled: int
+    wrong_profile: int
+    breaches: int
+    windows: list[int]
+    waits: dict[str, list[float]] = field(repr=False)
+
+    @property
+    def all_is_well(self) -> bool:
+        return not (self.lost or self.doubled or self.wrong_profile or self.breaches) and (
+            len(self.windows) >= _LEAST_WINDOWS
+        )
+
+
+async def run_demo(svg: Path | None) -> int:
+    """Run it and print what the server recorded.
+
+    Args:
+        svg: where to save the print as a picture.
+
+    Returns:
+        The command's exit code: 1 if anything was lost, doubled, shown under the wrong profile or over the quota.
+    """
+    console = Console(record=svg is not None, width=92 if svg else None)
+    quotas = QuotaTable.default().replace(
+        "direct_messages.send",
+        Quota(_MESSAGES_A_DAY, per=_DAY),
+        Quota(15_000, per=_DAY, scope=Scope.APP),
+        pace=Pace(burst=50, per=0.1 * _DAY / _SECONDS_A_DAY),
+    )
+    console.print(
+        f"[bold]{_AGENTS} agents, {_AGENTS * _MESSAGES_EACH} messages, one account.[/] The sandbox lets a day pass in "
+        f"{_SECONDS_A_DAY:g} s\nand allows {_MESSAGES_A_DAY} messages a day; over real HTTP, signed with OAuth 1.0a."
+    )
+    began = time.monotonic()
+    async with Sandbox(quotas=quotas, time_scale=_DAY / _SECONDS_A_DAY, latency=(0.002, 0.02)) as sandbox:
+        async with Client(
+            sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=sandbox.quotas
+        ) as client:
+            profiles = [await client.custom_profiles.create(name, _picture(*colour)) for name, colour in _NAMES.items()]
+            submitted = await _send_all(client, profiles, console)
+        findings = _ask_the_server(sandbox, submitted)
+    _print(console, findings, profiles, time.monotonic() - began)
+    if svg is not None:
+        console.save_svg(str(svg), title="twdm demo")
+    return 0 if findings.all_is_well else 1
+
+
+async def _send_all(client: Client, profiles: Sequence[CustomProfile], console: Console) -> dict[str, _Submitted]:
+    """Every agent sends its messages, one after the other, all agents at once."""
+    submitted: dict[str, _Submitted] = {}
+    columns = (TextColumn("{task.description:20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        of_each = _AGENTS // len(profiles)
+        bars = [progress.add_task(str(profile.name), total=of_each * _MESSAGES_EACH) for profile in profiles]
+
+        async def work(agent: Agent, number: int, advance: Callable[[], None]) -> None:
+            for count in range(_MESSAGES_EACH):
+                text = f"Agent {number}, message {count}: 5 < 6 & all is well"
+                submitted[text] = _Submitted(agent.custom_profile_id, time.monotonic())
+                try:
+                    await agent.send(1_000_000 + number, text)
+                except TwdmError as error:  # the server's records will show what it came to
+                    console.print(f"[red]{error}")
+                advance()
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(_AGENTS):
+                which = number % len(profiles)
+                agent = client.agent(profiles[which])
+                group.create_task(work(agent, number, lambda bar=bars[which]: progress.advance(bar)))
+    return submitted
+
+
+def _ask_the_server(sandbox: Sandbox, submitted: dict[str, _Submitted]) -> _Findings:
+    received = Counter(message.text for message in sandbox.messages)
+    waits: defaultdict[str, list[float]] = defaultdict(list)
+    wrong_profile = 0
+    for message in sandbox.messages:
+        handed_over = submitted[message.text]
+        wrong_profile += message.custom_profile_id != handed_over.profile_id
+        waits[handed_over.profile_id].append(message.received_at - handed_over.at)
+    return _Findings(
+        sent=len(sandbox.messages),
+        lost=len(submitted.keys() - received.keys()),
+        doubled=sum(count - 1 for count in received.values()),
+        wrong_profile=wrong_profile,
+        breaches=len(sandbox.breaches),
+        windows=[
+            window.count
+            for window in sandbox.windows
+            if window.family == "direct_messages.send" and window.scope is Scope.USER
+        ],
+        waits=waits,
+    )
+
+
+def _print(console: Console, findings: _Findings, profiles: Sequence[CustomProfile], seconds: float) -> None:
+    table = Table(title="By the server's records", title_justify="left")
+    for heading in ("sent", "lost", "doubled", "wrong profile", "breaches", "quota use by window"):
+        table.add_column(heading, justify="right")
+    table.add_row(
+        *map(str, (findings.sent, findings.lost, findings.doubled, findings.wrong_profile, findings.breaches)),
+        f"{' '.join(map(str, findings.windows))} of {_MESSAGES_A_DAY}",
+    )
+    console.print(table)
+    waiting = Table(title="Waiting for quota (s)", title_justify="left")
+    for heading in ("profile", "messages", "median", "longest"):
+        waiting.add_column(heading, justify="left" if heading == "profile" else "right")
+    for profile in profiles:
+        waits = findings.waits[profile.id]
+        waiting.add_row(profile.name, str(len(waits)), f"{statistics.median(waits):.2f}", f"{max(waits):.2f}")
+    console.print(waiting)
+    verdict = (
+        "[green]Nothing lost, nothing doubled, no quota breached" if findings.all_is_well else "[red]It went wrong"
+    )
+    console.print(f"{verdict}[/], in {seconds:.1f} s.")
+
+
+def _picture(red: int, green: int, blue: int) -> bytes:
+    """A plain PNG of 64 by 64 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = b"\0" + bytes((red, green, blue)) * 64
+    header = struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 64)) + chunk(b"IEND", b"")

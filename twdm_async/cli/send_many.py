@@ -1,0 +1,233 @@
+"""Sending the messages of a file: read and check every line, then send, and write down what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import signal
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from attrs import field, frozen
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from twdm_async import errors
+from twdm_async._json import is_object
+from twdm_async.models.checks import checked_id, checked_length
+from twdm_async.quota.spec import Priority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from twdm_async.client import Client
+
+_LONGEST_TEXT: Final = 10_000
+_AT_A_TIME: Final = 64
+_COLUMNS: Final = frozenset({"recipient", "text", "profile"})
+
+
+@frozen
+class Message:
+    """One message of the file. `line` is the number of the line it begins on."""
+
+    line: int
+    recipient: str
+    text: str = field(repr=False)
+    profile: str | None
+
+
+class BadLines(Exception):
+    """Lines that cannot be sent, each as a sentence that begins with its number."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__(lines)
+        self.lines = lines
+
+
+def read_messages(file: Path, profile: str | None) -> list[Message]:
+    """Every message of a JSONL or CSV file.
+
+    Args:
+        file: JSONL if its first character is ``{``, otherwise CSV with a header line.
+        profile: the custom profile of lines that name none.
+
+    Raises:
+        InvalidInput: it cannot be read or holds no message.
+        BadLines: some of its lines are wrong. All of them are named.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise errors.InvalidInput(parameter="file", problem=f"{file} cannot be read: {error.strerror}") from None
+    if profile is not None:
+        checked_id(profile, "--profile")
+    rows = _json_rows(content) if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else _csv_rows(content)
+    messages: list[Message] = []
+    bad: list[str] = []
+    for line, row in rows:
+        try:
+            messages.append(_message(line, row, profile))
+        except errors.InvalidInput as error:
+            bad.append(f"line {line}: {error}")
+    if bad:
+        raise BadLines(bad)
+    if not messages:
+        raise errors.InvalidInput(parameter="file", problem=f"{file} holds no message")
+    return messages
+
+
+def _json_rows(content: bytes) -> Iterator[tuple[int, Any]]:
+    for line, text in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+        if text.strip():
+            try:
+                yield line, json.loads(text)
+            except (ValueError, RecursionError):
+                yield line, "it is not JSON in UTF-8"
+
+
+def _csv_rows(content: bytes) -> Iterator[tuple[int, Any]]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        yield content.count(b"\n", 0, error.start) + 1, "it is not in UTF-8"
+        return
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error:
+            yield line, "it is not CSV"
+            return
+        if row is None:
+            return
+        if not row:
+            continue
+        if header is None:
+            header = [name.strip() for name in row]
+            if not {"recipient", "text"} <= set(header):
+                yield line, "the header must name recipient and text, and may name profile"
+                return
+        elif len(row) != len(header):
+            yield line, f"it has {len(row)} columns where the header has {len(header)}"
+        else:
+            yield line, {name: value for name, value in zip(header, row, strict=True) if value or name == "text"}
+
+
+def _message(line: int, row: Any, profile: str | None) -> Message:
+    if isinstance(row, str):
+        raise errors.InvalidInput(parameter="line", problem=row)
+    if not is_object(row):
+        raise errors.InvalidInput(parameter="line", problem="must be an object")
+    for name in ("recipient", "text"):
+        if name not in row:
+            raise errors.InvalidInput(parameter=name, problem="is missing")
+    if unknown := row.keys() - _COLUMNS:
+        raise errors.InvalidInput(parameter=min(unknown), problem="is not one of recipient, text, profile")
+    own = row.get("profile")
+    return Message(
+        line,
+        checked_id(row["recipient"], "recipient"),
+        checked_length(row["text"], "text", _LONGEST_TEXT),
+        checked_id(own, "profile") if own is not None else profile,
+    )
+
+
+async def send_all(client: Client, messages: Sequence[Message], results: Path, console: Console) -> int:
+    """Send `messages`, in order as far as the quotas let them, and write one outcome a line to `results`.
+
+    Args:
+        client: sends them, as bulk.
+        messages: what to send.
+        results: a file that must not exist yet, since it would be the only record of an earlier run.
+        console: where progress is shown.
+
+    Returns:
+        The command's exit code: 0 if all were sent, 130 if it was stopped, else 1.
+
+    Raises:
+        InvalidInput: the file is there already or cannot be written.
+    """
+    try:
+        record = results.open("x", encoding="utf-8")
+    except OSError as error:
+        hint = "move it away, or name another with --results" if isinstance(error, FileExistsError) else error.strerror
+        raise errors.InvalidInput(parameter="results", problem=f"{results} cannot be made: {hint}") from None
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, stop.set)
+    columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with record, Progress(*columns, console=console) as progress:
+            counts = await _send_until(stop, client, messages, _Record(record, progress, len(messages)))
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+    said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    console.print(f"{said}. Every line's outcome is in {results}", highlight=False)
+    if stop.is_set():
+        return 130
+    return 0 if set(counts) == {"sent"} else 1
+
+
+class _Record:
+    """Writes each outcome down the moment it is known, and counts."""
+
+    def __init__(self, file: TextIO, progress: Progress, total: int) -> None:
+        self._file = file
+        self._progress = progress
+        self._task = progress.add_task("sending", total=total)
+        self.counts: Counter[str] = Counter()
+
+    def write(self, message: Message, outcome: str, **facts: str | None) -> None:
+        self.counts[outcome] += 1
+        row = {"line": message.line, "recipient": message.recipient, "outcome": outcome, **facts}
+        self._file.write(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")
+        self._file.flush()
+        self._progress.advance(self._task)
+
+
+async def _send_until(
+    stop: asyncio.Event, client: Client, messages: Sequence[Message], record: _Record
+) -> Counter[str]:
+    waiting = iter(messages)
+
+    async def worker() -> None:
+        for message in waiting:
+            if stop.is_set():
+                record.write(message, "not sent", error="stopped before it left")
+            else:
+                await _send(client, message, record)
+
+    async def closer() -> None:
+        # Those who wait for quota are let go at once; those under way are finished.
+        await stop.wait()
+        await client.close(timeout=30.0)
+
+    closing = asyncio.create_task(closer())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(_AT_A_TIME, len(messages))):
+                group.create_task(worker())
+    finally:
+        if not stop.is_set():
+            closing.cancel()
+        await asyncio.wait([closing])
+    return record.counts
+
+
+async def _send(client: Client, message: Message, record: _Record) -> None:
+    try:
+        sent = await client.direct_messages.send(
+            message.recipient, message.text, custom_profile_id=message.profile, priority=Priority.BULK
+        )
+    except errors.TwdmError as error:
+        outcome = {"unknown": "unknown", "yes": "sent"}.get(error.delivered, "not sent")
+        record.write(message, outcome, error=str(error))
+    else:
+        record.write(message, "sent", id=sent.id)
