@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import math
 import warnings
 from typing import TYPE_CHECKING, Any, Self
 
 from twdm_async._clock import Clock
 from twdm_async.agent import Agent
 from twdm_async.endpoints import Host
-from twdm_async.errors import InvalidInput
 from twdm_async.models.checks import checked_id
 from twdm_async.models.custom_profiles import CustomProfile
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.limiter import QuotaLimiter, QuotaState
-from twdm_async.quota.spec import Priority, QuotaTable
+from twdm_async.quota.spec import Priority, QuotaTable, checked_positive
 from twdm_async.quota.store.memory import MemoryQuotaStore
 from twdm_async.resources.account import Account
 from twdm_async.resources.custom_profiles import CustomProfiles
@@ -74,8 +72,7 @@ class Client:
         max_wait: float | None = None,
         clock: Clock | None = None,
     ) -> None:
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-            raise InvalidInput(parameter="timeout", problem="must be a positive number of seconds")
+        checked_positive(timeout, "timeout")
         clock = clock or Clock()
         hosts = {
             Host.API: checked_host(api_url, "api_url"),

@@ -86,10 +86,10 @@ SPELLED_TIME: Final = Kind(
 class _Place:
     kind: Kind
     path: Path
-    also: Path | None
+    also: Path
 
 
-def at(kind: Kind, *path: str, also: Path | None = None) -> dict[str, Any]:
+def at(kind: Kind, *path: str, also: Path = ()) -> dict[str, Any]:
     """Metadata for an attrs field: its value is of `kind` and lives at `path` in the JSON.
 
     Args:
@@ -148,12 +148,10 @@ def _lay(target: dict[str, Json], path: Path, value: Json) -> None:
     target[path[-1]] = value
 
 
-def _holds(node: Json, path: Path) -> bool:
+def _find(node: Json, path: Path) -> Json:
     for key in path:
-        if not is_object(node) or key not in node:
-            return False
-        node = node[key]
-    return True
+        node = node.get(key) if is_object(node) else None
+    return node
 
 
 def _places(cls: type[Any]) -> dict[str, _Place]:
@@ -163,8 +161,10 @@ def _places(cls: type[Any]) -> dict[str, _Place]:
 def _structure_hook(cls: type[Any]) -> Callable[[Json, Any], Any]:
     resolve_types(cls)
     tree: _Tree = {}
+    doubled: list[_Place] = []
     for name, place in _places(cls).items():
-        if place.also is not None:
+        if place.also:
+            doubled.append(place)
             _plant(tree, place.also, _Leaf(name, place.kind, taken=False))
         _plant(tree, place.path, _Leaf(name, place.kind, taken=True))
 
@@ -173,6 +173,11 @@ def _structure_hook(cls: type[Any]) -> Callable[[Json, Any], Any]:
             raise ValueError("not an object")
         found: dict[str, Any] = {}
         rest = _absorb(body, tree, found)
+        for place in doubled:
+            # Where both places are filled, both stay in what is left: else it could not be told which of them were.
+            value = _find(body, place.path)
+            if value is not None and _find(rest, place.also) is not None:
+                _lay(rest, place.path, value)
         return cls(**found, extra=rest)
 
     return structure
@@ -185,7 +190,7 @@ def _unstructure_hook(cls: type[Any]) -> Callable[[Any], Json]:
         body = dict(model.extra)
         for name, place in places.items():
             value = getattr(model, name)
-            if value is not None and not (place.also and _holds(model.extra, place.also)):
+            if value is not None and not (place.also and _find(model.extra, place.also) is not None):
                 _lay(body, place.path, place.kind.write(value))
         return body
 

@@ -30,10 +30,20 @@ class Priority(enum.IntEnum):
     BULK = 1
 
 
+def checked_positive(value: float, parameter: str) -> float:
+    """`value`, if it is a positive, finite number.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise InvalidInput(parameter=parameter, problem="must be a positive, finite number")
+    return value
+
+
 def positive(_: object, attribute: Attribute[float], value: float) -> None:
-    """Validator of a number that must be positive and finite."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value < math.inf):
-        raise InvalidInput(parameter=attribute.name, problem="must be a positive, finite number")
+    """Validator of an attrs field that is :func:`checked_positive`."""
+    checked_positive(value, attribute.name)
 
 
 def _at_least_one(_: object, attribute: Attribute[int], value: int) -> None:
@@ -147,8 +157,7 @@ class QuotaTable:
         Raises:
             InvalidInput: `time_scale` is not a positive number.
         """
-        if not 0 < time_scale < math.inf:
-            raise InvalidInput(parameter="time_scale", problem="must be a positive, finite number")
+        checked_positive(time_scale, "time_scale")
         return QuotaTable(
             {
                 family: QuotaRow(

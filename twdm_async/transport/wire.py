@@ -229,7 +229,7 @@ def refusal(endpoint: Endpoint, reply: Reply) -> errors.ResponseError:
 
 
 def _error_entries(body: Any) -> list[tuple[int | None, str]]:
-    """(code, message) pairs of ``{"errors": [...]}``, ``{"error": ...}`` or a problem document."""
+    """(code, message) pairs of ``{"errors": [...]}``, ``{"error": ...}``, ``{"code": ...}`` or a problem document."""
     if not is_object(body):
         return []
     listed: Any = body.get("errors")
@@ -239,6 +239,8 @@ def _error_entries(body: Any) -> list[tuple[int | None, str]]:
         entries = [_entry(listed)]
     else:
         entries = [_entry(item) for item in listed] if is_array(listed) else []
+    if _code(body.get("code")) is not None and isinstance(body.get("message"), str):
+        entries.append(_entry(body))
     if "detail" in body or "title" in body:  # application/problem+json
         words = ": ".join(value for value in (body.get("title"), body.get("detail")) if isinstance(value, str))
         is_problem = isinstance(body.get("type"), str) or isinstance(body.get("status"), int)

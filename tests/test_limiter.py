@@ -1,0 +1,381 @@
+"""Admission in virtual time: who waits, how long, and that no slot is ever lost or made up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.virtual_time import LoopClock, run
+from twdm_async import (
+    ClientClosed,
+    Lane,
+    MemoryQuotaStore,
+    Pace,
+    Priority,
+    Quota,
+    QuotaTable,
+    QuotaWaitTooLong,
+    Scope,
+)
+from twdm_async.quota.limiter import QuotaLimiter, QuotaState
+from twdm_async.quota.store import Slot
+
+if TYPE_CHECKING:
+    from twdm_async.quota.store import QuotaStore
+
+SEND = "direct_messages.send"
+PER = 900.0
+DRIFT = 1.0001
+
+
+def make(
+    *quotas: Quota, pace: Pace | None = None, store: QuotaStore | None = None, account: str = "account"
+) -> QuotaLimiter:
+    clock = LoopClock()
+    table = QuotaTable.default().replace(SEND, *quotas, pace=pace)
+    return QuotaLimiter(
+        table, store or MemoryQuotaStore(clock=clock), account=account, app="app", clock=clock, grace=30.0
+    )
+
+
+def state(limiter: QuotaLimiter, scope: Scope = Scope.USER) -> QuotaState:
+    return next(one for one in limiter.state() if one.endpoint == SEND and one.scope is scope)
+
+
+async def take_and_settle(limiter: QuotaLimiter, latency: float = 0.0, lane: Lane = Lane()) -> float:  # noqa: B008 - frozen
+    """When it was admitted."""
+    slot = await limiter.admit(SEND, lane)
+    admitted = asyncio.get_running_loop().time()
+    await asyncio.sleep(latency)
+    limiter.settle(slot, seen=True)
+    return admitted
+
+
+@pytest.mark.parametrize(("limit", "per", "sends"), [(15, 900.0, 60), (200, 900.0, 700), (1000, 86_400.0, 3000)])
+def test_sends_take_at_most_one_percent_longer_than_the_ideal(limit: int, per: float, sends: int) -> None:
+    generator = random.Random(limit)
+
+    async def main() -> float:
+        limiter = make(Quota(limit, per=per))
+        times = await asyncio.gather(
+            *(take_and_settle(limiter, generator.uniform(0.05, 2.0)) for _ in range(sends))
+        )
+        return max(times)
+
+    ideal = (-(-sends // limit) - 1) * per
+    assert ideal <= run(main()) <= 1.01 * ideal
+
+
+def test_user_and_app_are_taken_together_or_not_at_all() -> None:
+    async def main() -> None:
+        store = MemoryQuotaStore(clock=LoopClock())
+        quotas = Quota(5, per=PER), Quota(7, per=PER, scope=Scope.APP)
+        first = make(*quotas, store=store, account="first")
+        second = make(*quotas, store=store, account="second")
+        for _ in range(5):
+            await first.admit(SEND, Lane())
+        for _ in range(2):
+            await second.admit(SEND, Lane())
+        with pytest.raises(QuotaWaitTooLong) as caught:
+            await second.admit(SEND, Lane(), max_wait=1.0)
+        assert (caught.value.scope, caught.value.limit, caught.value.per) == ("app", 7, PER)
+        assert state(second).used == 2
+        assert state(second, Scope.APP).used == state(first, Scope.APP).used == 7
+
+    run(main())
+
+
+def test_an_account_that_is_exhausted_does_not_delay_another() -> None:
+    async def main() -> None:
+        store = MemoryQuotaStore(clock=LoopClock())
+        quotas = Quota(2, per=PER), Quota(100, per=PER, scope=Scope.APP)
+        first = make(*quotas, store=store, account="first")
+        second = make(*quotas, store=store, account="second")
+        waiting = [asyncio.ensure_future(take_and_settle(first)) for _ in range(10)]
+        await asyncio.sleep(1)
+        assert await take_and_settle(second) == pytest.approx(1.0, abs=1e-3)
+        await asyncio.gather(*waiting)
+
+    run(main())
+
+
+def test_a_wait_that_is_known_to_be_too_long_is_refused_at_once() -> None:
+    async def main() -> None:
+        limiter = make(Quota(2, per=PER))
+        for _ in range(2):
+            await take_and_settle(limiter)
+        before = asyncio.get_running_loop().time()
+        with pytest.raises(QuotaWaitTooLong) as caught:
+            await limiter.admit(SEND, Lane(), max_wait=60.0)
+        assert asyncio.get_running_loop().time() == pytest.approx(before, abs=1e-3)
+        assert caught.value.wait == pytest.approx(PER * DRIFT, abs=1e-3)
+        assert (caught.value.retry_at - LoopClock().utc()).total_seconds() == pytest.approx(PER * DRIFT, abs=1e-3)
+        waiters = [asyncio.ensure_future(take_and_settle(limiter)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QuotaWaitTooLong) as caught:  # the third in line has to wait for the window after that
+            await limiter.admit(SEND, Lane(), max_wait=PER * 1.5)
+        assert caught.value.wait == pytest.approx(2 * PER * DRIFT, abs=1e-3)
+        await asyncio.gather(*waiters)
+        assert state(limiter).used == 2
+
+    run(main())
+
+
+def test_a_wait_that_turns_out_too_long_is_refused_when_it_does() -> None:
+    async def main() -> None:
+        limiter = make(Quota(1, per=10.0))
+        await limiter.admit(SEND, Lane())  # under way, and never heard of again
+        with pytest.raises(QuotaWaitTooLong):
+            await limiter.admit(SEND, Lane(), max_wait=25.0)
+        assert asyncio.get_running_loop().time() == pytest.approx(25.0, abs=1e-3)
+        assert state(limiter).waiting == 0
+
+    run(main())
+
+
+def test_interactive_overtakes_bulk_that_waits() -> None:
+    async def main() -> None:
+        limiter = make(Quota(1, per=10.0))
+        await take_and_settle(limiter)
+        bulk = [asyncio.ensure_future(take_and_settle(limiter, lane=Lane(priority=Priority.BULK))) for _ in range(3)]
+        await asyncio.sleep(5)
+        live = await take_and_settle(limiter)
+        assert live == pytest.approx(10 * DRIFT, abs=1e-3)
+        assert min(await asyncio.gather(*bulk)) > live
+
+    run(main())
+
+
+def test_a_burst_leaves_at_its_pace() -> None:
+    async def main() -> None:
+        limiter = make(Quota(100, per=PER), pace=Pace(burst=10, per=1.0))
+        times = sorted(await asyncio.gather(*(take_and_settle(limiter) for _ in range(30))))
+        assert times[9] == pytest.approx(0, abs=1e-3)
+        assert times[10] == pytest.approx(0.1, abs=1e-3)
+        assert times[29] == pytest.approx(2.0, abs=1e-3)
+
+    run(main())
+
+
+def test_ten_thousand_wait_and_all_are_served() -> None:
+    async def main() -> None:
+        limiter = make(Quota(1000, per=1.0))
+        times = await asyncio.gather(
+            *(take_and_settle(limiter, lane=Lane(str(number % 100))) for number in range(10_000))
+        )
+        assert max(times) == pytest.approx(9.0, rel=0.01)
+        assert state(limiter).waiting == 0
+
+    run(main())
+
+
+def test_the_state_tells_everything() -> None:
+    async def main() -> None:
+        limiter = make(Quota(3, per=PER))
+        await take_and_settle(limiter)
+        slots = [await limiter.admit(SEND, Lane()) for _ in range(2)]
+        waiting = asyncio.ensure_future(limiter.admit(SEND, Lane()))
+        await asyncio.sleep(1)
+        now = state(limiter)
+        assert (now.limit, now.per, now.used, now.in_flight, now.waiting) == (3, PER, 3, 2, 1)
+        assert (now.free_at - LoopClock().utc()).total_seconds() == pytest.approx(PER * DRIFT - 1, abs=1e-3)
+        limiter.give_back(slots[0])
+        await waiting
+        assert state(limiter).waiting == 0
+        assert asyncio.get_running_loop().time() == pytest.approx(1.0, abs=1e-3)
+
+    run(main())
+
+
+def test_a_slot_given_back_reaches_another_client_of_the_store() -> None:
+    async def main() -> None:
+        store = MemoryQuotaStore(clock=LoopClock())
+        first, second = make(Quota(1, per=PER), store=store), make(Quota(1, per=PER), store=store)
+        slot = await first.admit(SEND, Lane())
+        waiting = asyncio.ensure_future(second.admit(SEND, Lane()))
+        await asyncio.sleep(5)
+        first.give_back(slot)
+        await waiting
+        assert asyncio.get_running_loop().time() == pytest.approx(5.0, abs=1e-3)
+
+    run(main())
+
+
+def test_closing_ends_the_waiting() -> None:
+    async def main() -> None:
+        limiter = make(Quota(1, per=PER))
+        await limiter.admit(SEND, Lane())
+        waiting = [asyncio.ensure_future(limiter.admit(SEND, Lane())) for _ in range(3)]
+        await asyncio.sleep(1)
+        limiter.close()
+        for result in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(result, ClientClosed)
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main())
+
+
+def test_a_store_that_fails_tells_everyone_who_waits() -> None:
+    class Broken(MemoryQuotaStore):
+        fails = False
+
+        async def take(self, buckets):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as its parent
+            if self.fails:
+                raise OSError("the disk is gone")
+            return await super().take(buckets)
+
+    async def main() -> None:
+        store = Broken(clock=LoopClock())
+        limiter = make(Quota(1, per=10.0), store=store)
+        await take_and_settle(limiter)
+        waiting = [asyncio.ensure_future(limiter.admit(SEND, Lane())) for _ in range(3)]
+        await asyncio.sleep(1)
+        store.fails = True
+        for result in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(result, OSError)
+        store.fails = False
+        await limiter.admit(SEND, Lane())
+
+    run(main())
+
+
+# ---- what replies say ----
+
+
+def test_fault_26_a_429_without_headers_holds_longer_each_time() -> None:
+    async def main() -> None:
+        limiter = make(Quota(1000, per=86_400.0))
+        waits: list[float] = []
+        for _ in range(9):
+            slot = await limiter.admit(SEND, Lane())
+            limiter.learn(slot, 429, {})
+            limiter.settle(slot, seen=True)
+            before = asyncio.get_running_loop().time()
+            slot = await limiter.admit(SEND, Lane())
+            limiter.give_back(slot)
+            waits.append(asyncio.get_running_loop().time() - before)
+        assert 60 <= waits[0] <= 66
+        assert 120 <= waits[1] <= 132
+        assert 4 * 3600 <= waits[-1] <= 4.4 * 3600
+        slot = await limiter.admit(SEND, Lane())
+        limiter.learn(slot, 200, {})
+        limiter.learn(slot, 429, {})
+        assert state(limiter).free_at.timestamp() - LoopClock().wall() <= 66
+
+    run(main())
+
+
+def test_fault_27_and_28_a_reset_in_the_past_or_in_the_far_future() -> None:
+    async def main() -> None:
+        for reset, least, most in ((-500, 1, 1.1), (300, 300, 330), (10**15, 25 * 3600, 27.5 * 3600)):
+            limiter = make(Quota(1000, per=86_400.0))
+            slot = await limiter.admit(SEND, Lane())
+            limiter.learn(slot, 429, {"x-rate-limit-reset": str(int(LoopClock().wall()) + reset)})
+            limiter.settle(slot, seen=True)
+            held = state(limiter).free_at.timestamp() - LoopClock().wall()
+            assert least - 1 <= held <= most
+
+    run(main())
+
+
+def test_fault_30_headers_never_raise_the_budget() -> None:
+    async def main() -> None:
+        limiter = make(Quota(5, per=PER))
+        slots = [await limiter.admit(SEND, Lane()) for _ in range(5)]
+        reset = str(int(LoopClock().wall() + 100))
+        limiter.learn(slots[0], 200, {"x-rate-limit-remaining": "500", "x-rate-limit-reset": reset})
+        assert state(limiter).used == 5
+        with pytest.raises(QuotaWaitTooLong):
+            await limiter.admit(SEND, Lane(), max_wait=1)
+
+    run(main())
+
+
+def test_fault_31_replies_out_of_order() -> None:
+    async def main() -> None:
+        limiter = make(Quota(100, per=PER))
+        slots = [await limiter.admit(SEND, Lane()) for _ in range(10)]
+        reset = str(int(LoopClock().wall() + 100))
+        for slot, remaining in zip(slots, [60, 65, 61, 69, 62, 64, 63, 68, 66, 67], strict=True):
+            limiter.learn(slot, 200, {"x-rate-limit-remaining": str(remaining), "x-rate-limit-reset": reset})
+            limiter.settle(slot, seen=True)
+        assert state(limiter).used == 40  # ten of ours, thirty of somebody else's
+        await asyncio.sleep(101)
+        assert state(limiter).used == 10
+
+    run(main())
+
+
+# ---- whatever is cancelled, wherever ----
+
+AGENTS = st.lists(
+    st.tuples(
+        st.floats(0, 3),  # when it comes
+        st.floats(0, 2),  # until the server counts it
+        st.floats(0, 2),  # until the outcome is seen
+        st.none() | st.floats(0, 6),  # when it is cancelled, after it came
+        st.none() | st.floats(0, 6),  # how long it is willing to wait
+        st.integers(0, 2),  # its lane
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(AGENTS, st.integers(1, 4), st.booleans())
+def test_fault_45_cancelled_anywhere_slots_stay_exact(
+    agents: list[tuple[float, float, float, float | None, float | None, int]], limit: int, paced: bool
+) -> None:
+    per = 5.0
+    counted: list[float] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        pace = Pace(burst=2, per=0.5) if paced else None
+        limiter = make(Quota(limit, per=per), Quota(limit + 1, per=per, scope=Scope.APP), pace=pace)
+
+        async def agent(inward: float, outward: float, patience: float | None, lane: int) -> None:
+            slot: Slot = await limiter.admit(SEND, Lane(str(lane), priority=Priority(lane % 2)), patience)
+            reached_server = seen = False
+            try:
+                await asyncio.sleep(inward)
+                counted.append(loop.time())
+                reached_server = True
+                await asyncio.sleep(outward)
+                seen = True
+            finally:
+                # Cancelled on the way: the test's server drops what was cancelled before it arrived.
+                if reached_server:
+                    limiter.settle(slot, seen=seen)
+                else:
+                    limiter.give_back(slot)
+
+        async def life(
+            start: float, inward: float, outward: float, cancel: float | None, patience: float | None, lane: int
+        ) -> None:
+            await asyncio.sleep(start)
+            task = asyncio.ensure_future(agent(inward, outward, patience, lane))
+            if cancel is not None:
+                loop.call_later(cancel, task.cancel)
+            result = (await asyncio.gather(task, return_exceptions=True))[0]
+            assert result is None or isinstance(result, (asyncio.CancelledError, QuotaWaitTooLong))
+
+        async with asyncio.timeout(10_000):
+            await asyncio.gather(*(life(*one) for one in agents))
+        now = state(limiter)
+        assert (now.in_flight, now.waiting) == (0, 0)
+        assert len(asyncio.all_tasks()) == 1, "somebody still runs"
+        await asyncio.sleep(per + 60)
+        assert state(limiter).used == state(limiter, Scope.APP).used == 0
+        for _ in range(limit):  # every slot is there again
+            await limiter.admit(SEND, Lane(), max_wait=0 if not paced else 5)
+
+    run(main())
+    counted.sort()
+    for first, last in zip(counted, counted[limit:], strict=False):
+        assert last - first >= per

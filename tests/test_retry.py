@@ -1,0 +1,110 @@
+"""The delivery table, cell by cell."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from twdm_async import errors
+from twdm_async.endpoints import ENDPOINTS, Host, Safety
+from twdm_async.transport import wire
+from twdm_async.transport.retry import Again, decide
+from twdm_async.transport.wire import Fault, Reply
+
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
+HOSTS = {Host.API: "https://api.twitter.com", Host.UPLOAD: "https://upload.twitter.com"}
+ONE_OF_EACH = {
+    Safety.SEND_ONCE: "direct_messages.send",
+    Safety.IDEMPOTENT: "account.update_profile",
+    Safety.READ: "custom_profiles.get",
+}
+SAFE_TO_REPEAT = [Safety.IDEMPOTENT, Safety.READ]
+
+
+def decision(
+    safety: Safety, outcome: Reply | Fault, *, tries: int = 1, resynchronised: bool = False
+) -> Again | errors.TwdmError:
+    request = wire.encode(ENDPOINTS[ONE_OF_EACH[safety]], HOSTS, {}, path_id="1", recipient_id="5")
+    error = None
+    if isinstance(outcome, Reply):
+        with pytest.raises(errors.TwdmError) as caught:
+            wire.read(request.endpoint, outcome, wire.Request)
+        error = caught.value
+    return decide(
+        request, outcome, error, tries=tries, resynchronised=resynchronised, sent_at=NOW, jitter=0.5
+    )
+
+
+@pytest.mark.parametrize("safety", Safety)
+def test_nothing_left_so_anything_may_be_tried_again(safety: Safety) -> None:
+    fault = Fault("no connection", sent=False)
+    assert decision(safety, fault) == Again(0.25)
+    assert decision(safety, fault, tries=2) == Again(0.5)
+    failed = decision(safety, fault, tries=3)
+    assert isinstance(failed, errors.ConnectFailed)
+    assert (failed.delivered, failed.safe_to_retry) == ("no", True)
+
+
+@pytest.mark.parametrize("safety", Safety)
+def test_fault_3_what_lasts_is_not_tried_again(safety: Safety) -> None:
+    failed = decision(safety, Fault("no TLS", sent=False, lasting=True))
+    assert isinstance(failed, errors.ConnectFailed)
+    assert not failed.safe_to_retry
+
+
+LEFT_WITHOUT_ANSWER = [
+    Fault("silence", sent=True),
+    Reply(500, {}, b""),
+    Reply(503, {}, b"<html>"),
+    Reply(200, {}, b""),
+    Reply(200, {}, b"<html>"),
+    Reply(200, {}, b'{"event":'),
+]
+
+
+@pytest.mark.parametrize("outcome", LEFT_WITHOUT_ANSWER)
+def test_a_send_that_left_without_answer_is_unknown_and_never_sent_again(outcome: Reply | Fault) -> None:
+    unknown = decision(Safety.SEND_ONCE, outcome)
+    assert isinstance(unknown, errors.DeliveryUnknown)
+    assert (unknown.delivered, unknown.safe_to_retry) == ("unknown", False)
+    assert (unknown.sent_at, unknown.recipient_id) == (NOW, "5")
+
+
+@pytest.mark.parametrize("outcome", LEFT_WITHOUT_ANSWER)
+@pytest.mark.parametrize("safety", SAFE_TO_REPEAT)
+def test_what_may_be_repeated_is_repeated(safety: Safety, outcome: Reply | Fault) -> None:
+    assert decision(safety, outcome) == Again(0.25)
+    given_up = decision(safety, outcome, tries=3)
+    assert isinstance(given_up, (errors.ConnectFailed, errors.ServerError, errors.MalformedResponse))
+    assert given_up.safe_to_retry
+
+
+@pytest.mark.parametrize("status", [420, 429])
+@pytest.mark.parametrize("safety", Safety)
+@pytest.mark.parametrize("tries", [1, 100])
+def test_a_spent_quota_is_waited_for(safety: Safety, status: int, tries: int) -> None:
+    assert decision(safety, Reply(status, {}, b""), tries=tries) == Again()
+
+
+CLOCK_REFUSED = b'{"errors":[{"code":135,"message":"Timestamp out of bounds."}]}'
+DATE = {"Date": "Fri, 15 Jan 2027 08:00:00 GMT"}
+
+
+@pytest.mark.parametrize("safety", Safety)
+def test_fault_34_the_server_s_clock_is_followed_once(safety: Safety) -> None:
+    assert decision(safety, Reply(401, DATE, CLOCK_REFUSED)) == Again(server_time=1_800_000_000.0)
+    assert isinstance(decision(safety, Reply(401, DATE, CLOCK_REFUSED), resynchronised=True), errors.Unauthorized)
+    assert isinstance(decision(safety, Reply(401, {}, CLOCK_REFUSED)), errors.Unauthorized)
+
+
+@pytest.mark.parametrize("safety", Safety)
+@pytest.mark.parametrize(
+    ("status", "code", "cls"),
+    [(400, 214, errors.BadRequest), (401, 32, errors.Unauthorized), (401, 89, errors.Unauthorized),
+     (403, 349, errors.RecipientUnreachable), (403, 88, errors.RateLimited), (404, 34, errors.NotFound),
+     (302, 0, errors.ResponseError)],
+)  # fmt: skip
+def test_a_refusal_is_final(safety: Safety, status: int, code: int, cls: type[errors.ResponseError]) -> None:
+    body = b'{"errors":[{"code":%d,"message":"no"}]}' % code
+    assert type(decision(safety, Reply(status, {}, body))) is cls

@@ -1,0 +1,70 @@
+"""A day in a moment: an event loop whose clock jumps to the next timer as soon as nothing else is left to do.
+
+Sockets work in it. Both ends of a loopback connection live in the same loop, so whatever is on its way has arrived by the time the
+selector is asked; still it is given two milliseconds of real time before the clock jumps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from twdm_async._clock import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+T = TypeVar("T")
+
+_GRACE = 0.002
+# Every turn of the loop takes a moment, as it does in life. If time stood still between timers, whoever computes a deadline a
+# rounding error too early (as aiolimiter does) would wake up at once, find that it is still too early, and so on for ever.
+_TICK = 1e-7
+_EPOCH = 1_800_000_000.0  # some moment in 2027; a wall clock must show something
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.now += _TICK
+        if timeout is None or timeout <= 0:
+            return super().select(timeout)
+        only_the_loop_itself = len(self.get_map()) <= 1
+        events = super().select(0 if only_the_loop_itself else min(timeout, _GRACE))
+        if not events:
+            self.now += timeout
+        return events
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """The loop."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now
+
+
+class LoopClock(Clock):
+    """The clock of the running loop; the wall clock can be set wrong by `wrong_by` seconds."""
+
+    def __init__(self, *, wrong_by: float = 0.0) -> None:
+        self.wrong_by = wrong_by
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def wall(self) -> float:
+        return _EPOCH + self.monotonic() + self.wrong_by
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` in virtual time."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(main)
