@@ -17,7 +17,7 @@ _ALLOWED_CONTROLS = "\t\n\r"
 
 def is_id(value: str) -> bool:
     """Whether `value` can be an id: ASCII digits that fit 64 bits."""
-    return value.isascii() and value.isdigit() and len(value) <= 20 and int(value) <= _LARGEST_ID
+    return value.isascii() and value.isdigit() and (len(value) < 20 or (len(value) == 20 and int(value) <= _LARGEST_ID))
 
 
 def checked_id(value: str | int, parameter: str) -> str:

@@ -37,6 +37,9 @@ class Limits:
     retry_after: float | None
 
 
+_NOTHING_SAID = Limits(None, None, None)
+
+
 def server_time(headers: Mapping[str, str]) -> float | None:
     """Seconds since 1970 by the server's clock, if the reply says."""
     text = headers.get("Date")
@@ -55,15 +58,18 @@ def read_limits(headers: Mapping[str, str], now: float) -> Limits:
         headers: of the reply, with names in any case.
         now: seconds since 1970, used if the server does not tell its own time.
     """
+    remaining = headers.get("x-rate-limit-remaining")
+    reset = headers.get("x-rate-limit-reset")
+    retry_after = headers.get("Retry-After")
+    if remaining is None and reset is None and retry_after is None:
+        return _NOTHING_SAID  # as most replies do
     here = server_time(headers)
     here = now if here is None else here
-    remaining = _number(headers.get("x-rate-limit-remaining"))
-    reset = _number(headers.get("x-rate-limit-reset"))
-    retry_after = _seconds(headers.get("Retry-After"), here)
+    reset_at, asked = _number(reset), _seconds(retry_after, here)
     return Limits(
-        remaining=remaining,
-        reset_in=None if reset is None else max(0.0, reset - here),
-        retry_after=None if retry_after is None else max(0.0, retry_after),
+        remaining=_number(remaining),
+        reset_in=None if reset_at is None else max(0.0, reset_at - here),
+        retry_after=None if asked is None else max(0.0, asked),
     )
 
 

@@ -5,6 +5,7 @@ left.
 from __future__ import annotations
 
 import asyncio
+import os
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
@@ -192,8 +193,8 @@ def _fault(error: aiohttp.ClientError | TimeoutError | OSError, sent: bool) -> F
         problem = "no reply in time" if sent else "no connection in time"
     elif isinstance(error, aiohttp.ClientSSLError):
         problem = "the server's certificate was not accepted, or it does not speak TLS"
-    elif isinstance(error, OSError) and error.strerror:
-        problem = f"{'the connection broke' if sent else 'no connection'}: {error.strerror}"
+    elif isinstance(error, OSError) and error.errno:
+        problem = f"{'the connection broke' if sent else 'no connection'}: {os.strerror(error.errno)}"
     elif isinstance(error, aiohttp.ClientResponseError):
         problem = "the reply was not HTTP"
     else:

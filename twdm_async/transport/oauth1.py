@@ -117,8 +117,9 @@ class OAuth1Signer:
         """
         base = self._base_string(method, url, parameters, nonce, timestamp)
         mac = base64.b64encode(hmac.digest(self._key, base.encode(), "sha1")).decode()
+        mac = mac.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")  # all that base64 has to escape
         return (
-            f'{self._header_start}, oauth_nonce="{nonce}", oauth_signature="{utils.escape(mac)}", '
+            f'{self._header_start}, oauth_nonce="{nonce}", oauth_signature="{mac}", '
             f'oauth_signature_method="HMAC-SHA1", oauth_timestamp="{timestamp}"'
         )
 

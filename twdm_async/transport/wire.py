@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from twdm_async import errors
 from twdm_async._json import is_array, is_object
@@ -34,7 +34,7 @@ class File:
     content_type: str
 
 
-@frozen
+@define(eq=False)
 class Request:
     """A call, ready to be signed and sent any number of times.
 
@@ -62,7 +62,7 @@ class Request:
         return f"{self.url}?{self.query}" if self.query else self.url
 
 
-@frozen
+@define(eq=False)
 class Reply:
     """What came back, whatever it is."""
 
@@ -107,7 +107,7 @@ def encode(
     url = hosts[endpoint.host] + path
     match endpoint.encoding:
         case Encoding.JSON:
-            body = json.dumps(arguments, ensure_ascii=False, separators=(",", ":")).encode()
+            body = _encoder.encode(arguments).encode()
             return Request(endpoint, url, body=body, content_type="application/json", recipient_id=recipient_id)
         case Encoding.QUERY:
             signed = tuple(arguments.items())
@@ -118,6 +118,10 @@ def encode(
             return Request(endpoint, url, signed=signed, body=_urlencoded(signed).encode(), content_type=content_type)
         case Encoding.MULTIPART:
             return Request(endpoint, url, body=arguments)
+
+
+# Made once: json.dumps and json.loads make a new one for each call that has options.
+_encoder: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def _escape(text: str) -> str:

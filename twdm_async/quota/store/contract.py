@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from attrs import frozen
+from attrs import define, frozen
 
 from twdm_async.quota.spec import Quota, Scope
 
@@ -34,7 +34,7 @@ class Bucket:
     quota: Quota | None
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Slot:
     """The right to send one request. It must be settled or given back exactly once."""
 
