@@ -1,7 +1,8 @@
 """What a send costs beside a bare aiohttp POST of the same body: CPU time of this process, for each send.
 
-Both talk to one server, which runs in a process of its own and does nothing but answer. They take turns, so that a machine whose
-speed drifts drifts for both. Printed are the medians over the rounds, and the median of the rounds' ratios.
+Both talk to one server, which runs in a process of its own and does nothing but answer. They take turns, so that a
+machine whose speed drifts drifts for both. Printed are the medians over the rounds, and the median of the rounds'
+ratios.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ _KEYS: Final = Credentials(
 class _Answering(asyncio.Protocol):
     """Answers every request as soon as its body is there. Just enough of HTTP for the two clients below."""
 
-    _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json;charset=utf-8\r\nContent-Length: %d\r\n\r\n" % len(_REPLY)
+    _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json;charset=utf-8\r\nContent-Length: %d\r\n\r\n" % len(
+        _REPLY
+    )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -81,7 +84,9 @@ async def _cpu_per_send(send: Callable[[], Awaitable[object]]) -> float:
 
 async def _measure(url: str) -> list[tuple[float, float]]:
     # A quota so large that it never binds: what is measured is what passing it costs.
-    quotas = QuotaTable.default().replace("direct_messages.send", Quota(10**9, per=1.0), Quota(10**9, per=1.0, scope="app"))
+    quotas = QuotaTable.default().replace(
+        "direct_messages.send", Quota(10**9, per=1.0), Quota(10**9, per=1.0, scope="app")
+    )
     target = f"{url}/1.1/direct_messages/events/new.json"
     body = (
         b'{"event":{"type":"message_create","message_create":{"target":{"recipient_id":"844385345234"},'

@@ -43,7 +43,8 @@ async def serving(*scripts: Script | bytes) -> AsyncIterator[Scripted]:
     """A server on loopback.
 
     Args:
-        scripts: for each connection in turn, the last one for all that follow: what is done with it, or the reply to every request.
+        scripts: for each connection in turn, the last one for all that follow: what is done with it, or the reply to
+            every request.
     """
     scripted = Scripted("")
 

@@ -86,7 +86,7 @@ def test_the_first_group_goes_before_the_others() -> None:
 
 @pytest.mark.parametrize("names", GROUPS)
 @pytest.mark.parametrize("missing", range(4))
-def test_a_group_that_is_not_whole_is_never_mixed_with_another(names: tuple[str, ...], missing: int) -> None:
+def test_a_group_that_is_not_whole_is_never_mixed_with_another(names: tuple[str, str, str, str], missing: int) -> None:
     environ = {name: "x" for group in GROUPS[GROUPS.index(names) :] for name in group}
     del environ[names[missing]]
     with pytest.raises(InvalidInput, match=names[missing]):
@@ -132,7 +132,7 @@ def test_twurlrc_that_is_none(tmp_path: Path, content: str) -> None:
 
 
 def test_twurlrc_without_default_profile(tmp_path: Path) -> None:
-    path = twurlrc(tmp_path, TWURLRC.split("configuration")[0])
+    path = twurlrc(tmp_path, TWURLRC.split("configuration", maxsplit=1)[0])
     with pytest.raises(InvalidInput, match="no default profile"):
         Credentials.from_twurlrc(path)
     assert Credentials.from_twurlrc(path, username="brand").access_token == "1-token"

@@ -48,7 +48,9 @@ def test_fault_32_retry_after(value: str, seconds: float | None) -> None:
     assert read_limits({"Retry-After": value}, NOW).retry_after == seconds
 
 
-@given(st.dictionaries(st.sampled_from(["Date", "Retry-After", "x-rate-limit-remaining", "x-rate-limit-reset"]), st.text()))
+@given(
+    st.dictionaries(st.sampled_from(["Date", "Retry-After", "x-rate-limit-remaining", "x-rate-limit-reset"]), st.text())
+)
 def test_no_header_does_harm(headers: dict[str, str]) -> None:
     limits = read_limits(headers, NOW)
     assert limits.reset_in is None or limits.reset_in >= 0

@@ -325,10 +325,13 @@ async def test_the_time_runs_from_the_connection_not_from_the_pool() -> None:
         writer.write(SENT)
         await writer.drain()
 
-    async with serving(slow) as server, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
-        async with connected(server.url, session=session, timeout=0.6) as client:
-            # The last of five waits 1.2 s for the pool's one connection, and then has all its time.
-            assert len(await asyncio.gather(*(send(client) for _ in range(5)))) == 5
+    async with (
+        serving(slow) as server,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session,
+        connected(server.url, session=session, timeout=0.6) as client,
+    ):
+        # The last of five waits 1.2 s for the pool's one connection, and then has all its time.
+        assert len(await asyncio.gather(*(send(client) for _ in range(5)))) == 5
 
 
 async def test_a_borrowed_session_is_used_and_left_open() -> None:
@@ -367,7 +370,12 @@ async def test_fault_47_closed_while_sending_twice_and_used_afterwards() -> None
         await client.close()
         await client.close()
         results = await asyncio.gather(*sending, return_exceptions=True)
-        assert [type(result).__name__ for result in results] == ["DirectMessage", "DirectMessage", "ClientClosed", "ClientClosed"]
+        assert [type(result).__name__ for result in results] == [
+            "DirectMessage",
+            "DirectMessage",
+            "ClientClosed",
+            "ClientClosed",
+        ]
         with pytest.raises(ClientClosed):
             await send(client)
         assert len(server.requests) == 2
@@ -385,16 +393,22 @@ async def test_fault_47_what_is_still_under_way_when_time_is_up_is_unknown() -> 
 
 
 def test_fault_48_built_outside_a_loop() -> None:
-    async def main(client: Client, url: str) -> None:
-        async with client:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    client = Client(KEYS, api_url=f"http://127.0.0.1:{port}", upload_url=f"http://127.0.0.1:{port}")
+
+    async def main() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(SENT)
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", port), client:
             await send(client)
 
-    async def whole() -> None:
-        async with serving(SENT) as server:
-            client = await asyncio.to_thread(lambda: Client(KEYS, api_url=server.url, upload_url=server.url))
-            await main(client, server.url)
-
-    asyncio.run(whole())
+    asyncio.run(main())
 
 
 async def test_fault_54_a_client_that_was_not_closed_says_so() -> None:

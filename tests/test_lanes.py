@@ -146,7 +146,10 @@ def test_nobody_is_lost_or_served_twice(steps: list[tuple[str, int, int]]) -> No
     assert len(set(served)) == len(served)
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.5, 1.0, 2.0])), min_size=1, max_size=40), st.integers(0, 20))
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.5, 1.0, 2.0])), min_size=1, max_size=40),
+    st.integers(0, 20),
+)
 def test_the_place_in_line_is_the_place_in_line(pushes: list[tuple[int, float]], pops: int) -> None:
     queue: LaneQueue[int] = LaneQueue()
     weights = dict(pushes)

@@ -16,7 +16,8 @@ from twdm_async.quota.spec import QuotaTable
 
 PACKAGE: Final = Path(twdm_async.__file__).parent
 
-# The first name that a module's name begins with says its floor. 'aside' may look down on everything; nothing looks at it but floor 7.
+# The first name that a module's name begins with says its floor. 'aside' may look down on everything; nothing looks at
+# it but floor 7.
 FLOORS: Final = {
     "errors": 0,
     "_clock": 0,
@@ -128,9 +129,7 @@ def test_only_aiohttp_s_own_place_touches_it() -> None:
 @pytest.mark.parametrize("name", ["twdm_async", "twdm_async.models", "twdm_async.sandbox", "twdm_async.quota.store"])
 def test_all_is_what_is_exported(name: str) -> None:
     module = importlib.import_module(name)
-    public = {
-        key for key, value in vars(module).items() if not key.startswith("_") and not inspect.ismodule(value)
-    }
+    public = {key for key, value in vars(module).items() if not key.startswith("_") and not inspect.ismodule(value)}
     assert sorted(module.__all__) == sorted(public)
     assert sorted(module.__all__) == list(module.__all__), "keep it sorted"
 

@@ -23,10 +23,9 @@ from twdm_async import (
     Scope,
 )
 from twdm_async.quota.limiter import QuotaLimiter, QuotaState
-from twdm_async.quota.store import Slot
 
 if TYPE_CHECKING:
-    from twdm_async.quota.store import QuotaStore
+    from twdm_async.quota.store import QuotaStore, Slot
 
 SEND = "direct_messages.send"
 PER = 900.0
@@ -62,9 +61,7 @@ def test_sends_take_at_most_one_percent_longer_than_the_ideal(limit: int, per: f
 
     async def main() -> float:
         limiter = make(Quota(limit, per=per))
-        times = await asyncio.gather(
-            *(take_and_settle(limiter, generator.uniform(0.05, 2.0)) for _ in range(sends))
-        )
+        times = await asyncio.gather(*(take_and_settle(limiter, generator.uniform(0.05, 2.0)) for _ in range(sends)))
         return max(times)
 
     ideal = (-(-sends // limit) - 1) * per

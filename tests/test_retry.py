@@ -31,9 +31,7 @@ def decision(
         with pytest.raises(errors.TwdmError) as caught:
             wire.read(request.endpoint, outcome, wire.Request)
         error = caught.value
-    return decide(
-        request, outcome, error, tries=tries, resynchronised=resynchronised, sent_at=NOW, jitter=0.5
-    )
+    return decide(request, outcome, error, tries=tries, resynchronised=resynchronised, sent_at=NOW, jitter=0.5)
 
 
 @pytest.mark.parametrize("safety", Safety)

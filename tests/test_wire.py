@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +17,9 @@ from twdm_async.endpoints import ENDPOINTS, Encoding, Host
 from twdm_async.models import CustomProfile, DirectMessage, User, WelcomeMessage
 from twdm_async.transport import wire
 from twdm_async.transport.wire import File, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 HOSTS = {Host.API: "https://api.twitter.com", Host.UPLOAD: "https://upload.twitter.com"}
 SEND = ENDPOINTS["direct_messages.send"]
@@ -127,8 +130,8 @@ def test_an_id_never_leads_to_another_path() -> None:
     assert request.target == "https://api.twitter.com/1.1/custom_profiles/..%2Fdirect_messages%2Fevents%2Fnew.json"
 
 
-def reply(body: Any, status: int = 200, **headers: str) -> Reply:
-    return Reply(status, headers, body if isinstance(body, bytes) else json.dumps(body).encode())
+def reply(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+    return Reply(status, headers or {}, body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
 def test_the_printed_replies_are_read() -> None:
@@ -147,7 +150,7 @@ def test_fault_21_an_endpoint_without_answer(body: bytes) -> None:
 
 
 def test_fault_18_the_content_type_is_not_believed() -> None:
-    body = reply(samples.CUSTOM_PROFILE, **{"Content-Type": "text/html"})
+    body = reply(samples.CUSTOM_PROFILE, headers={"Content-Type": "text/html"})
     assert wire.read(GET, body, CustomProfile).id == "100001"
 
 
@@ -169,7 +172,7 @@ def test_fault_22_what_is_no_answer_at_all(body: bytes) -> None:
 def test_a_reply_that_was_compressed_unasked() -> None:
     body = json.dumps(samples.CUSTOM_PROFILE).encode()
     for encoding, packed in (("gzip", gzip.compress(body)), ("deflate", zlib.compress(body))):
-        assert wire.read(GET, reply(packed, **{"Content-Encoding": encoding}), CustomProfile).id == "100001"
+        assert wire.read(GET, reply(packed, headers={"Content-Encoding": encoding}), CustomProfile).id == "100001"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +182,7 @@ def test_a_reply_that_was_compressed_unasked() -> None:
 )
 def test_faults_13_and_14_bad_compression(encoding: str, body: bytes) -> None:
     with pytest.raises(errors.MalformedResponse):
-        wire.read(GET, reply(body, **{"Content-Encoding": encoding}), CustomProfile)
+        wire.read(GET, reply(body, headers={"Content-Encoding": encoding}), CustomProfile)
 
 
 def refusal(status: int, body: Any, name: str = "direct_messages.send") -> errors.ResponseError:
@@ -207,9 +210,17 @@ def coded(code: int, message: str = "No.") -> dict[str, Any]:
         (403, coded(63), errors.RecipientUnreachable),
         (403, coded(150), errors.RecipientUnreachable),
         (403, coded(349), errors.RecipientUnreachable),
-        (403, coded(326, "You are sending a Direct Message to users that do not follow you."), errors.RecipientUnreachable),
+        (
+            403,
+            coded(326, "You are sending a Direct Message to users that do not follow you."),
+            errors.RecipientUnreachable,
+        ),
         (403, coded(326, "To protect our users, this account is locked."), errors.Forbidden),
-        (403, {"errors": [{"message": "You cannot send messages to users you have blocked."}]}, errors.RecipientUnreachable),
+        (
+            403,
+            {"errors": [{"message": "You cannot send messages to users you have blocked."}]},
+            errors.RecipientUnreachable,
+        ),
         (403, coded(226), errors.LooksAutomated),
         (403, coded(354), errors.Forbidden),
         (403, b"", errors.Forbidden),
@@ -255,7 +266,11 @@ def test_custom_profiles_for_those_who_may_not(body: Any) -> None:
         ({"errors": {"code": 44, "message": "one"}}, (44,), ("one",)),
         ({"request": "/1.1/media/upload.json", "error": "media type unrecognized."}, (), ("media type unrecognized.",)),
         ({"error": {"code": 3, "message": "x"}}, (3,), ("x",)),
-        ({"title": "Forbidden", "detail": "Not yours.", "type": "about:blank", "status": 403}, (), ("Forbidden: Not yours.",)),
+        (
+            {"title": "Forbidden", "detail": "Not yours.", "type": "about:blank", "status": 403},
+            (),
+            ("Forbidden: Not yours.",),
+        ),
         ({"title": "T", "type": "u", "errors": [{"message": "m", "parameters": {}}]}, (), ("T", "m")),
         ({"code": 5, "message": "bare"}, (5,), ("bare",)),
         ({"errors": [{"code": True, "message": "m" * 10_000}]}, (), ("m" * 500,)),

@@ -1,7 +1,7 @@
 """A day in a moment: an event loop whose clock jumps to the next timer as soon as nothing else is left to do.
 
-Sockets work in it. Both ends of a loopback connection live in the same loop, so whatever is on its way has arrived by the time the
-selector is asked; still it is given two milliseconds of real time before the clock jumps.
+Sockets work in it. Both ends of a loopback connection live in the same loop, so whatever is on its way has arrived by
+the time the selector is asked; still it is given two milliseconds of real time before the clock jumps.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _GRACE = 0.002
-# Every turn of the loop takes a moment, as it does in life. If time stood still between timers, whoever computes a deadline a
-# rounding error too early (as aiolimiter does) would wake up at once, find that it is still too early, and so on for ever.
+# Every turn of the loop takes a moment, as it does in life. If time stood still between timers, whoever computes a
+# deadline a rounding error too early (as aiolimiter does) would wake up at once, find that it is still too early, and
+# so on for ever.
 _TICK = 1e-7
 _EPOCH = 1_800_000_000.0  # some moment in 2027; a wall clock must show something
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import statistics
 import struct
 import time
@@ -105,7 +106,7 @@ async def _send_all(client: Client, profiles: Sequence[CustomProfile], console: 
         of_each = _AGENTS // len(profiles)
         bars = [progress.add_task(str(profile.name), total=of_each * _MESSAGES_EACH) for profile in profiles]
 
-        async def work(agent: Agent, number: int, advance: Callable[[], None]) -> None:
+        async def work(agent: Agent, number: int, advance: Callable[[], object]) -> None:
             for count in range(_MESSAGES_EACH):
                 text = f"Agent {number}, message {count}: 5 < 6 & all is well"
                 submitted[text] = _Submitted(agent.custom_profile_id, time.monotonic())
@@ -119,7 +120,7 @@ async def _send_all(client: Client, profiles: Sequence[CustomProfile], console: 
             for number in range(_AGENTS):
                 which = number % len(profiles)
                 agent = client.agent(profiles[which])
-                group.create_task(work(agent, number, lambda bar=bars[which]: progress.advance(bar)))
+                group.create_task(work(agent, number, functools.partial(progress.advance, bars[which])))
     return submitted
 
 

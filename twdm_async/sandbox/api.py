@@ -134,9 +134,7 @@ class Api:
             raise Refusal(403, 349, "You cannot send messages to this user.")
         profile_id = create.get("custom_profile_id")
         if profile_id is not None:
-            _need_custom_profiles(call.account)
-            if profile_id not in self.profiles:
-                raise invalid("event.message_create.custom_profile_id", "no such custom profile")
+            self._check_profile(call.account, profile_id, "event.message_create")
         message = StoredMessage(
             self.new_id(), self._clock.monotonic(), call.account.id, recipient_id, text, profile_id, create
         )
@@ -170,9 +168,7 @@ class Api:
                 raise invalid("welcome_message.name", "has characters that are not allowed")
             shown["name"] = message["name"]
         if "custom_profile_id" in message:
-            _need_custom_profiles(call.account)
-            if message["custom_profile_id"] not in self.profiles:
-                raise invalid("welcome_message.custom_profile_id", "no such custom profile")
+            self._check_profile(call.account, message["custom_profile_id"], "welcome_message")
             shown["custom_profile_id"] = message["custom_profile_id"]
         self.welcome_messages.append(shown)
         app = {"id": "1", "name": "sandbox", "url": "https://example.com"}
@@ -266,6 +262,12 @@ class Api:
         if profile is None or profile.account != account.id:
             raise no_such_page()
         return profile
+
+    def _check_profile(self, account: StoredAccount, profile_id: Any, path: str) -> None:
+        _need_custom_profiles(account)
+        profile = self.profiles.get(profile_id) if isinstance(profile_id, str) else None
+        if profile is None or profile.account != account.id:
+            raise invalid(f"{path}.custom_profile_id", "no such custom profile")
 
     def _media_of(self, account: StoredAccount, media_id: Any) -> StoredMedia:
         media = self.media.get(media_id) if isinstance(media_id, str) else None

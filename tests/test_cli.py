@@ -1,0 +1,287 @@
+"""The command line, as processes of their own, against a sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import re
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.pictures import PNG
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from twdm_async.sandbox import Sandbox
+
+COMMAND = (sys.executable, "-W", "error", "-c", "from twdm_async.cli import main; main()")
+
+
+def environment(home: Path, sandbox: Sandbox | None = None) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key.split("_")[0] not in {"TWDM", "X", "TWITTER"}}
+    kept |= {"HOME": str(home), "NO_COLOR": "1", "COLUMNS": "200"}
+    if sandbox is not None:
+        keys = sandbox.credentials
+        kept |= {
+            "TWDM_API_URL": sandbox.url,
+            "TWDM_CONSUMER_KEY": keys.consumer_key,
+            "TWDM_CONSUMER_SECRET": keys.consumer_secret,
+            "TWDM_ACCESS_TOKEN": keys.access_token,
+            "TWDM_ACCESS_TOKEN_SECRET": keys.access_token_secret,
+        }
+    return kept
+
+
+class Twdm:
+    """``twdm`` with a home of its own and the sandbox' keys."""
+
+    def __init__(self, home: Path, sandbox: Sandbox | None) -> None:
+        self.environ = environment(home, sandbox)
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(*COMMAND, *arguments, stdout=pipe, stderr=pipe, env=self.environ)
+
+    async def __call__(self, *arguments: str) -> tuple[int | None, str, str]:
+        process = await self.start(*arguments)
+        out, err = await process.communicate()
+        assert b"Traceback" not in err, err.decode()
+        return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+def twdm(tmp_path: Path, sandbox: Sandbox) -> Twdm:
+    return Twdm(tmp_path, sandbox)
+
+
+async def test_profiles_and_a_message(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
+    picture = tmp_path / "anna.png"
+    picture.write_bytes(PNG)
+    code, out, _ = await twdm("profiles", "create", "Anna & Co", str(picture))
+    assert code == 0
+    profile = json.loads(out)
+    assert profile["name"] == "Anna & Co"
+    assert json.loads((await twdm("profiles", "get", profile["id"]))[1]) == profile
+    assert json.loads((await twdm("profiles", "list"))[1]) == profile
+    code, out, _ = await twdm("send", "5", "hello & goodbye", "--profile", profile["id"])
+    assert code == 0
+    assert json.loads(out)["custom_profile_id"] == profile["id"]
+    assert "goodbye" not in out
+    assert sandbox.messages[0].text == "hello & goodbye"
+    assert (await twdm("profiles", "delete", profile["id"]))[0] == 0
+    code, _, err = await twdm("profiles", "get", profile["id"])
+    assert (code, err.count("\n")) == (1, 1)
+    assert "HTTP 404, code 34" in err
+
+
+async def test_the_account_is_updated(twdm: Twdm) -> None:
+    code, out, _ = await twdm("account", "update", "--name", "New & Better", "--description", "")
+    assert (code, json.loads(out)["name"]) == (0, "New & Better")
+    code, _, err = await twdm("account", "update")
+    assert code == 2
+    assert "at least one of" in err
+
+
+async def test_the_address_can_be_an_option(twdm: Twdm, sandbox: Sandbox) -> None:
+    del twdm.environ["TWDM_API_URL"]
+    assert (await twdm("send", "5", "hello", "--api-url", sandbox.url))[0] == 0
+    assert (await twdm("profiles", "list", "--api-url", sandbox.url))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("send", "nobody", "hello"), "recipient_id"),
+        (("send", "5", ""), "text"),
+        (("send", "5", "hello", "--profile", "../x"), "custom_profile_id"),
+        (("send", "5", "hello", "--max-wait", "-1"), "max_wait"),
+        (("profiles", "create", "Anna", "no/such/file.png"), "cannot be read"),
+        (("profiles", "create", "", "5"), "name"),
+        (("send-many", "no/such/file"), "cannot be read"),
+        (("send", "5", "hello", "--api-url", "https://evil.example"), "api_url"),
+    ],
+)
+async def test_bad_input_is_one_line_and_exit_code_2(
+    twdm: Twdm, sandbox: Sandbox, arguments: tuple[str, ...], words: str
+) -> None:
+    code, _, err = await twdm(*arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert words in err
+    assert not sandbox.requests
+
+
+async def test_without_keys(tmp_path: Path) -> None:
+    code, _, err = await Twdm(tmp_path, None)("send", "5", "hello")
+    assert code == 2
+    assert "TWDM_CONSUMER_KEY" in err
+    assert ".twurlrc" in err
+
+
+async def test_keys_from_twurlrc(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
+    keys = sandbox.credentials
+    entry = (
+        f"{{consumer_key: {keys.consumer_key}, consumer_secret: {keys.consumer_secret}, "
+        f"token: {keys.access_token}, secret: {keys.access_token_secret}}}"
+    )
+    file = tmp_path / ".twurlrc"
+    file.write_text(
+        f"profiles: {{brand: {{k: {entry}}}, other: {{k: {entry}}}}}\nconfiguration: {{default_profile: [brand, k]}}\n"
+    )
+    file.chmod(0o600)
+    assert (await twdm("send", "5", "hello", "--username", "other"))[0] == 0
+    for name in [name for name in twdm.environ if name.startswith("TWDM_") and name != "TWDM_API_URL"]:
+        del twdm.environ[name]
+    assert (await twdm("send", "5", "hello"))[0] == 0
+    twdm.environ["X_API_KEY"] = "alone"
+    code, _, err = await twdm("send", "5", "hello")
+    assert code == 2
+    assert "X_API_SECRET" in err
+
+
+# ---- many messages ----
+
+
+def outcomes(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+async def test_a_file_of_two_hundred_messages(twdm: Twdm, sandbox: Sandbox, tmp_path: Path, profile_id: str) -> None:
+    file = tmp_path / "messages.jsonl"
+    rows = [{"recipient": str(1000 + number), "text": f"Nr. {number} & more"} for number in range(200)]
+    file.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    code, _, err = await twdm("send-many", str(file), "--profile", profile_id)
+    assert code == 0, err
+    assert "200 sent" in err
+    assert {(m.recipient_id, m.text) for m in sandbox.messages} == {(row["recipient"], row["text"]) for row in rows}
+    assert {m.custom_profile_id for m in sandbox.messages} == {profile_id}
+    results = outcomes(tmp_path / "messages.jsonl.results.jsonl")
+    assert sorted(result["line"] for result in results) == list(range(1, 201))
+    assert {result["id"] for result in results} == {message.id for message in sandbox.messages}
+    assert not sandbox.breaches
+    code, _, err = await twdm("send-many", str(file), "--profile", profile_id)
+    assert code == 2, "the record of the first run is not written over"
+    assert "--results" in err
+    assert len(sandbox.messages) == 200
+
+
+async def test_a_csv_file_with_profiles_and_line_breaks(twdm: Twdm, sandbox: Sandbox, tmp_path: Path, profile_id: str) -> None:
+    file = tmp_path / "messages.csv"
+    with file.open("w", newline="", encoding="utf-8-sig") as opened:
+        writer = csv.writer(opened)
+        writer.writerows([["text", "recipient", "profile"], ["two\nlines, é", "5", profile_id], ["plain", "6", ""]])
+    code, _, err = await twdm("send-many", str(file), "--results", str(tmp_path / "out"))
+    assert code == 0, err
+    assert {(m.text, m.custom_profile_id) for m in sandbox.messages} == {("two\nlines, é", profile_id), ("plain", None)}
+    assert {(result["line"], result["outcome"]) for result in outcomes(tmp_path / "out")} == {(2, "sent"), (4, "sent")}
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b'{"recipient":"5","text":"ok"}\n{"recipient":"x","text":"a"}\nnonsense\n\n{"recipient":"5"}\n', ["2", "3", "5"]),
+        (b'{"recipient":"5","text":"a","colour":"red"}\n[]\n{"recipient":5,"text":"\\ud800"}\n', ["1", "2", "3"]),
+        (b'{"recipient":"5","text":""}\n{"recipient":"5","text":7}\n{"recipient":"5","text":"a","profile":"x"}', ["1", "2", "3"]),
+        (b"recipient,text\n5,ok\nx,a\n5\n5,a,b\n", ["3", "4", "5"]),
+        (b'recipient,text\n5,"two\nlines"\nx,a\n', ["4"]),
+        (b"recipient,text\n5,ok\n5,\xff\n", ["3"]),
+        (b"who,what\n5,ok\n", ["1"]),
+        (b'recipient,text\n5,"open\n', ["2"]),
+    ],
+)
+async def test_bad_lines_are_all_named_and_nothing_is_sent(
+    twdm: Twdm, sandbox: Sandbox, tmp_path: Path, content: bytes, lines: list[str]
+) -> None:
+    file = tmp_path / "messages"
+    file.write_bytes(content)
+    code, _, err = await twdm("send-many", str(file))
+    assert code == 2
+    assert re.findall(r": line (\d+): ", err) == lines
+    assert f"{len(lines)} bad line(s); nothing was sent" in err
+    assert not sandbox.requests
+    assert list(tmp_path.glob("*.results.jsonl")) == []
+
+
+async def test_an_empty_file(twdm: Twdm, tmp_path: Path) -> None:
+    for content in ("", "recipient,text\n"):
+        (tmp_path / "empty").write_text(content)
+        code, _, err = await twdm("send-many", str(tmp_path / "empty"))
+        assert code == 2
+        assert "no message" in err
+
+
+async def test_what_cannot_be_sent_is_written_down_and_the_rest_is_sent(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.unreachable.add("7")
+    file = tmp_path / "messages.csv"
+    file.write_text("recipient,text\n5,a\n7,b\n6,c\n")
+    code, _, err = await twdm("send-many", str(file))
+    assert code == 1
+    assert "2 sent, 1 not sent" in err or "1 not sent" in err
+    results = {result["line"]: result for result in outcomes(tmp_path / "messages.csv.results.jsonl")}
+    assert [results[line]["outcome"] for line in (2, 3, 4)] == ["sent", "not sent", "sent"]
+    assert "code 349" in results[3]["error"]
+
+
+async def test_ctrl_c_stops_cleanly_and_says_what_went_out(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
+    file = tmp_path / "messages.csv"
+    file.write_text("recipient,text\n" + "".join(f"{number},hello {number}\n" for number in range(1, 501)))
+    process = await twdm.start("send-many", str(file))
+    while len(sandbox.messages) < 30:
+        await asyncio.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    results = outcomes(tmp_path / "messages.csv.results.jsonl")
+    sent = {result["id"] for result in results if result["outcome"] == "sent"}
+    assert sent == {message.id for message in sandbox.messages}
+    assert 30 <= len(sent) < 500
+    assert len(results) == 500
+    assert f"{len(sent)} sent" in err.decode()
+
+
+# ---- the sandbox and the demonstration ----
+
+
+async def test_the_sandbox_as_a_process(tmp_path: Path) -> None:
+    twdm = Twdm(tmp_path, None)
+    server = await twdm.start("sandbox", "--port", "0")
+    assert server.stdout
+    exported: dict[str, str] = {}
+    while len(exported) < 5:
+        line = (await server.stdout.readline()).decode()
+        if line.startswith("export "):
+            name, _, value = line.removeprefix("export ").strip().partition("=")
+            exported[name] = value
+    twdm.environ |= exported
+    assert (await twdm("send", "5", "hello"))[0] == 0
+    port = exported["TWDM_API_URL"].rpartition(":")[2]
+    code, _, err = await twdm("sandbox", "--port", port)
+    assert code == 1
+    assert f"port {port} cannot be had" in err
+    server.send_signal(signal.SIGINT)
+    _, err_bytes = await server.communicate()
+    assert b"1 messages, 0 requests over a quota" in err_bytes
+    assert b"Traceback" not in err_bytes
+
+
+async def test_the_demonstration(tmp_path: Path) -> None:
+    before = asyncio.get_running_loop().time()
+    code, out, err = await Twdm(tmp_path, None)("demo", "--svg", str(tmp_path / "demo.svg"))
+    assert asyncio.get_running_loop().time() - before < 20
+    assert code == 0, err
+    assert re.search(r"600 │\s+0 │\s+0 │\s+0 │\s+0 │ 125 125 125 125 100 of 125", out)
+    assert "Nothing lost, nothing doubled, no quota breached" in out
+    assert (tmp_path / "demo.svg").read_text().startswith("<svg")
+
+
+async def test_help_names_every_command(twdm: Twdm) -> None:
+    code, out, _ = await twdm("--help")
+    assert code == 0
+    for command in ("demo", "sandbox", "send", "send-many", "profiles", "account"):
+        assert command in out

@@ -1,0 +1,92 @@
+"""Two hundred agents, real HTTP, a quota that binds, and the server's word on whether it held. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from aiolimiter import AsyncLimiter
+
+from tests.pictures import PNG
+from tests.virtual_time import LoopClock, run
+from twdm_async import Client, MemoryQuotaStore, Quota, QuotaTable, Scope
+from twdm_async.quota.store import Slot
+from twdm_async.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from twdm_async.quota.store import Bucket, QuotaStore
+
+_LIMIT, _PER = 100, 900.0
+_AGENTS, _EACH = 200, 3
+
+
+class BareLimiterStore(MemoryQuotaStore):
+    """The same engine with ``AsyncLimiter(limit, per)`` where the ledger was."""
+
+    def __init__(self) -> None:
+        super().__init__(clock=LoopClock())
+        self._limiters: dict[Bucket, AsyncLimiter] = {}
+
+    async def take(self, buckets: tuple[Bucket, ...]) -> Slot:
+        for bucket in buckets:
+            if bucket.quota is not None:
+                limiter = self._limiters.setdefault(bucket, AsyncLimiter(bucket.quota.limit, bucket.quota.per))
+                await limiter.acquire()
+        return Slot(buckets)
+
+    def settle(self, slot: Slot, grace: float = 0.0) -> None:
+        pass
+
+    def give_back(self, slot: Slot) -> None:
+        pass
+
+
+async def many_agents(store: QuotaStore, seed: int) -> Sandbox:
+    """What the server knows once all have sent all."""
+    clock = LoopClock()
+    table = QuotaTable.default().replace("direct_messages.send", Quota(_LIMIT, _PER), Quota(250, _PER, scope=Scope.APP))
+    generator = random.Random(seed)
+    async with (
+        Sandbox(quotas=table, latency=(0.02, 8.0), clock=clock, seed=seed) as sandbox,
+        Client(
+            sandbox.credentials,
+            api_url=sandbox.url,
+            upload_url=sandbox.url,
+            quotas=table,
+            quota_store=store,
+            clock=clock,
+        ) as client,
+    ):
+        profile = await client.custom_profiles.create("Anna", PNG)
+
+        async def work(number: int) -> None:
+            agent = client.agent(profile)
+            for count in range(_EACH):
+                await asyncio.sleep(generator.uniform(0, 60))
+                await agent.send(1000 + number, f"{number}: {count}")
+
+        await asyncio.gather(*(work(number) for number in range(_AGENTS)))
+    return sandbox
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_quota_is_breached_nothing_is_lost_nothing_is_doubled(seed: int) -> None:
+    async def main() -> Sandbox:
+        return await many_agents(MemoryQuotaStore(clock=LoopClock()), seed)
+
+    sandbox = run(main())
+    assert sandbox.breaches == []
+    texts = [message.text for message in sandbox.messages]
+    assert sorted(texts) == sorted(f"{number}: {count}" for number in range(_AGENTS) for count in range(_EACH))
+    counts = [w.count for w in sandbox.windows if w.family == "direct_messages.send" and w.scope is Scope.USER]
+    assert len(counts) >= _AGENTS * _EACH // _LIMIT
+    assert counts.count(_LIMIT) >= len(counts) - 2, "no window but the last lies idle"
+
+
+def test_the_same_with_a_bare_limiter_breaches_it() -> None:
+    async def main() -> Sandbox:
+        return await many_agents(BareLimiterStore(), 0)
+
+    assert len(run(main()).breaches) > 10

@@ -1,0 +1,243 @@
+"""The double is as strict as the real one: what it lets pass should pass there, too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from tests.pictures import PNG
+from twdm_async import Client, Credentials, InvalidInput, Quota, QuotaTable, Scope
+from twdm_async._clock import Clock
+from twdm_async.endpoints import ENDPOINTS, Host
+from twdm_async.sandbox import Sandbox
+from twdm_async.transport import wire
+from twdm_async.transport.oauth1 import OAuth1Signer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MESSAGE = {
+    "event": {
+        "type": "message_create",
+        "message_create": {"target": {"recipient_id": "5"}, "message_data": {"text": "hello & goodbye"}},
+    }
+}
+
+
+class Raw:
+    """A client that sends whatever it is told to, so that the sandbox has something to refuse."""
+
+    def __init__(self, sandbox: Sandbox, session: aiohttp.ClientSession, keys: Credentials | None = None) -> None:
+        self.hosts = {Host.API: sandbox.url, Host.UPLOAD: sandbox.url}
+        self.signer = OAuth1Signer(keys or sandbox.credentials, Clock())
+        self.session = session
+
+    def signed(self, name: str, arguments: Mapping[str, Any], path_id: str | None = None) -> tuple[wire.Request, str]:
+        request = wire.encode(ENDPOINTS[name], self.hosts, arguments, path_id=path_id)
+        return request, self.signer.sign(request)
+
+    async def post(
+        self, request: wire.Request, authorization: str | None, body: bytes | None = None
+    ) -> tuple[Any, Any, Any]:
+        headers = {"Authorization": authorization} if authorization else {}
+        if request.content_type:
+            headers["Content-Type"] = request.content_type
+        data = request.body if body is None else body
+        assert isinstance(data, bytes)
+        async with self.session.request(
+            request.endpoint.method, request.target, data=data or None, headers=headers
+        ) as response:
+            text = await response.text()
+            return response.status, json.loads(text) if text else None, response.headers
+
+    async def call(self, name: str, arguments: Mapping[str, Any], path_id: str | None = None) -> tuple[Any, Any, Any]:
+        return await self.post(*self.signed(name, arguments, path_id))
+
+
+@pytest.fixture
+async def session() -> Any:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+def codes(body: Any) -> list[int]:
+    return [error["code"] for error in body["errors"]]
+
+
+async def test_a_nonce_is_good_for_one_request(sandbox: Sandbox, session: aiohttp.ClientSession) -> None:
+    raw = Raw(sandbox, session)
+    request, authorization = raw.signed("direct_messages.send", MESSAGE)
+    assert (await raw.post(request, authorization))[0] == 200
+    status, body, _ = await raw.post(request, authorization)
+    assert (status, codes(body), len(sandbox.messages)) == (401, [32], 1)
+
+
+@pytest.mark.parametrize("skew", [-400, 400])
+async def test_old_and_early_timestamps(sandbox: Sandbox, session: aiohttp.ClientSession, skew: float) -> None:
+    raw = Raw(sandbox, session)
+    raw.signer.skew = skew
+    status, body, headers = await raw.call("direct_messages.send", MESSAGE)
+    assert (status, codes(body)) == (401, [135])
+    assert headers["Date"].endswith("GMT")
+
+
+async def test_signatures_that_are_not_right(sandbox: Sandbox, session: aiohttp.ClientSession) -> None:
+    raw = Raw(sandbox, session)
+    request, authorization = raw.signed("account.update_profile", {"name": "a"})
+    assert (await raw.post(request, authorization, b"name=b"))[0] == 401
+    assert codes((await raw.post(request, None))[1]) == [215]
+    assert (await raw.post(request, 'OAuth oauth_token="x"'))[0] == 401
+    assert (await raw.post(request, "Bearer x"))[0] == 400
+    wrong = Raw(sandbox, session, Credentials(consumer_key="sandbox-consumer-key", consumer_secret="sandbox-consumer-secreT",
+                access_token="1-sandbox-access-token", access_token_secret="sandbox-access-token-secret"))  # fmt: skip
+    assert codes((await wrong.call("account.update_profile", {"name": "a"}))[1]) == [32]
+    assert {request.account for request in sandbox.requests} == {None}
+
+
+async def test_replies_are_as_recordings_show_them(sandbox: Sandbox, session: aiohttp.ClientSession) -> None:
+    raw = Raw(sandbox, session)
+    status, body, headers = await raw.call("direct_messages.send", MESSAGE)
+    event = body["event"]
+    assert status == 200
+    assert event["message_create"]["message_data"]["text"] == "hello &amp; goodbye"
+    assert event["message_create"]["message_data"]["entities"].keys() == {
+        "hashtags",
+        "symbols",
+        "user_mentions",
+        "urls",
+    }
+    assert isinstance(event["id"], str)
+    assert event["created_timestamp"].isdigit()
+    assert headers["Content-Type"] == "application/json; charset=utf-8"
+    assert headers["x-access-level"] == "read-write-directmessages"
+    assert not [name for name in headers if name.lower().startswith("x-rate-limit")], "posts tell no limits"
+    status, body, headers = await raw.call("custom_profiles.delete", {"id": "5"})
+    assert (status, body, headers["Content-Type"]) == (204, None, "text/html; charset=utf-8")
+    status, _, headers = await raw.call("account.verify_credentials", {})
+    assert (headers["x-rate-limit-limit"], headers["x-rate-limit-remaining"]) == ("75", "74")
+    assert int(headers["x-rate-limit-reset"]) - time.time() == pytest.approx(900, abs=3)
+
+
+async def test_windows_are_fixed_and_begin_with_the_first_request(session: aiohttp.ClientSession) -> None:
+    table = QuotaTable.default().replace("direct_messages.send", Quota(2, per=1.0), Quota(3, per=1.0, scope=Scope.APP))
+    async with Sandbox(quotas=table) as sandbox:
+        raw, other = Raw(sandbox, session), Raw(sandbox, session, sandbox.add_account())
+        statuses = [(await one.call("direct_messages.send", MESSAGE))[0] for one in (raw, raw, raw, other, other)]
+        assert statuses == [200, 200, 429, 200, 429]
+        assert [breach.scope for breach in sandbox.breaches] == [Scope.USER, Scope.APP]
+        status, body, _ = await raw.call("direct_messages.send", MESSAGE)
+        assert (status, codes(body)) == (429, [88])
+        await asyncio.sleep(1.0)
+        assert (await raw.call("direct_messages.send", MESSAGE))[0] == 200
+        assert [window.count for window in sandbox.windows if window.scope is Scope.USER] == [2, 1, 1]
+        assert len(sandbox.messages) == 4
+
+
+async def test_a_spent_quota_of_a_read_is_told_in_headers(session: aiohttp.ClientSession) -> None:
+    async with Sandbox(quotas=QuotaTable.default().replace("custom_profiles.get", Quota(1, per=900.0))) as sandbox:
+        raw = Raw(sandbox, session)
+        assert (await raw.call("custom_profiles.get", {}, "5"))[0] == 404
+        status, _, headers = await raw.call("custom_profiles.get", {}, "5")
+        assert (status, headers["x-rate-limit-remaining"]) == (429, "0")
+
+
+def message(**changes: Any) -> dict[str, Any]:
+    create: dict[str, Any] = {"target": {"recipient_id": "5"}, "message_data": {"text": "hello"}}
+    create.update(changes)
+    return {"event": {"type": "message_create", "message_create": create}}
+
+
+def data(**changes: Any) -> dict[str, Any]:
+    return message(message_data={"text": "hello", **changes})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({}, 400, 214),
+        ({"event": {"type": "other"}}, 400, 214),
+        ({"event": {"type": "message_create"}}, 400, 214),
+        (message(target={"recipient_id": "x"}), 400, 214),
+        (message(message_data={}), 400, 214),
+        (data(text=5), 400, 214),
+        (data(text="x" * 10_001), 403, 354),
+        (data(quick_reply={"type": "options", "options": [{"label": "x"}] * 21}), 400, 214),
+        (data(quick_reply={"type": "options", "options": [5]}), 400, 214),
+        (data(quick_reply={"type": "options", "options": [{"label": "x" * 37}]}), 403, 151),
+        (
+            data(quick_reply={"type": "options", "options": [{"label": "x"}, {"label": "y", "description": "z"}]}),
+            403,
+            151,
+        ),
+        (data(ctas=[{"type": "web_url", "label": "x", "url": "https://x.y"}] * 4), 400, 214),
+        (data(ctas=[{"type": "web_url", "label": "x", "url": "ftp://x.y"}]), 400, 407),
+        (data(ctas=[{"type": "web_url", "label": "", "url": "https://x.y"}]), 400, 214),
+        (data(attachment={"type": "media", "media": {"id": "5"}}), 400, 324),
+        (data(attachment={"type": "location"}), 400, 214),
+        (message(custom_profile_id="5"), 400, 214),
+    ],
+)
+async def test_messages_that_the_api_refuses(
+    sandbox: Sandbox, session: aiohttp.ClientSession, body: Any, status: int, code: int
+) -> None:
+    answered, error, _ = await Raw(sandbox, session).call("direct_messages.send", body)
+    assert (answered, codes(error)) == (status, [code])
+    assert not sandbox.messages
+
+
+async def test_other_refusals(sandbox: Sandbox, session: aiohttp.ClientSession) -> None:
+    raw = Raw(sandbox, session)
+    avatar = {"media": {"id": "5"}}
+    for name, arguments, expected in (
+        ("custom_profiles.create", {"custom_profile": {"name": "x", "avatar": avatar}}, (400, [324])),
+        ("custom_profiles.create", {"custom_profile": {"name": "x" * 49, "avatar": avatar}}, (400, [214])),
+        ("custom_profiles.create", {"custom_profile": {"name": "x"}}, (400, [214])),
+        ("custom_profiles.list", {"count": "51"}, (400, [214])),
+        ("custom_profiles.list", {"cursor": "nonsense"}, (400, [214])),
+        ("custom_profiles.delete", {"id": "x"}, (400, [214])),
+        ("custom_profiles.delete", {}, (400, [214])),
+        ("welcome_messages.create", {"welcome_message": {"name": "é", "message_data": {"text": "x"}}}, (400, [214])),
+        ("welcome_messages.create", {"welcome_message": {"message_data": {"text": "x" * 9_991}}}, (403, [354])),
+        ("account.update_profile", {}, (403, [38])),
+        ("account.update_profile", {"name": "x" * 51}, (403, [120])),
+        ("media.upload_init", {"command": "INIT"}, (400, [38])),
+    ):
+        status, body, _ = await raw.call(name, arguments)
+        assert (status, codes(body)) == expected, (name, arguments)
+    request, authorization = raw.signed("direct_messages.send", MESSAGE)
+    assert codes((await raw.post(request, authorization, b"{"))[1]) == [214]
+    async with session.get(f"{sandbox.url}/1.1/no/such/page.json") as response:
+        assert (response.status, codes(await response.json())) == (404, [34])
+    async with session.get(f"{sandbox.url}/media/5") as response:
+        assert response.status == 404
+
+
+async def test_profiles_and_files_belong_to_their_account(sandbox: Sandbox) -> None:
+    one, other = sandbox.credentials, sandbox.add_account()
+    async with (
+        Client(one, api_url=sandbox.url, upload_url=sandbox.url) as first,
+        Client(other, api_url=sandbox.url, upload_url=sandbox.url) as second,
+    ):
+        media = await first.media.upload(PNG)
+        profile = await first.custom_profiles.create("Anna", media)
+        assert [profile async for profile in second.custom_profiles.list()] == []
+        with pytest.raises(Exception, match="does not exist"):
+            await second.custom_profiles.get(profile.id)
+        with pytest.raises(Exception, match="Invalid Media ID"):
+            await second.custom_profiles.create("Ben", media)
+        with pytest.raises(Exception, match="does not exist"):
+            await second.custom_profiles.delete(profile.id)
+        with pytest.raises(Exception, match="no such custom profile"):
+            await second.direct_messages.send("5", "hello", custom_profile_id=profile.id)
+
+
+async def test_time_can_pass_faster() -> None:
+    async with Sandbox(time_scale=86_400) as sandbox:
+        assert sandbox.quotas["direct_messages.send"].quotas[0] == Quota(1000, per=1.0)
+    with pytest.raises(InvalidInput):
+        Sandbox(time_scale=0)

@@ -1,0 +1,105 @@
+"""How the public names are used, for the type checkers: this file is checked and never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_type
+
+from twdm_async import (
+    Agent,
+    CallToAction,
+    Client,
+    Credentials,
+    CustomProfile,
+    DeliveryUnknown,
+    DirectMessage,
+    InvalidInput,
+    Media,
+    MemoryQuotaStore,
+    Pace,
+    Priority,
+    QuickReply,
+    Quota,
+    QuotaState,
+    QuotaTable,
+    QuotaWaitTooLong,
+    RateLimited,
+    Scope,
+    User,
+    WelcomeMessage,
+)
+from twdm_async.sandbox import Sandbox, StoredMessage
+
+if TYPE_CHECKING:
+    import aiohttp
+
+
+async def every_call(session: aiohttp.ClientSession) -> None:
+    keys = Credentials(consumer_key="a", consumer_secret="b", access_token="c", access_token_secret="d")
+    assert_type(Credentials.from_env(), Credentials)
+    assert_type(Credentials.from_twurlrc(path="x", username="y"), Credentials)
+    table = QuotaTable.default().replace(
+        "direct_messages.send", Quota(15, per=2.0, scope=Scope.USER), pace=Pace(burst=15, per=2.0)
+    )
+    store = MemoryQuotaStore()
+    async with Client(
+        keys,
+        api_url="https://api.x.com",
+        upload_url="https://upload.x.com",
+        quotas=table,
+        quota_store=store,
+        session=session,
+        timeout=30.0,
+        max_wait=None,
+    ) as client:
+        assert_type(client, Client)
+        profile = await client.custom_profiles.create("Anna", Path("anna.png"))
+        assert_type(profile, CustomProfile)
+        assert_type(await client.custom_profiles.create("Anna", b""), CustomProfile)
+        assert_type(await client.custom_profiles.get(profile.id), CustomProfile)
+        assert_type(client.custom_profiles.list(), AsyncIterator[CustomProfile])
+        async for listed in client.custom_profiles.list():
+            assert_type(listed, CustomProfile)
+        await client.custom_profiles.delete(5)
+        media = await client.media.upload(b"", category="dm_image", shared=True)
+        assert_type(media, Media)
+        message = await client.direct_messages.send(
+            5,
+            "hello",
+            custom_profile_id=profile.id,
+            quick_replies=[QuickReply("a")],
+            ctas=[CallToAction("b", "https://example.com")],
+            attachment=media,
+            priority=Priority.BULK,
+            max_wait=1.0,
+            lane="night",
+        )
+        assert_type(message, DirectMessage)
+        assert_type(message.id, str | None)
+        assert_type(message.text, str | None)
+        assert_type(message.created_at, datetime | None)
+        agent = client.agent(profile, name="anna", weight=2.0, priority=Priority.INTERACTIVE)
+        assert_type(agent, Agent)
+        assert_type(await agent.send("5", "hello", max_wait=1.0), DirectMessage)
+        assert_type(await client.welcome_messages.create("hi", custom_profile_id="5"), WelcomeMessage)
+        assert_type(await client.account.update_profile(name="x", skip_status=True), User)
+        assert_type(await client.account.verify_credentials(), User)
+        assert_type(client.quota_state(), tuple[QuotaState, ...])
+        await client.close(timeout=1.0)
+
+
+def errors(wait: QuotaWaitTooLong, limited: RateLimited, unknown: DeliveryUnknown, bad: InvalidInput) -> None:
+    assert_type(wait.retry_at, datetime)
+    assert_type(limited.retry_at, datetime | None)
+    assert_type(limited.codes, tuple[int, ...])
+    assert_type(unknown.recipient_id, str | None)
+    assert_type(bad.parameter, str)
+
+
+async def double() -> None:
+    async with Sandbox(quotas=None, time_scale=1.0, port=0) as sandbox:
+        assert_type(sandbox.credentials, Credentials)
+        for message in sandbox.messages:
+            assert_type(message, StoredMessage)
