@@ -170,7 +170,9 @@ async def test_a_file_of_two_hundred_messages(twdm: Twdm, sandbox: Sandbox, tmp_
     assert len(sandbox.messages) == 200
 
 
-async def test_a_csv_file_with_profiles_and_line_breaks(twdm: Twdm, sandbox: Sandbox, tmp_path: Path, profile_id: str) -> None:
+async def test_a_csv_file_with_profiles_and_line_breaks(
+    twdm: Twdm, sandbox: Sandbox, tmp_path: Path, profile_id: str
+) -> None:
     file = tmp_path / "messages.csv"
     with file.open("w", newline="", encoding="utf-8-sig") as opened:
         writer = csv.writer(opened)
@@ -184,9 +186,15 @@ async def test_a_csv_file_with_profiles_and_line_breaks(twdm: Twdm, sandbox: San
 @pytest.mark.parametrize(
     ("content", "lines"),
     [
-        (b'{"recipient":"5","text":"ok"}\n{"recipient":"x","text":"a"}\nnonsense\n\n{"recipient":"5"}\n', ["2", "3", "5"]),
+        (
+            b'{"recipient":"5","text":"ok"}\n{"recipient":"x","text":"a"}\nnonsense\n\n{"recipient":"5"}\n',
+            ["2", "3", "5"],
+        ),
         (b'{"recipient":"5","text":"a","colour":"red"}\n[]\n{"recipient":5,"text":"\\ud800"}\n', ["1", "2", "3"]),
-        (b'{"recipient":"5","text":""}\n{"recipient":"5","text":7}\n{"recipient":"5","text":"a","profile":"x"}', ["1", "2", "3"]),
+        (
+            b'{"recipient":"5","text":""}\n{"recipient":"5","text":7}\n{"recipient":"5","text":"a","profile":"x"}',
+            ["1", "2", "3"],
+        ),
         (b"recipient,text\n5,ok\nx,a\n5\n5,a,b\n", ["3", "4", "5"]),
         (b'recipient,text\n5,"two\nlines"\nx,a\n', ["4"]),
         (b"recipient,text\n5,ok\n5,\xff\n", ["3"]),
@@ -215,7 +223,9 @@ async def test_an_empty_file(twdm: Twdm, tmp_path: Path) -> None:
         assert "no message" in err
 
 
-async def test_what_cannot_be_sent_is_written_down_and_the_rest_is_sent(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_what_cannot_be_sent_is_written_down_and_the_rest_is_sent(
+    twdm: Twdm, sandbox: Sandbox, tmp_path: Path
+) -> None:
     sandbox.unreachable.add("7")
     file = tmp_path / "messages.csv"
     file.write_text("recipient,text\n5,a\n7,b\n6,c\n")

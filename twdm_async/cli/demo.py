@@ -73,7 +73,7 @@ async def run_demo(svg: Path | None) -> int:
     Returns:
         The command's exit code: 1 if anything was lost, doubled, shown under the wrong profile or over the quota.
     """
-    console = Console(record=svg is not None, width=92 if svg else None)
+    console = Console(record=svg is not None, width=92 if svg else None, highlight=False)
     quotas = QuotaTable.default().replace(
         "direct_messages.send",
         Quota(_MESSAGES_A_DAY, per=_DAY),

@@ -1,15 +1,15 @@
 """What to do after an attempt that brought no answer: a pure decision.
 
-==============================================  ==========================================  ==========================
-what happened                                   a send, or anything that must be done once  a read, or anything
-idempotent ==============================================  ==========================================
-========================== no byte left (refused, DNS, connect timeout)    again, up to three tries
-the same no byte left, and it will stay so (TLS)         ``ConnectFailed``                           the same
-429, 420                                        again, when the quota's hold has ended      the same
-401 with code 135 (clock)                       again once, with the server's time          the same
-any other refusal                               its error                                   the same
-5xx, reset, timeout, unreadable answer          ``DeliveryUnknown``, never sent again       again, up to three tries
-==============================================  ==========================================  ==========================
+==========================================  =======================================  ===============================
+what happened                               a send, or what must be done just once   a read, or what may be repeated
+==========================================  =======================================  ===============================
+no byte left: refused, DNS, timeout         again, up to three tries                 the same
+no byte left, and none ever will: TLS       ``ConnectFailed``                        the same
+429, 420                                    again, when the quota's hold has ended   the same
+401 with code 135: clock                    again once, with the server's time       the same
+any other refusal                           its error                                the same
+5xx, reset, timeout, unreadable answer      ``DeliveryUnknown``, never sent again    again, up to three tries
+==========================================  =======================================  ===============================
 """
 
 from __future__ import annotations
