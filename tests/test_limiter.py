@@ -123,6 +123,21 @@ def test_a_wait_that_is_known_to_be_too_long_is_refused_at_once() -> None:
     run(main())
 
 
+def test_many_agents_with_one_message_each_are_all_counted() -> None:
+    async def main() -> None:
+        limiter = make(Quota(5, per=PER))
+        for _ in range(5):
+            await take_and_settle(limiter)
+        waiting = [asyncio.ensure_future(take_and_settle(limiter, lane=Lane(str(number)))) for number in range(60)]
+        await asyncio.sleep(0)
+        with pytest.raises(QuotaWaitTooLong) as caught:
+            await limiter.admit(SEND, Lane("61"), max_wait=PER * 12)
+        assert caught.value.wait == pytest.approx(13 * PER * DRIFT, abs=1e-3)
+        await asyncio.gather(*waiting)
+
+    run(main())
+
+
 def test_a_wait_that_turns_out_too_long_is_refused_when_it_does() -> None:
     async def main() -> None:
         limiter = make(Quota(1, per=10.0))

@@ -22,6 +22,7 @@ from twdm_async.quota.spec import Priority, positive
 
 T = TypeVar("T")
 _Key = tuple[Priority, str]
+_ROUNDING = 1e-9
 
 
 @frozen
@@ -110,7 +111,11 @@ class LaneQueue(Generic[T]):
                 self._retire(key, queue)
 
     def ahead_of(self, lane: Lane) -> int:
-        """How many of those who wait now would be granted before one who joined `lane` now."""
+        """How many of those who wait now would certainly be granted before one who joined `lane` now.
+
+        Where two would start at the same virtual time, whichever came to the head of its lane first goes first; where
+        that is not known yet, the other one is not counted.
+        """
         key = (lane.priority, lane.key)
         now = self._virtual_time[lane.priority]
         own = self._queues.get(key)
@@ -121,7 +126,10 @@ class LaneQueue(Generic[T]):
                 ahead += len(queue.waiting)
             elif priority == lane.priority:
                 cost = next(iter(queue.waiting.values()))
-                ahead += min(len(queue.waiting), max(0, math.floor((start - queue.start) / cost) + 1))
+                starting_before = math.ceil((start - queue.start) / cost - _ROUNDING)
+                if own is None and queue.start <= start:  # the newcomer comes to the head of its lane last of all
+                    starting_before = max(1, starting_before)
+                ahead += min(len(queue.waiting), max(0, starting_before))
         return ahead
 
     def _announce(self, key: _Key, queue: _Queue[T]) -> None:
