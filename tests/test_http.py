@@ -381,6 +381,21 @@ async def test_fault_47_closed_while_sending_twice_and_used_afterwards() -> None
         assert len(server.requests) == 2
 
 
+async def test_fault_47_what_waits_for_a_place_on_the_wire_is_not_sent() -> None:
+    async with serving(SENT) as server, connected(server.url) as client:
+        for _ in range(100):
+            await client._http.places.acquire()
+        sending = asyncio.create_task(send(client))
+        await asyncio.sleep(0.05)
+        await client.close()
+        client._http.places.release()
+        with pytest.raises(ClientClosed) as caught:
+            await sending
+        assert caught.value.delivered == "no"
+        assert used(client) == 0
+        assert server.connections == 0
+
+
 async def test_fault_47_what_is_still_under_way_when_time_is_up_is_unknown() -> None:
     async with serving(silence) as server:
         client = Client(KEYS, api_url=server.url, upload_url=server.url)

@@ -129,7 +129,6 @@ class Client:
             timeout: seconds to wait for requests that are under way. A message still under way after that ends in
                 :class:`~twdm_async.errors.DeliveryUnknown`.
         """
-        self._caller.is_closed = True
         self._limiter.close()
         await self._http.close(timeout)
 

@@ -149,11 +149,12 @@ def _ask_the_server(sandbox: Sandbox, submitted: dict[str, _Submitted]) -> _Find
 
 def _print(console: Console, findings: _Findings, profiles: Sequence[CustomProfile], seconds: float) -> None:
     table = Table(title="By the server's records", title_justify="left")
-    for heading in ("sent", "lost", "doubled", "wrong profile", "breaches", "quota use by window"):
+    by_window = f"quota use (of {_MESSAGES_A_DAY})"
+    for heading in ("sent", "lost", "doubled", "wrong profile", "breaches", by_window):
         table.add_column(heading, justify="right")
     table.add_row(
         *map(str, (findings.sent, findings.lost, findings.doubled, findings.wrong_profile, findings.breaches)),
-        f"{' '.join(map(str, findings.windows))} of {_MESSAGES_A_DAY}",
+        " ".join(map(str, findings.windows)),
     )
     console.print(table)
     waiting = Table(title="Waiting for quota (s)", title_justify="left")

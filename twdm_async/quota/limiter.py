@@ -9,6 +9,7 @@ is passed over.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from datetime import datetime
@@ -92,6 +93,7 @@ class QuotaLimiter:
         self._grace = grace
         self._lines: dict[str, _Line] = {}
         self._stop_listening = store.on_freed(self._on_freed)
+        self._is_closed = False
 
     async def admit(self, family: str, lane: Lane, max_wait: float | None = None) -> Slot:
         """Wait for a slot in every quota of `family`. Each slot must be settled or given back.
@@ -103,7 +105,10 @@ class QuotaLimiter:
 
         Raises:
             QuotaWaitTooLong: it would take longer than `max_wait`. Raised at once if that is known.
+            ClientClosed: the limiter is closed, or was while this call waited.
         """
+        if self._is_closed:
+            raise ClientClosed(endpoint=family)
         line = self._line(family)
         if not line.queue and line.pacer.is_ready():
             taken = await self._store.take(line.buckets)
@@ -164,12 +169,14 @@ class QuotaLimiter:
         return tuple(states)
 
     def close(self) -> None:
-        """End the waiting of all who wait, with an error."""
+        """Admit nobody any more, and end the waiting of all who wait."""
+        self._is_closed = True
         self._stop_listening()
         for line in self._lines.values():
             if line.usher is not None:
                 line.usher.cancel()
-            _refuse_all(line, ClientClosed(endpoint=line.family))
+            while line.queue:
+                _refuse(line.queue.pop(), ClientClosed(endpoint=line.family))
 
     def _line(self, family: str) -> _Line:
         line = self._lines.get(family)
@@ -230,14 +237,18 @@ class QuotaLimiter:
         """Hand slots to those who wait, until nobody does."""
         try:
             while line.queue:
+                line.changed.clear()  # before it looks, so that a change while it looks is not missed
                 taken = await self._store.take(line.buckets)
                 if isinstance(taken, Slot):
                     await self._pass_pacer(line, taken)
                     self._hand_over(line, taken)
                 else:
-                    await self._sleep(line, taken.seconds)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(taken.seconds):
+                            await line.changed.wait()
         except Exception as error:  # noqa: BLE001 - whatever the store raises, those who wait must hear of it
-            _refuse_all(line, error)
+            while line.queue:
+                _refuse(line.queue.pop(), error)
         finally:
             line.usher = None
 
@@ -255,15 +266,6 @@ class QuotaLimiter:
         except BaseException:
             self._store.give_back(slot)
             raise
-
-    async def _sleep(self, line: _Line, seconds: float) -> None:
-        """Until so many seconds have passed, or something changed that makes it worth looking again."""
-        line.changed.clear()
-        try:
-            async with asyncio.timeout(seconds):
-                await line.changed.wait()
-        except TimeoutError:
-            pass
 
     def _on_freed(self, bucket: Bucket) -> None:
         line = self._lines.get(bucket.family)
@@ -289,8 +291,6 @@ def _has_slot(turn: asyncio.Future[Slot]) -> bool:
     return turn.done() and not turn.cancelled() and turn.exception() is None
 
 
-def _refuse_all(line: _Line, error: Exception) -> None:
-    while line.queue:
-        turn = line.queue.pop()
-        if not turn.done():
-            turn.set_exception(error)
+def _refuse(turn: asyncio.Future[Slot], error: Exception) -> None:
+    if not turn.done():
+        turn.set_exception(error)

@@ -56,7 +56,6 @@ class Caller:
         self._http = http
         self._clock = clock
         self._max_wait = checked_wait(max_wait)
-        self.is_closed = False
 
     async def call(
         self,
@@ -88,8 +87,6 @@ class Caller:
         tries, resynchronised = 0, False
         refusal: errors.RateLimited | None = None
         while True:
-            if self.is_closed:
-                raise errors.ClientClosed(endpoint=name)
             slot, patience = await self._admit(request, lane, patience, refusal)
             sent_at = self._clock.utc()
             outcome = await self._attempt(request, slot)

@@ -5,6 +5,7 @@ left.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from yarl import URL
 
+from twdm_async.errors import ClientClosed
 from twdm_async.transport.wire import LARGEST_REPLY, Fault, File, Reply
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ class HttpTransport:
         self._session: aiohttp.ClientSession | None = None
         self._under_way = 0
         self._idle = asyncio.Event()
+        self._is_closed = False
         self.places = asyncio.Semaphore(_MOST_UNDER_WAY)
         """Enter it before signing: what is signed then leaves at once."""
 
@@ -97,7 +100,12 @@ class HttpTransport:
             request: what to send.
             authorization: its signature.
             attempt: learns whether bytes left; a new one for each call.
+
+        Raises:
+            ClientClosed: it was closed.
         """
+        if self._is_closed:
+            raise ClientClosed(endpoint=request.endpoint.name)
         session = self._session or self._open()
         _current.set(attempt)
         self._under_way += 1
@@ -124,14 +132,13 @@ class HttpTransport:
                 self._idle.set()
 
     async def close(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds for what is under way, then end our connections."""
+        """Send nothing any more, wait up to `timeout` seconds for what is under way, then end our connections."""
+        self._is_closed = True
         if self._under_way:
             self._idle.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._idle.wait()
-            except TimeoutError:
-                pass
         if self._session is not None:
             await self._session.close()
 
