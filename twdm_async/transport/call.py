@@ -123,7 +123,6 @@ class Caller:
         if patience is None:
             return await self._limiter.admit(family, lane), None
         began = self._clock.monotonic()
-
         try:
             slot = await self._limiter.admit(family, lane, patience)
         except errors.QuotaWaitTooLong as error:

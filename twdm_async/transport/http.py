@@ -1,6 +1,4 @@
-"""The one place that touches aiohttp: a signed request goes out, a reply comes back, or a fault that says whether bytes
-left.
-"""
+"""The one place that touches aiohttp: a signed request goes out; a reply comes back, or a fault that knows if bytes left."""
 
 from __future__ import annotations
 
@@ -153,8 +151,11 @@ class HttpTransport:
             trust_env=lender.trust_env if lender else False,
             trace_configs=lender.trace_configs if lender else None,
             cookie_jar=aiohttp.DummyCookieJar(),
-            # Only connecting is aiohttp's to bound: its total would count the wait for a pooled connection, too.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout),
+            # Only connecting is aiohttp's to bound: its total would count the wait for a pooled connection, too. So would
+            # its connect; but our own pool has no bound, so there it is the time for the name and the connection.
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=None if lender else self._timeout, sock_connect=self._timeout
+            ),
             headers={"Accept-Encoding": "identity", "User-Agent": _USER_AGENT},
             auto_decompress=False,
             request_class=_TrackedRequest,
