@@ -106,7 +106,7 @@ def test_fault_44_labels() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "example.com", "ftp://example.com", "javascript:alert(1)", "https://", "https:///x",
-                                 "http://a b", "https://a\nb", "//example.com"])  # fmt: skip
+                                 "http://a b", "https://a\nb", "//example.com", "http://[::1", "http://:80", "https://ex.com:99999"])  # fmt: skip
 def test_fault_44_bad_addresses(url: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         CallToAction("go", url)

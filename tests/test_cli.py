@@ -68,7 +68,7 @@ async def test_profiles_and_a_message(twdm: Twdm, sandbox: Sandbox, tmp_path: Pa
     profile = json.loads(out)
     assert profile["name"] == "Anna & Co"
     assert json.loads((await twdm("profiles", "get", profile["id"]))[1]) == profile
-    assert json.loads((await twdm("profiles", "list"))[1]) == profile
+    assert json.loads((await twdm("profiles", "list"))[1]) == [profile]
     code, out, _ = await twdm("send", "5", "hello & goodbye", "--profile", profile["id"])
     assert code == 0
     assert json.loads(out)["custom_profile_id"] == profile["id"]
@@ -199,7 +199,10 @@ async def test_a_csv_file_with_profiles_and_line_breaks(
         (b'recipient,text\n5,"two\nlines"\nx,a\n', ["4"]),
         (b"recipient,text\n5,ok\n5,\xff\n", ["3"]),
         (b"who,what\n5,ok\n", ["1"]),
+        (b"recipient,text,text\n5,a,b\n", ["1"]),
+        (b'{"recipient":"5","text":"a"}\n"SENTINEL"\n{"recipient":"5","recipient":"6","text":"a"}\n', ["2", "3"]),
         (b'recipient,text\n5,"open\n', ["2"]),
+        (b'recipient,text\n5,"a"b\nx,a\n5,\xff\ny,b\n5,' + b"z" * 200_000, ["2", "3", "4", "5", "6"]),
     ],
 )
 async def test_bad_lines_are_all_named_and_nothing_is_sent(
@@ -211,8 +214,31 @@ async def test_bad_lines_are_all_named_and_nothing_is_sent(
     assert code == 2
     assert re.findall(r": line (\d+): ", err) == lines
     assert f"{len(lines)} bad line(s); nothing was sent" in err
+    assert "SENTINEL" not in err
     assert not sandbox.requests
     assert list(tmp_path.glob("*.results.jsonl")) == []
+
+
+async def test_the_ending_says_what_the_file_is(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
+    file = tmp_path / "messages.jsonl"
+    file.write_text(
+        'nonsense\n{"recipient":"x","text":"a"}\n{"recipient":"5"}\n["5","a"]\n{"recipient":"5","text":"ok"}\n'
+    )
+    code, _, err = await twdm("send-many", str(file))
+    assert (code, re.findall(r": line (\d+): ", err)) == (2, ["1", "2", "3", "4"])
+    assert not sandbox.requests
+
+
+async def test_wrong_keys_end_it_at_once(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
+    twdm.environ["TWDM_ACCESS_TOKEN_SECRET"] = "wrong"
+    file = tmp_path / "messages.csv"
+    file.write_text("recipient,text\n" + "".join(f"{number},hello\n" for number in range(1, 301)))
+    code, _, err = await twdm("send-many", str(file))
+    assert code == 1
+    assert "code 32" in err
+    assert re.search(r"\d+ not sent, \d+ stopped", err)
+    assert len(sandbox.requests) <= 64
+    assert len(outcomes(tmp_path / "messages.csv.results.jsonl")) == 300
 
 
 async def test_an_empty_file(twdm: Twdm, tmp_path: Path) -> None:
@@ -252,6 +278,7 @@ async def test_ctrl_c_stops_cleanly_and_says_what_went_out(twdm: Twdm, sandbox: 
     assert sent == {message.id for message in sandbox.messages}
     assert 30 <= len(sent) < 500
     assert len(results) == 500
+    assert {result["outcome"] for result in results} == {"sent", "stopped"}
     assert f"{len(sent)} sent" in err.decode()
 
 

@@ -15,6 +15,7 @@ from twdm_async import (
     CustomProfile,
     Forbidden,
     InvalidInput,
+    Lane,
     Media,
     NotAllowlisted,
     NotFound,
@@ -27,6 +28,7 @@ from twdm_async import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from twdm_async.quota.store import Slot
     from twdm_async.sandbox import Sandbox
 
 
@@ -168,7 +170,9 @@ async def test_buttons_answers_and_a_picture(client: Client, sandbox: Sandbox) -
     assert message.extra["message_create"]["message_data"]["ctas"][0]["tco_url"]
     with pytest.raises(BadRequest):
         await client.direct_messages.send("5", attachment=picture.id)  # once used, and not shared
-    shared = await client.media.upload(PNG, shared=True)
+    with pytest.raises(BadRequest, match="TweetImage"):
+        await client.direct_messages.send("5", attachment=await client.media.upload(PNG))
+    shared = await client.media.upload(PNG, category="dm_image", shared=True)
     for _ in range(2):
         assert (await client.direct_messages.send("5", attachment=shared)).text == ""
 
@@ -182,8 +186,10 @@ CTA = CallToAction("x", "https://example.com")
     [{}, {"text": ""}, {"text": "  \n"}, {"text": "x" * 10_001}, {"text": "a\0"}, {"text": "\ud800"}, {"text": b"x"},
      {"text": "x", "quick_replies": [REPLY] * 21}, {"text": "x", "quick_replies": []}, {"text": "x", "ctas": [CTA] * 4},
      {"text": "x", "ctas": []}, {"text": "x", "quick_replies": [REPLY, QuickReply("y", "described")]},
-     {"text": "x", "max_wait": -1}, {"text": "x", "max_wait": float("nan")}],
-    ids=range(14),
+     {"text": "x", "max_wait": -1}, {"text": "x", "max_wait": float("nan")}, {"text": "x", "quick_replies": ["x"]},
+     {"text": "x", "quick_replies": "x"}, {"text": "x", "quick_replies": REPLY}, {"text": "x", "ctas": [None]},
+     {"text": "x", "priority": "BULK"}, {"text": "x", "lane": 5}, {"text": "x", "lane": []}, {"text": "x", "max_wait": "1"}],
+    ids=range(22),
 )  # fmt: skip
 async def test_faults_41_and_44_bad_content_spends_nothing(client: Client, sandbox: Sandbox, arguments: Any) -> None:
     with pytest.raises(InvalidInput):
@@ -225,8 +231,16 @@ async def test_a_welcome_message_can_carry_a_profile(client: Client, profile_id:
     assert (await client.welcome_messages.create("plain")).custom_profile_id is None
 
 
+async def test_a_welcome_message_needs_a_shared_picture(client: Client) -> None:
+    with pytest.raises(BadRequest, match="shared"):
+        await client.welcome_messages.create("hi", attachment=await client.media.upload(PNG, category="dm_image"))
+    shared = await client.media.upload(PNG, category="dm_image", shared=True)
+    assert (await client.welcome_messages.create("hi", attachment=shared)).text == "hi"
+
+
 @pytest.mark.parametrize(
-    "arguments", [{}, {"text": "x" * 9_991}, {"text": "x", "name": "a" * 101}, {"text": "x", "name": "é"}]
+    "arguments",
+    [{}, {"text": "x" * 9_991}, {"text": "x", "name": "a" * 101}, {"text": "x", "name": "é"}, {"text": "x", "name": 5}],
 )
 async def test_bad_welcome_messages(client: Client, sandbox: Sandbox, arguments: Any) -> None:
     with pytest.raises(InvalidInput):
@@ -255,7 +269,15 @@ async def test_the_account_s_profile_changes_where_it_is_told_to(client: Client)
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"include_entities": True}, {"skip_status": False}, {"name": "a\0"}, {"url": 5}]
+    "arguments",
+    [
+        {},
+        {"include_entities": True},
+        {"skip_status": False},
+        {"name": "a\0"},
+        {"url": 5},
+        {"name": "x", "skip_status": "false"},
+    ],
 )
 async def test_nothing_to_change_is_refused(client: Client, sandbox: Sandbox, arguments: Any) -> None:
     with pytest.raises(InvalidInput):
@@ -282,6 +304,12 @@ async def test_files_are_uploaded(client: Client, sandbox: Sandbox, tmp_path: Pa
     assert (stored.content, stored.content_type, stored.category, stored.shared) == (GIF, "image/gif", "dm_gif", True)
 
 
+async def test_a_large_picture(client: Client, sandbox: Sandbox) -> None:
+    picture = PNG + b"\0" * 3_000_000
+    media = await client.media.upload(picture)
+    assert sandbox._api.media[media.id].content == picture
+
+
 @pytest.mark.parametrize(
     ("source", "category"),
     [(b"", None), (b"no picture", None), (b"%PDF-1.7", "dm_image"), (PNG, "dm_gif"), (PNG, "nonsense"),
@@ -300,6 +328,10 @@ async def test_fault_43_files_that_cannot_be_read_or_shrink(
     for missing in (tmp_path / "none", tmp_path):
         with pytest.raises(InvalidInput, match="cannot be read"):
             await client.media.upload(missing)
+    with pytest.raises(InvalidInput, match="is not a path"):
+        await client.media.upload(tmp_path / "a\0b")
+    with pytest.raises(InvalidInput, match="^avatar: cannot be read"):
+        await client.custom_profiles.create("Anna", tmp_path / "none")
     path = tmp_path / "shrinks.png"
     path.write_bytes(PNG * 100)
     real_stat = type(path).stat
@@ -324,3 +356,33 @@ async def test_the_state_of_all_quotas(client: Client) -> None:
     assert (user.limit, user.used, app.limit, app.used) == (1000, 1, 15_000, 1)
     assert (user.in_flight, user.waiting) == (0, 0)
     assert states["custom_profiles.get", "user"].per == 900.0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"timeout": 0}, {"timeout": -1}, {"timeout": float("nan")}, {"timeout": 10**400}, {"timeout": "5"}, {"max_wait": -1},
+     {"max_wait": "5"}, {"quotas": {}}, {"quotas": 5}],
+)  # fmt: skip
+async def test_a_client_that_cannot_be_made(sandbox: Sandbox, options: Any) -> None:
+    with pytest.raises(InvalidInput):
+        Client(sandbox.credentials, **options)
+    with pytest.raises(InvalidInput, match="credentials"):
+        Client(None)  # type: ignore[arg-type]
+
+
+async def test_a_lane_of_another_name_keeps_the_agent_s_weight_and_priority(client: Client) -> None:
+    seen: list[Lane] = []
+    admit = client._limiter.admit
+
+    async def watching(family: str, lane: Lane, max_wait: float | None = None) -> Slot:
+        seen.append(lane)
+        return await admit(family, lane, max_wait)
+
+    client._limiter.admit = watching  # type: ignore[method-assign]
+    agent = client.agent("1", weight=2.0, priority=Priority.BULK)
+    for options in ({"lane": "night"}, {"lane": Lane("own")}, {}, {"priority": Priority.INTERACTIVE}):
+        with pytest.raises(BadRequest):  # there is no such profile
+            await agent.send(5, "hello", **options)  # type: ignore[arg-type]
+    assert seen == [
+        Lane("night", 2.0, Priority.BULK), Lane("own"), agent.lane, Lane(agent.lane.key, 2.0, Priority.INTERACTIVE)
+    ]  # fmt: skip

@@ -8,8 +8,9 @@ import pytest
 
 from twdm_async import errors
 from twdm_async.endpoints import ENDPOINTS, Host, Safety
+from twdm_async.models import CustomProfile
 from twdm_async.transport import wire
-from twdm_async.transport.retry import Again, decide
+from twdm_async.transport.retry import BEGINNING, Again, Story, decide
 from twdm_async.transport.wire import Fault, Reply
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
@@ -22,24 +23,22 @@ ONE_OF_EACH = {
 SAFE_TO_REPEAT = [Safety.IDEMPOTENT, Safety.READ]
 
 
-def decision(
-    safety: Safety, outcome: Reply | Fault, *, tries: int = 1, resynchronised: bool = False
-) -> Again | errors.TwdmError:
+def decision(safety: Safety, outcome: Reply | Fault, story: Story = BEGINNING) -> Again | errors.TwdmError:
     request = wire.encode(ENDPOINTS[ONE_OF_EACH[safety]], HOSTS, {}, path_id="1", recipient_id="5")
     error = None
     if isinstance(outcome, Reply):
         with pytest.raises(errors.TwdmError) as caught:
-            wire.read(request.endpoint, outcome, wire.Request)
+            wire.read(request.endpoint, outcome, CustomProfile)
         error = caught.value
-    return decide(request, outcome, error, tries=tries, resynchronised=resynchronised, sent_at=NOW, jitter=0.5)
+    return decide(request, outcome, error, story, sent_at=NOW, jitter=0.5)
 
 
 @pytest.mark.parametrize("safety", Safety)
 def test_nothing_left_so_anything_may_be_tried_again(safety: Safety) -> None:
     fault = Fault("no connection", sent=False)
-    assert decision(safety, fault) == Again(0.25)
-    assert decision(safety, fault, tries=2) == Again(0.5)
-    failed = decision(safety, fault, tries=3)
+    assert decision(safety, fault) == Again(Story(failures=1), 0.25)
+    assert decision(safety, fault, Story(failures=1)) == Again(Story(failures=2), 0.5)
+    failed = decision(safety, fault, Story(failures=2))
     assert isinstance(failed, errors.ConnectFailed)
     assert (failed.delivered, failed.safe_to_retry) == ("no", True)
 
@@ -58,6 +57,10 @@ LEFT_WITHOUT_ANSWER = [
     Reply(200, {}, b""),
     Reply(200, {}, b"<html>"),
     Reply(200, {}, b'{"event":'),
+    Reply(200, {}, b'{"errors":[{"code":131,"message":"Internal error"}]}'),
+    Reply(200, {}, b'{"errors":["something"]}'),
+    Reply(408, {}, b"<html>"),
+    Reply(499, {}, b""),
 ]
 
 
@@ -72,17 +75,35 @@ def test_a_send_that_left_without_answer_is_unknown_and_never_sent_again(outcome
 @pytest.mark.parametrize("outcome", LEFT_WITHOUT_ANSWER)
 @pytest.mark.parametrize("safety", SAFE_TO_REPEAT)
 def test_what_may_be_repeated_is_repeated(safety: Safety, outcome: Reply | Fault) -> None:
-    assert decision(safety, outcome) == Again(0.25)
-    given_up = decision(safety, outcome, tries=3)
-    assert isinstance(given_up, (errors.ConnectFailed, errors.ServerError, errors.MalformedResponse))
-    assert given_up.safe_to_retry
+    assert decision(safety, outcome) == Again(Story(failures=1, left=True), 0.25)
+    given_up = decision(safety, outcome, Story(failures=2))
+    assert isinstance(given_up, (errors.ConnectFailed, errors.ServerError, errors.MalformedResponse, errors.BadRequest))
+    assert given_up.safe_to_retry or isinstance(given_up, errors.BadRequest)
+    assert given_up.delivered == ("no" if safety is Safety.READ else "unknown")
+
+
+REFUSED = Reply(403, {}, b'{"errors":[{"code":93,"message":"no"}]}')
+
+
+@pytest.mark.parametrize(
+    "last", [Fault("no connection", sent=False), Fault("no TLS", sent=False, lasting=True), REFUSED]
+)
+def test_an_attempt_that_left_before_is_not_forgotten(last: Reply | Fault) -> None:
+    story = Story(failures=2, left=True)
+    for safety, delivered in ((Safety.IDEMPOTENT, "unknown"), (Safety.READ, "no")):
+        error = decision(safety, last, story)
+        assert isinstance(error, errors.TwdmError)
+        assert error.delivered == delivered
 
 
 @pytest.mark.parametrize("status", [420, 429])
 @pytest.mark.parametrize("safety", Safety)
-@pytest.mark.parametrize("tries", [1, 100])
-def test_a_spent_quota_is_waited_for(safety: Safety, status: int, tries: int) -> None:
-    assert decision(safety, Reply(status, {}, b""), tries=tries) == Again()
+@pytest.mark.parametrize("story", [BEGINNING, Story(failures=2, left=True)])
+def test_a_spent_quota_is_waited_for_and_is_no_failure(safety: Safety, status: int, story: Story) -> None:
+    again = decision(safety, Reply(status, {}, b""), story)
+    assert isinstance(again, Again)
+    assert (again.after, again.story.failures, again.story.left) == (0.0, story.failures, story.left)
+    assert again.story.refusal is not None
 
 
 CLOCK_REFUSED = b'{"errors":[{"code":135,"message":"Timestamp out of bounds."}]}'
@@ -91,8 +112,9 @@ DATE = {"Date": "Fri, 15 Jan 2027 08:00:00 GMT"}
 
 @pytest.mark.parametrize("safety", Safety)
 def test_fault_34_the_server_s_clock_is_followed_once(safety: Safety) -> None:
-    assert decision(safety, Reply(401, DATE, CLOCK_REFUSED)) == Again(server_time=1_800_000_000.0)
-    assert isinstance(decision(safety, Reply(401, DATE, CLOCK_REFUSED), resynchronised=True), errors.Unauthorized)
+    followed = Story(failures=1, resynchronised=True)
+    assert decision(safety, Reply(401, DATE, CLOCK_REFUSED)) == Again(followed, server_time=1_800_000_000.0)
+    assert isinstance(decision(safety, Reply(401, DATE, CLOCK_REFUSED), followed), errors.Unauthorized)
     assert isinstance(decision(safety, Reply(401, {}, CLOCK_REFUSED)), errors.Unauthorized)
 
 
@@ -100,9 +122,11 @@ def test_fault_34_the_server_s_clock_is_followed_once(safety: Safety) -> None:
 @pytest.mark.parametrize(
     ("status", "code", "cls"),
     [(400, 214, errors.BadRequest), (401, 32, errors.Unauthorized), (401, 89, errors.Unauthorized),
-     (403, 349, errors.RecipientUnreachable), (403, 88, errors.RateLimited), (404, 34, errors.NotFound),
-     (302, 0, errors.ResponseError)],
+     (403, 349, errors.RecipientUnreachable), (404, 34, errors.NotFound), (302, 0, errors.ResponseError),
+     (408, 44, errors.BadRequest)],
 )  # fmt: skip
 def test_a_refusal_is_final(safety: Safety, status: int, code: int, cls: type[errors.ResponseError]) -> None:
     body = b'{"errors":[{"code":%d,"message":"no"}]}' % code
-    assert type(decision(safety, Reply(status, {}, body))) is cls
+    refused = decision(safety, Reply(status, {}, body))
+    assert type(refused) is cls
+    assert refused.delivered == "no"

@@ -6,6 +6,8 @@ import asyncio
 import time
 from datetime import UTC, datetime
 
+_END_OF_TIME = 253_402_300_799.0  # of datetime's: the last second of the year 9999
+
 
 class Clock:
     """The machine's clocks. Durations are seconds.
@@ -27,4 +29,4 @@ class Clock:
 
     def utc(self, after: float = 0.0) -> datetime:
         """The wall time in `after` seconds from now, as an aware datetime in UTC."""
-        return datetime.fromtimestamp(self.wall() + after, UTC)
+        return datetime.fromtimestamp(min(self.wall() + after, _END_OF_TIME), UTC)

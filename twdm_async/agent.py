@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from twdm_async.quota.lanes import Lane
 from twdm_async.resources.direct_messages import DirectMessages
@@ -56,5 +56,5 @@ class Agent:
             attachment=attachment,
             priority=priority,
             max_wait=max_wait,
-            lane=self.lane if lane is None else lane,
+            lane=evolve(self.lane, key=lane) if isinstance(lane, str) else lane or self.lane,
         )

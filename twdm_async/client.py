@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from twdm_async._clock import Clock
 from twdm_async.agent import Agent
+from twdm_async.credentials import Credentials
 from twdm_async.endpoints import Host
+from twdm_async.errors import InvalidInput
 from twdm_async.models.checks import checked_id
 from twdm_async.models.custom_profiles import CustomProfile
 from twdm_async.quota.lanes import Lane
@@ -27,7 +29,6 @@ from twdm_async.transport.oauth1 import OAuth1Signer, checked_host
 if TYPE_CHECKING:
     import aiohttp
 
-    from twdm_async.credentials import Credentials
     from twdm_async.quota.store.contract import QuotaStore
 
 
@@ -73,6 +74,10 @@ class Client:
         clock: Clock | None = None,
     ) -> None:
         checked_positive(timeout, "timeout")
+        if not isinstance(credentials, Credentials):
+            raise InvalidInput(parameter="credentials", problem="must be Credentials")
+        if quotas is not None and not isinstance(quotas, QuotaTable):
+            raise InvalidInput(parameter="quotas", problem="must be a QuotaTable")
         clock = clock or Clock()
         hosts = {
             Host.API: checked_host(api_url, "api_url"),
@@ -80,8 +85,8 @@ class Client:
         }
         self._http = HttpTransport(session, timeout)
         self._limiter = QuotaLimiter(
-            quotas or QuotaTable.default(),
-            quota_store or MemoryQuotaStore(clock=clock),
+            QuotaTable.default() if quotas is None else quotas,
+            MemoryQuotaStore(clock=clock) if quota_store is None else quota_store,
             account=credentials.account,
             app=credentials.app,
             clock=clock,

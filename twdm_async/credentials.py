@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from attrs import Attribute, field, frozen
 
@@ -27,11 +27,12 @@ def _checked_key(_: object, attribute: Attribute[str], value: str) -> None:
         )
 
 
-_ENVIRONMENTS: tuple[tuple[str, str, str, str], ...] = (
+ENVIRONMENTS: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("TWDM_CONSUMER_KEY", "TWDM_CONSUMER_SECRET", "TWDM_ACCESS_TOKEN", "TWDM_ACCESS_TOKEN_SECRET"),
     ("X_API_KEY", "X_API_SECRET", "X_ACCESS_TOKEN", "X_ACCESS_TOKEN_SECRET"),
     ("TWITTER_CONSUMER_KEY", "TWITTER_CONSUMER_SECRET", "TWITTER_ACCESS_TOKEN", "TWITTER_ACCESS_TOKEN_SECRET"),
 )
+"""The names of the four keys, in the groups in which they are looked for."""
 
 
 @frozen(repr=False, kw_only=True)
@@ -82,7 +83,7 @@ class Credentials:
             InvalidInput: none is set, or the group that is set lacks some.
         """
         environ = os.environ if environ is None else environ
-        for names in _ENVIRONMENTS:
+        for names in ENVIRONMENTS:
             missing = [name for name in names if not environ.get(name)]
             if not missing:
                 return cls(
@@ -93,7 +94,7 @@ class Credentials:
                 )
             if len(missing) < len(names):
                 raise InvalidInput(parameter="environment", problem=f"{', '.join(missing)} must be set too")
-        raise InvalidInput(parameter="environment", problem=f"set {', '.join(_ENVIRONMENTS[0])}")
+        raise InvalidInput(parameter="environment", problem=f"set {', '.join(ENVIRONMENTS[0])}")
 
     @classmethod
     def from_twurlrc(cls, path: str | os.PathLike[str] | None = None, username: str | None = None) -> Credentials:
@@ -111,7 +112,7 @@ class Credentials:
         profiles, default = _read_twurlrc(path)
         if username is None and default is None:
             raise InvalidInput(parameter="username", problem=f"{path} has no default profile; say which account")
-        name, consumer_key = (username, None) if username is not None else (default or ("", None))
+        name, consumer_key = default if default and username in {None, default[0]} else (username or "", None)
         accounts = profiles.get(name)
         if not is_object(accounts) or not accounts:
             raise InvalidInput(parameter="username", problem=f"{path} has no such account")
@@ -142,7 +143,7 @@ def _read_twurlrc(path: Path) -> tuple[Mapping[str, Json], tuple[str, str] | Non
         with path.open(encoding="utf-8") as file:
             if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                 raise InvalidInput(parameter="path", problem=f"{path} can be read by others; run: chmod 600 {path}")
-            content: Json = yaml.safe_load(file)
+            content: Json = yaml.load(file, Loader=yaml.BaseLoader)  # which reads strings, and nothing into them
     except OSError as error:
         raise InvalidInput(parameter="path", problem=f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError):

@@ -158,7 +158,7 @@ class DeliveryUnknown(TwdmError, RuntimeError):
     Args:
         endpoint: the endpoint's name.
         problem: what happened instead of an answer.
-        sent_at: when the request left (UTC).
+        sent_at: when the attempt was made (UTC).
         recipient_id: whom the message was for, if it was a message.
     """
 

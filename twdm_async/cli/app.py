@@ -34,9 +34,14 @@ ProfileId = Annotated[str, typer.Argument(help="A custom profile's id.")]
 
 
 def _show(model: Any) -> None:
-    """Print a model as JSON, without what it does not show of itself either."""
-    shown = asdict(model, filter=lambda field, value: field.repr and value is not None)
+    """Print a model, or a list of models, as JSON."""
+    shown = [_shown(one) for one in model] if isinstance(model, list) else _shown(model)
     _out.print_json(data=shown, default=_json_value)
+
+
+def _shown(model: Any) -> dict[str, Any]:
+    """What a model shows of itself."""
+    return asdict(model, filter=lambda field, value: field.repr and value is not None)
 
 
 def _json_value(value: Any) -> str:
@@ -163,8 +168,7 @@ def list_profiles(api_url: ApiUrl = DEFAULT_API_URL, username: Username = None) 
 
     async def main() -> None:
         async with make_client(api_url, None, username) as client:
-            async for profile in client.custom_profiles.list():
-                _show(profile)
+            _show([profile async for profile in client.custom_profiles.list()])
 
     run(main())
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from twdm_async.client import Client
-from twdm_async.credentials import Credentials
+from twdm_async.credentials import ENVIRONMENTS, Credentials
 from twdm_async.errors import InvalidInput, TwdmError
 
 if TYPE_CHECKING:
@@ -58,12 +59,8 @@ def make_client(api_url: str, upload_url: str | None, username: str | None, max_
 def _credentials(username: str | None) -> Credentials:
     if username is not None:
         return Credentials.from_twurlrc(username=username)
-    try:
+    if any(os.environ.get(name) for names in ENVIRONMENTS for name in names):
         return Credentials.from_env()
-    except InvalidInput as error:
-        nothing_is_set = error.problem.startswith("set ")
-        if not nothing_is_set:
-            raise
     try:
         return Credentials.from_twurlrc()
     except InvalidInput as error:

@@ -162,7 +162,8 @@ def _print(console: Console, findings: _Findings, profiles: Sequence[CustomProfi
         waiting.add_column(heading, justify="left" if heading == "profile" else "right")
     for profile in profiles:
         waits = findings.waits[profile.id]
-        waiting.add_row(profile.name, str(len(waits)), f"{statistics.median(waits):.2f}", f"{max(waits):.2f}")
+        figures = (f"{statistics.median(waits):.2f}", f"{max(waits):.2f}") if waits else ("", "")
+        waiting.add_row(profile.name, str(len(waits)), *figures)
     console.print(waiting)
     verdict = (
         "[green]Nothing lost, nothing doubled, no quota breached" if findings.all_is_well else "[red]It went wrong"

@@ -53,7 +53,7 @@ def read_messages(file: Path, profile: str | None) -> list[Message]:
     """Every message of a JSONL or CSV file.
 
     Args:
-        file: JSONL if its first character is ``{``, otherwise CSV with a header line.
+        file: JSONL, or CSV with a header line, as its ending says; if that says nothing, JSONL if it begins with ``{``.
         profile: the custom profile of lines that name none.
 
     Raises:
@@ -66,7 +66,9 @@ def read_messages(file: Path, profile: str | None) -> list[Message]:
         raise errors.InvalidInput(parameter="file", problem=f"{file} cannot be read: {error.strerror}") from None
     if profile is not None:
         checked_id(profile, "--profile")
-    rows = _json_rows(content) if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else _csv_rows(content)
+    begins_as_json = content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
+    is_json = {".jsonl": True, ".ndjson": True, ".csv": False}.get(file.suffix.lower(), begins_as_json)
+    rows = _json_rows(content) if is_json else _csv_rows(content)
     messages: list[Message] = []
     bad: list[str] = []
     for line, row in rows:
@@ -85,44 +87,58 @@ def _json_rows(content: bytes) -> Iterator[tuple[int, Any]]:
     for line, text in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         if text.strip():
             try:
-                yield line, json.loads(text)
+                yield line, json.loads(text, object_pairs_hook=_once)
             except (ValueError, RecursionError):
-                yield line, "it is not JSON in UTF-8"
+                yield line, _bad("it is not JSON in UTF-8, or a name stands twice in it")
 
 
 def _csv_rows(content: bytes) -> Iterator[tuple[int, Any]]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        yield content.count(b"\n", 0, error.start) + 1, "it is not in UTF-8"
-        return
+    text = content.decode("utf-8-sig", errors="surrogateescape")  # so that the lines which are not UTF-8 can be named
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     while True:
         line = reader.line_num + 1
         try:
             row = next(reader, None)
-        except csv.Error:
-            yield line, "it is not CSV"
-            return
+        except csv.Error as error:
+            yield line, _bad(f"it is not CSV: {error}")
+            continue
         if row is None:
             return
         if not row:
             continue
+        if not all(map(_is_utf8, row)):
+            yield line, _bad("it is not in UTF-8")
+            continue
         if header is None:
             header = [name.strip() for name in row]
-            if not {"recipient", "text"} <= set(header):
-                yield line, "the header must name recipient and text, and may name profile"
+            if not {"recipient", "text"} <= set(header) <= _COLUMNS or len(set(header)) < len(header):
+                yield line, _bad("the header must name recipient and text, may name profile, and each just once")
                 return
         elif len(row) != len(header):
-            yield line, f"it has {len(row)} columns where the header has {len(header)}"
+            yield line, _bad(f"it has {len(row)} columns where the header has {len(header)}")
         else:
             yield line, {name: value for name, value in zip(header, row, strict=True) if value or name == "text"}
 
 
+def _bad(problem: str) -> errors.InvalidInput:
+    return errors.InvalidInput(parameter="line", problem=problem)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a name stands twice")
+    return row
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\udc80" <= character <= "\udcff" for character in text)
+
+
 def _message(line: int, row: Any, profile: str | None) -> Message:
-    if isinstance(row, str):
-        raise errors.InvalidInput(parameter="line", problem=row)
+    if isinstance(row, errors.InvalidInput):
+        raise row
     if not is_object(row):
         raise errors.InvalidInput(parameter="line", problem="must be an object")
     for name in ("recipient", "text"):
@@ -157,22 +173,26 @@ async def send_all(client: Client, messages: Sequence[Message], results: Path, c
     try:
         record = results.open("x", encoding="utf-8")
     except OSError as error:
-        hint = "move it away, or name another with --results" if isinstance(error, FileExistsError) else error.strerror
-        raise errors.InvalidInput(parameter="results", problem=f"{results} cannot be made: {hint}") from None
+        hint = "; move it away, or name another with --results" if isinstance(error, FileExistsError) else ""
+        problem = f"{results} cannot be made: {error.strerror}{hint}"
+        raise errors.InvalidInput(parameter="results", problem=problem) from None
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop.set)
     columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with record, Progress(*columns, console=console) as progress:
-            counts = await _send_until(stop, client, messages, _Record(record, progress, len(messages)))
+            kept = _Record(record, progress, len(messages))
+            await _send_until(stop, client, messages, kept)
     finally:
         loop.remove_signal_handler(signal.SIGINT)
-    said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-    console.print(f"{said}. Every line's outcome is in {results}", highlight=False)
-    if stop.is_set():
+    if kept.hopeless is not None:
+        console.print(f"error: {kept.hopeless}", highlight=False, markup=False, soft_wrap=True)
+    said = ", ".join(f"{count} {outcome}" for outcome, count in kept.counts.items())
+    console.print(f"{said}. Every line's outcome is in {results}", highlight=False, markup=False, soft_wrap=True)
+    if stop.is_set() and kept.hopeless is None:
         return 130
-    return 0 if set(counts) == {"sent"} else 1
+    return 0 if set(kept.counts) == {"sent"} else 1
 
 
 class _Record:
@@ -183,26 +203,28 @@ class _Record:
         self._progress = progress
         self._task = progress.add_task("sending", total=total)
         self.counts: Counter[str] = Counter()
+        self.hopeless: errors.TwdmError | None = None  # what every other line would be refused for, too
 
     def write(self, message: Message, outcome: str, **facts: str | None) -> None:
         self.counts[outcome] += 1
         row = {"line": message.line, "recipient": message.recipient, "outcome": outcome, **facts}
         self._file.write(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")
         self._file.flush()
-        self._progress.advance(self._task)
+        if outcome != "stopped":
+            self._progress.advance(self._task)
 
 
-async def _send_until(
-    stop: asyncio.Event, client: Client, messages: Sequence[Message], record: _Record
-) -> Counter[str]:
+async def _send_until(stop: asyncio.Event, client: Client, messages: Sequence[Message], record: _Record) -> None:
     waiting = iter(messages)
 
     async def worker() -> None:
         for message in waiting:
             if stop.is_set():
-                record.write(message, "not sent", error="stopped before it left")
+                record.write(message, "stopped")
             else:
                 await _send(client, message, record)
+            if record.hopeless is not None:
+                stop.set()
 
     async def closer() -> None:
         # Those who wait for quota are let go at once; those under way are finished.
@@ -218,7 +240,6 @@ async def _send_until(
         if not stop.is_set():
             closing.cancel()
         await asyncio.wait([closing])
-    return record.counts
 
 
 async def _send(client: Client, message: Message, record: _Record) -> None:
@@ -226,8 +247,12 @@ async def _send(client: Client, message: Message, record: _Record) -> None:
         sent = await client.direct_messages.send(
             message.recipient, message.text, custom_profile_id=message.profile, priority=Priority.BULK
         )
+    except errors.ClientClosed:
+        record.write(message, "stopped")
     except errors.TwdmError as error:
         outcome = {"unknown": "unknown", "yes": "sent"}.get(error.delivered, "not sent")
         record.write(message, outcome, error=str(error))
+        if isinstance(error, (errors.Unauthorized, errors.NotAllowlisted)):
+            record.hopeless = error
     else:
         record.write(message, "sent", id=sent.id)

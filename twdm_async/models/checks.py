@@ -12,6 +12,7 @@ from twdm_async.errors import InvalidInput
 
 _LARGEST_ID = 2**64 - 1
 _ZERO_WIDTH_JOINER = "\u200d"
+_VIRAMA = 9  # its combining class
 _ALLOWED_CONTROLS = "\t\n\r"
 
 
@@ -26,35 +27,43 @@ def checked_id(value: str | int, parameter: str) -> str:
     Raises:
         InvalidInput: it is not a whole number of at most 64 bits, written in ASCII digits.
     """
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_ID
+    text = str(value) if is_number else value
     if not isinstance(text, str) or not is_id(text):
         raise InvalidInput(parameter=parameter, problem="must be an id: ASCII digits, as a str or an int, of 64 bits")
     return text
 
 
 def fewest_characters(text: str) -> int:
-    """How many characters `text` has by the most generous count: about what a reader sees.
+    """How many characters `text` has by the most generous count: no more than a reader sees, and now and then fewer.
 
-    Marks, joiners, selectors, skin tones and whatever a joiner ties on count nothing; a flag's two letters and the
-    parts of a Korean syllable count as one.
+    Marks, joiners and other invisible characters, skin tones, whatever a joiner or an Indic virama ties on, vowel signs
+    that are letters to Unicode, and all of a Korean syllable but its first letter count nothing; a flag's two letters
+    count as one.
     """
     count = 0
+    tied = flag_open = in_syllable = False
     previous = ""
-    flag_open = False
     for character in unicodedata.normalize("NFC", text):
         code = ord(character)
+        category = unicodedata.category(character)
+        leads_syllable = 0x1100 <= code <= 0x115F or 0xA960 <= code <= 0xA97C
         extends = (
-            previous == _ZERO_WIDTH_JOINER
-            or unicodedata.category(character)[0] == "M"
-            or character == _ZERO_WIDTH_JOINER
+            tied
+            or category[0] == "M"
+            or category == "Cf"
             or 0x1F3FB <= code <= 0x1F3FF  # skin tones
-            or 0xE0020 <= code <= 0xE007F  # tags, as in regional flags
             or 0x1160 <= code <= 0x11FF  # Korean vowels and finals that join the letter before them
+            or 0xD7B0 <= code <= 0xD7FB
+            or code in {0x0E33, 0x0EB3, 0xFF9E, 0xFF9F}  # Thai and Lao vowel signs, halfwidth Japanese sound marks
+            or (leads_syllable and in_syllable)
             or (character == "\n" and previous == "\r")
         )
         flag_closed = flag_open and 0x1F1E6 <= code <= 0x1F1FF
         flag_open = 0x1F1E6 <= code <= 0x1F1FF and not flag_closed
         count += not extends and not flag_closed
+        tied = character == _ZERO_WIDTH_JOINER or unicodedata.combining(character) == _VIRAMA
+        in_syllable = leads_syllable
         previous = character
     return count
 

@@ -8,12 +8,13 @@ needs it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import cattrs
-from attrs import fields, frozen, has, resolve_types
+from attrs import NOTHING, fields, frozen, has, resolve_types
 
 from twdm_async._json import Json, is_array, is_object
 from twdm_async.models.checks import is_id
@@ -23,10 +24,17 @@ Path = tuple[str, ...]
 
 @frozen
 class Kind:
-    """How one sort of value is read from JSON and written to it; `read` raises ValueError on anything else."""
+    """How one sort of value is read from JSON and written to it.
+
+    Args:
+        read: raises ValueError on anything else.
+        write: the other way.
+        vital: whether an object is worth nothing if this cannot be read, even where it may be absent.
+    """
 
     read: Callable[[Json], Any]
     write: Callable[[Any], Json]
+    vital: bool = False
 
 
 def _read_id(value: Json) -> str:
@@ -52,7 +60,25 @@ def _write_milliseconds(value: datetime) -> str:
     return str(int(value.timestamp()) * 1000 + value.microsecond // 1000)
 
 
-_SPELLED: Final = "%a %b %d %H:%M:%S %z %Y"
+# strftime and strptime would spell days and months as the machine's locale does.
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_SPELLED: Final = re.compile(r"\w{3} (\w{3}) (\d\d) (\d\d:\d\d:\d\d) ([+-]\d{4}) (\d{4})", re.ASCII)
+
+
+def _read_spelled_time(value: Json) -> datetime:
+    found = _SPELLED.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("not a time as the API spells it")
+    month, day, clock, zone, year = found.groups()
+    try:
+        return datetime.fromisoformat(f"{year}-{_MONTHS.index(month) + 1:02}-{day}T{clock}{zone}").astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("not a time as the API spells it") from error
+
+
+def _write_spelled_time(value: datetime) -> str:
+    return f"{_DAYS[value.weekday()]} {_MONTHS[value.month - 1]} {value:%d %H:%M:%S %z %Y}"
 
 
 def _of(type_: type) -> Callable[[Json], Any]:
@@ -75,10 +101,7 @@ FLAG: Final = Kind(_of(bool), _same)
 OBJECT: Final = Kind(_of(dict), _same)
 MILLISECONDS: Final = Kind(_read_milliseconds, _write_milliseconds)
 """An aware datetime in UTC; in JSON a string of milliseconds since 1970."""
-SPELLED_TIME: Final = Kind(
-    lambda value: datetime.strptime(_of(str)(value), _SPELLED).astimezone(UTC),
-    lambda value: value.strftime(_SPELLED),
-)
+SPELLED_TIME: Final = Kind(_read_spelled_time, _write_spelled_time)
 """An aware datetime in UTC; in JSON as ``Mon Nov 29 21:18:15 +0000 2010``."""
 
 
@@ -105,6 +128,7 @@ def at(kind: Kind, *path: str, also: Path = ()) -> dict[str, Any]:
 class _Leaf:
     name: str
     kind: Kind
+    required: bool
     taken: bool
 
 
@@ -128,17 +152,29 @@ def _absorb(node: dict[str, Json], tree: _Tree, found: dict[str, Any]) -> dict[s
         if branch is None or value is None:
             rest[key] = value
         elif isinstance(branch, _Leaf):
-            if branch.taken:
-                found[branch.name] = branch.kind.read(value)
-            else:
-                found.setdefault(branch.name, branch.kind.read(value))
-                rest[key] = value
+            _take(branch, key, value, found, rest)
         elif is_object(value) and value:
             if left := _absorb(value, branch, found):
                 rest[key] = left
         else:
             rest[key] = value
     return rest
+
+
+def _take(leaf: _Leaf, key: str, value: Json, found: dict[str, Any], rest: dict[str, Json]) -> None:
+    try:
+        read = leaf.kind.read(value)
+    except ValueError:
+        if leaf.required:
+            raise
+        # One odd field that can be done without must not cost the whole answer: a message that was sent, say.
+        rest[key] = value
+        return
+    if leaf.taken:
+        found[leaf.name] = read
+    else:
+        found.setdefault(leaf.name, read)
+        rest[key] = value
 
 
 def _lay(target: dict[str, Json], path: Path, value: Json) -> None:
@@ -162,11 +198,13 @@ def _structure_hook(cls: type[Any]) -> Callable[[Json, Any], Any]:
     resolve_types(cls)
     tree: _Tree = {}
     doubled: list[_Place] = []
+    defaults = {field.name: field.default for field in fields(cls)}
     for name, place in _places(cls).items():
+        required = place.kind.vital or defaults[name] is NOTHING
         if place.also:
             doubled.append(place)
-            _plant(tree, place.also, _Leaf(name, place.kind, taken=False))
-        _plant(tree, place.path, _Leaf(name, place.kind, taken=True))
+            _plant(tree, place.also, _Leaf(name, place.kind, required, taken=False))
+        _plant(tree, place.path, _Leaf(name, place.kind, required, taken=True))
 
     def structure(body: Json, _: Any) -> Any:
         if not is_object(body):
@@ -213,7 +251,7 @@ def listed(model: type[Any]) -> Kind:
             raise ValueError("not an array")
         return tuple(converter.structure(item, model) for item in value)
 
-    return Kind(read, lambda items: [converter.unstructure(item) for item in items])
+    return Kind(read, lambda items: [converter.unstructure(item) for item in items], vital=True)
 
 
 converter.register_structure_hook_factory(_is_model, _structure_hook)

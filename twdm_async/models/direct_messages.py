@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
@@ -95,7 +96,10 @@ class CallToAction:
     def __attrs_post_init__(self) -> None:
         checked_length(self.label, "label", 36)
         checked_length(self.url, "url", 4096)
-        scheme, separator, rest = self.url.partition("://")
-        host = rest.partition("/")[0]
-        if scheme.lower() not in {"http", "https"} or not separator or not host or any(map(str.isspace, self.url)):
-            raise InvalidInput(parameter="url", problem="must be an address that begins with http:// or https://")
+        try:
+            parts = urlsplit(self.url)
+            is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port or an IPv6 address that is none
+            is_address = False
+        if not is_address or any(map(str.isspace, self.url)):
+            raise InvalidInput(parameter="url", problem="must be an http:// or https:// address without spaces")

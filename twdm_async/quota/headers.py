@@ -15,6 +15,7 @@ from attrs import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+from datetime import UTC
 
 LONGEST_WAIT = 25 * 3600.0
 """Seconds. No window of this API is longer than a day; a server that says more is not believed."""
@@ -46,7 +47,8 @@ def server_time(headers: Mapping[str, str]) -> float | None:
     if text is None:
         return None
     try:
-        return parsedate_to_datetime(text).timestamp()
+        date = parsedate_to_datetime(text)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 

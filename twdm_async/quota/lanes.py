@@ -5,7 +5,8 @@ virtual time, and the lane whose next grant starts earliest in virtual time goes
 the present virtual time, so it neither pays for having been away nor saves anything up. Lanes of a higher priority go
 before all others.
 
-Each step takes time logarithmic in the number of lanes. A lane in which nobody waits costs nothing and is forgotten.
+Joining, leaving and being served take time logarithmic in the number of lanes. A lane in which nobody waits costs
+nothing and is forgotten.
 """
 
 from __future__ import annotations
@@ -16,13 +17,26 @@ import math
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
-from attrs import define, field, frozen
+from attrs import Attribute, define, field, frozen
 
+from twdm_async.errors import InvalidInput
 from twdm_async.quota.spec import Priority, positive
 
 T = TypeVar("T")
 _Key = tuple[Priority, str]
 _ROUNDING = 1e-9
+
+
+def _text(_: object, attribute: Attribute[str], value: str) -> None:
+    if not isinstance(value, str):
+        raise InvalidInput(parameter=attribute.name, problem="must be a str")
+
+
+def _priority(value: Priority) -> Priority:
+    try:
+        return Priority(value)
+    except ValueError:
+        raise InvalidInput(parameter="priority", problem="must be a Priority") from None
 
 
 @frozen
@@ -35,12 +49,12 @@ class Lane:
         priority: lanes of a higher priority all go first.
 
     Raises:
-        InvalidInput: `weight` is not a positive number.
+        InvalidInput: `key` is no string, `weight` is not a positive number, or `priority` is none.
     """
 
-    key: str = ""
+    key: str = field(default="", validator=_text)
     weight: float = field(default=1.0, validator=positive)
-    priority: Priority = field(default=Priority.INTERACTIVE, converter=Priority)
+    priority: Priority = field(default=Priority.INTERACTIVE, converter=_priority)
 
 
 @define(eq=False)
@@ -74,7 +88,7 @@ class LaneQueue(Generic[T]):
         queue = self._queues.get(key)
         if queue is None:
             now = self._virtual_time[lane.priority]
-            queue = self._queues[key] = _Queue(OrderedDict(), max(now, self._finished.pop(key, now)))
+            queue = self._queues[key] = _Queue(OrderedDict(), max(now, self._finished.get(key, now)))
             self._announce(key, queue)
         queue.waiting[item] = 1.0 / lane.weight
         self._length += 1
@@ -150,7 +164,7 @@ class LaneQueue(Generic[T]):
             self._finished.clear()
             self._finishes.clear()
             self._virtual_time = dict.fromkeys(Priority, 0.0)
-        elif queue.start > self._virtual_time[key[0]]:
+        elif queue.start > self._virtual_time[key[0]] and self._finished.get(key) != queue.start:
             self._finished[key] = queue.start
             heapq.heappush(self._finishes, (key[0], queue.start, key))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -21,7 +22,7 @@ from twdm_async.errors import ClientClosed, QuotaWaitTooLong
 from twdm_async.quota.headers import LONGEST_WAIT, Limits, read_limits
 from twdm_async.quota.lanes import Lane, LaneQueue
 from twdm_async.quota.pacer import Pacer
-from twdm_async.quota.spec import QuotaTable, Scope
+from twdm_async.quota.spec import Pace, Quota, QuotaTable, Scope
 from twdm_async.quota.store.contract import Bucket, QuotaStore, Slot
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ class _Line:
     queue: LaneQueue[asyncio.Future[Slot]] = field(factory=LaneQueue[asyncio.Future[Slot]])
     changed: asyncio.Event = field(factory=asyncio.Event)
     usher: asyncio.Task[None] | None = None
-    refusals: int = 0  # 429s in a row
+    in_hand: int = 0  # slots that the usher has taken and not handed over yet
+    refusals: int = 0  # holds in a row
+    held_until: float = -math.inf
 
 
 class QuotaLimiter:
@@ -117,7 +120,7 @@ class QuotaLimiter:
                 await self._pass_pacer(line, taken)
                 return taken
         if max_wait is not None:
-            self._refuse_if_too_long(line, line.queue.ahead_of(lane) + 1, max_wait)
+            self._refuse_if_too_long(line, lane, max_wait)
         return await self._wait_in_line(line, lane, max_wait)
 
     def settle(self, slot: Slot, *, seen: bool) -> None:
@@ -136,12 +139,22 @@ class QuotaLimiter:
         if limits.remaining is not None and limits.reset_in and own.quota is not None and own.scope is Scope.USER:
             # The server's window cannot end later than its length from now.
             self._store.tighten(own, limits.remaining, min(limits.reset_in, own.quota.per))
-        if status not in {420, 429}:
+        if status in {420, 429}:
+            self.refused(slot, headers)
+        elif line.held_until <= self._clock.monotonic():
             line.refusals = 0
-            return
-        seconds = self._hold_for(line, limits)
-        line.refusals += 1
-        _log.warning("%s: the server refused for quota; nothing is sent for %.0f s", line.family, seconds)
+
+    def refused(self, slot: Slot, headers: Mapping[str, str]) -> None:
+        """The server refused the slot's request for quota: send nothing for a while."""
+        line = self._line(slot.buckets[0].family)
+        now = self._clock.monotonic()
+        seconds = self._hold_for(line, read_limits(headers, self._clock.wall()))
+        if line.held_until <= now:
+            line.refusals += 1
+            _log.warning("%s: the server refused for quota; nothing is sent for %.0f s", line.family, seconds)
+        elif now + seconds <= line.held_until:
+            return  # one of many that were under way when the first was refused: it says nothing new
+        line.held_until = now + seconds
         for bucket in line.buckets:
             if bucket.scope is Scope.USER:
                 self._store.hold(bucket, seconds)
@@ -191,24 +204,30 @@ class QuotaLimiter:
             line = self._lines[family] = _Line(family, buckets, Pacer(row.pace))
         return line
 
-    def _refuse_if_too_long(self, line: _Line, place: int, max_wait: float) -> None:
-        """Raise if `place` in the line is known to be reached later than `max_wait`."""
-        seconds, bucket = self._wait_for(line, place)
-        if seconds > max_wait:
-            raise self._too_long(line, bucket, seconds)
+    def _refuse_if_too_long(self, line: _Line, lane: Lane, max_wait: float) -> None:
+        """Raise if it is known that one who joined `lane` now would wait longer than `max_wait`."""
+        if self._wait(line, len(line.queue)).wait <= max_wait:
+            return  # even the last in line would be in time, so there is no need to look for the place
+        too_long = self._wait(line, line.queue.ahead_of(lane))
+        if too_long.wait > max_wait:
+            raise too_long
 
-    def _wait_for(self, line: _Line, place: int) -> tuple[float, Bucket]:
-        waits = ((self._store.free_in(bucket, place), bucket) for bucket in line.buckets)
-        return max(waits, key=lambda pair: pair[0])
-
-    def _too_long(self, line: _Line, bucket: Bucket, seconds: float) -> QuotaWaitTooLong:
+    def _wait(self, line: _Line, ahead: int) -> QuotaWaitTooLong:
+        """How long one would wait, at the least, who has so many before it."""
+        waits: list[tuple[float, Scope, Quota | Pace | None]] = [
+            (self._store.free_in(bucket, ahead + 1 - line.in_hand), bucket.scope, bucket.quota)
+            for bucket in line.buckets
+        ]
+        waits.append((line.pacer.free_in(ahead + 1), Scope.USER, line.pacer.pace))
+        seconds, scope, binding = max(waits, key=lambda wait: wait[0])
+        limit = binding.burst if isinstance(binding, Pace) else binding.limit if binding else math.inf
         return QuotaWaitTooLong(
             endpoint=line.family,
-            scope=bucket.scope.value,
+            scope=scope.value,
             wait=seconds,
             retry_at=self._clock.utc(seconds),
-            limit=bucket.quota.limit if bucket.quota else float("inf"),
-            per=bucket.quota.per if bucket.quota else 0.0,
+            limit=limit,
+            per=binding.per if binding else 0.0,
         )
 
     async def _wait_in_line(self, line: _Line, lane: Lane, max_wait: float | None) -> Slot:
@@ -230,8 +249,7 @@ class QuotaLimiter:
             line.queue.discard(turn, lane)
             if not line.queue:
                 line.changed.set()
-        seconds, bucket = self._wait_for(line, 1)
-        raise self._too_long(line, bucket, seconds)
+        raise self._wait(line, 0)
 
     async def _usher(self, line: _Line) -> None:
         """Hand slots to those who wait, until nobody does."""
@@ -240,8 +258,10 @@ class QuotaLimiter:
                 line.changed.clear()  # before it looks, so that a change while it looks is not missed
                 taken = await self._store.take(line.buckets)
                 if isinstance(taken, Slot):
+                    line.in_hand = 1
                     await self._pass_pacer(line, taken)
                     self._hand_over(line, taken)
+                    line.in_hand = 0
                 else:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(taken.seconds):
@@ -250,7 +270,7 @@ class QuotaLimiter:
             while line.queue:
                 _refuse(line.queue.pop(), error)
         finally:
-            line.usher = None
+            line.usher, line.in_hand = None, 0
 
     def _hand_over(self, line: _Line, slot: Slot) -> None:
         while line.queue:
@@ -281,8 +301,8 @@ class QuotaLimiter:
         else:
             if said > LONGEST_WAIT:
                 _log.warning("%s: the server asked to wait for %.0f s, which no window lasts", line.family, said)
-            # A reset that has passed means now; but if that is refused as well, it means less and less.
-            seconds = min(max(said, 2.0 ** min(line.refusals, 12)), LONGEST_WAIT)
+            # A time that has passed means now; but if that is refused as well, it means less and less.
+            seconds = min(said if said >= 1 else 2.0 ** min(line.refusals, 12), LONGEST_WAIT)
         # Some jitter, so that clients which were refused together do not come back together.
         return max(seconds, 1.0) * random.uniform(1.0, 1.1)
 

@@ -20,14 +20,29 @@ class Pacer:
     Only one caller may wait on it at a time: it would make a timer for each.
     """
 
-    __slots__ = ("_bucket",)
+    __slots__ = ("_bucket", "pace")
 
     def __init__(self, pace: Pace | None) -> None:
+        self.pace = pace
         self._bucket = AsyncLimiter(pace.burst, pace.per) if pace else None
 
     def is_ready(self) -> bool:
         """Whether :meth:`pass_through` would not wait."""
         return self._bucket is None or self._bucket.has_capacity()
+
+    def free_in(self, count: int) -> float:
+        """Seconds until `count` have passed, one after the other."""
+        if self.pace is None or self._bucket is None:
+            return 0.0
+        # The bucket does not say how much is left in it, only whether so much is.
+        least, most = 0.0, float(self.pace.burst)
+        for _ in range(20):
+            middle = (least + most) / 2
+            if self._bucket.has_capacity(middle):
+                least = middle
+            else:
+                most = middle
+        return max(0.0, count - most) * self.pace.per / self.pace.burst
 
     async def pass_through(self) -> None:
         """Wait until it is polite to go."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 from typing import TYPE_CHECKING
 
 from attrs import Attribute, evolve, field, frozen
@@ -30,14 +29,17 @@ class Priority(enum.IntEnum):
     BULK = 1
 
 
+_LEAST, _MOST = 1e-6, 1e9  # a billion seconds are 31 years
+
+
 def checked_positive(value: float, parameter: str) -> float:
-    """`value`, if it is a positive, finite number.
+    """`value`, if it is a positive number of seconds, or of anything else, that arithmetic can be trusted with.
 
     Raises:
         InvalidInput: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise InvalidInput(parameter=parameter, problem="must be a positive, finite number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _LEAST <= value <= _MOST:
+        raise InvalidInput(parameter=parameter, problem=f"must be a number from {_LEAST:g} to {_MOST:g}")
     return value
 
 
@@ -47,8 +49,15 @@ def positive(_: object, attribute: Attribute[float], value: float) -> None:
 
 
 def _at_least_one(_: object, attribute: Attribute[int], value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidInput(parameter=attribute.name, problem="must be a whole number of at least 1")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
+        raise InvalidInput(parameter=attribute.name, problem=f"must be a whole number from 1 to {_MOST:g}")
+
+
+def _scope(value: Scope | str) -> Scope:
+    try:
+        return Scope(value)
+    except ValueError:
+        raise InvalidInput(parameter="scope", problem="must be a Scope") from None
 
 
 @frozen
@@ -66,7 +75,7 @@ class Quota:
 
     limit: int = field(validator=_at_least_one)
     per: float = field(validator=positive)
-    scope: Scope = field(default=Scope.USER, converter=Scope)
+    scope: Scope = field(default=Scope.USER, converter=_scope)
 
 
 @frozen
@@ -146,9 +155,13 @@ class QuotaTable:
             pace: how bursts leave; ``None`` means as fast as the quotas allow.
 
         Raises:
-            InvalidInput: there is no such family.
+            InvalidInput: there is no such family, or what is given are no quotas.
         """
         self[family]
+        if not all(isinstance(quota, Quota) for quota in quotas):
+            raise InvalidInput(parameter="quotas", problem="must be Quota, each of them")
+        if pace is not None and not isinstance(pace, Pace):
+            raise InvalidInput(parameter="pace", problem="must be a Pace")
         return QuotaTable({**self._rows, family: QuotaRow(quotas, pace)})
 
     def scaled(self, time_scale: float) -> QuotaTable:

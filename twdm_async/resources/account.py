@@ -73,4 +73,8 @@ class Account:
 
 
 def _flags(**flags: bool | None) -> dict[str, str]:
-    return {key: "true" if value else "false" for key, value in flags.items() if value is not None}
+    given = {key: value for key, value in flags.items() if value is not None}
+    for key, value in given.items():
+        if not isinstance(value, bool):
+            raise InvalidInput(parameter=key, problem="must be True or False")
+    return {key: "true" if value else "false" for key, value in given.items()}

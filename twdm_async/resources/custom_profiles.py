@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from twdm_async.errors import InvalidInput
 from twdm_async.models.checks import checked_id, checked_length
 from twdm_async.models.custom_profiles import CustomProfile, CustomProfilePage
 from twdm_async.resources.media import MediaUploads
@@ -52,7 +53,10 @@ class CustomProfiles:
         """
         checked_length(name, "name", _LONGEST_NAME)
         if isinstance(avatar, (Path, bytes)):
-            avatar = await self._media.upload(avatar, max_wait=max_wait)
+            try:
+                avatar = await self._media.upload(avatar, max_wait=max_wait)
+            except InvalidInput as error:
+                raise evolve(error, parameter="avatar") from None
         profile = {"name": name, "avatar": {"media": {"id": media_id(avatar, "avatar")}}}
         return await self._caller.call(
             "custom_profiles.create", {"custom_profile": profile}, CustomProfile, max_wait=max_wait
@@ -89,7 +93,7 @@ class CustomProfiles:
             page = await self._caller.call("custom_profiles.list", arguments, CustomProfilePage, max_wait=max_wait)
             for profile in page.custom_profiles:
                 yield profile
-            if page.next_cursor is None:
+            if not page.next_cursor:
                 return
             arguments["cursor"] = page.next_cursor
 

@@ -61,6 +61,8 @@ def _content(path: Path) -> bytes:
             content = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise InvalidInput(parameter="source", problem=f"cannot be read: {error.strerror}") from None
+    except ValueError:  # a NUL in the path
+        raise InvalidInput(parameter="source", problem="is not a path") from None
     if size <= LARGEST_FILE and len(content) != size:
         raise InvalidInput(parameter="source", problem="changed while it was read")
     return content

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twdm_async.errors import InvalidInput
 from twdm_async.models.checks import checked_id, checked_length
+from twdm_async.models.direct_messages import CallToAction, QuickReply
 from twdm_async.models.media import Media
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from twdm_async.models.direct_messages import CallToAction, QuickReply
 
 _MOST_QUICK_REPLIES: Final = 20
 _MOST_CTAS: Final = 3
@@ -45,8 +44,7 @@ def message_data(
     if quick_replies is not None:
         data["quick_reply"] = {"type": "options", "options": _options(quick_replies)}
     if ctas is not None:
-        if not 1 <= len(ctas) <= _MOST_CTAS:
-            raise InvalidInput(parameter="ctas", problem=f"must be 1 to {_MOST_CTAS}")
+        _check_sequence(ctas, CallToAction, "ctas", _MOST_CTAS)
         data["ctas"] = [{"type": "web_url", "label": cta.label, "url": cta.url} for cta in ctas]
     if attachment is not None:
         data["attachment"] = {"type": "media", "media": {"id": media_id(attachment, "attachment")}}
@@ -55,12 +53,24 @@ def message_data(
 
 def media_id(media: Media | str | int, parameter: str) -> str:
     """The id of an uploaded file, given as itself or in a `Media`."""
-    return media.id if isinstance(media, Media) else checked_id(media, parameter)
+    if isinstance(media, Media):
+        return media.id
+    try:
+        return checked_id(media, parameter)
+    except InvalidInput:
+        problem = "must be an uploaded file or its media id; give a file by its pathlib.Path"
+    raise InvalidInput(parameter=parameter, problem=problem)
+
+
+def _check_sequence(items: Sequence[Any], of: type, parameter: str, most: int) -> None:
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, of) for item in items):
+        raise InvalidInput(parameter=parameter, problem=f"must be a list of {of.__name__}")
+    if not 1 <= len(items) <= most:
+        raise InvalidInput(parameter=parameter, problem=f"must be 1 to {most}")
 
 
 def _options(quick_replies: Sequence[QuickReply]) -> list[dict[str, str]]:
-    if not 1 <= len(quick_replies) <= _MOST_QUICK_REPLIES:
-        raise InvalidInput(parameter="quick_replies", problem=f"must be 1 to {_MOST_QUICK_REPLIES}")
+    _check_sequence(quick_replies, QuickReply, "quick_replies", _MOST_QUICK_REPLIES)
     if len({reply.description is None for reply in quick_replies}) > 1:
         raise InvalidInput(parameter="quick_replies", problem="must all have a description, or none")
     options: list[dict[str, str]] = []

@@ -61,7 +61,7 @@ class WelcomeMessages:
         data = message_data(text, limit=_LONGEST_TEXT, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
         message: dict[str, Any] = {"message_data": data}
         if name is not None:
-            if not _NAME.fullmatch(name):
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise InvalidInput(
                     parameter="name", problem="must be 1 to 100 of ASCII letters, digits, - _ # @, space"
                 )

@@ -1,7 +1,7 @@
-"""What each call does and answers. Paths, limits and words are the API's own, written down here a second time on
-purpose:
+"""What each call does and answers.
 
-a double that took them from the client's table would agree with its mistakes.
+Paths, limits and words are the API's own, written down here a second time on purpose: a double that took them from the
+client's table would agree with its mistakes.
 """
 
 from __future__ import annotations
@@ -129,7 +129,11 @@ class Api:
         if not recipient_id.isascii() or not recipient_id.isdigit():
             raise invalid("event.message_create.target.recipient_id", f"{recipient_id} is not a valid Long")
         data = _object(create, "message_data", "event.message_create.")
-        text = self._checked_data(call.account, data, "event.message_create.message_data", most=10_000)
+        text, media = self._checked_data(call.account, data, "event.message_create.message_data", most=10_000)
+        if media is not None and not str(media.category).startswith("dm_"):
+            raise Refusal(400, 324, f"Invalid Media ID of category {media.category or 'TweetImage'}.")
+        if media is not None and media.uses and not media.shared:
+            raise Refusal(400, 324, f"Invalid Media ID {media.id}: it was used already and is not shared.")
         if recipient_id in self.unreachable:
             raise Refusal(403, 349, "You cannot send messages to this user.")
         profile_id = create.get("custom_profile_id")
@@ -139,6 +143,8 @@ class Api:
             self.new_id(), self._clock.monotonic(), call.account.id, recipient_id, text, profile_id, create
         )
         self.messages.append(message)
+        if media is not None:
+            media.uses += 1
         shown: Json = {
             "type": "message_create",
             "id": message.id,
@@ -156,7 +162,9 @@ class Api:
     def create_welcome_message(self, call: Call) -> Answer:
         message = _object(call.json, "welcome_message")
         data = _object(message, "message_data", "welcome_message.")
-        text = self._checked_data(call.account, data, "welcome_message.message_data", most=9_990)
+        text, media = self._checked_data(call.account, data, "welcome_message.message_data", most=9_990)
+        if media is not None and not media.shared:
+            raise Refusal(400, 324, f"Invalid Media ID {media.id}: a welcome message needs one that is shared.")
         shown: Json = {
             "id": self.new_id(),
             "created_timestamp": self._milliseconds(),
@@ -174,7 +182,9 @@ class Api:
         app = {"id": "1", "name": "sandbox", "url": "https://example.com"}
         return Answer({"welcome_message": shown, "apps": {"1": app}})
 
-    def _checked_data(self, account: StoredAccount, data: Json, path: str, *, most: int) -> str:
+    def _checked_data(
+        self, account: StoredAccount, data: Json, path: str, *, most: int
+    ) -> tuple[str, StoredMedia | None]:
         text, attachment = data.get("text"), data.get("attachment")
         if not text and not attachment:
             raise Refusal(400, 214, f"Neither text or attachment defined on {path}")
@@ -184,14 +194,11 @@ class Api:
             raise Refusal(403, 354, "The text of your direct message is over the max character limit.")
         _check_quick_reply(data.get("quick_reply"), path)
         _check_ctas(data.get("ctas"), path)
-        if attachment is not None:
-            if not is_object(attachment) or attachment.get("type") != "media":
-                raise invalid(f"{path}.attachment.type", "must be media")
-            media = self._media_of(account, _object(attachment, "media", f"{path}.attachment.").get("id"))
-            if media.uses and not media.shared:
-                raise Refusal(400, 324, f"Invalid Media ID {media.id}: it was used already and is not shared.")
-            media.uses += 1
-        return text or ""
+        if attachment is None:
+            return text or "", None
+        if not is_object(attachment) or attachment.get("type") != "media":
+            raise invalid(f"{path}.attachment.type", "must be media")
+        return text or "", self._media_of(account, _object(attachment, "media", f"{path}.attachment.").get("id"))
 
     # ---- the account ----
 
@@ -226,6 +233,8 @@ class Api:
             raise Refusal(400, 38, "command parameter is not known to the sandbox: it takes simple uploads.")
         content = self._uploaded(call)
         content_type, width, height = _picture(content)
+        if len(content) > (15 if content_type == "image/gif" else 5) * 1024 * 1024:
+            raise Refusal(400, 324, "File size exceeds the maximum.")
         category = call.fields.get("media_category")
         if category not in {None, "tweet_image", "tweet_gif", "dm_image", "dm_gif"}:
             raise Refusal(400, 324, "Unsupported raw media category")
@@ -322,7 +331,7 @@ def _object(parent: Any, key: str, path: str = "") -> Json:
 
 
 def _whole_number(text: str, name: str, *, most: int) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= most:
         raise invalid(name, f"must be a number from 1 to {most}")
     return int(text)
 

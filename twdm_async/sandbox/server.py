@@ -145,8 +145,11 @@ class Sandbox:
         app.router.add_route("*", "/{rest:.*}", self._nothing_here)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
-        await site.start()
+        try:
+            await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        except OSError:
+            await self.close()
+            raise
         self._port = self._runner.addresses[0][1]
 
     async def close(self) -> None:
@@ -163,10 +166,10 @@ class Sandbox:
 
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
-            body = await _body(request)
             await self._travel()
             account, window = None, None
             try:
+                body = await _body(request)
                 account = self._let_in(request, body)
                 owners = {Scope.USER: account.id, Scope.APP: account.credentials.app}
                 let_in, window = self._windows.count(route.family, owners, self._clock.monotonic())
@@ -240,6 +243,13 @@ class _Body:
 
 
 async def _body(request: web.Request) -> _Body:
+    try:
+        return await _read_body(request)
+    except ValueError:  # no boundary between the parts, or bytes that are not UTF-8
+        raise Refusal(400, 214, "Could not parse the request.") from None
+
+
+async def _read_body(request: web.Request) -> _Body:
     body = _Body()
     if request.content_type == "multipart/form-data":
         for name, value in (await request.post()).items():
@@ -262,7 +272,7 @@ def _call(request: web.Request, body: _Body, account: StoredAccount, url: str) -
     if body.raw and not body.form:
         try:
             document = json.loads(body.raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Refusal(400, 214, "Could not parse the request as JSON.") from None
     fields = {**request.query, **body.fields}
     return Call(account, url, request.match_info, fields, document, body.files)

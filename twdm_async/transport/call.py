@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import random
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from attrs import evolve
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ANYONE = Lane()
+_FOR_EVER: Final = 1e9  # seconds
 
 
 class Caller:
@@ -84,55 +84,44 @@ class Caller:
         """
         request = wire.encode(ENDPOINTS[name], self._hosts, arguments, path_id=path_id, recipient_id=recipient_id)
         patience = checked_wait(max_wait) if max_wait is not None else self._max_wait
-        tries, resynchronised = 0, False
-        refusal: errors.RateLimited | None = None
+        story = retry.BEGINNING
         while True:
-            slot, patience = await self._admit(request, lane, patience, refusal)
+            slot, patience = await self._admit(request, lane, patience, story)
             sent_at = self._clock.utc()
             outcome = await self._attempt(request, slot)
-            tries += 1
             error = None
             if isinstance(outcome, Reply):
                 try:
                     return wire.read(request.endpoint, outcome, into)
                 except errors.TwdmError as problem:
                     error = problem
-                    refusal = problem if isinstance(problem, errors.RateLimited) else None
-            decision = retry.decide(
-                request,
-                outcome,
-                error,
-                tries=tries,
-                resynchronised=resynchronised,
-                sent_at=sent_at,
-                jitter=random.random(),
-            )
+                if isinstance(error, errors.RateLimited) and outcome.status not in {420, 429}:
+                    self._limiter.refused(slot, outcome.headers)  # only the code says so, and that was just read
+            decision = retry.decide(request, outcome, error, story, sent_at=sent_at, jitter=random.random())
             if isinstance(decision, errors.TwdmError):
                 raise decision
             if decision.server_time is not None:
                 self._signer.skew = decision.server_time - self._clock.wall()
-                resynchronised = True
+            story = decision.story
             if decision.after:
                 await self._clock.sleep(decision.after)
 
     async def _admit(
-        self, request: Request, lane: Lane, patience: float | None, refusal: errors.RateLimited | None
+        self, request: Request, lane: Lane, patience: float | None, story: retry.Story
     ) -> tuple[Slot, float | None]:
         """A slot, and how many seconds of waiting are left."""
         family = request.endpoint.family
-        if patience is None:
-            return await self._limiter.admit(family, lane), None
         began = self._clock.monotonic()
         try:
             slot = await self._limiter.admit(family, lane, patience)
-        except errors.QuotaWaitTooLong as error:
-            if refusal is None:
-                raise
-            retry_at = error.retry_at
+        except errors.TwdmError as error:
+            problem = error
         else:
-            return slot, max(0.0, patience - (self._clock.monotonic() - began))
-        # It was sent and the server refused it: that is what the caller should know.
-        raise evolve(refusal, retry_at=retry_at)
+            return slot, None if patience is None else max(0.0, patience - (self._clock.monotonic() - began))
+        if isinstance(problem, errors.QuotaWaitTooLong) and story.refusal is not None:
+            # It was sent and the server refused it: that is what the caller should know.
+            problem = evolve(story.refusal, retry_at=problem.retry_at)
+        raise retry.told_whole(problem, request, story)
 
     async def _attempt(self, request: Request, slot: Slot) -> Reply | Fault:
         """Sign and send. However this ends, the slot is settled, or given back if no byte left."""
@@ -158,8 +147,8 @@ def checked_wait(max_wait: float | None) -> float | None:
     Raises:
         InvalidInput: it is negative or not a number.
     """
-    if max_wait is None or max_wait == math.inf:
+    if max_wait is None:
         return None
     if isinstance(max_wait, bool) or not isinstance(max_wait, (int, float)) or not max_wait >= 0:
         raise errors.InvalidInput(parameter="max_wait", problem="must be a number of seconds, 0 or more")
-    return max_wait
+    return max_wait if max_wait <= _FOR_EVER else None

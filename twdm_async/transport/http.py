@@ -1,9 +1,12 @@
-"""The one place that touches aiohttp: a signed request goes out; a reply comes back, or a fault that knows if bytes left."""
+"""The one place that touches aiohttp: a signed request goes out; a reply comes back, or a fault that knows if bytes
+left.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
@@ -46,7 +49,8 @@ class Attempt:
         self.sent = True
         if self._deadline is not None:
             scope, seconds = self._deadline
-            scope.reschedule(asyncio.get_running_loop().time() + seconds)
+            if not scope.expired():
+                scope.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 class _Repeated(aiohttp.ClientError):
@@ -80,10 +84,12 @@ class HttpTransport:
         self._borrowed = borrowed
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
-        self._under_way = 0
+        self._under_way: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
         self._is_closed = False
-        self.places = asyncio.Semaphore(_MOST_UNDER_WAY)
+        connector = borrowed.connector if borrowed else None
+        pool = [connector.limit, connector.limit_per_host] if connector else []
+        self.places = asyncio.Semaphore(min([_MOST_UNDER_WAY, *(limit for limit in pool if limit)]))
         """Enter it before signing: what is signed then leaves at once."""
 
     @property
@@ -106,9 +112,10 @@ class HttpTransport:
             raise ClientClosed(endpoint=request.endpoint.name)
         session = self._session or self._open()
         _current.set(attempt)
-        self._under_way += 1
+        scope = asyncio.timeout(None)
+        self._under_way.add(scope)
         try:
-            async with asyncio.timeout(None) as scope:
+            async with scope:
                 attempt.expire(scope, self._timeout)
                 async with session.request(
                     request.endpoint.method,
@@ -125,7 +132,7 @@ class HttpTransport:
             # What aiohttp raises is not passed on: its repr shows the Authorization header.
             return _fault(error, attempt.sent)
         finally:
-            self._under_way -= 1
+            self._under_way.discard(scope)
             if not self._under_way:
                 self._idle.set()
 
@@ -137,6 +144,10 @@ class HttpTransport:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._idle.wait()
+            for scope in self._under_way:
+                if not scope.expired():
+                    scope.reschedule(0)  # their time is up, and that is how they end
+            await self._idle.wait()
         if self._session is not None:
             await self._session.close()
 
@@ -151,8 +162,8 @@ class HttpTransport:
             trust_env=lender.trust_env if lender else False,
             trace_configs=lender.trace_configs if lender else None,
             cookie_jar=aiohttp.DummyCookieJar(),
-            # Only connecting is aiohttp's to bound: its total would count the wait for a pooled connection, too. So would
-            # its connect; but our own pool has no bound, so there it is the time for the name and the connection.
+            # Only connecting is aiohttp's to bound: its total would count the wait for a pooled connection, too. So
+            # would its connect; but our own pool has no bound, so there it is the time for the name and the connection.
             timeout=aiohttp.ClientTimeout(
                 total=None, connect=None if lender else self._timeout, sock_connect=self._timeout
             ),
@@ -176,7 +187,7 @@ def _body(body: bytes | Mapping[str, str | File]) -> bytes | aiohttp.FormData | 
     form = aiohttp.FormData()
     for name, value in body.items():
         if isinstance(value, File):
-            form.add_field(name, value.content, filename="media", content_type=value.content_type)
+            form.add_field(name, io.BytesIO(value.content), filename="media", content_type=value.content_type)
         else:
             form.add_field(name, value)
     return form
@@ -202,7 +213,9 @@ def _fault(error: aiohttp.ClientError | TimeoutError | OSError, sent: bool) -> F
     elif isinstance(error, aiohttp.ClientSSLError):
         problem = "the server's certificate was not accepted, or it does not speak TLS"
     elif isinstance(error, OSError) and error.errno:
-        problem = f"{'the connection broke' if sent else 'no connection'}: {os.strerror(error.errno)}"
+        # A name that is not found has an error number of another kind, below zero.
+        words = os.strerror(error.errno) if error.errno > 0 else error.strerror
+        problem = f"{'the connection broke' if sent else 'no connection'}: {words}"
     elif isinstance(error, aiohttp.ClientResponseError):
         problem = "the reply was not HTTP"
     else:

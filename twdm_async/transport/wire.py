@@ -148,9 +148,13 @@ def read(endpoint: Endpoint, reply: Reply, into: type[T]) -> T:
     if not 200 <= reply.status < 300:
         raise refusal(endpoint, reply)
     if endpoint.answer is None:
+        if refusal(endpoint, reply).codes:
+            raise refusal(endpoint, reply)
         return into()
     body = _parse(endpoint, reply)
-    if _error_entries(body) and not (is_object(body) and body.get(endpoint.answer)):
+    if any(code is not None for code, _ in _error_entries(body)) and not (
+        is_object(body) and body.get(endpoint.answer)
+    ):
         raise refusal(endpoint, reply)
     try:
         return converter.structure(_unwrapped(endpoint.answer, body), into)
@@ -216,6 +220,8 @@ _UNAUTHORIZED = frozenset({32, 89, 99, 135, 215})
 _UNREACHABLE = frozenset({63, 150, 349})
 _NOT_ALLOWLISTED = frozenset({87, 220})
 _NO_ACCESS = frozenset({200, 453})
+_SERVER_TROUBLE = frozenset({130, 131})
+_CARRIES_PROFILE = ("custom_profiles.", "direct_messages.send", "welcome_messages.create")
 _LONGEST_MESSAGE = 500
 
 
@@ -272,7 +278,7 @@ def _class_of(endpoint: Endpoint, status: int, codes: frozenset[int], words: str
         return errors.RateLimited
     if status == 401 or codes & _UNAUTHORIZED:
         return errors.Unauthorized
-    if status >= 500:
+    if status >= 500 or codes & _SERVER_TROUBLE:
         return errors.ServerError
     if status in {404, 410}:
         return errors.NotFound
@@ -288,6 +294,7 @@ def _forbidden(endpoint: Endpoint, codes: frozenset[int], words: str) -> type[er
     if codes & _UNREACHABLE or about_people:
         return errors.RecipientUnreachable
     is_profile_call = endpoint.name.startswith("custom_profiles.")
-    if codes & _NOT_ALLOWLISTED or (is_profile_call and (not codes or codes & _NO_ACCESS)):
+    may_carry_profile = endpoint.name.startswith(_CARRIES_PROFILE)
+    if (codes & _NOT_ALLOWLISTED and may_carry_profile) or (is_profile_call and (not codes or codes & _NO_ACCESS)):
         return errors.NotAllowlisted
     return errors.Forbidden
