@@ -61,7 +61,8 @@ def test_twelve_families_are_as_long_as_the_documents_make_us_fear() -> None:
 @pytest.mark.parametrize(
     ("text", "count"),
     [("abc", 3), ("", 0), ("e\u0301", 1), ("\u1112\u1161\u11ab", 1), ("👍🏽", 1), ("🇩🇪🇫🇷", 2), ("🇩🇪🇫", 2),
-     ("🏴\U000e0067\U000e0062\U000e007f", 1), ("\r\n", 1), ("\n\n", 2), ("❤\ufe0f", 1)],
+     ("🏴\U000e0067\U000e0062\U000e007f", 1), ("\r\n", 1), ("\n\n", 2), ("❤\ufe0f", 1),
+     ("a\u200cb", 2), ("ก\u0e33", 1), ("ｶ\uff9e", 1), ("\u1100\u1100\u1161", 1), ("क\u094dष", 1)],
 )  # fmt: skip
 def test_the_most_generous_count(text: str, count: int) -> None:
     assert fewest_characters(text) == count

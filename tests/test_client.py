@@ -330,7 +330,7 @@ async def test_fault_43_files_that_cannot_be_read_or_shrink(
             await client.media.upload(missing)
     with pytest.raises(InvalidInput, match="is not a path"):
         await client.media.upload(tmp_path / "a\0b")
-    with pytest.raises(InvalidInput, match="^avatar: cannot be read"):
+    with pytest.raises(InvalidInput, match=r"^avatar: cannot be read"):
         await client.custom_profiles.create("Anna", tmp_path / "none")
     path = tmp_path / "shrinks.png"
     path.write_bytes(PNG * 100)
@@ -382,7 +382,7 @@ async def test_a_lane_of_another_name_keeps_the_agent_s_weight_and_priority(clie
     agent = client.agent("1", weight=2.0, priority=Priority.BULK)
     for options in ({"lane": "night"}, {"lane": Lane("own")}, {}, {"priority": Priority.INTERACTIVE}):
         with pytest.raises(BadRequest):  # there is no such profile
-            await agent.send(5, "hello", **options)  # type: ignore[arg-type]
+            await agent.send(5, "hello", **options)
     assert seen == [
         Lane("night", 2.0, Priority.BULK), Lane("own"), agent.lane, Lane(agent.lane.key, 2.0, Priority.INTERACTIVE)
     ]  # fmt: skip

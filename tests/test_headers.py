@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +23,16 @@ def test_fault_35_the_server_s_time_with_any_zone(zone: str) -> None:
 def test_fault_35_no_time_at_all(date: str) -> None:
     assert server_time({"Date": date}) is None
     assert server_time({}) is None
+
+
+def test_fault_35_a_time_without_zone_is_not_this_machine_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert server_time({"Date": DATE}) == server_time({"Date": f"{DATE} -0000"}) == NOW
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_reset_counts_by_the_server_s_clock() -> None:

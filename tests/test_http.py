@@ -27,11 +27,15 @@ from twdm_async import (
     MalformedResponse,
     Quota,
     QuotaTable,
+    QuotaWaitTooLong,
     RateLimited,
     ResponseError,
     ServerError,
     TwdmError,
 )
+from twdm_async.endpoints import ENDPOINTS, Host
+from twdm_async.transport import wire
+from twdm_async.transport.http import Attempt, HttpTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -265,6 +269,45 @@ async def test_fault_16_http_1_0() -> None:
         assert (await send(client)).custom_profile_id == "100001"
 
 
+async def test_an_attempt_that_left_is_not_forgotten_when_a_later_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twdm_async.transport.retry._FIRST_BACKOFF", 0.5)
+    monkeypatch.setattr("random.random", lambda: 0.99)
+    async with serving(close_at_once) as server, connected(server.url) as client:
+        updating = asyncio.create_task(client.account.update_profile(name="x"))
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        await client.close()
+        with pytest.raises(ClientClosed) as caught:
+            await updating
+        assert caught.value.delivered == "unknown"
+
+
+async def test_words_that_repeat_the_text_are_cut_off() -> None:
+    body = json.dumps({"errors": [{"code": 1, "message": f"bad text: {TEXT}"}]}).encode()
+    async with serving(http(body, "403 Forbidden")) as server, connected(server.url) as client:
+        with pytest.raises(ResponseError) as caught:
+            await send(client)
+        assert caught.value.messages == ("bad text: …",)
+        assert "SENTINEL" not in repr(caught.value) + str(caught.value)
+
+
+async def test_a_code_that_says_the_quota_is_spent_holds_whatever_the_status() -> None:
+    body = b'{"errors":[{"code":88,"message":"Rate limit exceeded"}]}'
+    async with serving(http(body, "403 Forbidden")) as server, connected(server.url, max_wait=1) as client:
+        for _ in range(2):
+            with pytest.raises((RateLimited, QuotaWaitTooLong)):
+                await send(client)
+        assert len(server.requests) == 1
+
+
+async def test_an_error_in_a_reply_that_should_be_empty() -> None:
+    body = b'{"errors":[{"code":34,"message":"Sorry, that page does not exist."}]}'
+    async with serving(http(body)) as server, connected(server.url) as client:
+        with pytest.raises(ResponseError) as caught:
+            await client.custom_profiles.delete("5")
+        assert caught.value.codes == (34,)
+
+
 async def test_a_429_is_waited_for_and_sent_again() -> None:
     refused = http(b'{"errors":[{"code":88,"message":"Rate limit exceeded"}]}', "429 Too Many", "Retry-After: 1")
     async with serving(saying(refused), SENT) as server, connected(server.url) as client:
@@ -405,6 +448,40 @@ async def test_fault_47_what_is_still_under_way_when_time_is_up_is_unknown() -> 
         await client.close(timeout=0.1)
         with pytest.raises(DeliveryUnknown):
             await sending
+
+
+async def test_closing_ends_what_is_under_way_on_a_borrowed_session_too() -> None:
+    async with serving(silence) as server, aiohttp.ClientSession() as session:
+        client = Client(KEYS, api_url=server.url, upload_url=server.url, session=session)
+        sending = asyncio.create_task(send(client))
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        began = asyncio.get_running_loop().time()
+        await client.close(timeout=0.1)
+        with pytest.raises(DeliveryUnknown):
+            await sending
+        assert asyncio.get_running_loop().time() - began < 2
+        assert not session.closed
+
+
+async def test_what_waits_for_a_borrowed_pool_is_not_signed_yet() -> None:
+    connector = aiohttp.TCPConnector(limit=3)
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        connected("http://127.0.0.1:1", session=session) as client,
+    ):
+        assert client._http.places._value == 3
+
+
+async def test_fault_2_a_name_that_is_not_found() -> None:
+    transport = HttpTransport(None, timeout=5.0)
+    hosts = {Host.API: "http://no-such-name.invalid", Host.UPLOAD: ""}
+    request = wire.encode(ENDPOINTS["direct_messages.send"], hosts, {})
+    fault = await transport.exchange(request, "OAuth", Attempt())
+    await transport.close(0)
+    assert isinstance(fault, wire.Fault)
+    assert not fault.sent
+    assert "Unknown error" not in fault.problem
 
 
 def test_fault_48_built_outside_a_loop() -> None:

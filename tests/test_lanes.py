@@ -111,7 +111,13 @@ def test_an_idle_lane_costs_nothing() -> None:
     assert not queue._heads
 
 
-@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), "1", True])
+@pytest.mark.parametrize("key", [5, None, b"x", []])
+def test_keys_that_are_none(key: object) -> None:
+    with pytest.raises(InvalidInput):
+        Lane(key)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), "1", True, 1e-320, 10**400])
 def test_weights_that_are_none(weight: object) -> None:
     with pytest.raises(InvalidInput):
         Lane("a", weight)  # type: ignore[arg-type]

@@ -147,7 +147,7 @@ def test_no_window_ever_holds_more_than_the_limit(
 # ---- what a quota is ----
 
 
-@pytest.mark.parametrize("limit", [0, -1, 1.5, math.nan, math.inf, True, "5", None])
+@pytest.mark.parametrize("limit", [0, -1, 1.5, math.nan, math.inf, True, "5", None, 10**400])
 def test_limits_that_are_none(limit: object) -> None:
     with pytest.raises(InvalidInput):
         Quota(limit, per=1.0)  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_limits_that_are_none(limit: object) -> None:
         Pace(limit, per=1.0)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("per", [0, -1, math.nan, math.inf, True, "5", None])
+@pytest.mark.parametrize("per", [0, -1, math.nan, math.inf, True, "5", None, 1e300, 10**400])
 def test_windows_that_are_none(per: object) -> None:
     with pytest.raises(InvalidInput):
         Quota(5, per=per)  # type: ignore[arg-type]
@@ -163,6 +163,14 @@ def test_windows_that_are_none(per: object) -> None:
         Pace(5, per=per)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput):
         QuotaTable.default().scaled(per)  # type: ignore[arg-type]
+
+
+def test_what_is_no_quota() -> None:
+    with pytest.raises(InvalidInput, match="scope"):
+        Quota(1, per=1.0, scope="everybody")
+    for quotas, pace in (((5,), None), (([Quota(1, per=1.0)],), None), ((), 5)):
+        with pytest.raises(InvalidInput):
+            QuotaTable.default().replace("direct_messages.send", *quotas, pace=pace)  # type: ignore[arg-type]
 
 
 def test_the_documented_quotas() -> None:

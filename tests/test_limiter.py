@@ -174,6 +174,36 @@ def test_a_burst_leaves_at_its_pace() -> None:
     run(main())
 
 
+def test_a_slot_that_waits_for_the_pace_is_not_counted_twice() -> None:
+    async def main() -> None:
+        limiter = make(Quota(3, per=PER), pace=Pace(burst=1, per=1.0))
+        await take_and_settle(limiter)
+        waiting = asyncio.ensure_future(take_and_settle(limiter))
+        await asyncio.sleep(0.5)
+        slot = await limiter.admit(SEND, Lane(), max_wait=10)
+        assert asyncio.get_running_loop().time() == pytest.approx(2.0, abs=1e-3)
+        limiter.give_back(slot)
+        await waiting
+
+    run(main())
+
+
+def test_a_wait_for_the_pace_is_known_beforehand() -> None:
+    async def main() -> None:
+        limiter = make(Quota(1000, per=PER), pace=Pace(burst=1, per=10.0))
+        await take_and_settle(limiter)
+        waiting = [asyncio.ensure_future(take_and_settle(limiter)) for _ in range(5)]
+        await asyncio.sleep(0)
+        with pytest.raises(QuotaWaitTooLong) as caught:
+            await limiter.admit(SEND, Lane(), max_wait=30)
+        assert asyncio.get_running_loop().time() < 0.1
+        assert caught.value.wait == pytest.approx(60, rel=0.01)
+        assert (caught.value.limit, caught.value.per) == (1, 10.0)
+        await asyncio.gather(*waiting)
+
+    run(main())
+
+
 def test_ten_thousand_wait_and_all_are_served() -> None:
     async def main() -> None:
         limiter = make(Quota(1000, per=1.0))
@@ -278,6 +308,19 @@ def test_fault_26_a_429_without_headers_holds_longer_each_time() -> None:
         limiter.learn(slot, 200, {})
         limiter.learn(slot, 429, {})
         assert state(limiter).free_at.timestamp() - LoopClock().wall() <= 66
+
+    run(main())
+
+
+@pytest.mark.parametrize(("headers", "least", "most"), [({}, 60, 66), ({"Retry-After": "2"}, 2, 2.2)])
+def test_many_that_were_refused_together_are_one_refusal(headers: dict[str, str], least: float, most: float) -> None:
+    async def main() -> None:
+        limiter = make(Quota(1000, per=86_400.0))
+        slots = [await limiter.admit(SEND, Lane()) for _ in range(20)]
+        for slot in slots:
+            limiter.learn(slot, 429, headers)
+            limiter.settle(slot, seen=True)
+        assert least <= state(limiter).free_at.timestamp() - LoopClock().wall() <= most
 
     run(main())
 

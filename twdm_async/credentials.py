@@ -143,7 +143,7 @@ def _read_twurlrc(path: Path) -> tuple[Mapping[str, Json], tuple[str, str] | Non
         with path.open(encoding="utf-8") as file:
             if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                 raise InvalidInput(parameter="path", problem=f"{path} can be read by others; run: chmod 600 {path}")
-            content: Json = yaml.load(file, Loader=yaml.BaseLoader)  # which reads strings, and nothing into them
+            content: Json = yaml.load(file, Loader=yaml.BaseLoader)  # noqa: S506 - it makes strings, and nothing else
     except OSError as error:
         raise InvalidInput(parameter="path", problem=f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError):

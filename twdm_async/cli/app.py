@@ -34,9 +34,8 @@ ProfileId = Annotated[str, typer.Argument(help="A custom profile's id.")]
 
 
 def _show(model: Any) -> None:
-    """Print a model, or a list of models, as JSON."""
-    shown = [_shown(one) for one in model] if isinstance(model, list) else _shown(model)
-    _out.print_json(data=shown, default=_json_value)
+    """Print a model as JSON."""
+    _out.print_json(data=_shown(model), default=_json_value)
 
 
 def _shown(model: Any) -> dict[str, Any]:
@@ -168,7 +167,8 @@ def list_profiles(api_url: ApiUrl = DEFAULT_API_URL, username: Username = None) 
 
     async def main() -> None:
         async with make_client(api_url, None, username) as client:
-            _show([profile async for profile in client.custom_profiles.list()])
+            found = [_shown(profile) async for profile in client.custom_profiles.list()]
+            _out.print_json(data=found, default=_json_value)
 
     run(main())
 

@@ -56,7 +56,7 @@ def fewest_characters(text: str) -> int:
             or 0x1160 <= code <= 0x11FF  # Korean vowels and finals that join the letter before them
             or 0xD7B0 <= code <= 0xD7FB
             or code in {0x0E33, 0x0EB3, 0xFF9E, 0xFF9F}  # Thai and Lao vowel signs, halfwidth Japanese sound marks
-            or (leads_syllable and in_syllable)
+            or (in_syllable and (leads_syllable or 0xAC00 <= code <= 0xD7A3))
             or (character == "\n" and previous == "\r")
         )
         flag_closed = flag_open and 0x1F1E6 <= code <= 0x1F1FF

@@ -148,13 +148,14 @@ class QuotaLimiter:
         """The server refused the slot's request for quota: send nothing for a while."""
         line = self._line(slot.buckets[0].family)
         now = self._clock.monotonic()
-        seconds = self._hold_for(line, read_limits(headers, self._clock.wall()))
-        if line.held_until <= now:
-            line.refusals += 1
+        is_held = line.held_until > now
+        # Of many that were under way together, the first refusal is the news; the others are the same one again.
+        refusals = line.refusals - is_held
+        seconds = self._hold_for(line, read_limits(headers, self._clock.wall()), refusals)
+        line.refusals = refusals + 1
+        if not is_held:
             _log.warning("%s: the server refused for quota; nothing is sent for %.0f s", line.family, seconds)
-        elif now + seconds <= line.held_until:
-            return  # one of many that were under way when the first was refused: it says nothing new
-        line.held_until = now + seconds
+        line.held_until = max(line.held_until, now + seconds)
         for bucket in line.buckets:
             if bucket.scope is Scope.USER:
                 self._store.hold(bucket, seconds)
@@ -292,17 +293,17 @@ class QuotaLimiter:
         if line is not None:
             line.changed.set()
 
-    def _hold_for(self, line: _Line, limits: Limits) -> float:
-        """Seconds to stay away after a 429."""
+    def _hold_for(self, line: _Line, limits: Limits, refusals: int) -> float:
+        """Seconds to stay away after a 429 that came after so many others in a row."""
         said = max((s for s in (limits.retry_after, limits.reset_in) if s is not None), default=None)
         if said is None:
             longest_window = max((bucket.quota.per for bucket in line.buckets if bucket.quota), default=_LONGEST_HOLD)
-            seconds = min(_FIRST_HOLD * 2.0**line.refusals, _LONGEST_HOLD, longest_window)
+            seconds = min(_FIRST_HOLD * 2.0 ** min(refusals, 12), _LONGEST_HOLD, longest_window)
         else:
             if said > LONGEST_WAIT:
                 _log.warning("%s: the server asked to wait for %.0f s, which no window lasts", line.family, said)
             # A time that has passed means now; but if that is refused as well, it means less and less.
-            seconds = min(said if said >= 1 else 2.0 ** min(line.refusals, 12), LONGEST_WAIT)
+            seconds = min(said if said >= 1 else 2.0 ** min(refusals, 12), LONGEST_WAIT)
         # Some jitter, so that clients which were refused together do not come back together.
         return max(seconds, 1.0) * random.uniform(1.0, 1.1)
 

@@ -77,6 +77,7 @@ class DirectMessages:
             {"event": {"type": "message_create", "message_create": create}},
             DirectMessage,
             recipient_id=recipient_id,
+            text=text,
             lane=lane,
             max_wait=max_wait,
         )

@@ -69,5 +69,5 @@ class WelcomeMessages:
         if custom_profile_id is not None:
             message["custom_profile_id"] = checked_id(custom_profile_id, "custom_profile_id")
         return await self._caller.call(
-            "welcome_messages.create", {"welcome_message": message}, WelcomeMessage, max_wait=max_wait
+            "welcome_messages.create", {"welcome_message": message}, WelcomeMessage, text=text, max_wait=max_wait
         )

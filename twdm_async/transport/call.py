@@ -65,6 +65,7 @@ class Caller:
         *,
         path_id: str | None = None,
         recipient_id: str | None = None,
+        text: str | None = None,
         lane: Lane = _ANYONE,
         max_wait: float | None = None,
     ) -> T:
@@ -76,13 +77,16 @@ class Caller:
             into: the model of the answer; ``type(None)`` where there is none.
             path_id: a checked id for the path.
             recipient_id: whom a message is for.
+            text: of a message; no error will repeat it.
             lane: where to wait.
             max_wait: seconds to wait for quota, over all attempts; the client's if not given.
 
         Raises:
             TwdmError: any of the tree, as :mod:`twdm_async.transport.retry` decides.
         """
-        request = wire.encode(ENDPOINTS[name], self._hosts, arguments, path_id=path_id, recipient_id=recipient_id)
+        request = wire.encode(
+            ENDPOINTS[name], self._hosts, arguments, path_id=path_id, recipient_id=recipient_id, text=text
+        )
         patience = checked_wait(max_wait) if max_wait is not None else self._max_wait
         story = retry.BEGINNING
         while True:
@@ -94,7 +98,7 @@ class Caller:
                 try:
                     return wire.read(request.endpoint, outcome, into)
                 except errors.TwdmError as problem:
-                    error = problem
+                    error = wire.without_text(problem, text)
                 if isinstance(error, errors.RateLimited) and outcome.status not in {420, 429}:
                     self._limiter.refused(slot, outcome.headers)  # only the code says so, and that was just read
             decision = retry.decide(request, outcome, error, story, sent_at=sent_at, jitter=random.random())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hmac
 import ipaddress
-import secrets
+import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -100,7 +100,7 @@ class OAuth1Signer:
         """The value of the Authorization header. Each call has a nonce and a timestamp of its own."""
         timestamp = str(int(self._clock.wall() + self.skew))
         return self.authorization(
-            request.endpoint.method, request.url, request.signed, nonce=secrets.token_hex(16), timestamp=timestamp
+            request.endpoint.method, request.url, request.signed, nonce=os.urandom(16).hex(), timestamp=timestamp
         )
 
     def authorization(

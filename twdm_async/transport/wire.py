@@ -4,13 +4,14 @@ error.
 
 from __future__ import annotations
 
+import html
 import json
 import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from twdm_async import errors
 from twdm_async._json import is_array, is_object
@@ -46,6 +47,7 @@ class Request:
         body: encoded, or the fields of a multipart body.
         content_type: of `body`, unless it is multipart.
         recipient_id: whom a message is for, so that an error can say so.
+        text: of a message, so that no error says it.
     """
 
     endpoint: Endpoint
@@ -55,6 +57,7 @@ class Request:
     body: bytes | Mapping[str, str | File] = field(default=b"", repr=False)
     content_type: str | None = None
     recipient_id: str | None = None
+    text: str | None = field(default=None, repr=False)
 
     @property
     def target(self) -> str:
@@ -93,6 +96,7 @@ def encode(
     *,
     path_id: str | None = None,
     recipient_id: str | None = None,
+    text: str | None = None,
 ) -> Request:
     """The request for a call.
 
@@ -102,13 +106,15 @@ def encode(
         arguments: the JSON body, or the fields of a query, form or multipart body.
         path_id: a checked id for the path template.
         recipient_id: whom it is for.
+        text: of the message.
     """
     path = endpoint.path if path_id is None else endpoint.path.format(id=_escape(path_id))
     url = hosts[endpoint.host] + path
     match endpoint.encoding:
         case Encoding.JSON:
             body = _encoder.encode(arguments).encode()
-            return Request(endpoint, url, body=body, content_type="application/json", recipient_id=recipient_id)
+            content_type = "application/json"
+            return Request(endpoint, url, body=body, content_type=content_type, recipient_id=recipient_id, text=text)
         case Encoding.QUERY:
             signed = tuple(arguments.items())
             return Request(endpoint, url, query=_urlencoded(signed), signed=signed)
@@ -152,9 +158,8 @@ def read(endpoint: Endpoint, reply: Reply, into: type[T]) -> T:
             raise refusal(endpoint, reply)
         return into()
     body = _parse(endpoint, reply)
-    if any(code is not None for code, _ in _error_entries(body)) and not (
-        is_object(body) and body.get(endpoint.answer)
-    ):
+    is_answer = is_object(body) and bool(body.get(endpoint.answer))
+    if not is_answer and any(code is not None for code, _ in _error_entries(body)):
         raise refusal(endpoint, reply)
     try:
         return converter.structure(_unwrapped(endpoint.answer, body), into)
@@ -183,7 +188,10 @@ def _parse(endpoint: Endpoint, reply: Reply) -> Any:
 
 
 def _decompressed(reply: Reply) -> bytes:
-    match reply.headers.get("Content-Encoding", "identity").lower():
+    encoding = reply.headers.get("Content-Encoding")
+    if encoding is None:
+        return reply.body
+    match encoding.lower():
         case "identity" | "":
             return reply.body
         case "gzip" | "x-gzip" | "deflate":  # we did not ask for it, but a proxy may do it all the same
@@ -236,6 +244,19 @@ def refusal(endpoint: Endpoint, reply: Reply) -> errors.ResponseError:
     messages = tuple(message[:_LONGEST_MESSAGE] for _, message in entries if message)
     cls = _class_of(endpoint, reply.status, frozenset(codes), " ".join(messages).lower())
     return cls(endpoint=endpoint.name, status=reply.status, codes=codes, messages=messages)
+
+
+def without_text(error: errors.TwdmError, text: str | None) -> errors.TwdmError:
+    """`error`, cut off where the API's words repeat the text that was sent. A text of three letters is in any words."""
+    if not isinstance(error, errors.ResponseError) or text is None or len(text) < 4:
+        return error
+    beginning = text[:100]
+    return evolve(error, messages=tuple(_before(message, beginning) for message in error.messages))
+
+
+def _before(message: str, beginning: str) -> str:
+    found = max(message.find(beginning), message.find(html.escape(beginning, quote=False)))
+    return message if found < 0 else f"{message[:found]}…"
 
 
 def _error_entries(body: Any) -> list[tuple[int | None, str]]:
