@@ -33,6 +33,7 @@ from bisect import insort
 from collections import deque
 
 _CLOCK_DRIFT = 1.0001
+_MOST_FOREIGN = 100_000  # slots at once: a header must not be able to fill the memory
 
 
 class Ledger:
@@ -102,7 +103,8 @@ class Ledger:
         may not have counted already, are all taken as counted, so that this finds only what others certainly spent.
         """
         if self.limit < math.inf:
-            for _ in range(int(self.limit) - self.used(now) - remaining):
+            missing = int(self.limit) - self.used(now) - remaining
+            for _ in range(min(missing, _MOST_FOREIGN)):
                 self._count_until(until)
 
     def _count_until(self, expiry: float) -> None:
