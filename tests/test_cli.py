@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import io
 import json
 import os
 import re
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
 from tests.pictures import PNG
+from twdm_async import Client
+from twdm_async.cli import send_many
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from twdm_async.sandbox import Sandbox
 
 COMMAND = (sys.executable, "-W", "error", "-c", "from twdm_async.cli import main; main()")
@@ -239,6 +242,25 @@ async def test_wrong_keys_end_it_at_once(twdm: Twdm, sandbox: Sandbox, tmp_path:
     assert re.search(r"\d+ not sent, \d+ stopped", err)
     assert len(sandbox.requests) <= 64
     assert len(outcomes(tmp_path / "messages.csv.results.jsonl")) == 300
+
+
+async def test_a_full_disk_ends_it_and_is_told(sandbox: Sandbox) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("only Linux has a disk that is always full")
+
+    class FullDisk(type(Path())):  # type: ignore[misc]
+        def open(self, *_: Any, **__: Any) -> Any:
+            return open("/dev/full", "w", encoding="utf-8")  # noqa: PTH123 - it is handed on
+
+    messages = [send_many.Message(line, "5", f"hello {line}", None) for line in range(1, 301)]
+    printed = io.StringIO()
+    console = Console(file=printed, width=200)
+    async with Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client:
+        assert await send_many.send_all(client, messages, FullDisk("results"), console) == 1
+    said = printed.getvalue()
+    assert "cannot be written: No space left on device" in said
+    assert 1 <= len(sandbox.messages) <= 64
+    assert f"{len(sandbox.messages)} sent" in said
 
 
 async def test_an_empty_file(twdm: Twdm, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import io
 import json
@@ -181,10 +182,12 @@ async def send_all(client: Client, messages: Sequence[Message], results: Path, c
     loop.add_signal_handler(signal.SIGINT, stop.set)
     columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with record, Progress(*columns, console=console) as progress:
+        with Progress(*columns, console=console) as progress:
             kept = _Record(record, progress, len(messages))
             await _send_until(stop, client, messages, kept)
     finally:
+        with contextlib.suppress(OSError):  # a full disk; it was said
+            record.close()
         loop.remove_signal_handler(signal.SIGINT)
     if kept.hopeless is not None:
         console.print(f"error: {kept.hopeless}", highlight=False, markup=False, soft_wrap=True)
@@ -203,13 +206,16 @@ class _Record:
         self._progress = progress
         self._task = progress.add_task("sending", total=total)
         self.counts: Counter[str] = Counter()
-        self.hopeless: errors.TwdmError | None = None  # what every other line would be refused for, too
+        self.hopeless: str | None = None  # why it makes no sense to go on
 
     def write(self, message: Message, outcome: str, **facts: str | None) -> None:
         self.counts[outcome] += 1
         row = {"line": message.line, "recipient": message.recipient, "outcome": outcome, **facts}
-        self._file.write(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")
+            self._file.flush()
+        except OSError as error:  # nothing may be sent that is not written down
+            self.hopeless = f"the outcome of line {message.line} ({outcome}) cannot be written: {error.strerror}"
         if outcome != "stopped":
             self._progress.advance(self._task)
 
@@ -253,6 +259,6 @@ async def _send(client: Client, message: Message, record: _Record) -> None:
         outcome = {"unknown": "unknown", "yes": "sent"}.get(error.delivered, "not sent")
         record.write(message, outcome, error=str(error))
         if isinstance(error, (errors.Unauthorized, errors.NotAllowlisted)):
-            record.hopeless = error
+            record.hopeless = str(error)  # the next line would be refused for the same
     else:
         record.write(message, "sent", id=sent.id)
