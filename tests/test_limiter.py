@@ -368,6 +368,26 @@ def test_fault_31_replies_out_of_order() -> None:
 
 # ---- whatever is cancelled, wherever ----
 
+
+def test_fault_45_cancelled_in_the_very_turn_in_which_the_slot_is_handed_over() -> None:
+    async def main(turns: int) -> bool:
+        limiter = make(Quota(1, per=PER))
+        slot = await limiter.admit(SEND, Lane())
+        waiting = asyncio.ensure_future(limiter.admit(SEND, Lane()))
+        await asyncio.sleep(1)
+        limiter.give_back(slot)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        handed_over = state(limiter).in_flight == 1 and not waiting.done()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await asyncio.sleep(1)
+        assert state(limiter).in_flight == (0 if waiting.cancelled() else 1)
+        return handed_over
+
+    assert any([run(main(turns)) for turns in range(12)]), "none of the turns was the one that this is about"
+
+
 AGENTS = st.lists(
     st.tuples(
         st.floats(0, 3),  # when it comes
