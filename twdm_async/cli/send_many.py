@@ -179,7 +179,12 @@ async def send_all(client: Client, messages: Sequence[Message], results: Path, c
         raise errors.InvalidInput(parameter="results", problem=problem) from None
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, stop.set)
+
+    def on_ctrl_c() -> None:
+        stop.set()
+        loop.remove_signal_handler(signal.SIGINT)  # a second one ends the command at once
+
+    loop.add_signal_handler(signal.SIGINT, on_ctrl_c)
     columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console) as progress:
