@@ -248,7 +248,7 @@ async def test_a_full_disk_ends_it_and_is_told(sandbox: Sandbox) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("only Linux has a disk that is always full")
 
-    class FullDisk(type(Path())):  # type: ignore[misc]
+    class FullDisk(type(Path())):  # type: ignore[misc]  # which class a path has is known at run time only
         def open(self, *_: Any, **__: Any) -> Any:
             return open("/dev/full", "w", encoding="utf-8")  # noqa: PTH123 - it is handed on
 
@@ -259,6 +259,9 @@ async def test_a_full_disk_ends_it_and_is_told(sandbox: Sandbox) -> None:
         assert await send_many.send_all(client, messages, FullDisk("results"), console) == 1
     said = printed.getvalue()
     assert "cannot be written: No space left on device" in said
+    assert len(re.findall(r"^line \d+: sent$", said, re.MULTILINE)) == len(sandbox.messages), (
+        "the terminal tells instead"
+    )
     assert 1 <= len(sandbox.messages) <= 64
     assert f"{len(sandbox.messages)} sent" in said
 

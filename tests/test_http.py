@@ -18,6 +18,7 @@ import pytest
 
 from tests.samples import CUSTOM_PROFILE, SENT_WITH_PROFILE
 from tests.scripted import OK_HEAD, http, serving
+from tests.virtual_time import LoopClock, run
 from twdm_async import (
     Client,
     ClientClosed,
@@ -308,17 +309,24 @@ async def test_an_error_in_a_reply_that_should_be_empty() -> None:
         assert caught.value.codes == (34,)
 
 
-async def test_a_429_is_waited_for_and_sent_again() -> None:
-    refused = http(b'{"errors":[{"code":88,"message":"Rate limit exceeded"}]}', "429 Too Many", "Retry-After: 1")
-    async with serving(saying(refused), SENT) as server, connected(server.url) as client:
-        assert (await send(client)).custom_profile_id == "100001"
-        assert len(server.requests) == used(client) == 2
-    async with serving(refused) as server, connected(server.url, max_wait=0.5) as client:
-        with pytest.raises(RateLimited) as caught:
-            await send(client)
-        assert caught.value.retry_at is not None
-        assert caught.value.codes == (88,)
-        assert len(server.requests) == 1
+def test_a_429_is_waited_for_and_sent_again() -> None:
+    refused = http(b'{"errors":[{"code":88,"message":"Rate limit exceeded"}]}', "429 Too Many", "Retry-After: 300")
+
+    async def main() -> None:
+        clock = LoopClock()
+        async with serving(saying(refused), SENT) as server, connected(server.url, clock=clock) as client:
+            before = clock.monotonic()
+            assert (await send(client)).custom_profile_id == "100001"
+            assert 300 <= clock.monotonic() - before <= 331
+            assert len(server.requests) == used(client) == 2
+        async with serving(refused) as server, connected(server.url, clock=clock, max_wait=60) as client:
+            with pytest.raises(RateLimited) as caught:
+                await send(client)
+            assert caught.value.retry_at is not None
+            assert caught.value.codes == (88,)
+            assert len(server.requests) == 1
+
+    run(main())
 
 
 async def test_fault_34_a_wrong_clock_is_set_right_once() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -123,16 +122,26 @@ async def test_replies_are_as_recordings_show_them(sandbox: Sandbox, session: ai
     assert int(headers["x-rate-limit-reset"]) - time.time() == pytest.approx(900, abs=3)
 
 
+class FastClock(Clock):
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
 async def test_windows_are_fixed_and_begin_with_the_first_request(session: aiohttp.ClientSession) -> None:
-    table = QuotaTable.default().replace("direct_messages.send", Quota(2, per=1.0), Quota(3, per=1.0, scope=Scope.APP))
-    async with Sandbox(quotas=table) as sandbox:
+    clock = FastClock()
+    table = QuotaTable.default().replace(
+        "direct_messages.send", Quota(2, per=900.0), Quota(3, per=900.0, scope=Scope.APP)
+    )
+    async with Sandbox(quotas=table, clock=clock) as sandbox:
         raw, other = Raw(sandbox, session), Raw(sandbox, session, sandbox.add_account())
         statuses = [(await one.call("direct_messages.send", MESSAGE))[0] for one in (raw, raw, raw, other, other)]
         assert statuses == [200, 200, 429, 200, 429]
         assert [breach.scope for breach in sandbox.breaches] == [Scope.USER, Scope.APP]
         status, body, _ = await raw.call("direct_messages.send", MESSAGE)
         assert (status, codes(body)) == (429, [88])
-        await asyncio.sleep(1.0)
+        clock.ahead = 900.0
         assert (await raw.call("direct_messages.send", MESSAGE))[0] == 200
         assert [window.count for window in sandbox.windows if window.scope is Scope.USER] == [2, 1, 1]
         assert len(sandbox.messages) == 4

@@ -141,12 +141,15 @@ class ConnectFailed(TwdmError):
 
 @define(kw_only=True, slots=False, eq=False, str=False)
 class ClientClosed(TwdmError, RuntimeError):
-    """The client was closed before the call could leave. Nothing was sent."""
+    """The client was closed before the call could leave, or before it could leave again (then ``delivered`` says
+    so).
+    """
 
     endpoint: str
 
     def __str__(self) -> str:
-        return f"{self.endpoint}: the client is closed; nothing was sent"
+        sent = "nothing was sent" if self.delivered == "no" else "an earlier attempt left and was not answered"
+        return f"{self.endpoint}: the client is closed; {sent}"
 
 
 @define(kw_only=True, slots=False, eq=False, str=False)

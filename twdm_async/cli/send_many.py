@@ -195,7 +195,8 @@ async def send_all(client: Client, messages: Sequence[Message], results: Path, c
             record.close()
         loop.remove_signal_handler(signal.SIGINT)
     if kept.hopeless is not None:
-        console.print(f"error: {kept.hopeless}", highlight=False, markup=False, soft_wrap=True)
+        said_instead = "".join(f"\n{outcome}" for outcome in kept.unwritten)
+        console.print(f"error: {kept.hopeless}{said_instead}", highlight=False, markup=False, soft_wrap=True)
     said = ", ".join(f"{count} {outcome}" for outcome, count in kept.counts.items())
     console.print(f"{said}. Every line's outcome is in {results}", highlight=False, markup=False, soft_wrap=True)
     if stop.is_set() and kept.hopeless is None:
@@ -212,6 +213,7 @@ class _Record:
         self._task = progress.add_task("sending", total=total)
         self.counts: Counter[str] = Counter()
         self.hopeless: str | None = None  # why it makes no sense to go on
+        self.unwritten: list[str] = []  # outcomes that the file could not take
 
     def write(self, message: Message, outcome: str, **facts: str | None) -> None:
         self.counts[outcome] += 1
@@ -219,8 +221,10 @@ class _Record:
         try:
             self._file.write(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")
             self._file.flush()
-        except OSError as error:  # nothing may be sent that is not written down
-            self.hopeless = f"the outcome of line {message.line} ({outcome}) cannot be written: {error.strerror}"
+        except OSError as error:  # nothing more may be sent, since it could not be written down
+            self.hopeless = self.hopeless or f"the results cannot be written: {error.strerror}"
+            if outcome != "stopped":
+                self.unwritten.append(f"line {message.line}: {outcome}")
         if outcome != "stopped":
             self._progress.advance(self._task)
 
