@@ -23,6 +23,8 @@ FACTS: dict[str, Any] = {
     "retry_at": NOW,
     "limit": 15.0,
     "per": 900.0,
+    "waiting": 1000,
+    "store": "sqlite:///quota.db",
     "sent_at": NOW,
     "recipient_id": "5",
     "status": 403,

@@ -10,84 +10,114 @@ from hypothesis import strategies as st
 
 from twdm_async import InvalidInput, Pace, Quota, QuotaTable, Scope
 from twdm_async.quota.ledger import Ledger
+from twdm_async.quota.store.contract import UNLIMITED
 
 PER = 900.0
 DRIFT = 1.0001
 
 
+def is_open(ledger: Ledger, now: float, quota: Quota) -> bool:
+    return ledger.room(now, (quota,)) > 0
+
+
+def free_in(ledger: Ledger, now: float, quota: Quota, count: int = 1) -> float:
+    return ledger.usage(now, quota).free_in(quota.limit, count)
+
+
 def test_a_slot_counts_until_its_outcome_and_a_window_on_top() -> None:
-    ledger = Ledger(1, PER)
-    assert ledger.is_open(0)
+    ledger, quota = Ledger(), Quota(1, PER)
+    assert is_open(ledger, 0, quota)
     ledger.take()
-    assert not ledger.is_open(5000)  # under way for ever so long
+    assert not is_open(ledger, 5000, quota)  # under way for ever so long
     ledger.settle(5000)
-    assert not ledger.is_open(5000 + PER)
-    assert ledger.free_in(5000) == pytest.approx(PER * DRIFT)
-    assert ledger.is_open(5000 + PER * DRIFT)
+    assert not is_open(ledger, 5000 + PER, quota)
+    assert free_in(ledger, 5000, quota) == pytest.approx(PER * DRIFT)
+    assert is_open(ledger, 5000 + PER * DRIFT, quota)
 
 
 def test_a_slot_without_outcome_counts_for_a_grace_longer() -> None:
-    ledger = Ledger(2, PER)
-    ledger.take()
-    ledger.take()
+    ledger, quota = Ledger(), Quota(2, PER)
+    ledger.take(2)
     ledger.settle(10, grace=30)
-    ledger.settle(20)  # its expiry comes before the other's
-    assert ledger.used(20) == 2
-    assert ledger.used(20 + PER * DRIFT) == 1
-    assert ledger.used(40 + PER * DRIFT) == 0
+    ledger.settle(20)  # it stops counting before the other does
+    assert ledger.used(20, quota) == 2
+    assert ledger.used(20 + PER * DRIFT, quota) == 1
+    assert ledger.used(40 + PER * DRIFT, quota) == 0
 
 
 def test_a_slot_is_given_back_if_nothing_left() -> None:
-    ledger = Ledger(1, PER)
+    ledger, quota = Ledger(), Quota(1, PER)
     ledger.take()
     ledger.give_back()
-    assert ledger.is_open(0)
+    assert is_open(ledger, 0, quota)
 
 
 def test_holds_join_to_the_later_one() -> None:
-    ledger = Ledger(5, PER)
+    ledger, quota = Ledger(), Quota(5, PER)
     ledger.hold(100)
     ledger.hold(50)
-    assert not ledger.is_open(99)
-    assert ledger.free_in(40) == 60
-    assert ledger.is_open(100)
+    assert not is_open(ledger, 99, quota)
+    assert free_in(ledger, 40, quota) == 60
+    assert is_open(ledger, 100, quota)
 
 
 def test_free_in_counts_rounds() -> None:
-    ledger = Ledger(2, 100.0)
+    ledger, quota = Ledger(), Quota(2, 100.0)
     for now in (0, 10):
         ledger.take()
         ledger.settle(now)
     window = 100 * DRIFT
-    waits = [ledger.free_in(20, count) for count in (1, 2, 3, 4, 5)]
+    waits = [free_in(ledger, 20, quota, count) for count in (1, 2, 3, 4, 5)]
     expected = [window - 20, window - 10, 2 * window - 20, 2 * window - 10, 3 * window - 20]
     assert waits == pytest.approx(expected)
 
 
-def test_the_server_s_count_can_only_tighten() -> None:
-    ledger = Ledger(180, PER)
-    for _ in range(10):
+def test_who_shares_a_ledger_counts_by_its_own_quota() -> None:
+    ledger = Ledger()
+    day, quarter, tighter = Quota(10, 86_400.0), Quota(3, 900.0), Quota(4, 86_400.0)
+    for now in (0, 1000, 2000, 2500):
         ledger.take()
-    ledger.tighten(0, remaining=170, until=500)
-    assert ledger.used(0) == 10  # nobody else has spent any
-    ledger.tighten(0, remaining=150, until=500)
-    assert ledger.used(0) == 30
-    ledger.tighten(0, remaining=150, until=500)
-    ledger.tighten(0, remaining=179, until=500)  # an older reply, or a lie
-    assert ledger.used(0) == 30
-    assert ledger.used(500) == 10
+        ledger.settle(now)
+    assert [ledger.used(2600, quota) for quota in (day, quarter, tighter)] == [4, 2, 4]
+    assert ledger.room(2600, (day, quarter)) == 1
+    assert ledger.room(2600, (tighter,)) == 0
+    assert free_in(ledger, 2600, quarter, 2) == pytest.approx(2000 + 900 * DRIFT - 2600)
+
+
+def test_the_server_s_count_can_only_tighten() -> None:
+    ledger, quota = Ledger(), Quota(180, PER)
+    ledger.take(10)
+    ledger.tighten(0, quota, remaining=170, until=500)
+    assert ledger.used(0, quota) == 10  # nobody else has spent any
+    ledger.tighten(0, quota, remaining=150, until=500)
+    assert ledger.used(0, quota) == 30
+    ledger.tighten(0, quota, remaining=150, until=500)
+    ledger.tighten(0, quota, remaining=179, until=500)  # an older reply, or a lie
+    assert ledger.used(0, quota) == 30
+    assert ledger.used(500, quota) == 10
+    assert ledger.used(0, Quota(1000, per=86_400.0)) == 10  # of another window nothing was said
+
+
+def test_what_others_spent_comes_free_at_its_time() -> None:
+    ledger, quota = Ledger(), Quota(6, 100.0)
+    for now in (0, 10, 90):
+        ledger.take()
+        ledger.settle(now)
+    ledger.tighten(90, quota, remaining=0, until=120)  # three more
+    assert ledger.used(95, quota) == 6
+    waits = [free_in(ledger, 95, quota, count) for count in range(1, 7)]
+    assert waits == pytest.approx([5.01, 15.01, 25, 25, 25, 95.01])
 
 
 def test_without_a_documented_quota_only_a_hold_closes_it() -> None:
-    ledger = Ledger(math.inf, 0.0)
-    for _ in range(1000):
-        ledger.take()
+    ledger = Ledger()
+    ledger.take(1000)
     for _ in range(1000):
         ledger.settle(0)
-    ledger.tighten(0, 0, 100)
-    assert ledger.is_open(0)
+    assert is_open(ledger, 0, UNLIMITED)
+    assert ledger.used(1, UNLIMITED) == 0
     ledger.hold(5)
-    assert ledger.free_in(0, 10_000) == 5
+    assert free_in(ledger, 0, UNLIMITED, 10_000) == 5
 
 
 # ---- the promise, as the proof has it: any window, any latency ----
@@ -110,7 +140,7 @@ def test_no_window_ever_holds_more_than_the_limit(
     requests: list[tuple[float, float, float, bool, bool]], limit: int, per: float
 ) -> None:
     grace = 5.0
-    ledger = Ledger(limit, per)
+    ledger, quota = Ledger(), Quota(limit, per)
     counted: list[float] = []
     under_way: list[tuple[float, bool, bool]] = []  # (when it is over, seen, left)
     now = 0.0
@@ -127,7 +157,7 @@ def test_no_window_ever_holds_more_than_the_limit(
     for gap, inward, outward, seen, leaves in requests:
         now += gap
         settle_until(now)
-        if not ledger.is_open(now):
+        if not is_open(ledger, now, quota):
             continue
         ledger.take()
         if not leaves:

@@ -13,10 +13,11 @@ from tests.pictures import PNG
 from tests.virtual_time import LoopClock, run
 from twdm_async import Client, MemoryQuotaStore, Quota, QuotaTable, Scope
 from twdm_async.quota.store import Slot
+from twdm_async.quota.store.contract import UNLIMITED
 from twdm_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from twdm_async.quota.store import Bucket, QuotaStore
+    from twdm_async.quota.store import Bucket, Claim, Lifetime, QuotaStore, Wait
 
 _LIMIT, _PER = 100, 900.0
 _AGENTS, _EACH = 200, 3
@@ -29,12 +30,13 @@ class BareLimiterStore(MemoryQuotaStore):
         super().__init__(clock=LoopClock())
         self._limiters: dict[Bucket, AsyncLimiter] = {}
 
-    async def take(self, buckets: tuple[Bucket, ...]) -> Slot:
-        for bucket in buckets:
-            if bucket.quota is not None:
-                limiter = self._limiters.setdefault(bucket, AsyncLimiter(bucket.quota.limit, bucket.quota.per))
-                await limiter.acquire()
-        return Slot(buckets)
+    async def take(self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1) -> list[Slot] | Wait:
+        for claim in claims:
+            for quota in claim.quotas:
+                if quota is not UNLIMITED:
+                    limiter = self._limiters.setdefault(claim.bucket, AsyncLimiter(quota.limit, quota.per))
+                    await limiter.acquire()
+        return [Slot(claims)]
 
     def settle(self, slot: Slot, grace: float = 0.0) -> None:
         pass

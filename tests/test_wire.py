@@ -77,6 +77,13 @@ GOLDEN: dict[str, tuple[dict[str, Any], str | None, str, str, Any]] = {
         "https://api.twitter.com/1.1/account/verify_credentials.json?skip_status=true",
         b"",
     ),
+    "application.rate_limit_status": (
+        {"resources": "account,custom_profiles"},
+        None,
+        "GET",
+        "https://api.twitter.com/1.1/application/rate_limit_status.json?resources=account%2Ccustom_profiles",
+        b"",
+    ),
     "media.upload": (
         {"media": File(b"x", "image/png")},
         None,

@@ -90,7 +90,7 @@ class Client:
             account=credentials.account,
             app=credentials.app,
             clock=clock,
-            grace=timeout,
+            timeout=timeout,
         )
         self._caller = Caller(hosts, self._limiter, OAuth1Signer(credentials, clock), self._http, clock, max_wait)
         self._agents = itertools.count(1)

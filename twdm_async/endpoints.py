@@ -110,6 +110,7 @@ ENDPOINTS: dict[str, Endpoint] = {
         ),
         _row("account.update_profile", "POST account/update_profile.json", _FORM, _IDEMPOTENT, ""),
         _row("account.verify_credentials", "GET account/verify_credentials.json", _QUERY, _READ, ""),
+        _row("application.rate_limit_status", "GET application/rate_limit_status.json", _QUERY, _READ, ""),
         # An upload that is done twice leaves an unused file that the API forgets after a day.
         _row("media.upload", f"POST {_UPLOAD}", _MULTIPART, _IDEMPOTENT, "", host=Host.UPLOAD),
         _row("media.upload_init", f"POST {_UPLOAD}", _FORM, _IDEMPOTENT, "", host=Host.UPLOAD),

@@ -5,6 +5,8 @@
     TwdmError
     ├── InvalidInput             (also ValueError) refused here, before anything was sent or spent
     ├── QuotaWaitTooLong         the quota would free a slot later than the caller is willing to wait
+    ├── QuotaQueueFull           too many calls wait for the quota already
+    ├── QuotaStoreFailed         what was spent cannot be known or kept, so nothing is sent
     ├── ConnectFailed            no answer was had, and asking again can do no harm
     ├── ClientClosed             (also RuntimeError) the client was closed before the call could leave
     ├── DeliveryUnknown          (also RuntimeError) bytes left, no readable answer came back
@@ -47,6 +49,8 @@ __all__ = [
     "MalformedResponse",
     "NotAllowlisted",
     "NotFound",
+    "QuotaQueueFull",
+    "QuotaStoreFailed",
     "QuotaWaitTooLong",
     "RateLimited",
     "RecipientUnreachable",
@@ -120,6 +124,40 @@ class QuotaWaitTooLong(TwdmError):
             f"{self.endpoint}: the {self.scope} quota ({self.limit:g} in {self.per:g} s) frees a slot in "
             f"{self.wait:.3g} s at the earliest; try again at {self.retry_at.isoformat(timespec='seconds')}"
         )
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class QuotaQueueFull(TwdmError):
+    """So many calls wait for this quota that no more may. Nothing was sent.
+
+    Args:
+        endpoint: the endpoint's name.
+        waiting: how many wait.
+    """
+
+    endpoint: str
+    waiting: int
+    safe_to_retry: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.endpoint}: {self.waiting} calls wait for quota already, and no more may (max_waiting)"
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class QuotaStoreFailed(TwdmError):
+    """The store that remembers what was spent could not be asked, or is not to be trusted. Nothing was sent.
+
+    Args:
+        store: which store, such as ``sqlite:////var/lib/app/quota.db``; never with a password.
+        problem: what is wrong, and what to do about it.
+    """
+
+    store: str
+    problem: str
+    safe_to_retry: bool = True
+
+    def __str__(self) -> str:
+        return f"quota store {self.store}: {self.problem}; nothing was sent"
 
 
 @define(kw_only=True, slots=False, eq=False, str=False)

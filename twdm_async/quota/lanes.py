@@ -77,10 +77,29 @@ class LaneQueue(Generic[T]):
         self._finished: dict[_Key, float] = {}
         self._finishes: list[tuple[Priority, float, _Key]] = []
         self._virtual_time = dict.fromkeys(Priority, 0.0)
-        self._length = 0
+        self._lengths = dict.fromkeys(Priority, 0)
 
     def __len__(self) -> int:
-        return self._length
+        return sum(self._lengths.values())
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    def has_waiting(self, priority: Priority) -> bool:
+        """Whether somebody waits who has this priority or a higher one."""
+        return bool(self._queues) and any(count for rank, count in self._lengths.items() if count and rank <= priority)
+
+    def next_priority(self) -> Priority:
+        """The priority of the one whose turn it is.
+
+        Raises:
+            ValueError: nobody waits.
+        """
+        return min(rank for rank, count in self._lengths.items() if count)
+
+    def waiting(self, priority: Priority) -> int:
+        """How many of this priority wait."""
+        return self._lengths[priority]
 
     def push(self, item: T, lane: Lane) -> None:
         """`item` joins the end of its lane."""
@@ -91,7 +110,7 @@ class LaneQueue(Generic[T]):
             queue = self._queues[key] = _Queue(OrderedDict(), max(now, self._finished.get(key, now)))
             self._announce(key, queue)
         queue.waiting[item] = 1.0 / lane.weight
-        self._length += 1
+        self._lengths[lane.priority] += 1
 
     def pop(self) -> T:
         """Take the item whose turn it is.
@@ -105,7 +124,7 @@ class LaneQueue(Generic[T]):
             if queue is not None and queue.ticket == ticket:
                 break
         item, cost = queue.waiting.popitem(last=False)
-        self._length -= 1
+        self._lengths[priority] -= 1
         self._virtual_time[priority] = start
         self._forget_finished(priority, start)
         queue.start = start + cost
@@ -120,7 +139,7 @@ class LaneQueue(Generic[T]):
         key = (lane.priority, lane.key)
         queue = self._queues.get(key)
         if queue is not None and queue.waiting.pop(item, None) is not None:
-            self._length -= 1
+            self._lengths[lane.priority] -= 1
             if not queue.waiting:
                 self._retire(key, queue)
 

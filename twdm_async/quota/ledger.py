@@ -1,4 +1,4 @@
-"""The ledger of one quota: who holds a slot, and until when.
+"""The ledger of one bucket: which requests are under way, and when the outcomes of the others were seen.
 
 **Promise.** The server never counts more than `limit` of our requests in any of its windows of `per` seconds, wherever
 its windows begin and end, whatever the latency.
@@ -23,6 +23,12 @@ client that knew the server's clock. Nothing else is lost: as long as somebody w
 is free.
 
 A hold (the server said 429) and what the server says is left can only close the ledger further, never open it.
+
+A ledger keeps when outcomes were seen, and not until when they count. So clients that share one may be told different
+quotas: each counts by its own, and none overlooks what another spent. A store that outlives this process keeps the
+same facts, and a slot whose owner died counts as if its outcome had been seen when its request could have lived no
+longer.
+
 The ledger is pure: time comes in as an argument, in seconds of a clock that never steps back.
 """
 
@@ -31,84 +37,170 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import deque
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from twdm_async.quota.spec import Quota
 
 _CLOCK_DRIFT = 1.0001
-_MOST_FOREIGN = 100_000  # slots at once: a header must not be able to fill the memory
+_MILESTONES = 8
+_ANY = 10**12
 
 
-class Ledger:
-    """The slots of one quota.
+def window(quota: Quota) -> float:
+    """Seconds that a slot of `quota` counts after its outcome was seen."""
+    return quota.per * _CLOCK_DRIFT
+
+
+@frozen
+class Usage:
+    """How far a quota is used, at one moment.
 
     Args:
-        limit: slots; ``math.inf`` if nothing is documented, so that only a hold can close it.
+        used: slots that count, those under way included.
+        in_flight: slots of requests under way.
+        held_for: seconds in which nothing may leave, since the server said so.
+        freeing: milestones, each a number of slots and in how many seconds so many will have come free. The first one
+            is that of the first slot. Slots under way are not among them.
         per: seconds a slot counts after its outcome was seen.
     """
 
-    __slots__ = ("_expiries", "_held_until", "in_flight", "limit", "per")
+    used: int
+    in_flight: int
+    held_for: float
+    freeing: tuple[tuple[int, float], ...]
+    per: float
 
-    def __init__(self, limit: float, per: float) -> None:
-        self.limit = limit
-        self.per = per * _CLOCK_DRIFT
+    def free_in(self, limit: int, count: int = 1) -> float:
+        """Seconds until `count` more requests, one after the other, can have had a slot if there are `limit`.
+
+        It is at least that: outcomes may be late, and between milestones the earlier one is taken.
+        """
+        needed = count - (limit - self.used)  # so many must come free
+        if needed <= 0:
+            return self.held_for
+        # They come free in this order: those whose outcome is known, then those under way; then the round begins anew.
+        rounds, place = divmod(needed - 1, max(limit, self.used))
+        if place < self.used - self.in_flight:
+            first = next((seconds for number, seconds in reversed(self.freeing) if number <= place + 1), 0.0)
+        else:
+            first = self.per
+        return max(self.held_for, first + rounds * self.per)
+
+
+def milestones(total: int, seconds_of: Callable[[int], float]) -> tuple[tuple[int, float], ...]:
+    """When how many of `total` slots come free.
+
+    Args:
+        total: slots whose outcome is known.
+        seconds_of: in how many seconds the slot at a place comes free; place 0 is the first.
+    """
+    numbers = sorted({1, *(-(-total * part // _MILESTONES) for part in range(1, _MILESTONES + 1))}) if total else ()
+    return tuple((number, seconds_of(number - 1)) for number in numbers)
+
+
+class Ledger:
+    """The slots of one bucket."""
+
+    __slots__ = ("_foreign", "_held_until", "_longest", "_outcomes", "in_flight")
+
+    def __init__(self) -> None:
         self.in_flight = 0
-        self._expiries: deque[float] = deque()  # of the slots whose outcome is known, soonest first
+        self._outcomes: deque[float] = deque()  # when each was seen, the oldest first
+        self._longest = 0.0  # the longest window that was ever asked for; older outcomes are forgotten
+        self._foreign: dict[float, tuple[int, float]] = {}  # window to what others spent in it, and until when
         self._held_until = -math.inf
 
-    def used(self, now: float) -> int:
+    def used(self, now: float, quota: Quota) -> int:
         """How many slots count."""
-        expiries = self._expiries
-        while expiries and expiries[0] <= now:
-            expiries.popleft()
-        return self.in_flight + len(expiries)
+        used = self.in_flight + self._settled(now, quota.per * _CLOCK_DRIFT)
+        if self._foreign:
+            used += self._spent_by_others(now, quota)[0]
+        return used
 
-    def is_open(self, now: float) -> bool:
-        """Whether a request may take a slot."""
-        return self._held_until <= now and self.used(now) < self.limit
+    def room(self, now: float, quotas: Sequence[Quota]) -> int:
+        """How many requests may take a slot; 0 or less if none may."""
+        if self._held_until > now:
+            return 0
+        room = _ANY
+        for quota in quotas:
+            left = quota.limit - self.used(now, quota)
+            if left < room:
+                room = left
+        return room
 
-    def free_in(self, now: float, count: int = 1) -> float:
-        """Seconds until `count` requests, one after the other, can have had a slot. At least that, if outcomes are
-        late.
-        """
-        held = max(0.0, self._held_until - now)
-        free = self.limit - self.used(now)
-        if count <= free:
-            return held
-        # The slots come free in this order: those with a known expiry, then those under way; then the round begins
-        # anew.
-        rounds, place = divmod(count - max(int(free), 0) - 1, int(self.limit))
-        first = self._expiries[place] - now if place < len(self._expiries) else self.per
-        return max(held, first + rounds * self.per)
-
-    def take(self) -> None:
-        """A request is about to leave."""
-        self.in_flight += 1
+    def take(self, count: int = 1) -> None:
+        """So many requests are about to leave."""
+        self.in_flight += count
 
     def give_back(self) -> None:
-        """It never left."""
+        """One of them never left."""
         self.in_flight -= 1
 
     def settle(self, now: float, grace: float = 0.0) -> None:
-        """Its outcome was seen now, or, with a `grace` in seconds, we stopped looking for it now."""
+        """An outcome was seen now, or, with a `grace` in seconds, we stopped looking for it now."""
         self.in_flight -= 1
-        if self.limit < math.inf:
-            self._count_until(now + grace + self.per)
+        seen = now + grace
+        if not self._outcomes or self._outcomes[-1] <= seen:
+            self._outcomes.append(seen)
+        else:
+            insort(self._outcomes, seen)
 
     def hold(self, until: float) -> None:
         """Nothing leaves before `until`. Holds join to the later one."""
         self._held_until = max(self._held_until, until)
 
-    def tighten(self, now: float, remaining: int, until: float) -> None:
+    def tighten(self, now: float, quota: Quota, remaining: int, until: float) -> None:
         """The server says that `remaining` are left in its window, which ends at `until`.
 
         What is missing was spent by somebody else, and counts until then. Requests under way, which the server may or
         may not have counted already, are all taken as counted, so that this finds only what others certainly spent.
         """
-        if self.limit < math.inf:
-            missing = int(self.limit) - self.used(now) - remaining
-            for _ in range(min(missing, _MOST_FOREIGN)):
-                self._count_until(until)
+        missing = quota.limit - self.used(now, quota) - remaining
+        if missing > 0:
+            count, known_until = self._spent_by_others(now, quota)
+            self._foreign[quota.per] = (count + missing, max(until, known_until))
 
-    def _count_until(self, expiry: float) -> None:
-        if not self._expiries or self._expiries[-1] <= expiry:
-            self._expiries.append(expiry)
-        else:
-            insort(self._expiries, expiry)
+    def usage(self, now: float, quota: Quota) -> Usage:
+        """How far `quota` is used."""
+        per = window(quota)
+        settled = self._settled(now, per)
+        foreign, until = self._spent_by_others(now, quota)
+        first = len(self._outcomes) - settled
+        before = sum(seen + per <= until for seen in self._outcomes) - first if foreign else 0
+
+        def seconds_of(place: int) -> float:
+            if before <= place < before + foreign:
+                return until - now
+            return self._outcomes[first + place - (foreign if place >= before else 0)] + per - now
+
+        return Usage(
+            used=self.in_flight + settled + foreign,
+            in_flight=self.in_flight,
+            held_for=max(0.0, self._held_until - now),
+            freeing=milestones(settled + foreign, seconds_of),
+            per=per,
+        )
+
+    def _settled(self, now: float, per: float) -> int:
+        """How many outcomes were seen in the last `per` seconds."""
+        outcomes = self._outcomes
+        if per >= self._longest:
+            self._longest = per
+            while outcomes and outcomes[0] + per <= now:
+                outcomes.popleft()
+            return len(outcomes)
+        count = 0
+        for seen in reversed(outcomes):
+            if seen + per <= now:
+                break
+            count += 1
+        return count
+
+    def _spent_by_others(self, now: float, quota: Quota) -> tuple[int, float]:
+        count, until = self._foreign.get(quota.per, (0, now))
+        return (count, until) if until > now else (0, now)

@@ -1,29 +1,30 @@
 """Admission: the one gate every request passes before it is signed.
 
-A line is everyone of one account who waits for one endpoint family. While the line is empty, a call takes its slot and
-goes. Else it joins the line, and one task a line takes slots as they come free and hands each to whoever's turn it is
-*then*; so an interactive call that comes late still goes before bulk calls that came early, and a caller that gave up
-is passed over.
+A line is everyone of one account who waits for one endpoint family. While nobody waits, a call takes its slot and
+goes. Else it joins the line, and one task a line, its usher, takes slots as they come free and hands each to whoever's
+turn it is *then*; so an interactive call that comes late still goes before bulk calls that came early, and a caller
+that gave up is passed over. Ushers whose bucket has no slot wait for it in the store's parking, where there is one
+timer for each bucket.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import random
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
-from twdm_async.errors import ClientClosed, QuotaWaitTooLong
+from twdm_async.errors import ClientClosed, QuotaQueueFull, QuotaStoreFailed, QuotaWaitTooLong
 from twdm_async.quota.headers import LONGEST_WAIT, Limits, read_limits
 from twdm_async.quota.lanes import Lane, LaneQueue
 from twdm_async.quota.pacer import Pacer
-from twdm_async.quota.spec import Pace, Quota, QuotaTable, Scope
-from twdm_async.quota.store.contract import Bucket, QuotaStore, Slot
+from twdm_async.quota.reserve import BulkShare, bulk_share
+from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, Scope
+from twdm_async.quota.store.contract import UNLIMITED, Bucket, Claim, Lifetime, QuotaStore, Slot, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +35,9 @@ _log = logging.getLogger("twdm_async")
 
 _FIRST_HOLD: Final = 60.0  # seconds; doubled with every 429 in a row that does not say how long
 _LONGEST_HOLD: Final = 4 * 3600.0
+_BATCH: Final = 64  # slots taken at once for those who wait
+_SHORTEST_RECHECK: Final = 0.001  # seconds
+_STORE_PATIENCE: Final = 1.0  # seconds a store may take to answer, even for a call that does not want to wait
 
 
 @frozen(kw_only=True)
@@ -47,6 +51,7 @@ class QuotaState:
         per: the window in seconds.
         used: slots that count, those under way included.
         in_flight: requests under way.
+        reserved: slots that bulk calls may not take now, since they are kept for interactive ones.
         waiting: calls of this client that wait for a slot.
         free_at: when a slot is free (UTC); a time that has passed if one is free now.
     """
@@ -57,6 +62,7 @@ class QuotaState:
     per: float
     used: int
     in_flight: int
+    reserved: int
     waiting: int
     free_at: datetime
 
@@ -64,14 +70,23 @@ class QuotaState:
 @define(eq=False)
 class _Line:
     family: str
-    buckets: tuple[Bucket, ...]
+    claims: tuple[Claim, ...]
+    bulk_claims: tuple[Claim, ...]  # on the buckets in which bulk calls are counted once more
+    reserve: float
     pacer: Pacer
     queue: LaneQueue[asyncio.Future[Slot]] = field(factory=LaneQueue[asyncio.Future[Slot]])
-    changed: asyncio.Event = field(factory=asyncio.Event)
     usher: asyncio.Task[None] | None = None
-    in_hand: int = 0  # slots that the usher has taken and not handed over yet
+    parked: asyncio.Future[None] | None = None  # what the usher waits for
+    parked_for: Priority = Priority.INTERACTIVE  # on whose behalf
+    asking_since: float = math.inf  # when the usher asked the store that has not answered yet
+    polite: int = 0  # how many may leave by the pacer and have no slot yet
     refusals: int = 0  # holds in a row
     held_until: float = -math.inf
+
+    def unpark(self) -> None:
+        """Those who wait have changed: the usher should look again."""
+        if self.parked is not None and not self.parked.done():
+            self.parked.set_result(None)
 
 
 class QuotaLimiter:
@@ -83,19 +98,29 @@ class QuotaLimiter:
         account: a name for the account.
         app: a name for the app.
         clock: where time comes from.
-        grace: seconds within which the server counts a request whose outcome was not seen.
+        timeout: seconds an attempt may take, and within which the server counts a request whose outcome was not seen.
+        max_waiting: how many calls may wait for one endpoint family.
     """
 
     def __init__(
-        self, table: QuotaTable, store: QuotaStore, *, account: str, app: str, clock: Clock, grace: float
+        self,
+        table: QuotaTable,
+        store: QuotaStore,
+        *,
+        account: str,
+        app: str,
+        clock: Clock,
+        timeout: float,
+        max_waiting: int = 100_000,
     ) -> None:
         self._table = table
         self._store = store
         self._owners = {Scope.USER: account, Scope.APP: app}
         self._clock = clock
-        self._grace = grace
+        self._grace = timeout
+        self._lifetime = Lifetime(to_send=timeout, to_settle=2 * timeout)
+        self._max_waiting = max_waiting
         self._lines: dict[str, _Line] = {}
-        self._stop_listening = store.on_freed(self._on_freed)
         self._is_closed = False
 
     async def admit(self, family: str, lane: Lane, max_wait: float | None = None) -> Slot:
@@ -108,20 +133,25 @@ class QuotaLimiter:
 
         Raises:
             QuotaWaitTooLong: it would take longer than `max_wait`. Raised at once if that is known.
+            QuotaQueueFull: it would have to wait, and as many as may wait already.
+            QuotaStoreFailed: it cannot be known what is spent.
             ClientClosed: the limiter is closed, or was while this call waited.
         """
         if self._is_closed:
             raise ClientClosed(endpoint=family)
-        line = self._line(family)
-        if not line.queue and line.pacer.is_ready():
-            taken = await self._store.take(line.buckets)
-            if isinstance(taken, Slot):
+        line = self._lines.get(family) or self._line(family)
+        deadline = None if max_wait is None else self._clock.monotonic() + max_wait
+        if self._is_first(line, lane.priority) and line.pacer.is_ready():
+            taken = await self._take_at_once(line, lane.priority, deadline)
+            if not isinstance(taken, Wait):
                 # Does not wait, unless another call took the last of the burst while a shared store was asked.
-                await self._pass_pacer(line, taken)
-                return taken
-        if max_wait is not None:
-            self._refuse_if_too_long(line, lane, max_wait)
-        return await self._wait_in_line(line, lane, max_wait)
+                await self._pass_pacer(line, taken[0])
+                return taken[0]
+        if len(line.queue) >= self._max_waiting:
+            raise QuotaQueueFull(endpoint=family, waiting=len(line.queue))
+        if deadline is not None:
+            self._refuse_if_too_long(line, lane, deadline)
+        return await self._wait_in_line(line, lane, deadline)
 
     def settle(self, slot: Slot, *, seen: bool) -> None:
         """The slot's request is over. `seen`: a reply came, so the server has counted it by now."""
@@ -131,22 +161,32 @@ class QuotaLimiter:
         """No byte of the slot's request left the machine."""
         self._store.give_back(slot)
 
-    def learn(self, slot: Slot, status: int, headers: Mapping[str, str]) -> None:
+    def learn(self, family: str, status: int, headers: Mapping[str, str]) -> None:
         """Take from a reply, good or bad, what it says about quotas. It can only tighten them."""
-        line = self._line(slot.buckets[0].family)
+        line = self._line(family)
         limits = read_limits(headers, self._clock.wall())
-        own = slot.buckets[0]
-        if limits.remaining is not None and limits.reset_in and own.quota is not None and own.scope is Scope.USER:
-            # The server's window cannot end later than its length from now.
-            self._store.tighten(own, limits.remaining, min(limits.reset_in, own.quota.per))
+        if limits.remaining is not None and limits.reset_in:
+            self._tighten(line, limits.remaining, limits.reset_in)
         if status in {420, 429}:
-            self.refused(slot, headers)
+            self.refused(family, headers)
         elif line.held_until <= self._clock.monotonic():
             line.refusals = 0
 
-    def refused(self, slot: Slot, headers: Mapping[str, str]) -> None:
-        """The server refused the slot's request for quota: send nothing for a while."""
-        line = self._line(slot.buckets[0].family)
+    def learn_status(self, family: str, remaining: int, reset_at: float) -> None:
+        """Take in what the API's own listing of quotas says about the account.
+
+        Args:
+            family: the endpoint family.
+            remaining: requests left in the server's window.
+            reset_at: when that ends, in seconds since 1970.
+        """
+        seconds = reset_at - self._clock.wall()
+        if seconds > 0:
+            self._tighten(self._line(family), remaining, seconds)
+
+    def refused(self, family: str, headers: Mapping[str, str]) -> None:
+        """The server refused a request for quota: send nothing for a while."""
+        line = self._line(family)
         now = self._clock.monotonic()
         is_held = line.held_until > now
         # Of many that were under way together, the first refusal is the news; the others are the same one again.
@@ -156,36 +196,47 @@ class QuotaLimiter:
         if not is_held:
             _log.warning("%s: the server refused for quota; nothing is sent for %.0f s", line.family, seconds)
         line.held_until = max(line.held_until, now + seconds)
-        for bucket in line.buckets:
-            if bucket.scope is Scope.USER:
-                self._store.hold(bucket, seconds)
+        for claim in line.claims:
+            if claim.bucket.scope is Scope.USER:
+                self._store.hold(claim.bucket, seconds)
 
     def state(self) -> tuple[QuotaState, ...]:
-        """Every documented quota and how far it is used."""
+        """Every documented quota and how far it is used, as this process last knew."""
         states: list[QuotaState] = []
         for family in self._table:
             line = self._line(family)
-            for bucket in line.buckets:
-                if bucket.quota is not None:
-                    usage = self._store.usage(bucket)
-                    states.append(
-                        QuotaState(
-                            endpoint=family,
-                            scope=bucket.scope,
-                            limit=bucket.quota.limit,
-                            per=bucket.quota.per,
-                            used=usage.used,
-                            in_flight=usage.in_flight,
-                            waiting=len(line.queue),
-                            free_at=self._clock.utc(usage.free_in),
+            for claim, bulk_claim in zip(line.claims, line.bulk_claims, strict=True):
+                for quota in claim.quotas:
+                    if quota is not UNLIMITED:
+                        usage = self._store.usage(claim.bucket, quota)
+                        share, _ = self._bulk_share(line, claim, bulk_claim, quota)
+                        states.append(
+                            QuotaState(
+                                endpoint=family,
+                                scope=quota.scope,
+                                limit=quota.limit,
+                                per=quota.per,
+                                used=usage.used,
+                                in_flight=usage.in_flight,
+                                reserved=share.kept,
+                                waiting=len(line.queue),
+                                free_at=self._clock.utc(usage.free_in(quota.limit)),
+                            )
                         )
-                    )
         return tuple(states)
+
+    async def look(self) -> None:
+        """Find out how far every quota is used.
+
+        Raises:
+            QuotaStoreFailed: it cannot be known.
+        """
+        lines = [self._line(family) for family in self._table]
+        await self._store.look([claim for line in lines for claim in (*line.claims, *line.bulk_claims)])
 
     def close(self) -> None:
         """Admit nobody any more, and end the waiting of all who wait."""
         self._is_closed = True
-        self._stop_listening()
         for line in self._lines.values():
             if line.usher is not None:
                 line.usher.cancel()
@@ -196,30 +247,86 @@ class QuotaLimiter:
         line = self._lines.get(family)
         if line is None:
             row = self._table[family]
-            quotas = [(quota.scope, quota) for quota in row.quotas]
-            if not any(scope is Scope.USER for scope, _ in quotas):
-                line_quotas = [(Scope.USER, None), *quotas]
-            else:
-                line_quotas = sorted(quotas, key=lambda pair: pair[0] is not Scope.USER)
-            buckets = tuple(Bucket(family, scope, self._owners[scope], quota) for scope, quota in line_quotas)
-            line = self._lines[family] = _Line(family, buckets, Pacer(row.pace))
+            claims = self._claims(family, row.quotas, None)
+            bulk_claims = self._claims(family, row.quotas, Priority.BULK)
+            line = self._lines[family] = _Line(family, claims, bulk_claims, row.reserve, Pacer(row.pace))
         return line
 
-    def _refuse_if_too_long(self, line: _Line, lane: Lane, max_wait: float) -> None:
-        """Raise if it is known that one who joined `lane` now would wait longer than `max_wait`."""
-        if self._wait(line, len(line.queue)).wait <= max_wait:
+    def _claims(self, family: str, quotas: tuple[Quota, ...], share: Priority | None) -> tuple[Claim, ...]:
+        """One for each scope; that of the account comes first, and there always is one, to be held by."""
+        claims: list[Claim] = []
+        for scope, owner in self._owners.items():
+            own = tuple(quota for quota in quotas if quota.scope is scope)
+            if own or scope is Scope.USER:
+                bucket = Bucket(family, scope, owner, self._owners[Scope.APP], share)
+                claims.append(Claim(bucket, own or (UNLIMITED,)))
+        return tuple(claims)
+
+    def _is_first(self, line: _Line, priority: Priority) -> bool:
+        """Whether nobody waits who goes before a newcomer of this priority."""
+        if line.queue and line.queue.has_waiting(priority):
+            return False
+        parking = self._store.parking
+        if parking.is_empty:
+            return True
+        return not any(parking.is_waited_for(claim.bucket, priority) for claim in line.claims)
+
+    async def _take_at_once(self, line: _Line, priority: Priority, deadline: float | None) -> list[Slot] | Wait:
+        if deadline is None:
+            return await self._take(line, priority, 1)
+        try:
+            async with asyncio.timeout_at(max(deadline, self._clock.monotonic() + _STORE_PATIENCE)):
+                return await self._take(line, priority, 1)
+        except TimeoutError:
+            raise _no_answer(self._store) from None
+
+    async def _take(self, line: _Line, priority: Priority, most: int) -> list[Slot] | Wait:
+        if priority is Priority.INTERACTIVE or not line.reserve:
+            return await self._store.take(line.claims, self._lifetime, most)
+        await self._store.look((*line.claims, *line.bulk_claims))
+        claims: list[Claim] = []
+        worth_asking_in = math.inf
+        for claim, bulk_claim in zip(line.claims, line.bulk_claims, strict=True):
+            left: list[Quota] = []
+            spread: list[Quota] = []
+            for quota in claim.quotas:
+                share, used = self._bulk_share(line, claim, bulk_claim, quota)
+                left.append(evolve(quota, limit=quota.limit - share.kept))
+                spread.append(evolve(quota, limit=share.allowed))
+                worth_asking_in = min(worth_asking_in, share.allowed_in(used + 1) or quota.per / 50)
+            claims += (Claim(claim.bucket, tuple(left)), Claim(bulk_claim.bucket, tuple(spread)))
+        taken = await self._store.take(tuple(claims), self._lifetime, most)
+        if isinstance(taken, Wait):
+            return Wait(taken.bucket, min(taken.seconds, max(worth_asking_in, _SHORTEST_RECHECK)))
+        return taken
+
+    def _bulk_share(self, line: _Line, claim: Claim, bulk_claim: Claim, quota: Quota) -> tuple[BulkShare, int]:
+        """What bulk calls may use of `quota`, and how much they do."""
+        bulk = self._store.usage(bulk_claim.bucket, quota)
+        return bulk_share(quota, line.reserve, self._store.usage(claim.bucket, quota), bulk), bulk.used
+
+    def _refuse_if_too_long(self, line: _Line, lane: Lane, deadline: float) -> None:
+        """Raise if it is known that one who joined `lane` now would wait beyond `deadline`."""
+        max_wait = deadline - self._clock.monotonic()
+        if self._wait(line, lane.priority, len(line.queue)).wait <= max_wait:
             return  # even the last in line would be in time, so there is no need to look for the place
-        too_long = self._wait(line, line.queue.ahead_of(lane))
+        too_long = self._wait(line, lane.priority, line.queue.ahead_of(lane))
         if too_long.wait > max_wait:
             raise too_long
 
-    def _wait(self, line: _Line, ahead: int) -> QuotaWaitTooLong:
+    def _wait(self, line: _Line, priority: Priority, ahead: int) -> QuotaWaitTooLong:
         """How long one would wait, at the least, who has so many before it."""
         waits: list[tuple[float, Scope, Quota | Pace | None]] = [
-            (self._store.free_in(bucket, ahead + 1 - line.in_hand), bucket.scope, bucket.quota)
-            for bucket in line.buckets
+            (line.pacer.free_in(ahead + 1 - line.polite), Scope.USER, line.pacer.pace)
         ]
-        waits.append((line.pacer.free_in(ahead + 1), Scope.USER, line.pacer.pace))
+        for claim, bulk_claim in zip(line.claims, line.bulk_claims, strict=True):
+            for quota in claim.quotas:
+                seconds = self._store.usage(claim.bucket, quota).free_in(quota.limit, ahead + 1)
+                if priority is Priority.BULK and line.reserve:
+                    share, used = self._bulk_share(line, claim, bulk_claim, quota)
+                    bulk_ahead = max(0, ahead - line.queue.waiting(Priority.INTERACTIVE))
+                    seconds = max(seconds, share.allowed_in(used + bulk_ahead + 1))
+                waits.append((seconds, quota.scope, quota))
         seconds, scope, binding = max(waits, key=lambda wait: wait[0])
         limit = binding.burst if isinstance(binding, Pace) else binding.limit if binding else math.inf
         return QuotaWaitTooLong(
@@ -231,13 +338,15 @@ class QuotaLimiter:
             per=binding.per if binding else 0.0,
         )
 
-    async def _wait_in_line(self, line: _Line, lane: Lane, max_wait: float | None) -> Slot:
+    async def _wait_in_line(self, line: _Line, lane: Lane, deadline: float | None) -> Slot:
         turn: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         line.queue.push(turn, lane)
         if line.usher is None:
             line.usher = asyncio.create_task(self._usher(line), name=f"twdm_async quota {line.family}")
+        elif lane.priority < line.parked_for:
+            line.unpark()  # the usher waits on behalf of somebody who goes after this one
         try:
-            async with asyncio.timeout(max_wait):
+            async with asyncio.timeout_at(deadline):
                 return await turn
         except TimeoutError:
             if _has_slot(turn):  # both came in one turn of the loop
@@ -249,29 +358,66 @@ class QuotaLimiter:
         finally:
             line.queue.discard(turn, lane)
             if not line.queue:
-                line.changed.set()
-        raise self._wait(line, 0)
+                line.unpark()
+        if self._clock.monotonic() - line.asking_since > _STORE_PATIENCE:
+            raise _no_answer(self._store)
+        raise self._wait(line, lane.priority, 0)
 
     async def _usher(self, line: _Line) -> None:
         """Hand slots to those who wait, until nobody does."""
+        turn_for: Bucket | None = None  # this line was woken to ask it; it must pass the turn on
         try:
             while line.queue:
-                line.changed.clear()  # before it looks, so that a change while it looks is not missed
-                taken = await self._store.take(line.buckets)
-                if isinstance(taken, Slot):
-                    line.in_hand = 1
-                    await self._pass_pacer(line, taken)
-                    self._hand_over(line, taken)
-                    line.in_hand = 0
-                else:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(taken.seconds):
-                            await line.changed.wait()
+                if not line.polite:
+                    line.polite = await line.pacer.pass_through(min(len(line.queue), _BATCH))
+                    continue  # whoever waited may have gone meanwhile
+                priority = line.queue.next_priority()
+                most = 1 if turn_for else min(line.polite, line.queue.waiting(priority), _BATCH)
+                line.asking_since = self._clock.monotonic()
+                taken = await self._take(line, priority, most)
+                line.asking_since = math.inf
+                if isinstance(taken, Wait):
+                    if turn_for != taken.bucket:
+                        turn_for = self._pass_on(turn_for)
+                    turn_for = await self._park(line, taken.bucket, taken.seconds)
+                    continue
+                line.polite -= len(taken)
+                for slot in taken:
+                    self._hand_over(line, slot)
+                if turn_for and line.queue and self._store.parking.is_waited_for(turn_for, line.queue.next_priority()):
+                    turn_for = await self._park(line, turn_for, None)
         except Exception as error:  # noqa: BLE001 - whatever the store raises, those who wait must hear of it
             while line.queue:
                 _refuse(line.queue.pop(), error)
         finally:
-            line.usher, line.in_hand = None, 0
+            line.usher, line.asking_since = None, math.inf
+            self._pass_on(turn_for)
+
+    def _pass_on(self, turn_for: Bucket | None) -> None:
+        if turn_for is not None:
+            self._store.parking.wake_next(turn_for)
+
+    async def _park(self, line: _Line, bucket: Bucket, seconds: float | None) -> Bucket:
+        """Wait until it is worth asking `bucket` again: in so many seconds; or, with ``None``, after the others who
+        wait for it. Whoever returns from here holds the turn for it.
+        """
+        parking = self._store.parking
+        line.parked = turn = asyncio.get_running_loop().create_future()
+        line.parked_for = line.queue.next_priority()
+        lane = Lane(self._owners[Scope.USER], priority=line.parked_for)
+        parking.enter(bucket, lane, turn, seconds)
+        if seconds is None:
+            parking.wake_next(bucket)
+        try:
+            await turn
+        except BaseException:
+            if not turn.cancelled():
+                parking.wake_next(bucket)
+            raise
+        finally:
+            line.parked, line.parked_for = None, Priority.INTERACTIVE
+            parking.leave(bucket, lane, turn)
+        return bucket
 
     def _hand_over(self, line: _Line, slot: Slot) -> None:
         while line.queue:
@@ -282,23 +428,31 @@ class QuotaLimiter:
         self._store.give_back(slot)
 
     async def _pass_pacer(self, line: _Line, slot: Slot) -> None:
+        if line.polite:
+            line.polite -= 1
+            return
         try:
             await line.pacer.pass_through()
         except BaseException:
             self._store.give_back(slot)
             raise
 
-    def _on_freed(self, bucket: Bucket) -> None:
-        line = self._lines.get(bucket.family)
-        if line is not None:
-            line.changed.set()
+    def _tighten(self, line: _Line, remaining: int, seconds: float) -> None:
+        """The server told of one of its windows, but not which: take the shortest that can last so long."""
+        claim = line.claims[0]
+        quotas = sorted(claim.quotas, key=lambda quota: quota.per)
+        quota = next((quota for quota in quotas if quota.per >= seconds), quotas[-1])
+        if quota is not UNLIMITED:
+            # The server's window cannot end later than its length from now.
+            self._store.tighten(claim.bucket, quota, remaining, min(seconds, quota.per))
 
     def _hold_for(self, line: _Line, limits: Limits, refusals: int) -> float:
         """Seconds to stay away after a 429 that came after so many others in a row."""
         said = max((s for s in (limits.retry_after, limits.reset_in) if s is not None), default=None)
         if said is None:
-            longest_window = max((bucket.quota.per for bucket in line.buckets if bucket.quota), default=_LONGEST_HOLD)
-            seconds = min(_FIRST_HOLD * 2.0 ** min(refusals, 12), _LONGEST_HOLD, longest_window)
+            longest_window = max(quota.per for claim in line.claims for quota in claim.quotas)
+            longest = _LONGEST_HOLD if longest_window == UNLIMITED.per else min(longest_window, _LONGEST_HOLD)
+            seconds = min(_FIRST_HOLD * 2.0 ** min(refusals, 12), longest)
         else:
             if said > LONGEST_WAIT:
                 _log.warning("%s: the server asked to wait for %.0f s, which no window lasts", line.family, said)
@@ -315,3 +469,7 @@ def _has_slot(turn: asyncio.Future[Slot]) -> bool:
 def _refuse(turn: asyncio.Future[Slot], error: Exception) -> None:
     if not turn.done():
         turn.set_exception(error)
+
+
+def _no_answer(store: QuotaStore) -> QuotaStoreFailed:
+    return QuotaStoreFailed(store=store.address, problem="it did not answer in time; see that it runs and is reachable")

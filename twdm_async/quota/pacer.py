@@ -44,7 +44,13 @@ class Pacer:
                 most = middle
         return max(0.0, count - most) * self.pace.per / self.pace.burst
 
-    async def pass_through(self) -> None:
-        """Wait until it is polite to go."""
-        if self._bucket is not None:
-            await self._bucket.acquire()
+    async def pass_through(self, most: int = 1) -> int:
+        """Wait until it is polite to go. Returns how many may: at least one, and at most `most`."""
+        if self._bucket is None:
+            return most
+        await self._bucket.acquire()
+        passed = 1
+        while passed < most and self._bucket.has_capacity():
+            await self._bucket.acquire()  # does not wait
+            passed += 1
+        return passed

@@ -94,6 +94,25 @@ class Pace:
     per: float = field(validator=positive)
 
 
+def _part(_: object, attribute: Attribute[float], value: float) -> None:
+    checked_part(value, attribute.name)
+
+
+def checked_part(value: float, parameter: str) -> float:
+    """`value`, if it is a part of a whole: 0 or more, and less than 1.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise InvalidInput(parameter=parameter, problem="must be a number from 0 to less than 1")
+    return value
+
+
+RESERVE = 1 / 3
+"""The part of each quota that bulk calls leave to interactive ones, unless a table says otherwise."""
+
+
 @frozen
 class QuotaRow:
     """What one endpoint family has to respect.
@@ -101,10 +120,13 @@ class QuotaRow:
     Args:
         quotas: all of them bind; empty if none is documented.
         pace: ``None`` leaves bursts as the quotas allow them.
+        reserve: the part of each quota that bulk calls leave to interactive ones; see
+            :mod:`twdm_async.quota.reserve`.
     """
 
     quotas: tuple[Quota, ...] = ()
     pace: Pace | None = None
+    reserve: float = field(default=RESERVE, validator=_part)
 
 
 _QUARTER_HOUR, _HOUR, _DAY = 900.0, 3600.0, 86_400.0
@@ -120,6 +142,7 @@ _DOCUMENTED: dict[str, QuotaRow] = {
     "welcome_messages.create": QuotaRow((), _POLITE),
     "account.update_profile": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),
     "account.verify_credentials": QuotaRow((Quota(75, per=_QUARTER_HOUR),)),
+    "application.rate_limit_status": QuotaRow((Quota(180, per=_QUARTER_HOUR),)),
     # Upload limits are not documented. These were seen in recorded replies, with windows of up to an hour.
     "media.upload": QuotaRow((Quota(415, per=_HOUR),)),
     "media.upload_init": QuotaRow((Quota(200, per=_HOUR),)),
@@ -146,23 +169,27 @@ class QuotaTable:
         """The documented quotas, per account and per app (page *Rate limits* of each endpoint)."""
         return cls(_DOCUMENTED)
 
-    def replace(self, family: str, *quotas: Quota, pace: Pace | None = None) -> QuotaTable:
+    def replace(
+        self, family: str, *quotas: Quota, pace: Pace | None = None, reserve: float = RESERVE
+    ) -> QuotaTable:
         """A table in which `family` has exactly these quotas and this pace.
 
         Args:
             family: an endpoint's name, such as ``direct_messages.send``.
             quotas: what binds it from now on; none at all means that it is not counted.
             pace: how bursts leave; ``None`` means as fast as the quotas allow.
+            reserve: the part of each quota, 0 to less than 1, that bulk calls leave to interactive ones. With 0, bulk
+                calls are neither held back nor spread over the window.
 
         Raises:
-            InvalidInput: there is no such family, or what is given are no quotas.
+            InvalidInput: there is no such family, or what is given are no quotas, no pace or no part.
         """
         self[family]
         if not all(isinstance(quota, Quota) for quota in quotas):
             raise InvalidInput(parameter="quotas", problem="must be Quota, each of them")
         if pace is not None and not isinstance(pace, Pace):
             raise InvalidInput(parameter="pace", problem="must be a Pace")
-        return QuotaTable({**self._rows, family: QuotaRow(quotas, pace)})
+        return QuotaTable({**self._rows, family: QuotaRow(quotas, pace, reserve)})
 
     def scaled(self, time_scale: float) -> QuotaTable:
         """A table whose windows and paces are `time_scale` times as short, for tests and demonstrations.
@@ -176,6 +203,7 @@ class QuotaTable:
                 family: QuotaRow(
                     tuple(evolve(quota, per=quota.per / time_scale) for quota in row.quotas),
                     row.pace and evolve(row.pace, per=row.pace.per / time_scale),
+                    row.reserve,
                 )
                 for family, row in self._rows.items()
             }

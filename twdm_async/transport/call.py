@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from attrs import evolve
 
 from twdm_async import errors
-from twdm_async.endpoints import ENDPOINTS, Host
+from twdm_async.endpoints import ENDPOINTS, Host, Safety
 from twdm_async.quota.lanes import Lane
+from twdm_async.quota.store.contract import Slot
 from twdm_async.transport import retry, wire
 from twdm_async.transport.http import Attempt
 from twdm_async.transport.wire import Fault, Reply, Request
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from twdm_async._clock import Clock
     from twdm_async.quota.limiter import QuotaLimiter
-    from twdm_async.quota.store.contract import Slot
     from twdm_async.transport.http import HttpTransport
     from twdm_async.transport.oauth1 import OAuth1Signer
 
@@ -39,6 +39,7 @@ class Caller:
         http: sends it.
         clock: where time comes from.
         max_wait: seconds a call may wait for quota if it does not say itself.
+        uncounted_reads: whether calls that only read may leave while the quota store fails.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class Caller:
         http: HttpTransport,
         clock: Clock,
         max_wait: float | None,
+        *,
+        uncounted_reads: bool = False,
     ) -> None:
         self._hosts = hosts
         self._limiter = limiter
@@ -56,6 +59,7 @@ class Caller:
         self._http = http
         self._clock = clock
         self._max_wait = checked_wait(max_wait)
+        self._uncounted_reads = uncounted_reads
 
     async def call(
         self,
@@ -93,6 +97,8 @@ class Caller:
             slot, patience = await self._admit(request, lane, patience, story)
             sent_at = self._clock.utc()
             outcome = await self._attempt(request, slot)
+            if outcome is None:
+                continue
             error = None
             if isinstance(outcome, Reply):
                 try:
@@ -100,7 +106,7 @@ class Caller:
                 except errors.TwdmError as problem:
                     error = wire.without_text(problem, text)
                 if isinstance(error, errors.RateLimited) and outcome.status not in {420, 429}:
-                    self._limiter.refused(slot, outcome.headers)  # only the code says so, and that was just read
+                    self._limiter.refused(request.endpoint.family, outcome.headers)  # only the code says so, and that was just read
             decision = retry.decide(request, outcome, error, story, sent_at=sent_at, jitter=random.random())
             if isinstance(decision, errors.TwdmError):
                 raise decision
@@ -120,6 +126,9 @@ class Caller:
             slot = await self._limiter.admit(family, lane, patience)
         except errors.TwdmError as error:
             problem = error
+            is_read = request.endpoint.safety is Safety.READ
+            if isinstance(error, errors.QuotaStoreFailed) and is_read and self._uncounted_reads:
+                return Slot(()), patience
         else:
             return slot, None if patience is None else max(0.0, patience - (self._clock.monotonic() - began))
         if isinstance(problem, errors.QuotaWaitTooLong) and story.refusal is not None:
@@ -127,16 +136,20 @@ class Caller:
             problem = evolve(story.refusal, retry_at=problem.retry_at)
         raise retry.told_whole(problem, request, story)
 
-    async def _attempt(self, request: Request, slot: Slot) -> Reply | Fault:
-        """Sign and send. However this ends, the slot is settled, or given back if no byte left."""
+    async def _attempt(self, request: Request, slot: Slot) -> Reply | Fault | None:
+        """Sign and send. However this ends, the slot is settled, or given back if no byte left. ``None``: the slot was
+        given back since the request had to wait for a connection for longer than a slot is good for.
+        """
         attempt = Attempt()
         outcome: Reply | Fault | None = None
         try:
             async with self._http.places:
+                if self._clock.monotonic() > slot.send_by:
+                    return None
                 authorization = self._signer.sign(request)
                 outcome = await self._http.exchange(request, authorization, attempt)
             if isinstance(outcome, Reply):
-                self._limiter.learn(slot, outcome.status, outcome.headers)
+                self._limiter.learn(request.endpoint.family, outcome.status, outcome.headers)
             return outcome
         finally:
             if attempt.sent:

@@ -1,44 +1,81 @@
 """What a limiter asks of the place where the ledgers live.
 
-A store may be shared by several clients, processes or hosts; what they share is then one quota. Each step is all or
-nothing. Only :meth:`QuotaStore.take` may wait for I/O. The other steps are told and not awaited: a store that has to
-talk to something keeps them in order behind the scenes, and if one is lost, the slot it was about goes on counting.
+A store may be shared by several clients, processes or hosts; what they share is then one count. Each step is all or
+nothing. Only :meth:`QuotaStore.take` and :meth:`QuotaStore.look` wait for I/O. The other steps are told and not
+awaited: a store that has to talk to something keeps them in order behind the scenes, and if one is lost, the slot it
+was about goes on counting.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import math
+import os
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Final, Self
+from urllib.parse import urlsplit
 
 from attrs import define, frozen
 
-from twdm_async.quota.spec import Quota, Scope
+from twdm_async.errors import InvalidInput
+from twdm_async.quota.parking import Parking
+from twdm_async.quota.spec import Priority, Quota, Scope, checked_part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
+
+    from twdm_async.quota.ledger import Usage
 
 
 @frozen(cache_hash=True)
 class Bucket:
-    """One quota of one owner.
+    """What is counted together.
 
     Args:
         family: the endpoint family.
-        scope: whose requests it counts.
+        scope: whose requests.
         owner: which account or app, by a name that gives no key away.
-        quota: ``None`` if none is documented: then only a hold can close it.
+        app: the app it belongs to, by such a name.
+        share: ``None`` for all requests, or the priority of those that are counted here once more.
     """
 
     family: str
     scope: Scope
     owner: str
-    quota: Quota | None
+    app: str
+    share: Priority | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells it from other buckets of its app, in any store."""
+        share = "" if self.share is None else f" {self.share.name.lower()}"
+        return f"{self.family} {self.scope.value} {self.owner}{share}"
+
+
+@frozen
+class Claim:
+    """That a request needs a slot in `bucket`, in which fewer than each quota's limit may count."""
+
+    bucket: Bucket
+    quotas: tuple[Quota, ...]
+
+
+UNLIMITED: Final = Quota(1_000_000_000, per=1e-6)
+"""Stands where no quota is documented: it never binds, and only a hold can close its bucket."""
 
 
 @define(eq=False)
 class Slot:
-    """The right to send one request. It must be settled or given back exactly once."""
+    """The right to send one request. It must be settled or given back exactly once.
 
-    buckets: tuple[Bucket, ...]
+    Args:
+        claims: what it counts in.
+        name: what the store knows it by.
+        send_by: by the monotonic clock, when the request must have left, or else the slot must be given back.
+    """
+
+    claims: tuple[Claim, ...]
+    name: str = ""
+    send_by: float = math.inf
 
 
 @frozen
@@ -47,7 +84,7 @@ class Wait:
 
     Args:
         bucket: the one that will be free last.
-        seconds: until it is worth asking again, at the least.
+        seconds: until it is worth asking again.
     """
 
     bucket: Bucket
@@ -55,51 +92,136 @@ class Wait:
 
 
 @frozen
-class Usage:
-    """How far a bucket is used, as this process last knew.
+class Lifetime:
+    """How long a request can take, in seconds.
 
     Args:
-        used: slots that count, those under way included.
-        in_flight: slots of requests under way.
-        free_in: seconds until a slot is free.
+        to_send: from its slot to its first byte.
+        to_settle: from then until its outcome is known and the server can no longer count it.
     """
 
-    used: int
-    in_flight: int
-    free_in: float
+    to_send: float
+    to_settle: float
 
 
-class QuotaStore(Protocol):
-    """Keeps the ledgers of any number of buckets."""
+class QuotaStore(ABC):
+    """Keeps the ledgers of any number of buckets.
 
-    async def take(self, buckets: tuple[Bucket, ...]) -> Slot | Wait:
-        """Take a slot in all of `buckets`, or in none."""
-        ...
+    Share one among all clients that spend the same quotas: :class:`MemoryQuotaStore` serves one process,
+    :class:`SQLiteQuotaStore` one host, :class:`RedisQuotaStore` many. To write another, subclass this one.
 
+    Args:
+        assume_spent: at the first start nothing is known of what was spent before, by whomever. This part of each
+            quota, 0 to less than 1, is then taken as spent until its window is over. 0 trusts that nothing was.
+
+    Raises:
+        InvalidInput: `assume_spent` is no such part.
+    """
+
+    _schemes: ClassVar[dict[str, type[QuotaStore]]] = {}
+
+    def __init_subclass__(cls, *, schemes: tuple[str, ...] = ()) -> None:
+        super().__init_subclass__()
+        QuotaStore._schemes |= dict.fromkeys(schemes, cls)
+
+    def __init__(self, *, assume_spent: float = 0.0) -> None:
+        self.assume_spent = checked_part(assume_spent, "assume_spent")
+        self.parking = Parking()
+        """Who waits in this process."""
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """Which store it is, for errors and logs; never with a password."""
+
+    @staticmethod
+    def from_url(url: str, *, assume_spent: float = 0.0) -> QuotaStore:
+        """The store at `url`.
+
+        Args:
+            url: ``memory://``, ``sqlite:///relative/path``, ``sqlite:////absolute/path``, ``redis://host:port/db``,
+                ``rediss://...`` or ``unix://...``.
+            assume_spent: what to believe at the first start; see :class:`QuotaStore`.
+
+        Raises:
+            InvalidInput: there is no such kind of store, or it cannot be had without an extra.
+        """
+        scheme = urlsplit(url).scheme if isinstance(url, str) else ""
+        store = QuotaStore._schemes.get(scheme)
+        if store is None:
+            raise InvalidInput(parameter="url", problem=f"must begin with one of {', '.join(QuotaStore._schemes)}")
+        return store._at(url, assume_spent)
+
+    @classmethod
+    def _at(cls, url: str, assume_spent: float) -> Self:
+        """The store at `url`, whose scheme is one of its own."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def take(self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1) -> list[Slot] | Wait:
+        """Take a slot in every bucket of `claims`, or in none; up to `most` times.
+
+        Raises:
+            QuotaStoreFailed: it cannot be known what is spent, or not be kept.
+        """
+
+    @abstractmethod
     def settle(self, slot: Slot, grace: float = 0.0) -> None:
         """The outcome of the slot's request was seen; or, with a `grace` in seconds, nobody looks for it any longer."""
-        ...
 
+    @abstractmethod
     def give_back(self, slot: Slot) -> None:
-        """No byte of the slot's request left the machine. Whoever waits for it is told."""
-        ...
+        """No byte of the slot's request left the machine. Whoever waits for it in this process is told."""
 
+    @abstractmethod
     def hold(self, bucket: Bucket, seconds: float) -> None:
         """Nothing leaves through `bucket` for so long. Holds join to the later end."""
-        ...
 
-    def tighten(self, bucket: Bucket, remaining: int, seconds: float) -> None:
+    @abstractmethod
+    def tighten(self, bucket: Bucket, quota: Quota, remaining: int, seconds: float) -> None:
         """The server said that `remaining` are left in its window, which ends in `seconds`."""
-        ...
 
-    def free_in(self, bucket: Bucket, count: int) -> float:
-        """Seconds until `count` requests can have had a slot, one after the other; at least that."""
-        ...
+    @abstractmethod
+    def usage(self, bucket: Bucket, quota: Quota) -> Usage:
+        """How far `quota` is used, as this process last knew."""
 
-    def usage(self, bucket: Bucket) -> Usage:
-        """How far `bucket` is used."""
-        ...
+    @abstractmethod
+    async def look(self, claims: Iterable[Claim]) -> None:
+        """Find out how far the quotas of `claims` are used.
 
-    def on_freed(self, listener: Callable[[Bucket], None]) -> Callable[[], None]:
-        """Call `listener` when a slot was given back early. Returns what ends it."""
-        ...
+        Raises:
+            QuotaStoreFailed: it cannot be known.
+        """
+
+    @abstractmethod
+    async def flush(self) -> None:
+        """Wait until everything that was told is kept, or cannot be."""
+
+    async def close(self) -> None:
+        """Let go of files and connections. What was told is kept first."""
+        await self.flush()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class _Forks:
+    """How often this process was forked off another one."""
+
+    count = 0
+
+
+def _note_fork() -> None:
+    _Forks.count += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+def forks() -> int:
+    """Another number than before, if this process was forked off one that used what is asked about."""
+    return _Forks.count

@@ -2,85 +2,116 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from twdm_async._clock import Clock
-from twdm_async.quota.ledger import Ledger
-from twdm_async.quota.store.contract import Bucket, Slot, Usage, Wait
+from twdm_async.errors import InvalidInput, QuotaStoreFailed
+from twdm_async.quota.ledger import Ledger, Usage, window
+from twdm_async.quota.store.contract import Bucket, Claim, Lifetime, QuotaStore, Slot, Wait, forks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
+
+    from twdm_async.quota.spec import Quota
 
 
-class MemoryQuotaStore:
-    """The default store. Share one among clients of the same app, so that they share the app's quotas.
+class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
+    """Serves the clients of one process, and remembers nothing after it.
 
     Args:
         clock: where time comes from; the machine's own if not given.
+        assume_spent: what to believe at the start; see :class:`QuotaStore`. Every start of a process is a first one.
     """
 
-    def __init__(self, *, clock: Clock | None = None) -> None:
+    def __init__(self, *, clock: Clock | None = None, assume_spent: float = 0.0) -> None:
+        super().__init__(assume_spent=assume_spent)
         self._clock = clock or Clock()
         self._ledgers: dict[Bucket, Ledger] = {}
-        self._listeners: list[Callable[[Bucket], None]] = []
+        self._forks: int | None = None  # None until it counts something
 
-    async def take(self, buckets: tuple[Bucket, ...]) -> Slot | Wait:
+    @property
+    def address(self) -> str:
+        return "memory://"
+
+    @classmethod
+    def _at(cls, url: str, assume_spent: float) -> Self:
+        if url != "memory://":
+            raise InvalidInput(parameter="url", problem="must be memory:// and nothing else")
+        return cls(assume_spent=assume_spent)
+
+    async def take(self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1) -> list[Slot] | Wait:  # noqa: ARG002 - nobody dies here without everybody
+        if self._forks != forks():
+            self._note_process()
         now = self._clock.monotonic()
-        ledgers = [self._ledger(bucket) for bucket in buckets]
+        count = most
+        ledgers: list[Ledger] = []
+        for claim in claims:
+            ledger = self._ledgers.get(claim.bucket)
+            if ledger is None:
+                ledger = self._begin(claim)
+            room = ledger.room(now, claim.quotas)
+            if room < count:
+                if room <= 0:
+                    return self._longest_wait(claims)
+                count = room
+            ledgers.append(ledger)
         for ledger in ledgers:
-            if not ledger.is_open(now):
-                return self._longest_wait(buckets, now)
-        for ledger in ledgers:
-            ledger.take()
-        return Slot(buckets)
+            ledger.in_flight += count
+        return [Slot(claims)] if count == 1 else [Slot(claims) for _ in range(count)]
 
     def settle(self, slot: Slot, grace: float = 0.0) -> None:
         now = self._clock.monotonic()
-        for bucket in slot.buckets:
-            self._ledger(bucket).settle(now, grace)
+        for claim in slot.claims:
+            self._ledgers[claim.bucket].settle(now, grace)
 
     def give_back(self, slot: Slot) -> None:
-        for bucket in slot.buckets:
-            self._ledger(bucket).give_back()
-        for bucket in slot.buckets:
-            for listener in self._listeners:
-                listener(bucket)
+        for claim in slot.claims:
+            self._ledgers[claim.bucket].give_back()
+        for claim in slot.claims:
+            self.parking.wake_next(claim.bucket)
 
     def hold(self, bucket: Bucket, seconds: float) -> None:
-        self._ledger(bucket).hold(self._clock.monotonic() + seconds)
+        self._ledgers.setdefault(bucket, Ledger()).hold(self._clock.monotonic() + seconds)
 
-    def tighten(self, bucket: Bucket, remaining: int, seconds: float) -> None:
+    def tighten(self, bucket: Bucket, quota: Quota, remaining: int, seconds: float) -> None:
         now = self._clock.monotonic()
-        self._ledger(bucket).tighten(now, remaining, now + seconds)
+        self._ledger(Claim(bucket, (quota,))).tighten(now, quota, remaining, now + seconds)
 
-    def free_in(self, bucket: Bucket, count: int) -> float:
-        return self._ledger(bucket).free_in(self._clock.monotonic(), count)
+    def usage(self, bucket: Bucket, quota: Quota) -> Usage:
+        return self._ledger(Claim(bucket, (quota,))).usage(self._clock.monotonic(), quota)
 
-    def usage(self, bucket: Bucket) -> Usage:
+    async def look(self, claims: Iterable[Claim]) -> None:
+        pass  # nobody else changes it
+
+    async def flush(self) -> None:
+        pass
+
+    def _note_process(self) -> None:
+        if self._forks is not None:
+            problem = (
+                "it was used before this process was forked, and two processes cannot count together in memory; make "
+                "the client after the fork, or share a SQLiteQuotaStore"
+            )
+            raise QuotaStoreFailed(store=self.address, problem=problem)
+        self._forks = forks()
+
+    def _ledger(self, claim: Claim) -> Ledger:
+        return self._ledgers.get(claim.bucket) or self._begin(claim)
+
+    def _begin(self, claim: Claim) -> Ledger:
+        ledger = self._ledgers[claim.bucket] = Ledger()
         now = self._clock.monotonic()
-        ledger = self._ledger(bucket)
-        return Usage(used=ledger.used(now), in_flight=ledger.in_flight, free_in=ledger.free_in(now))
-
-    def on_freed(self, listener: Callable[[Bucket], None]) -> Callable[[], None]:
-        self._listeners.append(listener)
-
-        def end() -> None:
-            with contextlib.suppress(ValueError):
-                self._listeners.remove(listener)
-
-        return end
-
-    def _ledger(self, bucket: Bucket) -> Ledger:
-        ledger = self._ledgers.get(bucket)
-        if ledger is None:
-            quota = bucket.quota
-            ledger = Ledger(quota.limit, quota.per) if quota else Ledger(float("inf"), 0.0)
-            self._ledgers[bucket] = ledger
+        for quota in claim.quotas:
+            unspent = quota.limit - int(quota.limit * self.assume_spent)
+            ledger.tighten(now, quota, unspent, now + window(quota))
         return ledger
 
-    def _longest_wait(self, buckets: tuple[Bucket, ...], now: float) -> Wait:
-        seconds, bucket = max(
-            ((self._ledger(bucket).free_in(now), bucket) for bucket in buckets), key=lambda pair: pair[0]
+    def _longest_wait(self, claims: tuple[Claim, ...]) -> Wait:
+        return max(
+            (
+                Wait(claim.bucket, self.usage(claim.bucket, quota).free_in(quota.limit))
+                for claim in claims
+                for quota in claim.quotas
+            ),
+            key=lambda wait: wait.seconds,
         )
-        return Wait(bucket, seconds)
