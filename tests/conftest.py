@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import redis_server
 from tests.pictures import PNG
+from tests.redis_server import RedisServer
 from twdm_async import Client
 from twdm_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+
+
+@pytest.fixture(scope="session")
+def redis_program() -> str:
+    """A Redis server's program. Without one, what needs it is skipped; unless it must not be."""
+    program = redis_server.find()
+    if program is None:
+        assert not os.environ.get("CI"), "these tests may not be skipped here: install redis-server or valkey-server"
+        pytest.skip("there is no redis-server or valkey-server on PATH")
+    return program
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_program: str) -> Iterator[str]:
+    """The address of a Redis server of this test run."""
+    with RedisServer(redis_program) as server:
+        yield server.url
 
 
 @pytest.fixture

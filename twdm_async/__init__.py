@@ -28,7 +28,7 @@ from twdm_async.models import CallToAction, CustomProfile, DirectMessage, Media,
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.limiter import QuotaState
 from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, Scope
-from twdm_async.quota.store import MemoryQuotaStore, QuotaStore
+from twdm_async.quota.store import MemoryQuotaStore, QuotaStore, RedisQuotaStore, SQLiteQuotaStore
 
 __all__ = [
     "Agent",
@@ -62,7 +62,9 @@ __all__ = [
     "QuotaWaitTooLong",
     "RateLimited",
     "RecipientUnreachable",
+    "RedisQuotaStore",
     "ResponseError",
+    "SQLiteQuotaStore",
     "Scope",
     "ServerError",
     "TwdmError",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import warnings
 from typing import TYPE_CHECKING, Any, Self
@@ -9,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Self
 from twdm_async._clock import Clock
 from twdm_async.agent import Agent
 from twdm_async.credentials import Credentials
-from twdm_async.endpoints import Host
-from twdm_async.errors import InvalidInput
+from twdm_async.endpoints import ENDPOINTS, Host
+from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.models.checks import checked_id
 from twdm_async.models.custom_profiles import CustomProfile
+from twdm_async.models.rate_limits import RateLimitStatus
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.limiter import QuotaLimiter, QuotaState
 from twdm_async.quota.spec import Priority, QuotaTable, checked_positive
+from twdm_async.quota.store.contract import QuotaStore
 from twdm_async.quota.store.memory import MemoryQuotaStore
 from twdm_async.resources.account import Account
 from twdm_async.resources.custom_profiles import CustomProfiles
@@ -29,8 +33,6 @@ from twdm_async.transport.oauth1 import OAuth1Signer, checked_host
 if TYPE_CHECKING:
     import aiohttp
 
-    from twdm_async.quota.store.contract import QuotaStore
-
 
 class Client:
     """One account of one app. Many agents may use it at the same time.
@@ -43,10 +45,14 @@ class Client:
         api_url: scheme and host of the API; ``https://api.x.com`` works too.
         upload_url: scheme and host of the upload API.
         quotas: what binds each endpoint; the documented quotas if not given.
-        quota_store: where the ledgers live; one in memory if not given. Share one among the clients of an app.
+        quota_store: where the ledgers live; one in memory if not given, which forgets what was spent when the process
+            ends. Share one among all clients of an app. It is yours to close.
         session: an ``aiohttp.ClientSession`` whose connections are used; it is never closed here.
         timeout: seconds one attempt may take, from the connection on.
         max_wait: seconds a call may wait for quota; ``None`` waits as long as it takes.
+        max_waiting: how many calls may wait for quota, for each endpoint.
+        uncounted_reads: whether calls that only read may leave while the quota store fails. They are not counted then.
+            Nothing that writes ever leaves uncounted.
         clock: where time comes from; for tests.
 
     Attributes:
@@ -71,6 +77,8 @@ class Client:
         session: aiohttp.ClientSession | None = None,
         timeout: float = 30.0,
         max_wait: float | None = None,
+        max_waiting: int = 100_000,
+        uncounted_reads: bool = False,
         clock: Clock | None = None,
     ) -> None:
         checked_positive(timeout, "timeout")
@@ -78,21 +86,36 @@ class Client:
             raise InvalidInput(parameter="credentials", problem="must be Credentials")
         if quotas is not None and not isinstance(quotas, QuotaTable):
             raise InvalidInput(parameter="quotas", problem="must be a QuotaTable")
+        if quota_store is not None and not isinstance(quota_store, QuotaStore):
+            raise InvalidInput(parameter="quota_store", problem="must be a QuotaStore, such as QuotaStore.from_url(...)")
+        if isinstance(max_waiting, bool) or not isinstance(max_waiting, int) or max_waiting < 0:
+            raise InvalidInput(parameter="max_waiting", problem="must be a whole number, 0 or more")
         clock = clock or Clock()
         hosts = {
             Host.API: checked_host(api_url, "api_url"),
             Host.UPLOAD: checked_host(upload_url, "upload_url"),
         }
         self._http = HttpTransport(session, timeout)
+        self._store = MemoryQuotaStore(clock=clock) if quota_store is None else quota_store
         self._limiter = QuotaLimiter(
             QuotaTable.default() if quotas is None else quotas,
-            MemoryQuotaStore(clock=clock) if quota_store is None else quota_store,
+            self._store,
             account=credentials.account,
             app=credentials.app,
             clock=clock,
             timeout=timeout,
+            max_waiting=max_waiting,
         )
-        self._caller = Caller(hosts, self._limiter, OAuth1Signer(credentials, clock), self._http, clock, max_wait)
+        self._uncounted_reads = bool(uncounted_reads)
+        self._caller = Caller(
+            hosts,
+            self._limiter,
+            OAuth1Signer(credentials, clock),
+            self._http,
+            clock,
+            max_wait,
+            uncounted_reads=self._uncounted_reads,
+        )
         self._agents = itertools.count(1)
         self.account = Account(self._caller)
         self.media = MediaUploads(self._caller)
@@ -124,8 +147,25 @@ class Client:
         return Agent(self.direct_messages, profile_id, lane)
 
     def quota_state(self) -> tuple[QuotaState, ...]:
-        """Every documented quota of this account and its app, and how far it is used."""
+        """Every documented quota of this account and its app, and how far it is used, as this process last knew."""
         return self._limiter.state()
+
+    async def seed_quotas(self) -> None:
+        """Ask the API what is left, where it tells, and count what others have spent (page *GET
+        application/rate_limit_status*; 180 in 15 minutes).
+
+        Worth calling once, where what was spent before is not known. The API does not list the calls that send
+        messages, nor those that make or delete custom profiles; for these, see ``assume_spent`` of the quota store.
+
+        Raises:
+            ResponseError, ConnectFailed, MalformedResponse, QuotaStoreFailed: it could not be had.
+        """
+        listing = await self._caller.call("application.rate_limit_status", {}, RateLimitStatus)
+        for endpoint in ENDPOINTS.values():
+            window = listing.windows.get(endpoint.listed_as or "")
+            if window is not None:
+                self._limiter.learn_status(endpoint.family, window.remaining, window.reset)
+        await self._store.flush()
 
     async def close(self, timeout: float = 5.0) -> None:
         """End the client. Calls that wait for quota end with an error; closing twice does no harm.
@@ -136,8 +176,16 @@ class Client:
         """
         self._limiter.close()
         await self._http.close(timeout)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._store.flush()
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._limiter.look()  # so that a store which fails is known of now, and quota_state() is right
+        except QuotaStoreFailed:
+            if not self._uncounted_reads:
+                raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -55,6 +55,7 @@ class Endpoint:
         family: the row of the quota table whose slots it takes.
         safety: what repeating it would do.
         answer: the key the answer's object is wrapped in; ``""`` if it is not wrapped, ``None`` if there is no body.
+        listed_as: what the API's own listing of quotas calls it; ``None`` if it is not listed.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Endpoint:
     family: str
     safety: Safety
     answer: str | None
+    listed_as: str | None
 
 
 def _row(
@@ -75,6 +77,7 @@ def _row(
     answer: str | None,
     *,
     host: Host = Host.API,
+    listed_as: str | None = None,
 ) -> Endpoint:
     method, path = request.split()
     return Endpoint(
@@ -86,6 +89,7 @@ def _row(
         family=name,
         safety=safety,
         answer=answer,
+        listed_as=listed_as,
     )
 
 
@@ -97,8 +101,22 @@ ENDPOINTS: dict[str, Endpoint] = {
     row.name: row
     for row in (
         _row("custom_profiles.create", "POST custom_profiles/new.json", _JSON, _ONCE, "custom_profile"),
-        _row("custom_profiles.get", "GET custom_profiles/{id}.json", _QUERY, _READ, "custom_profile"),
-        _row("custom_profiles.list", "GET custom_profiles/list.json", _QUERY, _READ, ""),
+        _row(
+            "custom_profiles.get",
+            "GET custom_profiles/{id}.json",
+            _QUERY,
+            _READ,
+            "custom_profile",
+            listed_as="/custom_profiles/show",
+        ),
+        _row(
+            "custom_profiles.list",
+            "GET custom_profiles/list.json",
+            _QUERY,
+            _READ,
+            "",
+            listed_as="/custom_profiles/list",
+        ),
         _row("custom_profiles.delete", "DELETE custom_profiles/destroy.json", _QUERY, _IDEMPOTENT, None),
         _row("direct_messages.send", "POST direct_messages/events/new.json", _JSON, _ONCE, "event"),
         _row(
@@ -108,9 +126,30 @@ ENDPOINTS: dict[str, Endpoint] = {
             _ONCE,
             "welcome_message",
         ),
-        _row("account.update_profile", "POST account/update_profile.json", _FORM, _IDEMPOTENT, ""),
-        _row("account.verify_credentials", "GET account/verify_credentials.json", _QUERY, _READ, ""),
-        _row("application.rate_limit_status", "GET application/rate_limit_status.json", _QUERY, _READ, ""),
+        _row(
+            "account.update_profile",
+            "POST account/update_profile.json",
+            _FORM,
+            _IDEMPOTENT,
+            "",
+            listed_as="/account/update_profile",
+        ),
+        _row(
+            "account.verify_credentials",
+            "GET account/verify_credentials.json",
+            _QUERY,
+            _READ,
+            "",
+            listed_as="/account/verify_credentials",
+        ),
+        _row(
+            "application.rate_limit_status",
+            "GET application/rate_limit_status.json",
+            _QUERY,
+            _READ,
+            "",
+            listed_as="/application/rate_limit_status",
+        ),
         # An upload that is done twice leaves an unused file that the API forgets after a day.
         _row("media.upload", f"POST {_UPLOAD}", _MULTIPART, _IDEMPOTENT, "", host=Host.UPLOAD),
         _row("media.upload_init", f"POST {_UPLOAD}", _FORM, _IDEMPOTENT, "", host=Host.UPLOAD),

@@ -35,14 +35,15 @@ The ledger is pure: time comes in as an argument, in seconds of a clock that nev
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_right, insort
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from twdm_async.quota.spec import Quota
 
@@ -92,15 +93,37 @@ class Usage:
         return max(self.held_for, first + rounds * self.per)
 
 
-def milestones(total: int, seconds_of: Callable[[int], float]) -> tuple[tuple[int, float], ...]:
-    """When how many of `total` slots come free.
+def usage_of(
+    quota: Quota, now: float, seen: Sequence[float], *, in_flight: int, foreign: tuple[int, float], held_until: float
+) -> Usage:
+    """How far `quota` is used, from what a ledger has.
 
     Args:
-        total: slots whose outcome is known.
-        seconds_of: in how many seconds the slot at a place comes free; place 0 is the first.
+        quota: the quota.
+        now: the present moment.
+        seen: when the outcomes were seen that count, the oldest first.
+        in_flight: slots of requests under way.
+        foreign: how many others spent, and until when that counts.
+        held_until: when the last hold ends.
     """
-    numbers = sorted({1, *(-(-total * part // _MILESTONES) for part in range(1, _MILESTONES + 1))}) if total else ()
-    return tuple((number, seconds_of(number - 1)) for number in numbers)
+    per = window(quota)
+    count, until = foreign
+    total = len(seen) + count
+    before = bisect_right(seen, until - per)  # so many come free before those of the others do
+    freeing: list[tuple[int, float]] = []
+    for number in sorted({1, *(-(-total * part // _MILESTONES) for part in range(1, _MILESTONES + 1))}) if total else ():
+        place = number - 1
+        if before <= place < before + count:
+            freeing.append((number, until - now))
+        else:
+            freeing.append((number, seen[place if place < before else place - count] + per - now))
+    return Usage(
+        used=in_flight + total,
+        in_flight=in_flight,
+        held_for=max(0.0, held_until - now),
+        freeing=tuple(freeing),
+        per=per,
+    )
 
 
 class Ledger:
@@ -167,23 +190,15 @@ class Ledger:
 
     def usage(self, now: float, quota: Quota) -> Usage:
         """How far `quota` is used."""
-        per = window(quota)
-        settled = self._settled(now, per)
-        foreign, until = self._spent_by_others(now, quota)
+        settled = self._settled(now, window(quota))
         first = len(self._outcomes) - settled
-        before = sum(seen + per <= until for seen in self._outcomes) - first if foreign else 0
-
-        def seconds_of(place: int) -> float:
-            if before <= place < before + foreign:
-                return until - now
-            return self._outcomes[first + place - (foreign if place >= before else 0)] + per - now
-
-        return Usage(
-            used=self.in_flight + settled + foreign,
+        return usage_of(
+            quota,
+            now,
+            list(islice(self._outcomes, first, None)),
             in_flight=self.in_flight,
-            held_for=max(0.0, self._held_until - now),
-            freeing=milestones(settled + foreign, seconds_of),
-            per=per,
+            foreign=self._spent_by_others(now, quota),
+            held_until=self._held_until,
         )
 
     def _settled(self, now: float, per: float) -> int:

@@ -180,9 +180,11 @@ class QuotaLimiter:
             remaining: requests left in the server's window.
             reset_at: when that ends, in seconds since 1970.
         """
+        line = self._line(family)
+        longest = max(quota.per for quota in line.claims[0].quotas)
         seconds = reset_at - self._clock.wall()
-        if seconds > 0:
-            self._tighten(self._line(family), remaining, seconds)
+        # If the clocks do not agree, the window may have just begun.
+        self._tighten(line, remaining, seconds if 0 < seconds <= longest else longest)
 
     def refused(self, family: str, headers: Mapping[str, str]) -> None:
         """The server refused a request for quota: send nothing for a while."""

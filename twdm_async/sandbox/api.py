@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import itertools
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,7 @@ from twdm_async.sandbox.refusal import Refusal, invalid, no_such_page, not_permi
 
 if TYPE_CHECKING:
     from twdm_async._clock import Clock
+    from twdm_async.sandbox.windows import Windows
 from twdm_async._json import is_array, is_object
 
 Json = dict[str, Any]
@@ -65,8 +67,9 @@ class Answer:
 class Api:
     """Everything the sandbox remembers, and the calls that change it."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, windows: Windows) -> None:
         self._clock = clock
+        self._windows = windows
         self._ids = itertools.count(1_580_000_000_000_000_001)
         self.messages: list[StoredMessage] = []
         self.welcome_messages: list[Json] = []
@@ -77,6 +80,20 @@ class Api:
     def new_id(self) -> str:
         """An id that was never given out before."""
         return str(next(self._ids))
+
+    # ---- quotas ----
+
+    def show_limits(self, call: Call) -> Answer:
+        wanted = call.fields["resources"].split(",") if "resources" in call.fields else list(_LISTED)
+        now = self._clock.monotonic()
+        resources: Json = {}
+        for group in wanted:
+            for path, family in _LISTED.get(group, {}).items():
+                limit, remaining, ends_in = self._windows.left(family, call.account.id, now)
+                reset = math.ceil(self._clock.wall() + ends_in)
+                resources.setdefault(group, {})[path] = {"limit": limit, "remaining": remaining, "reset": reset}
+        token = call.account.credentials.access_token
+        return Answer({"rate_limit_context": {"access_token": token}, "resources": resources})
 
     # ---- custom profiles ----
 
@@ -314,8 +331,21 @@ ROUTES: Final = (
     ),
     Route("POST", "/1.1/account/update_profile.json", "account.update_profile", Api.update_profile, False),
     Route("GET", "/1.1/account/verify_credentials.json", "account.verify_credentials", Api.show_account, True),
+    Route(
+        "GET", "/1.1/application/rate_limit_status.json", "application.rate_limit_status", Api.show_limits, True
+    ),
     Route("POST", "/1.1/media/upload.json", "media.upload", Api.upload, True),
 )
+
+# What is listed; the calls that send messages, or make or delete custom profiles, are not.
+_LISTED: Final = {
+    "account": {
+        "/account/update_profile": "account.update_profile",
+        "/account/verify_credentials": "account.verify_credentials",
+    },
+    "application": {"/application/rate_limit_status": "application.rate_limit_status"},
+    "custom_profiles": {"/custom_profiles/list": "custom_profiles.list", "/custom_profiles/show": "custom_profiles.get"},
+}
 
 
 def _need_custom_profiles(account: StoredAccount) -> None:

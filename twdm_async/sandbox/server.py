@@ -80,8 +80,8 @@ class Sandbox:
         self._latency = latency
         self._random = random.Random(seed)
         self._gate = Gate(self._clock)
-        self._api = Api(self._clock)
         self._windows = Windows(self.quotas)
+        self._api = Api(self._clock, self._windows)
         self._runner: web.AppRunner | None = None
         self.requests: list[Received] = []
         """Every request, in the order it was answered."""

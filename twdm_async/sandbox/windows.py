@@ -40,6 +40,14 @@ class Windows:
             window.count += 1
         return True, own
 
+    def left(self, family: str, account: str, now: float) -> tuple[int, int, float]:
+        """Of an account's first quota of a family: the limit, what is left, and in how many seconds the window ends."""
+        quota = next(quota for quota in self._quotas[family].quotas if quota.scope is Scope.USER)
+        window = self._current.get((family, quota.scope, account, quota.per))
+        if window is None or window.ends <= now:
+            return quota.limit, quota.limit, quota.per
+        return quota.limit, quota.limit - window.count, window.ends - now
+
     def _window(self, family: str, quota: Quota, owner: str, now: float) -> Window:
         key = (family, quota.scope, owner, quota.per)
         window = self._current.get(key)

@@ -51,7 +51,7 @@ class Bucket:
         return f"{self.family} {self.scope.value} {self.owner}{share}"
 
 
-@frozen
+@frozen(cache_hash=True)
 class Claim:
     """That a request needs a slot in `bucket`, in which fewer than each quota's limit may count."""
 

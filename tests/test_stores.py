@@ -1,0 +1,174 @@
+"""The contract of a quota store, against all three of them; Redis is a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from attrs import define, field
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule, run_state_machine_as_test
+
+from tests.stores import HandClock, make
+from twdm_async import InvalidInput, MemoryQuotaStore, Priority, Quota, QuotaStore, RedisQuotaStore, Scope, SQLiteQuotaStore
+from twdm_async.quota.ledger import window
+from twdm_async.quota.store import Bucket, Claim, Lifetime, Slot
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KINDS = ["memory", "sqlite", "redis"]
+SHARED = ["sqlite", "redis"]
+USER = Bucket("direct_messages.send", Scope.USER, "anna", "brand")
+OTHER = Bucket("direct_messages.send", Scope.USER, "bob", "brand")
+APP = Bucket("direct_messages.send", Scope.APP, "brand", "brand")
+BULK = Bucket("direct_messages.send", Scope.USER, "anna", "brand", Priority.BULK)
+QUOTAS = {
+    USER: (Quota(4, per=100.0), Quota(7, per=1000.0)),
+    OTHER: (Quota(3, per=100.0),),
+    APP: (Quota(6, per=300.0, scope=Scope.APP),),
+    BULK: (Quota(2, per=100.0),),
+}
+FOR_EVER = Lifetime(to_send=1e8, to_settle=1e8)
+
+
+@define(eq=False)
+class ModelSlot:
+    buckets: tuple[Bucket, ...]
+    seen: float | None = None
+
+
+@define(eq=False)
+class Model:
+    """What a store should know, in the plainest way there is."""
+
+    slots: list[ModelSlot] = field(factory=list)
+    held: dict[Bucket, float] = field(factory=dict)
+    others: dict[tuple[Bucket, Quota], list[float]] = field(factory=dict)  # until when each of them counts
+
+    def ends(self, now: float, bucket: Bucket, quota: Quota) -> list[float]:
+        """When each slot that counts will no longer count; infinity for those under way."""
+        own = [
+            math.inf if slot.seen is None else slot.seen + window(quota) for slot in self.slots if bucket in slot.buckets
+        ]
+        return sorted(end for end in [*own, *self.others.get((bucket, quota), [])] if end > now)
+
+    def room(self, now: float, bucket: Bucket) -> int:
+        if self.held.get(bucket, 0) > now:
+            return 0
+        return min(quota.limit - len(self.ends(now, bucket, quota)) for quota in QUOTAS[bucket])
+
+
+CLAIMS = st.sampled_from([(USER,), (USER, APP), (OTHER, APP), (OTHER,), (USER, BULK, APP)])
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Does the same to a store and to the model, and compares what they say."""
+
+    kind: str
+    folder: Path
+    redis_url: str | None
+
+    slots: Bundle[tuple[Slot, ModelSlot]] = Bundle("slots")
+
+    @initialize()
+    def begin(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.clock = HandClock()
+        self.store = make(self.kind, self.clock, self.folder, self.redis_url)
+        self.model = Model()
+        self.run(self.store.look([Claim(bucket, quotas) for bucket, quotas in QUOTAS.items()]))
+
+    def run(self, work: Any) -> Any:
+        return self.loop.run_until_complete(asyncio.wait_for(work, 20))
+
+    def tell(self, method: Any, *arguments: Any) -> None:
+        async def told() -> None:
+            method(*arguments)
+            await self.store.flush()
+
+        self.run(told())
+
+    @rule(target=slots, buckets=CLAIMS, most=st.integers(1, 3))
+    def take(self, buckets: tuple[Bucket, ...], most: int) -> Any:
+        claims = tuple(Claim(bucket, QUOTAS[bucket]) for bucket in buckets)
+        room = min(self.model.room(self.clock.now, bucket) for bucket in buckets)
+        taken = self.run(self.store.take(claims, FOR_EVER, most))
+        if not isinstance(taken, list):
+            assert room <= 0
+            return []
+        assert len(taken) == min(most, room)
+        both = [(slot, ModelSlot(buckets)) for slot in taken]
+        self.model.slots += [slot for _, slot in both]
+        return both
+
+    @rule(both=consumes(slots), grace=st.sampled_from([0.0, 0.0, 30.0]), index=st.integers(0, 2))
+    def settle(self, both: list[tuple[Slot, ModelSlot]], grace: float, index: int) -> None:
+        for slot, known in both[index:]:
+            self.tell(self.store.settle, slot, grace)
+            known.seen = self.clock.now + grace
+        for slot, known in both[:index]:
+            self.tell(self.store.give_back, slot)
+            self.model.slots.remove(known)
+
+    @rule(bucket=st.sampled_from([USER, OTHER, APP]), seconds=st.integers(1, 200))
+    def hold(self, bucket: Bucket, seconds: int) -> None:
+        self.tell(self.store.hold, bucket, seconds)
+        self.model.held[bucket] = max(self.model.held.get(bucket, 0), self.clock.now + seconds)
+
+    @rule(bucket=st.sampled_from([USER, APP]), remaining=st.integers(0, 6), seconds=st.integers(1, 90))
+    def tighten(self, bucket: Bucket, remaining: int, seconds: int) -> None:
+        quota = QUOTAS[bucket][0]
+        missing = quota.limit - len(self.model.ends(self.clock.now, bucket, quota)) - remaining
+        self.tell(self.store.tighten, bucket, quota, remaining, seconds)
+        if missing > 0:
+            known = [end for end in self.model.others.get((bucket, quota), []) if end > self.clock.now]
+            until = max([*known, self.clock.now + seconds])
+            self.model.others[bucket, quota] = [until] * (len(known) + missing)
+
+    @rule(seconds=st.integers(1, 150))
+    def pass_time(self, seconds: int) -> None:
+        self.compare()
+        self.clock.now += seconds
+
+    def compare(self) -> None:
+        self.run(self.store.look([Claim(bucket, quotas) for bucket, quotas in QUOTAS.items()]))
+        now = self.clock.now
+        for bucket, quotas in QUOTAS.items():
+            for quota in quotas:
+                usage = self.store.usage(bucket, quota)
+                ends = self.model.ends(now, bucket, quota)
+                assert usage.used == len(ends)
+                assert usage.in_flight == sum(end == math.inf for end in ends)
+                assert usage.held_for == pytest.approx(max(0.0, self.model.held.get(bucket, 0) - now), abs=1e-4)
+                for count in range(1, 5):
+                    at = count - 1 - (quota.limit - len(ends))
+                    if at >= 0 and at < len(ends) and ends[at] < math.inf:
+                        expected = max(ends[at] - now, usage.held_for)
+                        # There are few enough slots for each to be a milestone.
+                        assert usage.free_in(quota.limit, count) == pytest.approx(expected, abs=1e-3)
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.compare()
+            self.run(self.store.close())
+            self.loop.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.timeout(150)
+def test_conformance(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    class Machine(StoreMachine):
+        pass
+
+    Machine.kind, Machine.folder = kind, tmp_path
+    Machine.redis_url = request.getfixturevalue("redis_url") if kind == "redis" else None
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Machine,
+        settings=settings(
+            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

@@ -1,0 +1,277 @@
+"""Ledgers in Redis or Valkey: all who use one server share them, on any number of hosts.
+
+Time is the server's own, never that of its clients; and it never steps back. If the server's clock leaps ahead, each
+client tells how much time can have passed since it last asked, so that the leap frees no slot.
+
+The steps of one turn of the loop are one script call (``redis.lua``). The keys of an app share a hash tag, so that
+they lie on one node of a cluster. They expire when nothing in them counts any longer.
+
+What the server forgets cannot be known again. So each client remembers the server's epoch: if that is gone, the data
+was flushed or evicted, or the server restarted without it, and nothing is sent any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from urllib.parse import urlsplit
+
+from twdm_async._clock import Clock
+from twdm_async.errors import InvalidInput
+from twdm_async.quota.ledger import Usage, window
+from twdm_async.quota.store.batched import (
+    BatchedQuotaStore,
+    GiveBack,
+    Hold,
+    Look,
+    Looked,
+    Settle,
+    Step,
+    Take,
+    Taken,
+    Tighten,
+    refused,
+)
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+    from redis.asyncio.cluster import RedisCluster
+
+    from twdm_async.quota.spec import Quota
+    from twdm_async.quota.store.contract import Bucket, Claim
+
+_log = logging.getLogger("twdm_async")
+
+_SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
+_TIMEOUT: Final = 5.0  # seconds for one call
+_SLACK: Final = 2.0  # seconds that a call may take longer than the one before, on its way
+
+
+class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
+    """Serves many hosts. Needs Redis 6.2 or later, or Valkey, and the extra ``redis``.
+
+    The server must not evict keys (``maxmemory-policy noeviction``), and should persist them.
+
+    Args:
+        url: ``redis://[user:password@]host[:port][/db]``, ``rediss://...`` with TLS, ``unix://path``; or
+            ``redis+cluster://host[:port]`` for one node of a cluster, by which the others are found.
+        prefix: what all keys begin with.
+        assume_spent: what to believe of a quota that the server does not know yet; see :class:`QuotaStore`.
+        clock: this process' clock; it is only used to doubt the server's.
+
+    Raises:
+        InvalidInput: the address is none, or the extra is not installed.
+    """
+
+    _script: ClassVar = Path(__file__).with_suffix(".lua").read_text(encoding="utf-8")
+
+    def __init__(
+        self, url: str, *, prefix: str = "twdm", assume_spent: float = 0.0, clock: Clock | None = None
+    ) -> None:
+        super().__init__(clock=clock or Clock(), assume_spent=assume_spent)
+        try:
+            import redis.asyncio  # noqa: F401, PLC0415 - an extra
+        except ImportError:
+            raise InvalidInput(
+                parameter="url", problem="Redis needs an extra: pip install 'twdm_async[redis]'"
+            ) from None
+        if not isinstance(url, str) or urlsplit(url).scheme not in _SCHEMES:
+            raise InvalidInput(parameter="url", problem=f"must begin with one of {', '.join(_SCHEMES)}")
+        if not isinstance(prefix, str) or not re.fullmatch(r"[^{}\s]+", prefix):
+            raise InvalidInput(parameter="prefix", problem="must be a word without braces")
+        self._url = url
+        self._prefix = prefix
+        self._redis: Redis | RedisCluster | None = None
+        self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
+        self._epochs: dict[str, tuple[str, float, float]] = {}  # app to epoch, the server's time, and ours then
+        self._connect()  # so that a bad address is known at once; nothing is sent yet
+
+    @property
+    def address(self) -> str:
+        parts = urlsplit(self._url)
+        where = parts.netloc.rpartition("@")[2]
+        return f"{parts.scheme}://{where}{parts.path}"
+
+    @classmethod
+    def _at(cls, url: str, assume_spent: float) -> Self:
+        return cls(url, assume_spent=assume_spent)
+
+    async def close(self) -> None:
+        await super().close()
+        if self._redis is not None:
+            await self._redis.aclose()
+            self._redis = None
+
+    def _move_in(self) -> None:
+        self._redis = None  # its connections belong to another loop or process
+
+    def _connect(self) -> Redis | RedisCluster:
+        from redis.asyncio import Redis  # noqa: PLC0415 - an extra
+        from redis.asyncio.cluster import RedisCluster  # noqa: PLC0415
+        from redis.asyncio.retry import Retry  # noqa: PLC0415
+        from redis.backoff import NoBackoff  # noqa: PLC0415
+
+        scheme, _, rest = self._url.partition("://")
+        try:
+            if scheme.endswith("+cluster"):
+                url = f"{scheme.removesuffix('+cluster')}://{rest}"
+                return RedisCluster.from_url(url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
+            return Redis.from_url(
+                self._url,
+                socket_timeout=_TIMEOUT,
+                socket_connect_timeout=_TIMEOUT,
+                retry=Retry(NoBackoff(), 0),
+                single_connection_client=True,
+            )
+        except ValueError:
+            raise InvalidInput(parameter="url", problem="it is no address of a Redis server") from None
+
+    async def _run(self, steps: Sequence[Step]) -> list[Looked | Taken | None]:
+        answers: list[Looked | Taken | None] = [None] * len(steps)
+        for app in dict.fromkeys(_app_of(step) for step in steps):
+            places = [place for place, step in enumerate(steps) if _app_of(step) == app]
+            for place, answer in zip(places, await self._run_for(app, [steps[p] for p in places]), strict=True):
+                answers[place] = answer
+        return answers
+
+    async def _run_for(self, app: str, steps: Sequence[Step]) -> list[Looked | Taken | None]:
+        from redis.exceptions import ConnectionError as ConnectionFailed  # noqa: PLC0415 - an extra
+        from redis.exceptions import RedisError  # noqa: PLC0415
+
+        try:
+            try:
+                answer = await self._call_script(app, steps, again=False)
+            except (ConnectionFailed, OSError):  # it may only have closed a connection that nobody used for long
+                answer = await self._call_script(app, steps, again=True)
+        except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+            problem = f"it cannot be asked ({type(error).__name__}: {_cause(error)}); see that it runs and is reachable"
+            raise refused(self, problem) from None
+        if not answer:
+            problem = (
+                "it has forgotten what was spent: it was flushed, or restarted without its data, or evicts keys. Begin "
+                "anew with another process, and if it matters what was spent in the last window, with assume_spent set"
+            )
+            raise refused(self, problem)
+        return [_read(step, words) for step, words in zip(steps, answer, strict=True)]
+
+    async def _call_script(self, app: str, steps: Sequence[Step], *, again: bool) -> list[Any]:
+        """The answers of the script; none if the server has forgotten."""
+        from redis.exceptions import NoScriptError  # noqa: PLC0415 - an extra
+
+        if self._redis is None:
+            self._redis = self._connect()
+            await self._warn_of_eviction(self._redis)
+        writer = _Writer(f"{self._prefix}:{{{app}}}", again=again)
+        words = json.dumps([writer.words(step) for step in steps], separators=(",", ":"))
+        sent_at = self._clock.monotonic()
+        epoch, not_after = "", ""
+        if app in self._epochs:
+            epoch, server_time, then = self._epochs[app]
+            not_after = f"{server_time + (sent_at - then) * 1.0001 + _SLACK:.6f}"
+        arguments = (len(writer.keys), *writer.keys, words, not_after, epoch, secrets.token_hex(8), self.assume_spent)
+        try:
+            text = await self._redis.evalsha(self._sha, *arguments)
+        except NoScriptError:
+            text = await self._redis.eval(self._script, *arguments)
+        answer = json.loads(text)
+        if not answer:
+            return []
+        self._epochs[app] = (answer[0], float(answer[1]), sent_at)
+        answers: list[Any] = answer[2]
+        return answers
+
+    async def _warn_of_eviction(self, redis: Redis | RedisCluster) -> None:
+        from redis.asyncio import Redis  # noqa: PLC0415 - an extra
+        from redis.exceptions import ResponseError  # noqa: PLC0415
+
+        if isinstance(redis, Redis):
+            with contextlib.suppress(ResponseError):  # not every user may ask
+                memory = await redis.info("memory")
+                if memory.get("maxmemory") and memory.get("maxmemory_policy") != "noeviction":
+                    _log.warning("%s: it evicts keys when memory is short; set maxmemory-policy noeviction", self.address)
+
+
+class _Writer:
+    """Puts steps into the words of the script."""
+
+    def __init__(self, tag: str, *, again: bool) -> None:
+        self.keys = [f"{tag}:clock"]
+        self._tag = tag
+        self._again = again
+        self._indices: dict[Bucket, int] = {}
+
+    def words(self, step: Step) -> list[Any]:
+        match step:
+            case Take():
+                return ["take", self._claims(step.claims), step.names, step.lifetime, self._again]
+            case Look():
+                return ["look", self._claims(step.claims)]
+            case Settle():
+                return ["settle", [self._index(bucket) for bucket in step.buckets], step.names, step.grace]
+            case GiveBack():
+                return ["give_back", [self._index(bucket) for bucket in step.buckets], step.names]
+            case Hold():
+                return ["hold", self._index(step.bucket), step.seconds]
+            case Tighten():
+                return ["tighten", self._index(step.bucket), _words(step.quota), step.remaining, step.seconds]
+
+    def _claims(self, claims: tuple[Claim, ...]) -> list[Any]:
+        return [[self._index(claim.bucket), [_words(quota) for quota in claim.quotas]] for claim in claims]
+
+    def _index(self, bucket: Bucket) -> int:
+        index = self._indices.get(bucket)
+        if index is None:
+            index = self._indices[bucket] = len(self._indices) + 1
+            name = f"{self._tag}:{bucket.name.replace(' ', ':')}"
+            self.keys += (name, f"{name}:settled", f"{name}:in_flight")
+        return index
+
+
+def _words(quota: Quota) -> list[float]:
+    return [quota.limit, window(quota)]
+
+
+def _app_of(step: Step) -> str:
+    match step:
+        case Take() | Look():
+            return step.claims[0].bucket.app
+        case Settle() | GiveBack():
+            return step.buckets[0].app
+        case Hold() | Tighten():
+            return step.bucket.app
+
+
+def _read(step: Step, words: Any) -> Looked | Taken | None:
+    if not isinstance(step, Take | Look):
+        return None
+    quotas = [quota for claim in step.claims for quota in claim.quotas]
+    if words[0] == "looked":
+        return _looked(quotas, words[1])
+    return Taken(words[1], tuple(words[2]), _looked(quotas, words[3]) if words[3] else None)
+
+
+def _looked(quotas: Sequence[Quota], usages: Any) -> Looked:
+    return Looked(
+        tuple(
+            Usage(
+                used=used,
+                in_flight=in_flight,
+                held_for=held_for,
+                freeing=tuple((number, seconds) for number, seconds in freeing),
+                per=window(quota),
+            )
+            for quota, (used, in_flight, held_for, freeing) in zip(quotas, usages, strict=True)
+        )
+    )
+
+
+def _cause(error: BaseException) -> str:
+    """Its first words, which name no password."""
+    return str(error).splitlines()[0][:100] if str(error) else "no answer"
