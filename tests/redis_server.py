@@ -19,11 +19,13 @@ def find() -> str | None:
     return shutil.which("redis-server", path=path) or shutil.which("valkey-server", path=path)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(below: int = 65_536) -> int:
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            if port < below:
+                return port
 
 
 class RedisServer:
@@ -32,7 +34,7 @@ class RedisServer:
     def __init__(self, program: str, *options: str) -> None:
         self._program = program
         self._options = options
-        self.port = free_port()
+        self.port = free_port(below=55_000)  # a node of a cluster takes the port 10 000 above it as well
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -57,9 +57,15 @@ class LoopClock(Clock):
 
     def __init__(self, *, wrong_by: float = 0.0) -> None:
         self.wrong_by = wrong_by
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.get_running_loop()
+        return self._loop.time()
+
+    def uptime(self) -> float:
+        return self.monotonic()
 
     def wall(self) -> float:
         return _EPOCH + self.monotonic() + self.wrong_by

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from twdm_async.cli import demo as demonstration
 from twdm_async.cli import send_many as bulk
-from twdm_async.cli.connect import DEFAULT_API_URL, ApiUrl, MaxWait, UploadUrl, Username, make_client, run
+from twdm_async.cli.connect import DEFAULT_API_URL, ApiUrl, MaxWait, QuotaStoreUrl, UploadUrl, Username, open_client, run
 from twdm_async.sandbox import Sandbox
 
 app = typer.Typer(
@@ -72,12 +73,14 @@ async def _serve(port: int, time_scale: float) -> None:
         typer.echo(f"error: port {port} cannot be had: {error.strerror}", err=True)
         raise typer.Exit(1) from None
     keys = asdict(double.credentials)
+    memory = tempfile.TemporaryDirectory(prefix="twdm_sandbox_")  # what is spent here is not remembered elsewhere
     typer.echo("# In another terminal, these let every twdm command use it:")
-    for name, value in {"API_URL": double.url, **keys}.items():
+    for name, value in {"API_URL": double.url, **keys, "QUOTA_STORE": f"sqlite:///{memory.name}/quota.db"}.items():
         typer.echo(f"export TWDM_{name.upper()}={value}")
     try:
         await asyncio.Event().wait()
     finally:
+        memory.cleanup()
         await double.close()
         typer.echo(f"# {len(double.messages)} messages, {len(double.breaches)} requests over a quota", err=True)
 
@@ -90,12 +93,13 @@ def send(
     api_url: ApiUrl = DEFAULT_API_URL,
     upload_url: UploadUrl = None,
     username: Username = None,
+    quota_store: QuotaStoreUrl = None,
     max_wait: MaxWait = None,
 ) -> None:
     """Send one message."""
 
     async def main() -> None:
-        async with make_client(api_url, upload_url, username, max_wait) as client:
+        async with open_client(api_url, upload_url, username, quota_store, max_wait) as client:
             _show(await client.direct_messages.send(recipient, text, custom_profile_id=profile))
 
     run(main())
@@ -111,6 +115,11 @@ def send_many(
     api_url: ApiUrl = DEFAULT_API_URL,
     upload_url: UploadUrl = None,
     username: Username = None,
+    quota_store: QuotaStoreUrl = None,
+    priority: Annotated[
+        bulk.PriorityName,
+        typer.Option(help="Bulk messages leave a reserve of the quota to interactive ones, and are spread over the day."),
+    ] = bulk.PriorityName.BULK,
 ) -> None:
     """Send every message of a file. All lines are checked first; if one is wrong, nothing is sent.
 
@@ -120,8 +129,8 @@ def send_many(
     async def main() -> int:
         messages = bulk.read_messages(file, profile)
         outcomes = results or file.with_name(f"{file.name}.results.jsonl")
-        async with make_client(api_url, upload_url, username) as client:
-            return await bulk.send_all(client, messages, outcomes, Console(stderr=True))
+        async with open_client(api_url, upload_url, username, quota_store) as client:
+            return await bulk.send_all(client, messages, outcomes, Console(stderr=True), priority.priority)
 
     try:
         code = run(main())
@@ -140,33 +149,34 @@ def create_profile(
     api_url: ApiUrl = DEFAULT_API_URL,
     upload_url: UploadUrl = None,
     username: Username = None,
+    quota_store: QuotaStoreUrl = None,
 ) -> None:
     """Make a custom profile."""
 
     async def main() -> None:
-        async with make_client(api_url, upload_url, username) as client:
+        async with open_client(api_url, upload_url, username, quota_store) as client:
             _show(await client.custom_profiles.create(name, avatar if avatar.isdigit() else Path(avatar)))
 
     run(main())
 
 
 @profiles.command("get")
-def get_profile(profile_id: ProfileId, api_url: ApiUrl = DEFAULT_API_URL, username: Username = None) -> None:
+def get_profile(profile_id: ProfileId, api_url: ApiUrl = DEFAULT_API_URL, username: Username = None, quota_store: QuotaStoreUrl = None) -> None:
     """Show a custom profile."""
 
     async def main() -> None:
-        async with make_client(api_url, None, username) as client:
+        async with open_client(api_url, None, username, quota_store) as client:
             _show(await client.custom_profiles.get(profile_id))
 
     run(main())
 
 
 @profiles.command("list")
-def list_profiles(api_url: ApiUrl = DEFAULT_API_URL, username: Username = None) -> None:
+def list_profiles(api_url: ApiUrl = DEFAULT_API_URL, username: Username = None, quota_store: QuotaStoreUrl = None) -> None:
     """Show all custom profiles."""
 
     async def main() -> None:
-        async with make_client(api_url, None, username) as client:
+        async with open_client(api_url, None, username, quota_store) as client:
             found = [_shown(profile) async for profile in client.custom_profiles.list()]
             _out.print_json(data=found, default=_json_value)
 
@@ -174,11 +184,11 @@ def list_profiles(api_url: ApiUrl = DEFAULT_API_URL, username: Username = None) 
 
 
 @profiles.command("delete")
-def delete_profile(profile_id: ProfileId, api_url: ApiUrl = DEFAULT_API_URL, username: Username = None) -> None:
+def delete_profile(profile_id: ProfileId, api_url: ApiUrl = DEFAULT_API_URL, username: Username = None, quota_store: QuotaStoreUrl = None) -> None:
     """Delete a custom profile."""
 
     async def main() -> None:
-        async with make_client(api_url, None, username) as client:
+        async with open_client(api_url, None, username, quota_store) as client:
             await client.custom_profiles.delete(profile_id)
 
     run(main())
@@ -192,11 +202,12 @@ def update_account(
     description: Annotated[str | None, typer.Option(help="A few words about the account.")] = None,
     api_url: ApiUrl = DEFAULT_API_URL,
     username: Username = None,
+    quota_store: QuotaStoreUrl = None,
 ) -> None:
     """Change what the account's own profile says. Only what is given changes; an empty string clears a field."""
 
     async def main() -> None:
-        async with make_client(api_url, None, username) as client:
+        async with open_client(api_url, None, username, quota_store) as client:
             _show(await client.account.update_profile(name, url, location, description))
 
     run(main())

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import platformdirs
 import typer
 
 from twdm_async.client import Client
 from twdm_async.credentials import ENVIRONMENTS, Credentials
-from twdm_async.errors import InvalidInput, TwdmError
+from twdm_async.errors import InvalidInput, QuotaStoreFailed, TwdmError
+from twdm_async.quota.store import QuotaStore, SQLiteQuotaStore
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine
 
 T = TypeVar("T")
 
@@ -34,6 +37,14 @@ UploadUrl = Annotated[
 Username = Annotated[
     str | None, typer.Option(help="Take the keys of this account from ~/.twurlrc, not from the environment.")
 ]
+QuotaStoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TWDM_QUOTA_STORE",
+        help="Where what was spent is remembered: sqlite:///FILE, redis://HOST, or memory:// to forget it. If not "
+        "given, it is the file quota.db in your state folder.",
+    ),
+]
 MaxWait = Annotated[
     float | None, typer.Option(help="Seconds to wait for quota, for each request. As long as it takes if not given.")
 ]
@@ -41,19 +52,42 @@ MaxWait = Annotated[
 DEFAULT_API_URL = "https://api.twitter.com"
 
 
-def make_client(api_url: str, upload_url: str | None, username: str | None, max_wait: float | None = None) -> Client:
+@contextlib.asynccontextmanager
+async def open_client(
+    api_url: str,
+    upload_url: str | None,
+    username: str | None,
+    quota_store: str | None,
+    max_wait: float | None = None,
+) -> AsyncIterator[Client]:
     """A client for the keys in the environment, or in ``~/.twurlrc`` if there are none or `username` is given.
 
     Raises:
-        InvalidInput: there are no keys, or a host is not one that requests are signed for.
+        InvalidInput: there are no keys, a host is not one that requests are signed for, or the store's address is none.
+        QuotaStoreFailed: what was spent cannot be known or kept.
     """
-    return Client(
-        _credentials(username),
-        api_url=api_url,
-        # The API's own hosts come in pairs; any other serves both, as the sandbox does.
-        upload_url=upload_url or api_url.replace("https://api.", "https://upload."),
-        max_wait=max_wait,
-    )
+    credentials = _credentials(username)
+    # The API's own hosts come in pairs; any other serves both, as the sandbox does.
+    upload_url = upload_url or api_url.replace("https://api.", "https://upload.")
+    async with (
+        _store(quota_store) as store,
+        Client(
+            credentials, api_url=api_url, upload_url=upload_url, quota_store=store, max_wait=max_wait
+        ) as client,
+    ):
+        yield client
+
+
+def _store(url: str | None) -> QuotaStore:
+    if url is not None:
+        return QuotaStore.from_url(url)
+    folder = platformdirs.user_state_path("twdm_async")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"its folder cannot be made: {error.strerror}; name another place with --quota-store"
+        raise QuotaStoreFailed(store=f"sqlite:///{folder}", problem=problem) from None
+    return SQLiteQuotaStore(folder / "quota.db")
 
 
 def _credentials(username: str | None) -> Credentials:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
+import enum
 import io
 import json
 import signal
@@ -156,14 +157,29 @@ def _message(line: int, row: Any, profile: str | None) -> Message:
     )
 
 
-async def send_all(client: Client, messages: Sequence[Message], results: Path, console: Console) -> int:
+class PriorityName(enum.StrEnum):
+    """How a command names a priority."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+    @property
+    def priority(self) -> Priority:
+        """The priority."""
+        return Priority[self.name]
+
+
+async def send_all(
+    client: Client, messages: Sequence[Message], results: Path, console: Console, priority: Priority = Priority.BULK
+) -> int:
     """Send `messages`, in order as far as the quotas let them, and write one outcome a line to `results`.
 
     Args:
-        client: sends them, as bulk.
+        client: sends them.
         messages: what to send.
         results: a file that must not exist yet, since it would be the only record of an earlier run.
         console: where progress is shown.
+        priority: of all of them.
 
     Returns:
         The command's exit code: 0 if all were sent, 130 if it was stopped, else 1.
@@ -189,7 +205,7 @@ async def send_all(client: Client, messages: Sequence[Message], results: Path, c
     try:
         with Progress(*columns, console=console) as progress:
             kept = _Record(record, progress, len(messages))
-            await _send_until(stop, client, messages, kept)
+            await _send_until(stop, client, messages, kept, priority)
     finally:
         with contextlib.suppress(OSError):  # a full disk; it was said
             record.close()
@@ -229,7 +245,9 @@ class _Record:
             self._progress.advance(self._task)
 
 
-async def _send_until(stop: asyncio.Event, client: Client, messages: Sequence[Message], record: _Record) -> None:
+async def _send_until(
+    stop: asyncio.Event, client: Client, messages: Sequence[Message], record: _Record, priority: Priority
+) -> None:
     waiting = iter(messages)
 
     async def worker() -> None:
@@ -237,7 +255,7 @@ async def _send_until(stop: asyncio.Event, client: Client, messages: Sequence[Me
             if stop.is_set():
                 record.write(message, "stopped")
             else:
-                await _send(client, message, record)
+                await _send(client, message, record, priority)
             if record.hopeless is not None:
                 stop.set()
 
@@ -257,17 +275,17 @@ async def _send_until(stop: asyncio.Event, client: Client, messages: Sequence[Me
         await asyncio.wait([closing])
 
 
-async def _send(client: Client, message: Message, record: _Record) -> None:
+async def _send(client: Client, message: Message, record: _Record, priority: Priority) -> None:
     try:
         sent = await client.direct_messages.send(
-            message.recipient, message.text, custom_profile_id=message.profile, priority=Priority.BULK
+            message.recipient, message.text, custom_profile_id=message.profile, priority=priority
         )
     except errors.ClientClosed:
         record.write(message, "stopped")
     except errors.TwdmError as error:
         outcome = {"unknown": "unknown", "yes": "sent"}.get(error.delivered, "not sent")
         record.write(message, outcome, error=str(error))
-        if isinstance(error, (errors.Unauthorized, errors.NotAllowlisted)):
+        if isinstance(error, (errors.Unauthorized, errors.NotAllowlisted, errors.QuotaStoreFailed)):
             record.hopeless = str(error)  # the next line would be refused for the same
     else:
         record.write(message, "sent", id=sent.id)

@@ -4,10 +4,11 @@
 -- then, for each bucket: facts (hash), settled (sorted set: slot to when its outcome was seen),
 --                        in flight (sorted set: slot to when its outcome will have been seen, if it ever is)
 -- ARGV[1]  the steps, as JSON
--- ARGV[2]  what the clock cannot have passed, as far as the caller knows; or ""
--- ARGV[3]  the epoch that the caller knows, or ""
--- ARGV[4]  the epoch to begin if there is none
--- ARGV[5]  the part of a quota that is taken as spent if nothing is known of it
+-- ARGV[2]  the epoch that the caller knows, or ""
+-- ARGV[3]  the epoch to begin if there is none
+-- ARGV[4]  what the clock must have reached, as far as the caller knows, and
+-- ARGV[5]  what it cannot have passed; only if the caller knows an epoch
+-- ARGV[6]  the part of a quota that is taken as spent if nothing is known of it
 --
 -- Answers, as JSON: [epoch, now, [an answer for each step]]; or, if the caller's epoch is gone, [].
 
@@ -22,18 +23,21 @@ time = time[1] + time[2] / 1000000
 
 local clock = redis.call('HMGET', KEYS[1], 'now', 'time', 'epoch')
 local epoch = clock[3]
-if ARGV[3] ~= '' and epoch ~= ARGV[3] then
+if ARGV[2] ~= '' and epoch ~= ARGV[2] then
   return '[]'
 end
 local now = time
 if epoch then
-  -- The clock never steps back; nor does it leap, if the caller knows that less time has passed.
-  now = tonumber(clock[1]) + math.max(0, time - tonumber(clock[2]))
+  -- The clock never steps back. Nor does it stand still or leap when the server's own is set, as far as the caller
+  -- knows how much time has passed.
+  local before = tonumber(clock[1])
+  now = before + time - tonumber(clock[2])
   if ARGV[2] ~= '' then
-    now = math.max(tonumber(clock[1]), math.min(now, tonumber(ARGV[2])))
+    now = math.min(math.max(now, tonumber(ARGV[4])), tonumber(ARGV[5]))
   end
+  now = math.max(now, before)
 else
-  epoch = ARGV[4]
+  epoch = ARGV[3]
 end
 redis.call('HSET', KEYS[1], 'now', moment(now), 'time', moment(time), 'epoch', epoch)
 redis.call('EXPIRE', KEYS[1], KEEP_FACTS)
@@ -55,7 +59,7 @@ local function bucket_at(index, quotas)
     else
       redis.call('HSET', facts, 'longest', 0)
       for _, quota in ipairs(quotas or {}) do
-        local assumed = math.floor(quota[1] * tonumber(ARGV[5]))
+        local assumed = math.floor(quota[1] * tonumber(ARGV[6]))
         if assumed > 0 then
           redis.call('HSET', facts, 'others:' .. quota[2], assumed, 'until:' .. quota[2], moment(now + quota[2]))
         end

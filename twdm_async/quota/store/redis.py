@@ -1,7 +1,8 @@
 """Ledgers in Redis or Valkey: all who use one server share them, on any number of hosts.
 
-Time is the server's own, never that of its clients; and it never steps back. If the server's clock leaps ahead, each
-client tells how much time can have passed since it last asked, so that the leap frees no slot.
+Time is the server's own, never that of its clients; and it never steps back. Each client tells how much time can have
+passed since it last asked, at the least and at the most. So if the server's clock is set, forward or back, no slot
+comes free that should not, nor too late; unless nobody asked meanwhile who remembers.
 
 The steps of one turn of the loop are one script call (``redis.lua``). The keys of an app share a hash tag, so that
 they lie on one node of a cluster. They expire when nothing in them counts any longer.
@@ -51,6 +52,7 @@ _log = logging.getLogger("twdm_async")
 
 _SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 _TIMEOUT: Final = 5.0  # seconds for one call
+_SLOWER: Final = 0.9999  # how fast a clock must be at the least
 _SLACK: Final = 2.0  # seconds that a call may take longer than the one before, on its way
 
 
@@ -90,7 +92,8 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
         self._prefix = prefix
         self._redis: Redis | RedisCluster | None = None
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
-        self._epochs: dict[str, tuple[str, float, float]] = {}  # app to epoch, the server's time, and ours then
+        # app to epoch and the ledgers' time, and when we had asked for these and been answered
+        self._epochs: dict[str, tuple[str, float, float, float]] = {}
         self._connect()  # so that a bad address is known at once; nothing is sent yet
 
     @property
@@ -110,7 +113,9 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
             self._redis = None
 
     def _move_in(self) -> None:
-        self._redis = None  # its connections belong to another loop or process
+        if self._redis is not None:  # its connections belong to another loop or process, and cannot be closed here
+            self._redis.connection = None
+            self._redis = None
 
     def _connect(self) -> Redis | RedisCluster:
         from redis.asyncio import Redis  # noqa: PLC0415 - an extra
@@ -171,11 +176,21 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
         writer = _Writer(f"{self._prefix}:{{{app}}}", again=again)
         words = json.dumps([writer.words(step) for step in steps], separators=(",", ":"))
         sent_at = self._clock.monotonic()
-        epoch, not_after = "", ""
+        epoch, not_before, not_after = "", 0.0, 0.0
         if app in self._epochs:
-            epoch, server_time, then = self._epochs[app]
-            not_after = f"{server_time + (sent_at - then) * 1.0001 + _SLACK:.6f}"
-        arguments = (len(writer.keys), *writer.keys, words, not_after, epoch, secrets.token_hex(8), self.assume_spent)
+            epoch, server_time, sent, answered = self._epochs[app]
+            not_before = server_time + (sent_at - answered) * _SLOWER
+            not_after = server_time + (sent_at - sent) / _SLOWER + _SLACK
+        arguments = (
+            len(writer.keys),
+            *writer.keys,
+            words,
+            epoch,
+            secrets.token_hex(8),
+            f"{not_before:.6f}",
+            f"{not_after:.6f}",
+            self.assume_spent,
+        )
         try:
             text = await self._redis.evalsha(self._sha, *arguments)
         except NoScriptError:
@@ -183,7 +198,7 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
         answer = json.loads(text)
         if not answer:
             return []
-        self._epochs[app] = (answer[0], float(answer[1]), sent_at)
+        self._epochs[app] = (answer[0], float(answer[1]), sent_at, self._clock.monotonic())
         answers: list[Any] = answer[2]
         return answers
 

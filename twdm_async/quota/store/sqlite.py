@@ -359,8 +359,13 @@ class _Page:
 
     def _advance(self, uptime: float, wall: float) -> float:
         now, last_uptime, last_wall = self._db.execute("SELECT now, uptime, wall FROM clock").fetchone()
-        by_uptime, by_wall = uptime - last_uptime, max(0.0, wall - last_wall)
-        now += by_wall if by_uptime < 0 else min(by_uptime, by_wall)
+        by_uptime, by_wall = uptime - last_uptime, wall - last_wall
+        if by_uptime < 0:  # the machine was started anew
+            now += max(0.0, by_wall)
+        elif by_wall < 0:  # the wall clock was set back
+            now += by_uptime
+        else:
+            now += min(by_uptime, by_wall)
         self._db.execute("UPDATE clock SET now = ?, uptime = ?, wall = ?", (now, uptime, wall))
         return float(now)
 

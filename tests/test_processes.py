@@ -1,0 +1,128 @@
+"""Several processes on one store, and what becomes of the quota when they are killed. The server keeps count."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from attrs import asdict
+
+from tests.redis_server import RedisServer
+from tests.sender import table
+from twdm_async import Client, QuotaStoreFailed, QuotaWaitTooLong, RedisQuotaStore
+from twdm_async.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LIMIT, PER = 60, 1.5
+
+
+async def start(sandbox: Sandbox, store_url: str) -> asyncio.subprocess.Process:
+    keys = json.dumps(asdict(sandbox.credentials))
+    command = [sys.executable, "-m", "tests.sender", sandbox.url, store_url, str(LIMIT), str(PER), keys]
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(*command, stdin=pipe, stderr=pipe, cwd=Path(__file__).parents[1])
+
+
+async def end(processes: Sequence[asyncio.subprocess.Process]) -> str:
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    said = await asyncio.gather(*(process.communicate() for process in processes))
+    return b"".join(err for _, err in said).decode()
+
+
+async def working(sandbox: Sandbox, more: int) -> None:
+    """Wait until the server has counted so many more."""
+    target = len(sandbox.requests) + more
+    async with asyncio.timeout(30):
+        while len(sandbox.requests) < target:
+            await asyncio.sleep(0.01)
+
+
+def assert_no_breach(sandbox: Sandbox) -> None:
+    assert sandbox.breaches == []
+    # The sandbox counts in windows that begin with the first request. Ours hold in every window there is.
+    moments = [request.at for request in sandbox.requests]
+    closest = min((last - first for first, last in zip(moments, moments[LIMIT:], strict=False)), default=PER)
+    assert closest >= PER
+
+
+async def kill_at_random(sandbox: Sandbox, store_url: str, kills: int) -> None:
+    generator = random.Random(kills)
+    processes = [await start(sandbox, store_url) for _ in range(4)]
+    await working(sandbox, LIMIT)
+    for _ in range(kills):
+        await asyncio.sleep(generator.uniform(0, 0.6))
+        victim = processes.pop(generator.randrange(4))
+        victim.kill()
+        await victim.wait()
+        processes.append(await start(sandbox, store_url))
+    await working(sandbox, 2 * LIMIT)
+    said = await end(processes)
+    assert_no_breach(sandbox)
+    assert not said.strip(), said
+    assert len(sandbox.messages) == len(sandbox.requests)
+
+
+@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.soak)])
+@pytest.mark.timeout(150)
+async def test_fault_50_four_processes_on_one_file_are_killed_at_random(tmp_path: Path, kills: int) -> None:
+    async with Sandbox(quotas=table(LIMIT, PER), latency=(0.0, 0.05)) as sandbox:
+        await kill_at_random(sandbox, f"sqlite:///{tmp_path}/quota.db", kills)
+
+
+@pytest.mark.timeout(100)
+async def test_four_processes_on_one_redis_of_which_one_is_killed(redis_url: str) -> None:
+    async with Sandbox(quotas=table(LIMIT, PER), latency=(0.0, 0.01)) as sandbox:
+        processes = [await start(sandbox, f"{redis_url}/5") for _ in range(4)]
+        await working(sandbox, 2 * LIMIT)
+        processes[0].kill()
+        killed_at = time.monotonic()
+        await working(sandbox, 6 * LIMIT)
+        said = await end(processes)
+        assert_no_breach(sandbox)
+        assert not said.strip(), said
+    windows = [window for window in sandbox.windows if window.began > killed_at]
+    used = sum(window.count for window in windows[:-1])
+    possible = (windows[-1].began - windows[0].began) / PER * LIMIT
+    assert used / possible >= 0.95
+
+
+async def test_redis_killed_while_calls_wait(redis_program: str) -> None:
+    with RedisServer(redis_program) as server:
+        async with Sandbox(quotas=table(LIMIT, 60.0)) as sandbox:
+            store = RedisQuotaStore(server.url)
+            client = Client(
+                sandbox.credentials,
+                api_url=sandbox.url,
+                upload_url=sandbox.url,
+                quotas=table(LIMIT, 60.0),
+                quota_store=store,
+            )
+            await asyncio.gather(*(client.direct_messages.send(5, "hi") for _ in range(LIMIT)))
+            waiting = [asyncio.ensure_future(client.direct_messages.send(5, "hi", max_wait=61)) for _ in range(20)]
+            await asyncio.sleep(0.2)
+            server.kill()
+            began = time.monotonic()
+            late = await asyncio.gather(
+                *(client.direct_messages.send(5, "hi", max_wait=3.0) for _ in range(20)), return_exceptions=True
+            )
+            assert time.monotonic() - began < 3.0
+            early = await asyncio.gather(*waiting, return_exceptions=True)
+            assert time.monotonic() - began < 61
+            assert {type(error) for error in early} == {QuotaStoreFailed}
+            # Some were told at once, from what was last known, that they would have to wait for too long.
+            assert {type(error) for error in late} <= {QuotaStoreFailed, QuotaWaitTooLong}
+            with pytest.raises(QuotaStoreFailed):
+                await client.direct_messages.send(5, "hi", max_wait=3.0)
+            assert len(sandbox.requests) == LIMIT
+            await client.close()
+            await store.close()

@@ -1,0 +1,639 @@
+"""What stores survive: restarts, clocks that are set, files that are damaged, servers that go away, forks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from tests.redis_server import RedisServer, free_port
+from tests.stores import HandClock, TimedRedisStore, make
+from tests.virtual_time import LoopClock, run
+from twdm_async import (
+    Client,
+    Credentials,
+    InvalidInput,
+    Lane,
+    MemoryQuotaStore,
+    Quota,
+    QuotaStore,
+    QuotaStoreFailed,
+    QuotaTable,
+    RedisQuotaStore,
+    Scope,
+    SQLiteQuotaStore,
+)
+from twdm_async._clock import Clock
+from twdm_async.quota.limiter import QuotaLimiter
+from twdm_async.quota.store import Bucket, Claim, Lifetime, Slot, Wait
+from twdm_async.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SHARED = ["sqlite", "redis"]
+SEND = "direct_messages.send"
+BUCKET = Bucket(SEND, Scope.USER, "anna", "brand")
+QUOTA = Quota(3, per=100.0)
+CLAIMS = (Claim(BUCKET, (QUOTA,)),)
+LIFETIME = Lifetime(to_send=30.0, to_settle=60.0)
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str | None:
+    kind = request.node.callspec.params.get("kind")
+    return request.getfixturevalue("redis_url") if kind == "redis" else None
+
+
+def again(store: QuotaStore, clock: HandClock) -> QuotaStore:
+    """The same store as another process would open it."""
+    if isinstance(store, TimedRedisStore):
+        return TimedRedisStore(store._url, clock, prefix=store._prefix)
+    assert isinstance(store, SQLiteQuotaStore)
+    return SQLiteQuotaStore(store._path, clock=clock)
+
+
+async def taken(store: QuotaStore, count: int = 1) -> list[Slot]:
+    slots = await store.take(CLAIMS, LIFETIME, count)
+    return [] if isinstance(slots, Wait) else slots
+
+
+async def spend(store: QuotaStore, count: int) -> None:
+    for slot in await taken(store, count):
+        store.settle(slot)
+    await store.flush()
+
+
+# ---- remembered ----
+
+
+@pytest.mark.parametrize("kind", SHARED)
+async def test_what_was_spent_survives_a_restart(kind: str, tmp_path: Path, url: str | None) -> None:
+    clock = HandClock()
+    first = make(kind, clock, tmp_path, url)
+    await spend(first, 2)
+    first.hold(BUCKET, 20)
+    await first.close()
+    async with again(first, clock) as second:
+        await second.look(CLAIMS)
+        usage = second.usage(BUCKET, QUOTA)
+        assert (usage.used, usage.in_flight, usage.held_for) == (2, 0, pytest.approx(20, abs=1e-4))
+        clock.now += 21
+        assert len(await taken(second, 3)) == 1
+        clock.now += 80
+        assert len(await taken(second, 3)) == 2
+
+
+@pytest.mark.parametrize("kind", SHARED)
+async def test_a_slot_whose_owner_died_counts_as_long_as_its_request_could_have_lived(
+    kind: str, tmp_path: Path, url: str | None
+) -> None:
+    clock = HandClock()
+    first = make(kind, clock, tmp_path, url)
+    assert len(await taken(first, 3)) == 3  # and then it is killed: nothing is settled
+    async with again(first, clock) as second:
+        clock.now += 90 + 100.005
+        assert await taken(second) == []
+        clock.now += 0.01
+        assert len(await taken(second, 5)) == 3
+    await first.close()
+
+
+@pytest.mark.parametrize("kind", SHARED)
+async def test_a_slot_that_lived_longer_than_was_thought_is_counted_when_it_is_settled(
+    kind: str, tmp_path: Path, url: str | None
+) -> None:
+    clock = HandClock()
+    async with make(kind, clock, tmp_path, url) as store:
+        slots = await taken(store, 3)
+        clock.now += 1000  # the process was stopped and goes on
+        for slot in slots:
+            store.settle(slot)
+        assert await taken(store) == []
+
+
+@pytest.mark.parametrize("kind", ["memory", *SHARED])
+async def test_at_the_first_start_a_part_may_be_taken_as_spent(kind: str, tmp_path: Path, url: str | None) -> None:
+    clock = HandClock()
+    async with make(kind, clock, tmp_path, url, assume_spent=0.5) as store:
+        bucket = Bucket(SEND, Scope.USER, "new", "brand")
+        claims = (Claim(bucket, (Quota(10, per=100.0),)),)
+        assert len(await store.take(claims, LIFETIME, 64)) == 5  # type: ignore[arg-type]
+        await store.look(claims)
+        assert store.usage(bucket, claims[0].quotas[0]).used == 10
+    if kind != "memory":
+        async with again(store, clock) as second:  # it is known now
+            clock.now += 101
+            assert len(await second.take(claims, LIFETIME, 64)) == 5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", SHARED)
+async def test_clients_with_different_limits_share_one_count(kind: str, tmp_path: Path, url: str | None) -> None:
+    clock = HandClock()
+    first = make(kind, clock, tmp_path, url)
+    second = again(first, clock)
+    await spend(first, 3)
+    wider, other_window = Claim(BUCKET, (Quota(5, per=100.0),)), Claim(BUCKET, (Quota(4, per=50.0),))
+    assert len(await second.take((wider,), LIFETIME, 9)) == 2  # type: ignore[arg-type]
+    assert isinstance(await second.take((other_window,), LIFETIME, 9), Wait)
+    await first.close()
+    await second.close()
+
+
+# ---- clocks ----
+
+
+@pytest.mark.parametrize("kind", SHARED)
+@pytest.mark.parametrize("step", [-3600.0, 3600.0, 1e8])
+async def test_fault_52_the_clock_is_set(kind: str, step: float, tmp_path: Path, url: str | None) -> None:
+    clock = HandClock()
+    async with make(kind, clock, tmp_path, url) as store:
+        await spend(store, 3)
+        clock.now += 10
+        clock.wrong_by += step  # for SQLite the wall clock of this machine, for Redis that of the server
+        assert await taken(store) == [], "a clock that is set frees nothing"
+        clock.now += 80
+        assert await taken(store) == []
+        clock.now += 15
+        assert len(await taken(store, 3)) == 3, "and it is not shut for longer either"
+
+
+async def test_after_a_reboot_the_wall_clock_tells_how_long_it_took(tmp_path: Path) -> None:
+    clock = HandClock(now=1_000_000.0)
+    store = SQLiteQuotaStore(tmp_path / "quota.db", clock=clock)
+    await spend(store, 3)
+    await store.close()
+    clock.now, clock.wrong_by = 5.0, 1_000_000.0 + 60.0 - 5.0  # the uptime begins anew; a minute has passed
+    async with again(store, clock) as second:
+        assert await taken(second) == []
+        clock.now += 41
+        assert len(await taken(second, 3)) == 3
+
+
+# ---- SQLite: the file ----
+
+
+async def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        async with SQLiteQuotaStore(tmp_path / "quota.db") as store:
+            await spend(store, 1)
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {"quota.db": 0o600, "quota.db-wal": 0o600, "quota.db-shm": 0o600}
+    (tmp_path / "quota.db").chmod(0o644)
+    async with SQLiteQuotaStore(tmp_path / "quota.db") as store:
+        await spend(store, 1)
+    assert stat.S_IMODE((tmp_path / "quota.db").stat().st_mode) == 0o600
+
+
+def damage_header(path: Path) -> None:
+    path.write_bytes(b"not a database" + path.read_bytes()[14:])
+
+
+def damage_pages(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[4096 : 4096 * 4] = os.urandom(4096 * 3)
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def newer(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+
+
+def foreign(path: Path) -> None:
+    path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE theirs (x)")
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (damage_header, "damaged"),
+        (damage_pages, "damaged"),
+        (truncate, "it is empty"),
+        (newer, "newer version"),
+        (foreign, "no quota store"),
+        (folder, "no file"),
+    ],
+)
+async def test_fault_50_a_file_that_is_not_to_be_trusted_is_an_error_and_left_as_it_is(
+    harm: Any, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "quota.db"
+    async with SQLiteQuotaStore(path) as store:
+        await spend(store, 1)
+    harm(path)
+    before = path.read_bytes() if path.is_file() else b""
+    store = SQLiteQuotaStore(path)
+    for _ in range(2):
+        with pytest.raises(QuotaStoreFailed, match=words) as caught:
+            await taken(store)
+        assert str(path) in str(caught.value)
+        assert caught.value.delivered == "no"
+    await store.close()
+    assert (path.read_bytes() if path.is_file() else b"") == before
+
+
+async def test_fault_50_a_file_that_is_removed_or_replaced_is_not_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "quota.db"
+    async with SQLiteQuotaStore(path) as store:
+        await spend(store, 1)
+        path.rename(tmp_path / "away")
+        with pytest.raises(QuotaStoreFailed, match="removed or replaced"):
+            await taken(store)
+        (tmp_path / "away").rename(path)
+        assert len(await taken(store, 3)) == 2
+
+
+async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    store = SQLiteQuotaStore(tmp_path / "nowhere" / "quota.db")
+    with pytest.raises(QuotaStoreFailed, match="folder"):
+        await taken(store)
+    await store.close()
+
+
+_TAKE_ONE = """
+import asyncio, os, resource, signal, sys
+from tests.test_store_faults import SQLiteQuotaStore, taken
+async def main():
+    store = SQLiteQuotaStore(sys.argv[1])
+    {before}
+    try:
+        for _ in range(int(sys.argv[2])):
+            print("taken", len(await taken(store, 3)))
+    except Exception as error:
+        print(type(error).__name__, error)
+    await store.close()
+{setup}
+asyncio.run(main())
+"""
+
+
+def in_a_process(path: Path, takes: int = 1, *, before: str = "", setup: str = "") -> str:
+    script = _TAKE_ONE.format(before=before, setup=setup)
+    command = [sys.executable, "-c", script, str(path), str(takes)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=50, cwd=Path(__file__).parents[1]).stdout  # noqa: S603
+
+
+async def test_fault_50_a_file_that_cannot_be_written_to(tmp_path: Path) -> None:
+    async with SQLiteQuotaStore(tmp_path / "quota.db") as store:
+        await spend(store, 1)
+    (tmp_path / "quota.db").chmod(0o444)
+    tmp_path.chmod(0o555)
+    # Nothing is forbidden to root, so it must be somebody else.
+    setup = "os.getuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))"
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(0o755)
+    out = in_a_process(tmp_path / "quota.db", setup=setup)
+    tmp_path.chmod(0o755)
+    assert "QuotaStoreFailed" in out
+    assert "cannot be" in out
+
+
+async def test_fault_50_a_disk_that_is_full(tmp_path: Path) -> None:
+    path = tmp_path / "quota.db"
+    async with SQLiteQuotaStore(path) as store:
+        await spend(store, 1)
+    # No file of that process may grow any more.
+    limit = path.stat().st_size
+    before = f"await taken(store); resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    assert resource.RLIMIT_FSIZE is not None
+    out = in_a_process(path, 500, before=before)
+    assert "QuotaStoreFailed" in out
+    assert "full" in out
+    async with SQLiteQuotaStore(path) as store:  # what was there before is still there
+        await store.look(CLAIMS)
+        assert store.usage(BUCKET, QUOTA).used >= 2
+
+
+async def test_another_process_that_does_not_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twdm_async.quota.store.sqlite._BUSY", 0.1)
+    async with SQLiteQuotaStore(tmp_path / "quota.db") as store:
+        await spend(store, 1)
+        with contextlib.closing(sqlite3.connect(tmp_path / "quota.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            store._disconnect()  # so that the short patience counts
+            with pytest.raises(QuotaStoreFailed, match="another process"):
+                await taken(store)
+        assert len(await taken(store, 3)) == 2
+
+
+async def test_an_outcome_that_could_not_be_told_is_told_later(tmp_path: Path) -> None:
+    path = tmp_path / "quota.db"
+    clock = HandClock()
+    async with SQLiteQuotaStore(path, clock=clock) as store:
+        slots = await taken(store, 3)
+        path.rename(tmp_path / "away")
+        store.settle(slots[0])
+        store.give_back(slots[1])
+        await store.flush()
+        with pytest.raises(QuotaStoreFailed):
+            await taken(store)
+        (tmp_path / "away").rename(path)
+        assert len(await taken(store, 3)) == 1, "the one that was given back"
+        clock.now += 101
+        assert len(await taken(store, 3)) == 1, "the one that was settled"
+
+
+# ---- Redis: the server ----
+
+
+async def test_redis_that_is_not_there_at_the_start() -> None:
+    store = RedisQuotaStore(f"redis://user:s3cret@127.0.0.1:{free_port()}/2")
+    async with asyncio.timeout(5):
+        with pytest.raises(QuotaStoreFailed, match="see that it runs") as caught:
+            await taken(store)
+    assert "s3cret" not in str(caught.value)
+    assert "127.0.0.1" in caught.value.store
+    await store.close()
+
+
+async def test_redis_that_is_killed_and_comes_back_empty(redis_program: str) -> None:
+    with RedisServer(redis_program) as server:
+        store = RedisQuotaStore(server.url)
+        await spend(store, 2)
+        server.kill()
+        with pytest.raises(QuotaStoreFailed, match="see that it runs"):
+            await taken(store)
+        server.start()
+        for _ in range(2):
+            with pytest.raises(QuotaStoreFailed, match="forgotten"):
+                await taken(store)
+        await store.close()
+        async with RedisQuotaStore(server.url, assume_spent=0.7) as second:  # as its advice says
+            assert len(await taken(second, 3)) == 1
+
+
+async def test_redis_that_is_flushed(redis_program: str) -> None:
+    with RedisServer(redis_program) as server, redis.Redis(port=server.port) as client:
+        store = RedisQuotaStore(server.url)
+        await spend(store, 2)
+        client.flushall()
+        with pytest.raises(QuotaStoreFailed, match="forgotten"):
+            await taken(store)
+        await store.close()
+
+
+async def test_redis_that_closes_an_idle_connection_is_asked_again(redis_program: str) -> None:
+    with RedisServer(redis_program) as server, redis.Redis(port=server.port) as client:
+        async with RedisQuotaStore(server.url) as store:
+            await spend(store, 1)
+            client.client_kill_filter(_type="normal", skipme=True)
+            assert len(await taken(store, 3)) == 2
+
+
+async def test_redis_that_does_not_answer(redis_program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twdm_async.quota.store.redis._TIMEOUT", 0.3)
+    with RedisServer(redis_program) as server, redis.Redis(port=server.port) as client:
+        clock = Clock()
+        async with RedisQuotaStore(server.url) as store:
+            table = QuotaTable.default().replace(SEND, Quota(3, per=100.0))
+            limiter = QuotaLimiter(table, store, account="a", app="b", clock=clock, timeout=5.0)
+            limiter.settle(await limiter.admit(SEND, Lane()), seen=True)
+            client.execute_command("CLIENT", "PAUSE", "1500", "ALL")
+            began = time.monotonic()
+            with pytest.raises(QuotaStoreFailed):
+                await limiter.admit(SEND, Lane(), max_wait=1.2)
+            assert time.monotonic() - began < 1.2
+            await asyncio.sleep(1.5)
+            slots = [await limiter.admit(SEND, Lane(), max_wait=1.0) for _ in range(2)]
+            assert len(slots) == 2, "what may have been taken while it did not answer was given back"
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+async def test_the_keys_of_an_app_lie_on_one_node_of_a_cluster(redis_program: str, cluster: bool, tmp_path: Path) -> None:
+    options = ["--cluster-enabled", "yes", "--cluster-config-file", str(tmp_path / "nodes.conf")]
+    with RedisServer(redis_program, *options) as server, redis.Redis(port=server.port) as client:
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+        while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+            await asyncio.sleep(0.05)
+        address = server.url.replace("redis://", "redis+cluster://") if cluster else server.url
+        async with QuotaStore.from_url(address) as store:
+            app = Claim(Bucket(SEND, Scope.APP, "brand", "brand"), (Quota(9, per=100.0),))
+            slots = await store.take((*CLAIMS, app), LIFETIME, 2)
+            assert isinstance(slots, list)
+            for slot in slots:
+                store.settle(slot)
+            await store.flush()
+        keys: Sequence[bytes] = client.keys("*")
+        assert len(keys) >= 5
+        assert all(b":{brand}:" in key for key in keys)
+        assert all(client.ttl(key) > 100 for key in keys), "keys that nobody uses expire"
+
+
+async def test_redis_that_evicts_is_warned_of(redis_program: str, caplog: pytest.LogCaptureFixture) -> None:
+    options = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]
+    with RedisServer(redis_program, *options) as server:
+        async with RedisQuotaStore(server.url) as store:
+            await taken(store)
+    assert "noeviction" in caplog.text
+
+
+# ---- addresses and arguments ----
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "quota.db", "postgres://x", "memory://x", "sqlite://", "sqlite:///", "sqlite://host/x", "sqlite:///x?mode=ro", None],
+)
+def test_addresses_that_are_none(url: Any) -> None:
+    with pytest.raises(InvalidInput, match="url"):
+        QuotaStore.from_url(url)
+
+
+@pytest.mark.parametrize("url", ["redis://localhost:port", "http://localhost"])
+def test_addresses_that_are_none_of_redis(url: str) -> None:
+    with pytest.raises(InvalidInput, match="url"):
+        RedisQuotaStore(url)
+
+
+async def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stores = [
+        QuotaStore.from_url("memory://"),
+        QuotaStore.from_url("sqlite:///here.db"),
+        QuotaStore.from_url(f"sqlite:///{tmp_path}/a%20b.db", assume_spent=0.5),
+        QuotaStore.from_url("redis://:pass@localhost:6379/1"),
+    ]
+    assert [type(store) for store in stores] == [MemoryQuotaStore, SQLiteQuotaStore, SQLiteQuotaStore, RedisQuotaStore]
+    for store in stores[:3]:
+        await taken(store)
+        await store.close()
+    assert (tmp_path / "here.db").exists()
+    assert (tmp_path / "a b.db").exists()
+    assert stores[2].assume_spent == 0.5
+    assert "pass" not in stores[3].address
+
+
+@pytest.mark.parametrize("part", [-0.1, 1, 1.5, "half", None, True, float("nan")])
+def test_what_is_no_part(part: Any) -> None:
+    with pytest.raises(InvalidInput, match="assume_spent"):
+        MemoryQuotaStore(assume_spent=part)
+    with pytest.raises(InvalidInput, match="reserve"):
+        QuotaTable.default().replace(SEND, Quota(1, per=1.0), reserve=part)
+
+
+@pytest.mark.parametrize("path", ["", None, 5, "a\0b"])
+def test_what_is_no_path(path: Any) -> None:
+    with pytest.raises(InvalidInput, match="path"):
+        SQLiteQuotaStore(path)
+
+
+# ---- another process, another loop ----
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # a loop that ends takes its connections with it
+def test_fault_48_a_store_may_be_used_in_one_loop_after_another(tmp_path: Path, redis_url: str) -> None:
+    for store in (
+        MemoryQuotaStore(),
+        SQLiteQuotaStore(tmp_path / "quota.db"),
+        RedisQuotaStore(redis_url, prefix="loops"),
+    ):
+        asyncio.run(spend(store, 1))
+        asyncio.run(spend(store, 1))
+
+        async def rest(store: QuotaStore = store) -> int:
+            count = len(await taken(store, 3))
+            await store.close()
+            return count
+
+        assert asyncio.run(rest()) == 1
+    gc.collect()
+
+
+_FORK = """
+import asyncio, os, sys
+from tests.test_store_faults import QuotaStore, QuotaStoreFailed, spend, taken
+def say(line):
+    os.write(1, f"{line}\\n".encode())
+store = QuotaStore.from_url(sys.argv[1])
+asyncio.run(spend(store, 1))
+child = os.fork()
+async def rest():
+    try:
+        say(f"{'child' if child == 0 else 'parent'} {len(await taken(store))}")
+    except QuotaStoreFailed as error:
+        say(f"child failed: {error}")
+    await store.flush()
+asyncio.run(rest())
+if child:
+    os.waitpid(child, 0)
+    say(f"left {len(asyncio.run(taken(store, 3)))}")
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("kind", ["memory", *SHARED])
+def test_fault_49_forked_after_use(kind: str, tmp_path: Path, url: str | None) -> None:
+    address = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/quota.db", "redis": f"{url}/3"}[kind]
+    command = [sys.executable, "-c", _FORK, address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, cwd=Path(__file__).parents[1], check=False)  # noqa: S603
+    lines = done.stdout.splitlines()
+    assert "parent 1" in lines, done.stderr
+    if kind == "memory":
+        assert any("child failed" in line and "forked" in line for line in lines)
+        assert "left 1" in lines
+    else:
+        assert "child 1" in lines
+        assert "left 0" in lines, "three were spent, by two processes"
+
+
+# ---- the client ----
+
+
+async def test_sends_fail_closed_and_reads_only_by_choice(sandbox: Sandbox) -> None:
+    def client(**options: Any) -> Client:
+        store = RedisQuotaStore(f"redis://127.0.0.1:{free_port()}")
+        return Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quota_store=store, **options)
+
+    with pytest.raises(QuotaStoreFailed):
+        async with client():
+            pass
+    async with client(uncounted_reads=True) as lenient:
+        assert (await lenient.account.verify_credentials()).verified
+        with pytest.raises(QuotaStoreFailed, match="nothing was sent") as caught:
+            await lenient.direct_messages.send("5", "hi")
+        assert caught.value.delivered == "no"
+        with pytest.raises(QuotaStoreFailed):
+            await lenient.account.update_profile(name="x")
+    strict = client()
+    with pytest.raises(QuotaStoreFailed):
+        await strict.account.verify_credentials()
+    await strict.close()
+    assert [request.path for request in sandbox.requests] == ["/1.1/account/verify_credentials.json"]
+
+
+async def test_the_state_is_known_after_a_restart(sandbox: Sandbox, tmp_path: Path) -> None:
+    def state(client: Client) -> tuple[int, int]:
+        known = next(state for state in client.quota_state() if (state.endpoint, state.scope) == (SEND, Scope.USER))
+        return known.used, known.reserved
+
+    for before in (0, 3):
+        async with (
+            SQLiteQuotaStore(tmp_path / "quota.db") as store,
+            Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quota_store=store) as client,
+        ):
+            assert state(client) == (before, 333 - before)
+            for _ in range(3):
+                await client.direct_messages.send("5", "hi")
+            assert state(client)[0] == before + 3
+
+
+async def test_quotas_are_seeded_from_the_api_s_own_listing(sandbox: Sandbox) -> None:
+    async with Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as before:
+        for _ in range(4):
+            await before.account.verify_credentials()
+    async with Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client:
+        await client.seed_quotas()
+        used = {state.endpoint: state.used for state in client.quota_state()}
+        assert used["account.verify_credentials"] == 4
+        assert used["custom_profiles.get"] == 0
+        assert used["direct_messages.send"] == 0
+
+
+@pytest.mark.parametrize("options", [{"max_waiting": -1}, {"max_waiting": 1.5}, {"quota_store": "sqlite:///x"}])
+def test_client_options_that_are_none(options: dict[str, Any]) -> None:
+    keys = Credentials(consumer_key="a", consumer_secret="b", access_token="c", access_token_secret="d")
+    with pytest.raises(InvalidInput, match=next(iter(options))):
+        Client(keys, **options)
+
+
+def test_a_limiter_in_virtual_time_over_sqlite(tmp_path: Path) -> None:
+    async def main() -> float:
+        clock = LoopClock()
+        async with SQLiteQuotaStore(tmp_path / "quota.db", clock=clock) as store:
+            table = QuotaTable.default().replace(SEND, Quota(10, per=900.0))
+            limiter = QuotaLimiter(table, store, account="a", app="b", clock=clock, timeout=30.0)
+
+            async def one() -> None:
+                limiter.settle(await limiter.admit(SEND, Lane()), seen=True)
+
+            await asyncio.gather(*(one() for _ in range(35)))
+            return clock.monotonic()
+
+    assert 2700 <= run(main()) <= 2727
