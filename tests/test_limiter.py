@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.virtual_time import LoopClock, run
@@ -18,27 +19,39 @@ from twdm_async import (
     Pace,
     Priority,
     Quota,
+    QuotaQueueFull,
     QuotaTable,
     QuotaWaitTooLong,
     Scope,
+    SQLiteQuotaStore,
 )
 from twdm_async.quota.limiter import QuotaLimiter, QuotaState
 
 if TYPE_CHECKING:
-    from twdm_async.quota.store import QuotaStore, Slot
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from twdm_async.quota.store import Claim, Lifetime, QuotaStore, Slot, Wait
+    from twdm_async.quota.store.batched import Looked, Step, Taken
 
 SEND = "direct_messages.send"
+NUMBERS = itertools.count()
 PER = 900.0
 DRIFT = 1.0001
 
 
 def make(
-    *quotas: Quota, pace: Pace | None = None, store: QuotaStore | None = None, account: str = "account"
+    *quotas: Quota,
+    pace: Pace | None = None,
+    store: QuotaStore | None = None,
+    account: str = "account",
+    max_waiting: int = 1000_000,
 ) -> QuotaLimiter:
     clock = LoopClock()
+    store = store or MemoryQuotaStore(clock=clock)
     table = QuotaTable.default().replace(SEND, *quotas, pace=pace)
     return QuotaLimiter(
-        table, store or MemoryQuotaStore(clock=clock), account=account, app="app", clock=clock, timeout=30.0
+        table, store, account=account, app="app", clock=clock, timeout=30.0, max_waiting=max_waiting
     )
 
 
@@ -286,6 +299,117 @@ def test_a_store_that_fails_tells_everyone_who_waits() -> None:
     run(main())
 
 
+def test_no_more_than_so_many_may_wait() -> None:
+    async def main() -> None:
+        limiter = make(Quota(1, per=PER), max_waiting=3)
+        await take_and_settle(limiter)
+        waiting = [asyncio.ensure_future(take_and_settle(limiter)) for _ in range(3)]
+        await asyncio.sleep(1)
+        with pytest.raises(QuotaQueueFull, match="3 calls wait") as caught:
+            await limiter.admit(SEND, Lane())
+        assert (caught.value.waiting, caught.value.delivered, caught.value.safe_to_retry) == (3, "no", True)
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        waiting.append(asyncio.ensure_future(take_and_settle(limiter)))  # a place has come free
+        await asyncio.gather(*waiting[1:])
+
+    run(main())
+
+
+def test_an_interactive_call_need_not_wait_behind_bulk_that_waits_for_its_share() -> None:
+    async def main() -> None:
+        limiter = make(Quota(100, per=PER))
+        bulk = [asyncio.ensure_future(take_and_settle(limiter, lane=Lane(priority=Priority.BULK))) for _ in range(90)]
+        await asyncio.sleep(1)
+        assert state(limiter).waiting > 0
+        before = asyncio.get_running_loop().time()
+        assert [await take_and_settle(limiter) for _ in range(33)] == pytest.approx([before] * 33, abs=1e-3)
+        for task in bulk:
+            task.cancel()
+        await asyncio.gather(*bulk, return_exceptions=True)
+
+    run(main())
+
+
+class CountingStore(MemoryQuotaStore):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    async def take(self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1) -> list[Slot] | Wait:
+        self.asked += 1
+        return await super().take(claims, lifetime, most)
+
+
+def test_accounts_share_the_app_s_quota_fairly_and_one_wakes_for_each_slot() -> None:
+    async def main() -> None:
+        clock = LoopClock()
+        store = CountingStore(clock=clock)
+        quotas = Quota(1000, per=PER), Quota(10, per=PER, scope=Scope.APP)
+        limiters = [make(*quotas, store=store, account=f"account {number}") for number in range(50)]
+        served: list[int] = []
+
+        async def one(number: int) -> None:
+            await take_and_settle(limiters[number])
+            served.append(number)
+
+        waiting = [asyncio.ensure_future(one(number)) for number in range(50) for _ in range(4)]
+        for window in range(20):
+            await asyncio.sleep(PER * DRIFT * window + 1 - clock.monotonic())
+            assert len(served) == 10 * (window + 1)
+            # In five windows each of the fifty accounts has had its turn, and a batch may go to whoever came first.
+            if window == 10:
+                assert len(set(served)) == 50
+        await asyncio.gather(*waiting)
+        assert store.asked < 4 * 200
+
+    run(main())
+
+
+def test_whoever_holds_the_turn_and_gives_up_passes_it_on() -> None:
+    async def main() -> None:
+        store = MemoryQuotaStore(clock=LoopClock())
+        quotas = Quota(1000, per=PER), Quota(2, per=PER, scope=Scope.APP)
+        limiters = [make(*quotas, store=store, account=f"account {number}") for number in range(5)]
+        for _ in range(2):
+            await take_and_settle(limiters[0])
+        waiting = [asyncio.ensure_future(take_and_settle(limiter)) for limiter in limiters]
+        await asyncio.sleep(PER / 2)
+        for task in waiting[:2]:
+            task.cancel()
+        limiters[2].close()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert results[3:] == pytest.approx([PER * DRIFT] * 2, abs=0.01)
+        assert [type(result) for result in results[:3]] == [asyncio.CancelledError] * 2 + [ClientClosed]
+
+    run(main())
+
+
+def test_a_bulk_call_is_told_how_long_its_share_takes() -> None:
+    async def main() -> None:
+        limiter = make(Quota(100, per=PER))
+        bulk = Lane("b", priority=Priority.BULK)
+        for _ in range(33):
+            await take_and_settle(limiter, lane=bulk)
+        with pytest.raises(QuotaWaitTooLong) as caught:
+            await limiter.admit(SEND, bulk, max_wait=10)
+        assert 10 < caught.value.wait < 60
+        assert state(limiter).reserved == 33
+
+    run(main())
+
+
+def test_a_request_that_is_cancelled_early_may_still_be_counted_late() -> None:
+    async def main() -> None:
+        limiter = make(Quota(1, per=PER))
+        limiter.settle(await limiter.admit(SEND, Lane()), seen=False)
+        await limiter.admit(SEND, Lane())
+        assert asyncio.get_running_loop().time() == pytest.approx(PER * DRIFT + 60, abs=1e-3)
+
+    run(main())
+
+
 # ---- what replies say ----
 
 
@@ -446,7 +570,7 @@ def test_fault_45_cancelled_anywhere_slots_stay_exact(
         now = state(limiter)
         assert (now.in_flight, now.waiting) == (0, 0)
         assert len(asyncio.all_tasks()) == 1, "somebody still runs"
-        await asyncio.sleep(per + 60)
+        await asyncio.sleep(per + 61)
         assert state(limiter).used == state(limiter, Scope.APP).used == 0
         for _ in range(limit):  # every slot is there again
             await limiter.admit(SEND, Lane(), max_wait=0 if not paced else 5)
@@ -455,3 +579,67 @@ def test_fault_45_cancelled_anywhere_slots_stay_exact(
     counted.sort()
     for first, last in zip(counted, counted[limit:], strict=False):
         assert last - first >= per
+
+
+class SlowStore(SQLiteQuotaStore):
+    """Takes its time before and after it does what it is asked."""
+
+    async def _run(self, steps: Sequence[Step]) -> list[Looked | Taken | None]:
+        await asyncio.sleep(0.3)
+        answers = self._work(steps)
+        await asyncio.sleep(0.3)
+        return answers
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.tuples(st.floats(0, 3), st.none() | st.floats(0, 4), st.booleans()), min_size=1, max_size=25),
+    st.booleans(),
+)
+def test_fault_45_cancelled_at_any_await_the_ledger_is_what_the_server_counts(
+    tmp_path: Path, callers: list[tuple[float, float | None, bool]], shared: bool
+) -> None:
+    async def main() -> tuple[int, int]:
+        clock = LoopClock()
+        path = tmp_path / f"{next(NUMBERS)}.db"
+        store = SlowStore(path, clock=clock) if shared else MemoryQuotaStore(clock=clock)
+        # The window outlives the test, so every slot that was ever used still counts.
+        limiter = make(Quota(1000, per=1e6), pace=Pace(burst=3, per=1.0), store=store)
+        counted = 0
+
+        async def caller(start: float, fails: bool) -> None:
+            nonlocal counted
+            await asyncio.sleep(start)
+            slot = await limiter.admit(SEND, Lane(str(start)))
+            try:
+                await asyncio.sleep(0.2)  # until the first byte
+            except asyncio.CancelledError:
+                limiter.give_back(slot)
+                raise
+            if fails:
+                limiter.give_back(slot)
+                return
+            counted += 1
+            seen = False
+            try:
+                await asyncio.sleep(0.4)
+                seen = True
+            finally:
+                limiter.settle(slot, seen=seen)
+
+        tasks = [asyncio.ensure_future(caller(start, fails)) for start, _, fails in callers]
+        for task, (_, cancel, _) in zip(tasks, callers, strict=True):
+            if cancel is not None:
+                asyncio.get_running_loop().call_later(cancel, task.cancel)
+        async with asyncio.timeout(1000):
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await store.flush()
+            await limiter.look()
+        used = state(limiter)
+        assert (used.in_flight, used.waiting) == (0, 0)
+        if isinstance(store, SlowStore):
+            store._disconnect()
+        return used.used, counted
+
+    used, counted = run(main())
+    assert used == counted

@@ -98,7 +98,8 @@ class QuotaLimiter:
         account: a name for the account.
         app: a name for the app.
         clock: where time comes from.
-        timeout: seconds an attempt may take, and within which the server counts a request whose outcome was not seen.
+        timeout: seconds an attempt may take. A request whose outcome was not seen is counted by the server within twice
+            that, or never.
         max_waiting: how many calls may wait for one endpoint family.
     """
 
@@ -117,7 +118,6 @@ class QuotaLimiter:
         self._store = store
         self._owners = {Scope.USER: account, Scope.APP: app}
         self._clock = clock
-        self._grace = timeout
         self._lifetime = Lifetime(to_send=timeout, to_settle=2 * timeout)
         self._max_waiting = max_waiting
         self._lines: dict[str, _Line] = {}
@@ -155,7 +155,7 @@ class QuotaLimiter:
 
     def settle(self, slot: Slot, *, seen: bool) -> None:
         """The slot's request is over. `seen`: a reply came, so the server has counted it by now."""
-        self._store.settle(slot, 0.0 if seen else self._grace)
+        self._store.settle(slot, 0.0 if seen else self._lifetime.to_settle)
 
     def give_back(self, slot: Slot) -> None:
         """No byte of the slot's request left the machine."""
