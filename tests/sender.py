@@ -32,7 +32,12 @@ async def main(url: str, store_url: str, limit: str, per: str, keys: str) -> Non
     async with (
         QuotaStore.from_url(store_url) as store,
         Client(
-            Credentials(**json.loads(keys)), api_url=url, upload_url=url, quotas=quotas, quota_store=store, timeout=TIMEOUT
+            Credentials(**json.loads(keys)),
+            api_url=url,
+            upload_url=url,
+            quotas=quotas,
+            quota_store=store,
+            timeout=TIMEOUT,
         ) as client,
     ):
 

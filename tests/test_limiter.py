@@ -50,9 +50,7 @@ def make(
     clock = LoopClock()
     store = store or MemoryQuotaStore(clock=clock)
     table = QuotaTable.default().replace(SEND, *quotas, pace=pace)
-    return QuotaLimiter(
-        table, store, account=account, app="app", clock=clock, timeout=30.0, max_waiting=max_waiting
-    )
+    return QuotaLimiter(table, store, account=account, app="app", clock=clock, timeout=30.0, max_waiting=max_waiting)
 
 
 def state(limiter: QuotaLimiter, scope: Scope = Scope.USER) -> QuotaState:
@@ -440,8 +438,7 @@ def test_fault_26_a_429_without_headers_holds_longer_each_time() -> None:
 def test_many_that_were_refused_together_are_one_refusal(headers: dict[str, str], least: float, most: float) -> None:
     async def main() -> None:
         limiter = make(Quota(1000, per=86_400.0))
-        slots = [await limiter.admit(SEND, Lane()) for _ in range(20)]
-        for slot in slots:
+        for slot in [await limiter.admit(SEND, Lane()) for _ in range(20)]:
             limiter.learn(SEND, 429, headers)
             limiter.settle(slot, seen=True)
         assert least <= state(limiter).free_at.timestamp() - LoopClock().wall() <= most
@@ -465,7 +462,8 @@ def test_fault_27_and_28_a_reset_in_the_past_or_in_the_far_future() -> None:
 def test_fault_30_headers_never_raise_the_budget() -> None:
     async def main() -> None:
         limiter = make(Quota(5, per=PER))
-        slots = [await limiter.admit(SEND, Lane()) for _ in range(5)]
+        for _ in range(5):
+            await limiter.admit(SEND, Lane())
         reset = str(int(LoopClock().wall() + 100))
         limiter.learn(SEND, 200, {"x-rate-limit-remaining": "500", "x-rate-limit-reset": reset})
         assert state(limiter).used == 5

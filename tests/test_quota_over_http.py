@@ -30,7 +30,7 @@ class BareLimiterStore(MemoryQuotaStore):
         super().__init__(clock=LoopClock())
         self._limiters: dict[Bucket, AsyncLimiter] = {}
 
-    async def take(self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1) -> list[Slot] | Wait:
+    async def take(self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1) -> list[Slot] | Wait:  # noqa: ARG002 - as its parent
         for claim in claims:
             for quota in claim.quotas:
                 if quota is not UNLIMITED:

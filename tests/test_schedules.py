@@ -1,4 +1,5 @@
-"""Thousands of random days in virtual time: whatever happens, no window of the server holds more of ours than the limit.
+"""Thousands of random days in virtual time: whatever happens, no window of the server holds more of ours than the
+limit.
 
 Limits, windows, latencies up to the timeout and beyond, priorities, cancellations, spenders of whom we know nothing,
 processes that die with requests under way and start again on the same file: all drawn from the seed, so that a seed
@@ -184,7 +185,9 @@ class Schedule:
             moments = sorted(at for at, account in self.counted if name in {account, "app"})
             if limit is not None:
                 pairs = zip(moments, moments[limit:], strict=False)
-                found += [f"{name}: {limit + 1} in {last - first} s" for first, last in pairs if last - first < self.per]
+                found += [
+                    f"{name}: {limit + 1} in {last - first} s" for first, last in pairs if last - first < self.per
+                ]
         return found
 
 

@@ -38,10 +38,11 @@ from twdm_async import (
 from twdm_async._clock import Clock
 from twdm_async.quota.limiter import QuotaLimiter
 from twdm_async.quota.store import Bucket, Claim, Lifetime, Slot, Wait
-from twdm_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from twdm_async.sandbox import Sandbox
 
 SHARED = ["sqlite", "redis"]
 SEND = "direct_messages.send"
@@ -89,7 +90,8 @@ async def test_what_was_spent_survives_a_restart(kind: str, tmp_path: Path, url:
     async with again(first, clock) as second:
         await second.look(CLAIMS)
         usage = second.usage(BUCKET, QUOTA)
-        assert (usage.used, usage.in_flight, usage.held_for) == (2, 0, pytest.approx(20, abs=1e-4))
+        assert (usage.used, usage.in_flight) == (2, 0)
+        assert usage.held_for == pytest.approx(20, abs=1e-4)
         clock.now += 21
         assert len(await taken(second, 3)) == 1
         clock.now += 80
@@ -277,6 +279,11 @@ async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     await store.close()
 
 
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command, root = [sys.executable, *arguments], Path(__file__).parents[1]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=50, cwd=root)  # noqa: S603 - this Python
+
+
 _TAKE_ONE = """
 import asyncio, os, resource, signal, sys
 from tests.test_store_faults import SQLiteQuotaStore, taken
@@ -296,8 +303,7 @@ asyncio.run(main())
 
 def in_a_process(path: Path, takes: int = 1, *, before: str = "", setup: str = "") -> str:
     script = _TAKE_ONE.format(before=before, setup=setup)
-    command = [sys.executable, "-c", script, str(path), str(takes)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=50, cwd=Path(__file__).parents[1]).stdout  # noqa: S603
+    return python("-c", script, str(path), str(takes)).stdout
 
 
 async def test_fault_50_a_file_that_cannot_be_written_to(tmp_path: Path) -> None:
@@ -426,7 +432,9 @@ async def test_redis_that_does_not_answer(redis_program: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("cluster", [False, True])
-async def test_the_keys_of_an_app_lie_on_one_node_of_a_cluster(redis_program: str, cluster: bool, tmp_path: Path) -> None:
+async def test_the_keys_of_an_app_lie_on_one_node_of_a_cluster(
+    redis_program: str, cluster: bool, tmp_path: Path
+) -> None:
     options = ["--cluster-enabled", "yes", "--cluster-config-file", str(tmp_path / "nodes.conf")]
     with RedisServer(redis_program, *options) as server, redis.Redis(port=server.port) as client:
         client.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
@@ -459,7 +467,17 @@ async def test_redis_that_evicts_is_warned_of(redis_program: str, caplog: pytest
 
 @pytest.mark.parametrize(
     "url",
-    ["", "quota.db", "postgres://x", "memory://x", "sqlite://", "sqlite:///", "sqlite://host/x", "sqlite:///x?mode=ro", None],
+    [
+        "",
+        "quota.db",
+        "postgres://x",
+        "memory://x",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite://host/x",
+        "sqlite:///x?mode=ro",
+        None,
+    ],
 )
 def test_addresses_that_are_none(url: Any) -> None:
     with pytest.raises(InvalidInput, match="url"):
@@ -551,8 +569,7 @@ os._exit(0)
 @pytest.mark.parametrize("kind", ["memory", *SHARED])
 def test_fault_49_forked_after_use(kind: str, tmp_path: Path, url: str | None) -> None:
     address = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/quota.db", "redis": f"{url}/3"}[kind]
-    command = [sys.executable, "-c", _FORK, address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, cwd=Path(__file__).parents[1], check=False)  # noqa: S603
+    done = python("-c", _FORK, address)
     lines = done.stdout.splitlines()
     assert "parent 1" in lines, done.stderr
     if kind == "memory":

@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule, run_state_machine_as_test
 
 from tests.stores import HandClock, make
-from twdm_async import InvalidInput, MemoryQuotaStore, Priority, Quota, QuotaStore, RedisQuotaStore, Scope, SQLiteQuotaStore
+from twdm_async import (
+    Priority,
+    Quota,
+    Scope,
+)
 from twdm_async.quota.ledger import window
 from twdm_async.quota.store import Bucket, Claim, Lifetime, Slot
 
@@ -52,7 +56,9 @@ class Model:
     def ends(self, now: float, bucket: Bucket, quota: Quota) -> list[float]:
         """When each slot that counts will no longer count; infinity for those under way."""
         own = [
-            math.inf if slot.seen is None else slot.seen + window(quota) for slot in self.slots if bucket in slot.buckets
+            math.inf if slot.seen is None else slot.seen + window(quota)
+            for slot in self.slots
+            if bucket in slot.buckets
         ]
         return sorted(end for end in [*own, *self.others.get((bucket, quota), [])] if end > now)
 
@@ -166,7 +172,7 @@ def test_conformance(kind: str, tmp_path: Path, request: pytest.FixtureRequest) 
 
     Machine.kind, Machine.folder = kind, tmp_path
     Machine.redis_url = request.getfixturevalue("redis_url") if kind == "redis" else None
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine,
         settings=settings(
             max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)

@@ -87,7 +87,9 @@ class Client:
         if quotas is not None and not isinstance(quotas, QuotaTable):
             raise InvalidInput(parameter="quotas", problem="must be a QuotaTable")
         if quota_store is not None and not isinstance(quota_store, QuotaStore):
-            raise InvalidInput(parameter="quota_store", problem="must be a QuotaStore, such as QuotaStore.from_url(...)")
+            raise InvalidInput(
+                parameter="quota_store", problem="must be a QuotaStore, such as QuotaStore.from_url(...)"
+            )
         if isinstance(max_waiting, bool) or not isinstance(max_waiting, int) or max_waiting < 0:
             raise InvalidInput(parameter="max_waiting", problem="must be a whole number, 0 or more")
         clock = clock or Clock()

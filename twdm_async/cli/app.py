@@ -14,7 +14,16 @@ from rich.console import Console
 
 from twdm_async.cli import demo as demonstration
 from twdm_async.cli import send_many as bulk
-from twdm_async.cli.connect import DEFAULT_API_URL, ApiUrl, MaxWait, QuotaStoreUrl, UploadUrl, Username, open_client, run
+from twdm_async.cli.connect import (
+    DEFAULT_API_URL,
+    ApiUrl,
+    MaxWait,
+    QuotaStoreUrl,
+    UploadUrl,
+    Username,
+    open_client,
+    run,
+)
 from twdm_async.sandbox import Sandbox
 
 app = typer.Typer(
@@ -118,7 +127,9 @@ def send_many(
     quota_store: QuotaStoreUrl = None,
     priority: Annotated[
         bulk.PriorityName,
-        typer.Option(help="Bulk messages leave a reserve of the quota to interactive ones, and are spread over the day."),
+        typer.Option(
+            help="Bulk messages leave a reserve of the quota to interactive ones, and are spread over the day."
+        ),
     ] = bulk.PriorityName.BULK,
 ) -> None:
     """Send every message of a file. All lines are checked first; if one is wrong, nothing is sent.
@@ -161,7 +172,12 @@ def create_profile(
 
 
 @profiles.command("get")
-def get_profile(profile_id: ProfileId, api_url: ApiUrl = DEFAULT_API_URL, username: Username = None, quota_store: QuotaStoreUrl = None) -> None:
+def get_profile(
+    profile_id: ProfileId,
+    api_url: ApiUrl = DEFAULT_API_URL,
+    username: Username = None,
+    quota_store: QuotaStoreUrl = None,
+) -> None:
     """Show a custom profile."""
 
     async def main() -> None:
@@ -172,7 +188,9 @@ def get_profile(profile_id: ProfileId, api_url: ApiUrl = DEFAULT_API_URL, userna
 
 
 @profiles.command("list")
-def list_profiles(api_url: ApiUrl = DEFAULT_API_URL, username: Username = None, quota_store: QuotaStoreUrl = None) -> None:
+def list_profiles(
+    api_url: ApiUrl = DEFAULT_API_URL, username: Username = None, quota_store: QuotaStoreUrl = None
+) -> None:
     """Show all custom profiles."""
 
     async def main() -> None:
@@ -184,7 +202,12 @@ def list_profiles(api_url: ApiUrl = DEFAULT_API_URL, username: Username = None, 
 
 
 @profiles.command("delete")
-def delete_profile(profile_id: ProfileId, api_url: ApiUrl = DEFAULT_API_URL, username: Username = None, quota_store: QuotaStoreUrl = None) -> None:
+def delete_profile(
+    profile_id: ProfileId,
+    api_url: ApiUrl = DEFAULT_API_URL,
+    username: Username = None,
+    quota_store: QuotaStoreUrl = None,
+) -> None:
     """Delete a custom profile."""
 
     async def main() -> None:

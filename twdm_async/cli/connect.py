@@ -16,7 +16,7 @@ from twdm_async.errors import InvalidInput, QuotaStoreFailed, TwdmError
 from twdm_async.quota.store import QuotaStore, SQLiteQuotaStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncGenerator, Coroutine
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ async def open_client(
     username: str | None,
     quota_store: str | None,
     max_wait: float | None = None,
-) -> AsyncIterator[Client]:
+) -> AsyncGenerator[Client]:
     """A client for the keys in the environment, or in ``~/.twurlrc`` if there are none or `username` is given.
 
     Raises:
@@ -71,9 +71,7 @@ async def open_client(
     upload_url = upload_url or api_url.replace("https://api.", "https://upload.")
     async with (
         _store(quota_store) as store,
-        Client(
-            credentials, api_url=api_url, upload_url=upload_url, quota_store=store, max_wait=max_wait
-        ) as client,
+        Client(credentials, api_url=api_url, upload_url=upload_url, quota_store=store, max_wait=max_wait) as client,
     ):
         yield client
 

@@ -24,6 +24,7 @@ from twdm_async.quota.spec import Priority, positive
 
 T = TypeVar("T")
 _Key = tuple[Priority, str]
+_PRIORITIES = tuple(Priority)
 _ROUNDING = 1e-9
 
 
@@ -76,8 +77,8 @@ class LaneQueue(Generic[T]):
         # else a lane that only ever has one waiting would start afresh each time and starve the lanes that queue.
         self._finished: dict[_Key, float] = {}
         self._finishes: list[tuple[Priority, float, _Key]] = []
-        self._virtual_time = dict.fromkeys(Priority, 0.0)
-        self._lengths = dict.fromkeys(Priority, 0)
+        self._virtual_time = dict.fromkeys(_PRIORITIES, 0.0)
+        self._lengths = dict.fromkeys(_PRIORITIES, 0)
 
     def __len__(self) -> int:
         return sum(self._lengths.values())
@@ -182,7 +183,7 @@ class LaneQueue(Generic[T]):
             self._heads.clear()
             self._finished.clear()
             self._finishes.clear()
-            self._virtual_time = dict.fromkeys(Priority, 0.0)
+            self._virtual_time = dict.fromkeys(_PRIORITIES, 0.0)
         elif queue.start > self._virtual_time[key[0]] and self._finished.get(key) != queue.start:
             self._finished[key] = queue.start
             heapq.heappush(self._finishes, (key[0], queue.start, key))

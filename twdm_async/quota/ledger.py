@@ -111,7 +111,9 @@ def usage_of(
     total = len(seen) + count
     before = bisect_right(seen, until - per)  # so many come free before those of the others do
     freeing: list[tuple[int, float]] = []
-    for number in sorted({1, *(-(-total * part // _MILESTONES) for part in range(1, _MILESTONES + 1))}) if total else ():
+    for number in (
+        sorted({1, *(-(-total * part // _MILESTONES) for part in range(1, _MILESTONES + 1))}) if total else ()
+    ):
         place = number - 1
         if before <= place < before + count:
             freeing.append((number, until - now))
@@ -152,8 +154,7 @@ class Ledger:
         room = _ANY
         for quota in quotas:
             left = quota.limit - self.used(now, quota)
-            if left < room:
-                room = left
+            room = min(room, left)
         return room
 
     def take(self, count: int = 1) -> None:

@@ -120,6 +120,8 @@ class QuotaLimiter:
         self._clock = clock
         self._lifetime = Lifetime(to_send=timeout, to_settle=2 * timeout)
         self._max_waiting = max_waiting
+        # Accounts take turns where they wait for the same bucket.
+        self._parking_lanes = {priority: Lane(account, priority=priority) for priority in Priority}
         self._lines: dict[str, _Line] = {}
         self._is_closed = False
 
@@ -380,7 +382,8 @@ class QuotaLimiter:
                 line.asking_since = math.inf
                 if isinstance(taken, Wait):
                     if turn_for != taken.bucket:
-                        turn_for = self._pass_on(turn_for)
+                        self._pass_on(turn_for)
+                        turn_for = None
                     turn_for = await self._park(line, taken.bucket, taken.seconds)
                     continue
                 line.polite -= len(taken)
@@ -406,7 +409,7 @@ class QuotaLimiter:
         parking = self._store.parking
         line.parked = turn = asyncio.get_running_loop().create_future()
         line.parked_for = line.queue.next_priority()
-        lane = Lane(self._owners[Scope.USER], priority=line.parked_for)
+        lane = self._parking_lanes[line.parked_for]
         parking.enter(bucket, lane, turn, seconds)
         if seconds is None:
             parking.wake_next(bucket)

@@ -169,9 +169,7 @@ class QuotaTable:
         """The documented quotas, per account and per app (page *Rate limits* of each endpoint)."""
         return cls(_DOCUMENTED)
 
-    def replace(
-        self, family: str, *quotas: Quota, pace: Pace | None = None, reserve: float = RESERVE
-    ) -> QuotaTable:
+    def replace(self, family: str, *quotas: Quota, pace: Pace | None = None, reserve: float = RESERVE) -> QuotaTable:
         """A table in which `family` has exactly these quotas and this pace.
 
         Args:

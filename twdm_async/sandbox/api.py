@@ -331,9 +331,7 @@ ROUTES: Final = (
     ),
     Route("POST", "/1.1/account/update_profile.json", "account.update_profile", Api.update_profile, False),
     Route("GET", "/1.1/account/verify_credentials.json", "account.verify_credentials", Api.show_account, True),
-    Route(
-        "GET", "/1.1/application/rate_limit_status.json", "application.rate_limit_status", Api.show_limits, True
-    ),
+    Route("GET", "/1.1/application/rate_limit_status.json", "application.rate_limit_status", Api.show_limits, True),
     Route("POST", "/1.1/media/upload.json", "media.upload", Api.upload, True),
 )
 
@@ -344,7 +342,10 @@ _LISTED: Final = {
         "/account/verify_credentials": "account.verify_credentials",
     },
     "application": {"/application/rate_limit_status": "application.rate_limit_status"},
-    "custom_profiles": {"/custom_profiles/list": "custom_profiles.list", "/custom_profiles/show": "custom_profiles.get"},
+    "custom_profiles": {
+        "/custom_profiles/list": "custom_profiles.list",
+        "/custom_profiles/show": "custom_profiles.get",
+    },
 }
 
 

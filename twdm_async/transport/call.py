@@ -106,7 +106,9 @@ class Caller:
                 except errors.TwdmError as problem:
                     error = wire.without_text(problem, text)
                 if isinstance(error, errors.RateLimited) and outcome.status not in {420, 429}:
-                    self._limiter.refused(request.endpoint.family, outcome.headers)  # only the code says so, and that was just read
+                    self._limiter.refused(
+                        request.endpoint.family, outcome.headers
+                    )  # only the code says so, and that was just read
             decision = retry.decide(request, outcome, error, story, sent_at=sent_at, jitter=random.random())
             if isinstance(decision, errors.TwdmError):
                 raise decision

@@ -16,13 +16,13 @@ from attrs import define, frozen
 
 from twdm_async.errors import QuotaStoreFailed
 from twdm_async.quota.ledger import Usage, window
+from twdm_async.quota.spec import Quota
 from twdm_async.quota.store.contract import Bucket, Claim, Lifetime, QuotaStore, Slot, Wait, forks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from twdm_async._clock import Clock
-    from twdm_async.quota.spec import Quota
 
 _LARGEST_CALL: Final = 500  # steps
 _MOST_UNTOLD: Final = 100_000  # steps kept for a store that fails

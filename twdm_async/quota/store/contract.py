@@ -150,7 +150,7 @@ class QuotaStore(ABC):
         store = QuotaStore._schemes.get(scheme)
         if store is None:
             raise InvalidInput(parameter="url", problem=f"must begin with one of {', '.join(QuotaStore._schemes)}")
-        return store._at(url, assume_spent)
+        return store._at(url, assume_spent)  # noqa: SLF001 - of its own kind
 
     @classmethod
     def _at(cls, url: str, assume_spent: float) -> Self:

@@ -19,7 +19,7 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from urllib.parse import urlsplit
@@ -42,8 +42,7 @@ from twdm_async.quota.store.batched import (
 )
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-    from redis.asyncio.cluster import RedisCluster
+    from collections.abc import Sequence
 
     from twdm_async.quota.spec import Quota
     from twdm_async.quota.store.contract import Bucket, Claim
@@ -78,19 +77,14 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
         self, url: str, *, prefix: str = "twdm", assume_spent: float = 0.0, clock: Clock | None = None
     ) -> None:
         super().__init__(clock=clock or Clock(), assume_spent=assume_spent)
-        try:
-            import redis.asyncio  # noqa: F401, PLC0415 - an extra
-        except ImportError:
-            raise InvalidInput(
-                parameter="url", problem="Redis needs an extra: pip install 'twdm_async[redis]'"
-            ) from None
+        self._library = _library()
         if not isinstance(url, str) or urlsplit(url).scheme not in _SCHEMES:
             raise InvalidInput(parameter="url", problem=f"must begin with one of {', '.join(_SCHEMES)}")
         if not isinstance(prefix, str) or not re.fullmatch(r"[^{}\s]+", prefix):
             raise InvalidInput(parameter="prefix", problem="must be a word without braces")
         self._url = url
         self._prefix = prefix
-        self._redis: Redis | RedisCluster | None = None
+        self._redis: Any = None
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         # app to epoch and the ledgers' time, and when we had asked for these and been answered
         self._epochs: dict[str, tuple[str, float, float, float]] = {}
@@ -117,24 +111,15 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
             self._redis.connection = None
             self._redis = None
 
-    def _connect(self) -> Redis | RedisCluster:
-        from redis.asyncio import Redis  # noqa: PLC0415 - an extra
-        from redis.asyncio.cluster import RedisCluster  # noqa: PLC0415
-        from redis.asyncio.retry import Retry  # noqa: PLC0415
-        from redis.backoff import NoBackoff  # noqa: PLC0415
-
-        scheme, _, rest = self._url.partition("://")
+    def _connect(self) -> Any:
+        asyncio, scheme = self._library.asyncio, urlsplit(self._url).scheme
+        timeouts = {"socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT}
         try:
             if scheme.endswith("+cluster"):
-                url = f"{scheme.removesuffix('+cluster')}://{rest}"
-                return RedisCluster.from_url(url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
-            return Redis.from_url(
-                self._url,
-                socket_timeout=_TIMEOUT,
-                socket_connect_timeout=_TIMEOUT,
-                retry=Retry(NoBackoff(), 0),
-                single_connection_client=True,
-            )
+                return asyncio.RedisCluster.from_url(self._url.replace("+cluster", "", 1), **timeouts)
+            # What is asked again, and when, is decided here.
+            never = asyncio.retry.Retry(self._library.backoff.NoBackoff(), 0)
+            return asyncio.Redis.from_url(self._url, retry=never, single_connection_client=True, **timeouts)
         except ValueError:
             raise InvalidInput(parameter="url", problem="it is no address of a Redis server") from None
 
@@ -147,15 +132,13 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
         return answers
 
     async def _run_for(self, app: str, steps: Sequence[Step]) -> list[Looked | Taken | None]:
-        from redis.exceptions import ConnectionError as ConnectionFailed  # noqa: PLC0415 - an extra
-        from redis.exceptions import RedisError  # noqa: PLC0415
-
+        errors = self._library.exceptions
         try:
             try:
                 answer = await self._call_script(app, steps, again=False)
-            except (ConnectionFailed, OSError):  # it may only have closed a connection that nobody used for long
+            except (errors.ConnectionError, OSError):  # it may only have closed a connection that nobody used for long
                 answer = await self._call_script(app, steps, again=True)
-        except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+        except (errors.RedisError, OSError) as error:  # a TimeoutError is an OSError
             problem = f"it cannot be asked ({type(error).__name__}: {_cause(error)}); see that it runs and is reachable"
             raise refused(self, problem) from None
         if not answer:
@@ -168,11 +151,9 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
 
     async def _call_script(self, app: str, steps: Sequence[Step], *, again: bool) -> list[Any]:
         """The answers of the script; none if the server has forgotten."""
-        from redis.exceptions import NoScriptError  # noqa: PLC0415 - an extra
-
         if self._redis is None:
             self._redis = self._connect()
-            await self._warn_of_eviction(self._redis)
+            await self._warn_of_eviction()
         writer = _Writer(f"{self._prefix}:{{{app}}}", again=again)
         words = json.dumps([writer.words(step) for step in steps], separators=(",", ":"))
         sent_at = self._clock.monotonic()
@@ -193,7 +174,7 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
         )
         try:
             text = await self._redis.evalsha(self._sha, *arguments)
-        except NoScriptError:
+        except self._library.exceptions.NoScriptError:
             text = await self._redis.eval(self._script, *arguments)
         answer = json.loads(text)
         if not answer:
@@ -202,15 +183,23 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
         answers: list[Any] = answer[2]
         return answers
 
-    async def _warn_of_eviction(self, redis: Redis | RedisCluster) -> None:
-        from redis.asyncio import Redis  # noqa: PLC0415 - an extra
-        from redis.exceptions import ResponseError  # noqa: PLC0415
+    async def _warn_of_eviction(self) -> None:
+        if not isinstance(self._redis, self._library.asyncio.Redis):
+            return  # of a cluster, each node would have to be asked
+        with contextlib.suppress(self._library.exceptions.ResponseError):  # not every user may ask
+            memory = await self._redis.info("memory")
+            if memory.get("maxmemory") and memory.get("maxmemory_policy") != "noeviction":
+                _log.warning("%s: it evicts keys when memory is short; set maxmemory-policy noeviction", self.address)
 
-        if isinstance(redis, Redis):
-            with contextlib.suppress(ResponseError):  # not every user may ask
-                memory = await redis.info("memory")
-                if memory.get("maxmemory") and memory.get("maxmemory_policy") != "noeviction":
-                    _log.warning("%s: it evicts keys when memory is short; set maxmemory-policy noeviction", self.address)
+
+def _library() -> Any:
+    """redis-py. It is an extra, and its versions do not agree on its types."""
+    try:
+        import_module("redis.asyncio")
+        return import_module("redis")
+    except ImportError:
+        problem = "Redis needs an extra: pip install 'twdm_async[redis]'"
+        raise InvalidInput(parameter="url", problem=problem) from None
 
 
 class _Writer:

@@ -17,7 +17,6 @@ import queue
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
@@ -43,6 +42,8 @@ from twdm_async.quota.store.batched import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
     from twdm_async.quota.spec import Quota
     from twdm_async.quota.store.contract import Bucket, Claim
 
@@ -156,7 +157,9 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
             self._disconnect()
             raise refused(self, _advice(error)) from None
         except OSError as error:
-            raise refused(self, f"{error.strerror or error}; see that the folder exists and can be written to") from None
+            raise refused(
+                self, f"{error.strerror or error}; see that the folder exists and can be written to"
+            ) from None
         return answers
 
     def _sync(self) -> None:
@@ -196,23 +199,28 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
     def _open(self, path: Path) -> sqlite3.Connection:
         details = path.stat()
         if not stat.S_ISREG(details.st_mode) or details.st_size == 0:
-            raise refused(self, f"it is {'empty' if stat.S_ISREG(details.st_mode) else 'no file'}; {_NOT_TO_BE_TRUSTED}")
+            raise refused(
+                self, f"it is {'empty' if stat.S_ISREG(details.st_mode) else 'no file'}; {_NOT_TO_BE_TRUSTED}"
+            )
         if details.st_mode & 0o077 and details.st_uid == os.geteuid():
             path.chmod(0o600)
         db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY, check_same_thread=False)
         try:
-            db.execute("PRAGMA synchronous = NORMAL")
-            (application,), (version,) = db.execute("PRAGMA application_id").fetchone(), _version(db)
-            if application != _APPLICATION:
-                raise refused(self, f"it is no quota store of this library; {_NOT_TO_BE_TRUSTED}")
-            if version > len(_MIGRATIONS):
-                raise refused(self, f"a newer version of this library made it (schema {version}); use that one, or later")
-            if version < len(_MIGRATIONS):
-                _migrate(db)
+            self._prepare(db)
         except BaseException:
             db.close()
             raise
         return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA synchronous = NORMAL")
+        (application,), (version,) = db.execute("PRAGMA application_id").fetchone(), _version(db)
+        if application != _APPLICATION:
+            raise refused(self, f"it is no quota store of this library; {_NOT_TO_BE_TRUSTED}")
+        if version > len(_MIGRATIONS):
+            raise refused(self, f"a newer version of this library made it (schema {version}); use that one, or later")
+        if version < len(_MIGRATIONS):
+            _migrate(db)
 
     def _disconnect(self) -> None:
         if self._db is not None:
@@ -221,7 +229,8 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
 
 
 _NOT_TO_BE_TRUSTED: Final = (
-    "move it away, and if you do not know what was spent in the last window, begin with a store that has assume_spent set"
+    "move it away, and if you do not know what was spent in the last window, "
+    "begin with a store that has assume_spent set"
 )
 
 
@@ -247,7 +256,7 @@ def _migrate(db: sqlite3.Connection) -> None:
 
 
 @contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+def _transaction(db: sqlite3.Connection) -> Generator[None]:
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -390,7 +399,9 @@ class _Page:
 
     def _look(self, claims: tuple[Claim, ...]) -> Looked:
         return Looked(
-            tuple(self._usage(self._row(claim.bucket, claim.quotas), quota) for claim in claims for quota in claim.quotas)
+            tuple(
+                self._usage(self._row(claim.bucket, claim.quotas), quota) for claim in claims for quota in claim.quotas
+            )
         )
 
     def _settle(self, step: Settle) -> None:
@@ -419,25 +430,25 @@ class _Page:
         if row is None:
             row = self._rows[name] = self._load(name) or self._begin(name, quotas)
         longest = max((window(quota) for quota in quotas), default=0.0)
-        if longest > row.longest:
-            row.longest = longest
+        row.longest = max(row.longest, longest)
         return row
 
     def _load(self, name: str) -> _Row | None:
-        found = self._db.execute(
-            "SELECT id, held_until, longest, slots FROM bucket WHERE name = ?", (name,)
-        ).fetchone()
+        found = self._db.execute("SELECT id, held_until, longest, slots FROM bucket WHERE name = ?", (name,)).fetchone()
         if found is None:
             return None
-        others = self._db.execute("SELECT per, slots, until FROM spent_by_others WHERE bucket = ?", (found[0],))
-        row = _Row(*found, {per: (slots, until) for per, slots, until in others})
+        number, held_until, longest, slots = found
+        others = self._db.execute("SELECT per, slots, until FROM spent_by_others WHERE bucket = ?", (number,))
+        row = _Row(number, held_until, longest, slots, {per: (count, until) for per, count, until in others})
         old = self._db.execute("DELETE FROM slot WHERE bucket = ? AND seen <= ?", (row.id, self._now - row.longest))
         row.slots -= old.rowcount
         return row
 
     def _begin(self, name: str, quotas: tuple[Quota, ...]) -> _Row:
         never = -1e12
-        new = self._db.execute("INSERT INTO bucket (name, held_until, longest, slots) VALUES (?, ?, 0, 0)", (name, never))
+        new = self._db.execute(
+            "INSERT INTO bucket (name, held_until, longest, slots) VALUES (?, ?, 0, 0)", (name, never)
+        )
         row = _Row(int(new.lastrowid or 0), never, 0.0, 0, {})
         for quota in quotas:
             assumed = int(quota.limit * self._assume_spent)
@@ -471,4 +482,6 @@ class _Page:
 
     def _note_others(self, row: _Row, quota: Quota, count: int, until: float) -> None:
         row.spent_by_others[quota.per] = (count, until)
-        self._db.execute("INSERT OR REPLACE INTO spent_by_others VALUES (?, ?, ?, ?)", (row.id, quota.per, count, until))
+        self._db.execute(
+            "INSERT OR REPLACE INTO spent_by_others VALUES (?, ?, ?, ?)", (row.id, quota.per, count, until)
+        )
