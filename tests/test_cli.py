@@ -10,18 +10,17 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from tests.pictures import PNG
-from twdm_async import Client
+from twdm_async import Client, Priority, Quota, QuotaTable, SQLiteQuotaStore
 from twdm_async.cli import send_many
-
-if TYPE_CHECKING:
-    from twdm_async.sandbox import Sandbox
+from twdm_async.sandbox import Sandbox
 
 COMMAND = (sys.executable, "-W", "error", "-c", "from twdm_async.cli import main; main()")
 
@@ -315,13 +314,15 @@ async def test_the_sandbox_as_a_process(tmp_path: Path) -> None:
     server = await twdm.start("sandbox", "--port", "0")
     assert server.stdout
     exported: dict[str, str] = {}
-    while len(exported) < 5:
+    while len(exported) < 6:
         line = (await server.stdout.readline()).decode()
         if line.startswith("export "):
             name, _, value = line.removeprefix("export ").strip().partition("=")
             exported[name] = value
     twdm.environ |= exported
     assert (await twdm("send", "5", "hello"))[0] == 0
+    memory = Path(exported["TWDM_QUOTA_STORE"].removeprefix("sqlite:///"))
+    assert memory.exists(), "what is spent in a sandbox is remembered as long as it runs"
     port = exported["TWDM_API_URL"].rpartition(":")[2]
     code, _, err = await twdm("sandbox", "--port", port)
     assert code == 1
@@ -330,6 +331,63 @@ async def test_the_sandbox_as_a_process(tmp_path: Path) -> None:
     _, err_bytes = await server.communicate()
     assert b"1 messages, 0 requests over a quota" in err_bytes
     assert b"Traceback" not in err_bytes
+    assert not memory.parent.exists()
+
+
+async def test_what_was_spent_is_remembered_in_the_state_folder(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
+    twdm.environ["XDG_STATE_HOME"] = str(tmp_path / "state")
+    code, _, err = await twdm("account", "update", "--name", "first")
+    assert code == 0, err
+    async with (
+        SQLiteQuotaStore(tmp_path / "state/twdm_async/quota.db") as store,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quota_store=store) as client,
+    ):
+        for _ in range(14):  # of 15 that may leave in 15 minutes
+            await client.account.update_profile(name="next")
+    code, _, err = await twdm("account", "update", "--name", "last", "--max-wait", "1")
+    assert code == 1
+    assert "the user quota (15 in 900 s) frees a slot in" in err
+    assert not sandbox.breaches
+    [file] = [path for path in (tmp_path / "state").rglob("*") if path.name == "quota.db"]
+    assert file.stat().st_mode & 0o077 == 0
+    assert file.parent.stat().st_mode & 0o077 == 0
+    code, _, err = await twdm("profiles", "list", "--quota-store", "memory://")
+    assert code == 0, err
+    file.write_bytes(b"")
+    code, _, err = await twdm("account", "update", "--name", "x")
+    assert code == 1
+    assert "it is empty" in err
+    code, _, err = await twdm("account", "update", "--name", "x", "--quota-store", "mysql://x")
+    assert code == 2
+
+
+async def test_the_priority_of_a_file_can_be_chosen(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
+    file = tmp_path / "messages.jsonl"
+    file.write_text("".join(json.dumps({"recipient": "5", "text": str(number)}) + "\n" for number in range(5)))
+    code, _, err = await twdm("send-many", str(file), "--priority", "interactive")
+    assert code == 0, err
+    assert len(sandbox.messages) == 5
+    code, _, err = await twdm("send-many", str(file), "--results", str(tmp_path / "second"), "--priority", "urgent")
+    assert code == 2
+
+
+@pytest.mark.parametrize(("priority", "seconds"), [(Priority.INTERACTIVE, 0), (Priority.BULK, 1)])
+async def test_a_file_of_bulk_messages_says_that_it_waits_for_its_share(
+    tmp_path: Path, priority: Priority, seconds: float
+) -> None:
+    quotas = QuotaTable.default().replace("direct_messages.send", Quota(30, per=6.0))
+    said = io.StringIO()
+    console = Console(file=said, force_terminal=True, width=200)
+    messages = [send_many.Message(number, "5", str(number), None) for number in range(15)]
+    async with (
+        Sandbox(quotas=quotas) as sandbox,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=quotas) as client,
+    ):
+        began = time.monotonic()
+        assert await send_many.send_all(client, messages, tmp_path / "results", console, priority) == 0
+        assert seconds <= time.monotonic() - began < seconds + 5
+        assert not sandbox.breaches
+    assert ("waits for quota: 10 of 30 are spent, 10 kept" in said.getvalue()) == (priority is Priority.BULK)
 
 
 async def test_the_demonstration(tmp_path: Path) -> None:

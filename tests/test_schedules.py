@@ -137,6 +137,7 @@ class Schedule:
         lane = Lane(str(self.random.randint(0, 3)), self.random.choice([1.0, 3.0]), priority)
         max_wait = self.random.choice([None, None, 0.0, self.per])
         work = asyncio.ensure_future(self.request(account, lane, max_wait))
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear of it
         if self.random.random() < 0.2:
             asyncio.get_running_loop().call_later(self.random.random() * 2 * self.per, work.cancel)
         await asyncio.wait([work])

@@ -226,11 +226,12 @@ def update_account(
     api_url: ApiUrl = DEFAULT_API_URL,
     username: Username = None,
     quota_store: QuotaStoreUrl = None,
+    max_wait: MaxWait = None,
 ) -> None:
     """Change what the account's own profile says. Only what is given changes; an empty string clears a field."""
 
     async def main() -> None:
-        async with open_client(api_url, None, username, quota_store) as client:
+        async with open_client(api_url, None, username, quota_store, max_wait) as client:
             _show(await client.account.update_profile(name, url, location, description))
 
     run(main())

@@ -157,6 +157,9 @@ def _message(line: int, row: Any, profile: str | None) -> Message:
     )
 
 
+_LOOK_EVERY: Final = 0.1  # seconds
+
+
 class PriorityName(enum.StrEnum):
     """How a command names a priority."""
 
@@ -201,7 +204,7 @@ async def send_all(
         loop.remove_signal_handler(signal.SIGINT)  # a second one ends the command at once
 
     loop.add_signal_handler(signal.SIGINT, on_ctrl_c)
-    columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console) as progress:
             kept = _Record(record, progress, len(messages))
@@ -227,9 +230,22 @@ class _Record:
         self._file = file
         self._progress = progress
         self._task = progress.add_task("sending", total=total)
+        self._waited_for = 0
         self.counts: Counter[str] = Counter()
         self.hopeless: str | None = None  # why it makes no sense to go on
         self.unwritten: list[str] = []  # outcomes that the file could not take
+
+    def show_wait(self, client: Client) -> None:
+        """Say whether it is quota that the messages wait for, and when some will be free."""
+        states = [state for state in client.quota_state() if state.endpoint == "direct_messages.send" and state.waiting]
+        if states and states[0].waiting == self._waited_for:
+            fullest = max(states, key=lambda state: state.used / state.limit)
+            kept = f", {fullest.reserved} kept for interactive messages" if fullest.reserved else ""
+            said = f"waits for quota: {fullest.used} of {fullest.limit} are spent{kept};"
+            self._progress.update(self._task, description=said)
+        else:
+            self._progress.update(self._task, description="sending")
+        self._waited_for = states[0].waiting if states else 0
 
     def write(self, message: Message, outcome: str, **facts: str | None) -> None:
         self.counts[outcome] += 1
@@ -264,15 +280,21 @@ async def _send_until(
         await stop.wait()
         await client.close(timeout=30.0)
 
-    closing = asyncio.create_task(closer())
+    async def watcher() -> None:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            record.show_wait(client)
+
+    closing, watching = asyncio.create_task(closer()), asyncio.create_task(watcher())
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(_AT_A_TIME, len(messages))):
                 group.create_task(worker())
     finally:
+        watching.cancel()
         if not stop.is_set():
             closing.cancel()
-        await asyncio.wait([closing])
+        await asyncio.wait([closing, watching])
 
 
 async def _send(client: Client, message: Message, record: _Record, priority: Priority) -> None:
