@@ -398,6 +398,24 @@ def test_a_bulk_call_is_told_how_long_its_share_takes() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("quotas", [(), (Quota(50, per=PER, scope=Scope.APP),)])
+def test_bulk_that_waits_where_no_quota_of_the_account_binds_does_not_ask_all_the_time(
+    quotas: tuple[Quota, ...],
+) -> None:
+    async def main() -> int:
+        store = CountingStore(clock=LoopClock())
+        limiter = make(*quotas, store=store)
+        slot = await limiter.admit(SEND, Lane())
+        limiter.settle(slot, seen=True)
+        limiter.learn(SEND, 429, {"Retry-After": "500"})
+        waiting = asyncio.ensure_future(limiter.admit(SEND, Lane(priority=Priority.BULK)))
+        await asyncio.sleep(100)
+        waiting.cancel()
+        return store.asked
+
+    assert run(main()) < 30
+
+
 def test_a_request_that_is_cancelled_early_may_still_be_counted_late() -> None:
     async def main() -> None:
         limiter = make(Quota(1, per=PER))

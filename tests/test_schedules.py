@@ -219,13 +219,13 @@ def many(first: int, last: int) -> list[object]:
 @pytest.mark.parametrize("seeds", many(300, 9000), ids=str)
 @pytest.mark.timeout(300)
 def test_no_schedule_breaches(seeds: range) -> None:
-    assert sum(check(seed, None) for seed in seeds) > 8 * len(seeds)
+    assert sum(check(seed, None) for seed in seeds) > 5 * len(seeds)
 
 
 @pytest.mark.parametrize("seeds", many(40, 1100), ids=str)
 @pytest.mark.timeout(300)
 def test_no_schedule_breaches_over_crashes_and_restarts(seeds: range, tmp_path: Path) -> None:
-    assert sum(check(seed, tmp_path / f"{seed}.db") for seed in seeds) > 8 * len(seeds)
+    assert sum(check(seed, tmp_path / f"{seed}.db") for seed in seeds) > 5 * len(seeds)
 
 
 def test_seed_260_a_request_that_is_cancelled_early_may_be_counted_late() -> None:

@@ -27,7 +27,9 @@ from twdm_async import (
     InvalidInput,
     Lane,
     MemoryQuotaStore,
+    Pace,
     Quota,
+    QuotaQueueFull,
     QuotaStore,
     QuotaStoreFailed,
     QuotaTable,
@@ -168,8 +170,9 @@ async def test_fault_52_the_clock_is_set(kind: str, step: float, tmp_path: Path,
         assert await taken(store) == [], "a clock that is set frees nothing"
         clock.now += 80
         assert await taken(store) == []
-        clock.now += 15
-        assert len(await taken(store, 3)) == 3, "and it is not shut for longer either"
+        # Nor is it shut for longer; but Redis knows no other clock, so there the time is lost in which it was set back.
+        clock.now += 15 if kind == "sqlite" or step > 0 else 25
+        assert len(await taken(store, 3)) == 3
 
 
 async def test_after_a_reboot_the_wall_clock_tells_how_long_it_took(tmp_path: Path) -> None:
@@ -266,10 +269,26 @@ async def test_fault_50_a_file_that_is_removed_or_replaced_is_not_begun_anew(tmp
     async with SQLiteQuotaStore(path) as store:
         await spend(store, 1)
         path.rename(tmp_path / "away")
-        with pytest.raises(QuotaStoreFailed, match="removed or replaced"):
+        with pytest.raises(QuotaStoreFailed, match="removed, replaced or emptied"):
             await taken(store)
         (tmp_path / "away").rename(path)
         assert len(await taken(store, 3)) == 2
+        path.write_bytes(b"")
+        with pytest.raises(QuotaStoreFailed, match="emptied"):
+            await taken(store)
+
+
+async def test_several_stores_make_the_same_file_at_once(tmp_path: Path) -> None:
+    for number in range(10):
+        stores = [SQLiteQuotaStore(tmp_path / f"{number}.db") for _ in range(4)]
+        assert sorted([len(slots) for slots in await asyncio.gather(*(taken(store) for store in stores))]) == [
+            0,
+            1,
+            1,
+            1,
+        ]
+        for store in stores:
+            await store.close()
 
 
 async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -391,7 +410,7 @@ async def test_redis_that_is_killed_and_comes_back_empty(redis_program: str) -> 
             with pytest.raises(QuotaStoreFailed, match="forgotten"):
                 await taken(store)
         await store.close()
-        async with RedisQuotaStore(server.url, assume_spent=0.7) as second:  # as its advice says
+        async with RedisQuotaStore(server.url, assume_spent=0.6) as second:  # as its advice says
             assert len(await taken(second, 3)) == 1
 
 
@@ -400,6 +419,21 @@ async def test_redis_that_is_flushed(redis_program: str) -> None:
         store = RedisQuotaStore(server.url)
         await spend(store, 2)
         client.flushall()
+        with pytest.raises(QuotaStoreFailed, match="forgotten"):
+            await taken(store)
+        await store.close()
+
+
+async def test_redis_that_goes_on_with_an_old_copy_of_its_data(redis_program: str, tmp_path: Path) -> None:
+    options = ["--dir", str(tmp_path), "--dbfilename", "copy.rdb"]
+    with RedisServer(redis_program, *options) as server, redis.Redis(port=server.port) as client:
+        store = RedisQuotaStore(server.url)
+        await spend(store, 1)
+        client.save()
+        await asyncio.sleep(0.01)
+        assert len(await taken(store, 3)) == 2
+        server.kill()
+        server.start()
         with pytest.raises(QuotaStoreFailed, match="forgotten"):
             await taken(store)
         await store.close()
@@ -484,7 +518,10 @@ def test_addresses_that_are_none(url: Any) -> None:
         QuotaStore.from_url(url)
 
 
-@pytest.mark.parametrize("url", ["redis://localhost:port", "http://localhost"])
+@pytest.mark.parametrize(
+    "url",
+    ["redis://localhost:port", "http://localhost", "redis://host?colour=red", "redis://[::1", "unix://", "redis://"],
+)
 def test_addresses_that_are_none_of_redis(url: str) -> None:
     with pytest.raises(InvalidInput, match="url"):
         RedisQuotaStore(url)
@@ -542,6 +579,125 @@ def test_fault_48_a_store_may_be_used_in_one_loop_after_another(tmp_path: Path, 
 
         assert asyncio.run(rest()) == 1
     gc.collect()
+
+
+@pytest.mark.parametrize("kind", ["memory", *SHARED])
+async def test_a_store_that_is_closed_stays_closed(
+    kind: str, tmp_path: Path, url: str | None, sandbox: Sandbox
+) -> None:
+    address = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/quota.db", "redis": f"{url}/4"}[kind]
+    store = QuotaStore.from_url(address)
+    client = Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quota_store=store)
+    await client.direct_messages.send(5, "hi")
+    [slot] = await taken(store)
+    await store.close()
+    await store.close()
+    store.settle(slot)
+    with pytest.raises(QuotaStoreFailed, match="it is closed"):
+        await client.direct_messages.send(5, "hi")
+    await client.close()
+
+
+@pytest.mark.parametrize("kind", ["memory", *SHARED])
+async def test_a_store_serves_one_running_loop(kind: str, tmp_path: Path, url: str | None) -> None:
+    async with make(kind, HandClock(), tmp_path, url) as store:
+        await spend(store, 1)
+        with pytest.raises(QuotaStoreFailed, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, taken(store))
+        assert len(await taken(store, 3)) == 2
+
+
+async def test_a_wrong_password_and_a_cluster_that_is_none_are_told(redis_program: str) -> None:
+    with RedisServer(redis_program, "--requirepass", "right") as server:
+        for address, words in (
+            (server.url, "password"),
+            (server.url.replace("redis://", "redis://:wrong-one@"), "password"),
+            (server.url.replace("redis://", "redis+cluster://"), "cannot be asked"),
+        ):
+            store = RedisQuotaStore(address)
+            with pytest.raises(QuotaStoreFailed, match=words) as caught:
+                await taken(store)
+            assert "wrong-one" not in str(caught.value)
+            await store.close()
+
+
+async def test_flush_ends_while_others_use_the_store(tmp_path: Path) -> None:
+    async with SQLiteQuotaStore(tmp_path / "quota.db") as store:
+        wide = (Claim(BUCKET, (Quota(10**6, per=100.0),)),)
+
+        async def use() -> None:
+            while True:
+                slots = await store.take(wide, LIFETIME)
+                assert isinstance(slots, list)
+                store.settle(slots[0])
+
+        users = [asyncio.ensure_future(use()) for _ in range(8)]
+        for _ in range(20):
+            async with asyncio.timeout(2):
+                await store.flush()
+        for user in users:
+            user.cancel()
+        await asyncio.gather(*users, return_exceptions=True)
+
+
+@pytest.mark.parametrize("kind", ["memory", *SHARED])
+async def test_what_is_shown_becomes_right_when_nobody_asks_any_more(
+    kind: str, tmp_path: Path, url: str | None, sandbox: Sandbox
+) -> None:
+    address = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/quota.db", "redis": f"{url}/6"}[kind]
+    quotas = QuotaTable.default().replace(SEND, Quota(3, per=2.5))
+    async with (
+        QuotaStore.from_url(address) as store,
+        Client(
+            sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=quotas, quota_store=store
+        ) as client,
+    ):
+        for _ in range(3):
+            await client.direct_messages.send(5, "hi")
+        await asyncio.sleep(1.3)
+        [state] = [state for state in client.quota_state() if state.endpoint == SEND]
+        assert (state.used, state.in_flight) == (3, 0)
+        assert 0 < state.free_at.timestamp() - time.time() < 1.5
+        await asyncio.sleep(1.3)
+        [state] = [state for state in client.quota_state() if state.endpoint == SEND]
+        assert state.used == 0
+
+
+def test_on_a_slow_store_lanes_take_turns_and_the_pace_is_kept(tmp_path: Path) -> None:
+    class SlowStore(SQLiteQuotaStore):
+        async def _run(self, steps: Any) -> Any:
+            await asyncio.sleep(0.01)
+            return self._work(steps)
+
+    async def main() -> tuple[list[str], list[float]]:
+        clock = LoopClock()
+        store = SlowStore(tmp_path / "quota.db", clock=clock)
+        table = QuotaTable.default().replace(SEND, Quota(1000, per=1e5), pace=Pace(burst=20, per=1.0))
+        limiter = QuotaLimiter(table, store, account="a", app="b", clock=clock, timeout=30.0, max_waiting=90)
+        granted: list[str] = []
+        times: list[float] = []
+
+        async def one(lane: str) -> None:
+            slot = await limiter.admit(SEND, Lane(lane))
+            granted.append(lane)
+            times.append(clock.monotonic())
+            limiter.settle(slot, seen=True)
+
+        first = [asyncio.ensure_future(one("A")) for _ in range(100)]
+        await asyncio.sleep(0)
+        then = [asyncio.ensure_future(one("B")) for _ in range(5)]
+        await asyncio.sleep(0)
+        with pytest.raises(QuotaQueueFull):
+            await asyncio.gather(*(one("C") for _ in range(100)))
+        await asyncio.gather(*first, *then)
+        store._disconnect()
+        return granted, times
+
+    granted, times = run(main())
+    waited = [lane for lane in granted if lane != "C"][20:]  # of the burst
+    assert waited.index("B") <= 2
+    assert max(place for place, lane in enumerate(waited) if lane == "B") <= 11
+    assert all(later - earlier > 0.9 for earlier, later in zip(times, times[41:], strict=False)), "20 and 20 a second"
 
 
 _FORK = """

@@ -167,7 +167,7 @@ class Client:
             window = listing.windows.get(endpoint.listed_as or "")
             if window is not None:
                 self._limiter.learn_status(endpoint.family, window.remaining, window.reset)
-        await self._store.flush()
+        await self._limiter.look()
 
     async def close(self, timeout: float = 5.0) -> None:
         """End the client. Calls that wait for quota end with an error; closing twice does no harm.

@@ -25,7 +25,8 @@ is free.
 A hold (the server said 429) and what the server says is left can only close the ledger further, never open it.
 
 A ledger keeps when outcomes were seen, and not until when they count. So clients that share one may be told different
-quotas: each counts by its own, and none overlooks what another spent. A store that outlives this process keeps the
+quotas: each counts by its own, and none overlooks what another spent. (Outcomes are kept for the longest window that
+was asked for so far.) A store that outlives this process keeps the
 same facts, and a slot whose owner died counts as if its outcome had been seen when its request could have lived no
 longer.
 
@@ -139,6 +140,10 @@ class Ledger:
         self._longest = 0.0  # the longest window that was ever asked for; older outcomes are forgotten
         self._foreign: dict[float, tuple[int, float]] = {}  # window to what others spent in it, and until when
         self._held_until = -math.inf
+
+    def remembers(self, quota: Quota) -> bool:
+        """Whether outcomes were kept for as long as `quota` counts them."""
+        return window(quota) <= self._longest
 
     def used(self, now: float, quota: Quota) -> int:
         """How many slots count."""

@@ -83,6 +83,13 @@ class _Line:
     refusals: int = 0  # holds in a row
     held_until: float = -math.inf
 
+    def begin_anew(self) -> None:
+        """Those who wait do so in another loop, or in the process that this one was forked off."""
+        self.queue = LaneQueue()
+        self.usher = self.parked = None
+        self.polite, self.asking_since = 0, math.inf
+        self.pacer = Pacer(self.pacer.pace)
+
     def unpark(self) -> None:
         """Those who wait have changed: the usher should look again."""
         if self.parked is not None and not self.parked.done():
@@ -118,7 +125,9 @@ class QuotaLimiter:
         self._store = store
         self._owners = {Scope.USER: account, Scope.APP: app}
         self._clock = clock
-        self._lifetime = Lifetime(to_send=timeout, to_settle=2 * timeout)
+        # Also the time in which a connection is made goes by before the first byte.
+        self._lifetime = Lifetime(to_send=timeout, to_settle=3 * timeout)
+        self._grace = 2 * timeout
         self._max_waiting = max_waiting
         # Accounts take turns where they wait for the same bucket.
         self._parking_lanes = {priority: Lane(account, priority=priority) for priority in Priority}
@@ -143,11 +152,14 @@ class QuotaLimiter:
             raise ClientClosed(endpoint=family)
         line = self._lines.get(family) or self._line(family)
         deadline = None if max_wait is None else self._clock.monotonic() + max_wait
-        if self._is_first(line, lane.priority) and line.pacer.is_ready():
-            taken = await self._take_at_once(line, lane.priority, deadline)
-            if not isinstance(taken, Wait):
-                # Does not wait, unless another call took the last of the burst while a shared store was asked.
-                await self._pass_pacer(line, taken[0])
+        if self._is_first(line, lane.priority) and (line.pacer.pace is None or await self._is_polite(line)):
+            taken: list[Slot] | Wait | None = None
+            try:
+                taken = await self._take_at_once(line, lane.priority, deadline)
+            finally:
+                if not isinstance(taken, list):
+                    line.polite += 1
+            if isinstance(taken, list):
                 return taken[0]
         if len(line.queue) >= self._max_waiting:
             raise QuotaQueueFull(endpoint=family, waiting=len(line.queue))
@@ -157,7 +169,7 @@ class QuotaLimiter:
 
     def settle(self, slot: Slot, *, seen: bool) -> None:
         """The slot's request is over. `seen`: a reply came, so the server has counted it by now."""
-        self._store.settle(slot, 0.0 if seen else self._lifetime.to_settle)
+        self._store.settle(slot, 0.0 if seen else self._grace)
 
     def give_back(self, slot: Slot) -> None:
         """No byte of the slot's request left the machine."""
@@ -183,7 +195,7 @@ class QuotaLimiter:
             reset_at: when that ends, in seconds since 1970.
         """
         line = self._line(family)
-        longest = max(quota.per for quota in line.claims[0].quotas)
+        longest = line.claims[0].quotas[-1].per
         seconds = reset_at - self._clock.wall()
         # If the clocks do not agree, the window may have just begun.
         self._tighten(line, remaining, seconds if 0 < seconds <= longest else longest)
@@ -260,7 +272,7 @@ class QuotaLimiter:
         """One for each scope; that of the account comes first, and there always is one, to be held by."""
         claims: list[Claim] = []
         for scope, owner in self._owners.items():
-            own = tuple(quota for quota in quotas if quota.scope is scope)
+            own = tuple(sorted((quota for quota in quotas if quota.scope is scope), key=lambda quota: quota.per))
             if own or scope is Scope.USER:
                 bucket = Bucket(family, scope, owner, self._owners[Scope.APP], share)
                 claims.append(Claim(bucket, own or (UNLIMITED,)))
@@ -274,6 +286,16 @@ class QuotaLimiter:
         if parking.is_empty:
             return True
         return not any(parking.is_waited_for(claim.bucket, priority) for claim in line.claims)
+
+    async def _is_polite(self, line: _Line) -> bool:
+        """Whether one may leave now by the pacer. If so, that is used up."""
+        if line.polite:
+            line.polite -= 1
+            return True
+        if line.pacer.is_ready():
+            await line.pacer.pass_through()  # does not wait
+            return True
+        return False
 
     async def _take_at_once(self, line: _Line, priority: Priority, deadline: float | None) -> list[Slot] | Wait:
         if deadline is None:
@@ -297,7 +319,8 @@ class QuotaLimiter:
                 share, used = self._bulk_share(line, claim, bulk_claim, quota)
                 left.append(evolve(quota, limit=quota.limit - share.kept))
                 spread.append(evolve(quota, limit=share.allowed))
-                worth_asking_in = min(worth_asking_in, share.allowed_in(used + 1) or quota.per / 50)
+                if quota is not UNLIMITED:
+                    worth_asking_in = min(worth_asking_in, share.allowed_in(used + 1) or quota.per / 50)
             claims += (Claim(claim.bucket, tuple(left)), Claim(bulk_claim.bucket, tuple(spread)))
         taken = await self._store.take(tuple(claims), self._lifetime, most)
         if isinstance(taken, Wait):
@@ -321,7 +344,7 @@ class QuotaLimiter:
     def _wait(self, line: _Line, priority: Priority, ahead: int) -> QuotaWaitTooLong:
         """How long one would wait, at the least, who has so many before it."""
         waits: list[tuple[float, Scope, Quota | Pace | None]] = [
-            (line.pacer.free_in(ahead + 1 - line.polite), Scope.USER, line.pacer.pace)
+            (line.pacer.free_in(max(0, ahead + 1 - line.polite)), Scope.USER, line.pacer.pace)
         ]
         for claim, bulk_claim in zip(line.claims, line.bulk_claims, strict=True):
             for quota in claim.quotas:
@@ -343,7 +366,10 @@ class QuotaLimiter:
         )
 
     async def _wait_in_line(self, line: _Line, lane: Lane, deadline: float | None) -> Slot:
-        turn: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if line.usher is not None and line.usher.get_loop() is not loop:
+            line.begin_anew()
+        turn: asyncio.Future[Slot] = loop.create_future()
         line.queue.push(turn, lane)
         if line.usher is None:
             line.usher = asyncio.create_task(self._usher(line), name=f"twdm_async quota {line.family}")
@@ -373,32 +399,57 @@ class QuotaLimiter:
         try:
             while line.queue:
                 if not line.polite:
-                    line.polite = await line.pacer.pass_through(min(len(line.queue), _BATCH))
+                    turn_for = await self._wait_for_pace(line, turn_for)
                     continue  # whoever waited may have gone meanwhile
                 priority = line.queue.next_priority()
                 most = 1 if turn_for else min(line.polite, line.queue.waiting(priority), _BATCH)
-                line.asking_since = self._clock.monotonic()
-                taken = await self._take(line, priority, most)
-                line.asking_since = math.inf
+                taken = await self._take_for_those_who_wait(line, priority, most)
                 if isinstance(taken, Wait):
+                    line.polite = min(line.polite, 1)  # else there would be two bursts after the wait
                     if turn_for != taken.bucket:
                         self._pass_on(turn_for)
                         turn_for = None
-                    turn_for = await self._park(line, taken.bucket, taken.seconds)
+                    if line.queue:
+                        turn_for = await self._park(line, taken.bucket, taken.seconds)
                     continue
-                line.polite -= len(taken)
                 for slot in taken:
-                    self._hand_over(line, slot)
+                    self._hand_over(line, slot, priority)
                 if turn_for and line.queue and self._store.parking.is_waited_for(turn_for, line.queue.next_priority()):
                     turn_for = await self._park(line, turn_for, None)
         except Exception as error:  # noqa: BLE001 - whatever the store raises, those who wait must hear of it
             while line.queue:
                 _refuse(line.queue.pop(), error)
         finally:
-            line.usher, line.asking_since = None, math.inf
+            line.usher = None
             self._pass_on(turn_for)
 
+    async def _wait_for_pace(self, line: _Line, turn_for: Bucket | None) -> Bucket | None:
+        """Let some be polite. Returns for which bucket the line still holds the turn."""
+        if not line.pacer.is_ready():
+            self._pass_on(turn_for)  # the others need not wait for this one's manners
+            turn_for = None
+        try:
+            line.polite += await line.pacer.pass_through(min(len(line.queue), _BATCH))
+        except BaseException:
+            self._pass_on(turn_for)
+            raise
+        return turn_for
+
+    async def _take_for_those_who_wait(self, line: _Line, priority: Priority, most: int) -> list[Slot] | Wait:
+        line.polite -= most
+        line.asking_since = self._clock.monotonic()
+        used = 0
+        try:
+            taken = await self._take(line, priority, most)
+            if isinstance(taken, list):
+                used = len(taken)
+        finally:
+            line.asking_since = math.inf
+            line.polite += most - used
+        return taken
+
     def _pass_on(self, turn_for: Bucket | None) -> None:
+        """Let the next one ask `turn_for`."""
         if turn_for is not None:
             self._store.parking.wake_next(turn_for)
 
@@ -424,29 +475,19 @@ class QuotaLimiter:
             parking.leave(bucket, lane, turn)
         return bucket
 
-    def _hand_over(self, line: _Line, slot: Slot) -> None:
-        while line.queue:
+    def _hand_over(self, line: _Line, slot: Slot, priority: Priority) -> None:
+        """Give `slot`, which was taken for one of this priority, to whoever's turn it is now."""
+        while line.queue and line.queue.next_priority() <= priority:  # what is kept for some is not for the others
             turn = line.queue.pop()
             if not turn.done():
                 turn.set_result(slot)
                 return
         self._store.give_back(slot)
 
-    async def _pass_pacer(self, line: _Line, slot: Slot) -> None:
-        if line.polite:
-            line.polite -= 1
-            return
-        try:
-            await line.pacer.pass_through()
-        except BaseException:
-            self._store.give_back(slot)
-            raise
-
     def _tighten(self, line: _Line, remaining: int, seconds: float) -> None:
         """The server told of one of its windows, but not which: take the shortest that can last so long."""
         claim = line.claims[0]
-        quotas = sorted(claim.quotas, key=lambda quota: quota.per)
-        quota = next((quota for quota in quotas if quota.per >= seconds), quotas[-1])
+        quota = next((quota for quota in claim.quotas if quota.per >= seconds), claim.quotas[-1])
         if quota is not UNLIMITED:
             # The server's window cannot end later than its length from now.
             self._store.tighten(claim.bucket, quota, remaining, min(seconds, quota.per))
@@ -477,4 +518,7 @@ def _refuse(turn: asyncio.Future[Slot], error: Exception) -> None:
 
 
 def _no_answer(store: QuotaStore) -> QuotaStoreFailed:
-    return QuotaStoreFailed(store=store.address, problem="it did not answer in time; see that it runs and is reachable")
+    return QuotaStoreFailed(
+        store=store.address,
+        problem="it did not answer in time; see that it is reachable, and that nobody else holds it",
+    )

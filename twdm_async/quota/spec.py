@@ -57,7 +57,7 @@ def _scope(value: Scope | str) -> Scope:
     try:
         return Scope(value)
     except ValueError:
-        raise InvalidInput(parameter="scope", problem="must be a Scope") from None
+        raise InvalidInput(parameter="scope", problem="must be a Scope: user or app") from None
 
 
 @frozen
@@ -65,12 +65,12 @@ class Quota:
     """At most `limit` requests in any window of `per` seconds.
 
     Args:
-        limit: requests, at least 1.
-        per: the window in seconds.
-        scope: whose requests are counted together.
+        limit: requests, from 1 to a billion.
+        per: the window in seconds, from a millionth to a billion.
+        scope: whose requests are counted together: a :class:`Scope`, ``"user"`` or ``"app"``.
 
     Raises:
-        InvalidInput: `limit` or `per` is not a positive number.
+        InvalidInput: one of them is not that.
     """
 
     limit: int = field(validator=_at_least_one)

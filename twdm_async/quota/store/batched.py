@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import secrets
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Final
@@ -17,7 +18,7 @@ from attrs import define, frozen
 from twdm_async.errors import QuotaStoreFailed
 from twdm_async.quota.ledger import Usage, window
 from twdm_async.quota.spec import Quota
-from twdm_async.quota.store.contract import Bucket, Claim, Lifetime, QuotaStore, Slot, Wait, forks
+from twdm_async.quota.store.contract import Bucket, Claim, Lifetime, QuotaStore, Slot, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _LARGEST_CALL: Final = 500  # steps
 _MOST_UNTOLD: Final = 100_000  # steps kept for a store that fails
+_LOOK_EVERY: Final = 1.0  # seconds, so that what is known here is hardly older
 _MAY_WAIT: Final = 0.005  # seconds that what is told waits for something that is asked, to go along with it
 _MOST_RARELY, _MOST_OFTEN = 30.0, 0.02  # seconds between two looks at whether others gave something back
 
@@ -154,8 +156,9 @@ class BatchedQuotaStore(QuotaStore):
         self._asked: list[_Question] = []
         self._call: asyncio.Task[None] | None = None
         self._later: asyncio.TimerHandle | None = None
-        self._is_failing = False
-        self._home: tuple[asyncio.AbstractEventLoop, int] | None = None
+        self._flushes: list[asyncio.Future[None]] = []
+        self._changed: dict[tuple[Claim, ...], None] = {}  # what slots were taken of since the last look
+        self._looked_at = -math.inf
         self._known: dict[Bucket, dict[float, _Known]] = {}  # by window
         self._names = itertools.count()
         self._owner = ""
@@ -168,9 +171,14 @@ class BatchedQuotaStore(QuotaStore):
             QuotaStoreFailed: it could not be done, or it is not known whether it was.
         """
 
-    @abstractmethod
-    def _move_in(self) -> None:
-        """From now on this process, and the running loop, are another one than before; connections must be new."""
+    def _move_in(self, *, was_forked: bool, is_new: bool) -> None:
+        self._asked.clear()  # whoever asked is gone with its loop
+        self._flushes.clear()
+        if was_forked or is_new:
+            self._owner = f"{secrets.token_hex(6)}:"  # names must differ from those of every other process
+            self._told.clear()  # the process that this one was forked off will see to it
+            self._known.clear()
+        self._call, self._later = None, None
 
     async def take(self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1) -> list[Slot] | Wait:
         self._settle_in()
@@ -180,6 +188,10 @@ class BatchedQuotaStore(QuotaStore):
         if isinstance(answer, Looked):
             return self._wait(claims)
         return [Slot(claims, name, asked_at + lifetime.to_send) for name in names[: answer.count]]
+
+    async def close(self) -> None:
+        await super().close()
+        self._cancel_later()
 
     async def look(self, claims: Iterable[Claim]) -> None:
         await self._ask(Look(tuple(claims)))
@@ -216,10 +228,13 @@ class BatchedQuotaStore(QuotaStore):
         )
 
     async def flush(self) -> None:
+        if self._is_closed or not (self._told or self._call):
+            return
         self._settle_in()
-        self._is_failing = False
-        while (self._told or self._asked or self._call) and not self._is_failing:
-            await asyncio.wait([self._call or self._start_call()])
+        flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushes.append(flushed)
+        self._start_call()
+        await flushed
 
     async def _ask(self, step: Asked) -> Looked | Taken:
         self._settle_in()
@@ -235,56 +250,75 @@ class BatchedQuotaStore(QuotaStore):
             raise
 
     def _tell(self, step: Told) -> None:
+        if self._is_closed:
+            return  # nobody can be told any more; the slot will count as long as its request could live
         self._settle_in()
         self._told.append(step)
-        if self._call is None and self._later is None:
-            self._later = asyncio.get_running_loop().call_later(_MAY_WAIT, self._start_call)
+        if self._call is None:
+            self._call_later(_MAY_WAIT)
 
-    def _settle_in(self) -> None:
-        home = (asyncio.get_running_loop(), forks())
-        if home == self._home:
-            return
-        self._asked.clear()  # whoever asked is gone with its loop
-        if self._home is None or self._home[1] != home[1]:
-            self._owner = f"{secrets.token_hex(6)}:"  # names must differ from those of every other process
-            self._told.clear()  # the process that this one was forked off will see to it
-            self._known.clear()
-        self._home, self._call, self._later = home, None, None
-        self._move_in()
+    def _call_later(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._later is None or self._later.when() > loop.time() + seconds:
+            self._cancel_later()
+            self._later = loop.call_later(seconds, self._start_call)
 
-    def _start_call(self) -> asyncio.Task[None]:
+    def _cancel_later(self) -> None:
         if self._later is not None:
             self._later.cancel()
             self._later = None
+
+    def _start_call(self) -> None:
+        self._cancel_later()
         if self._call is None:
             self._call = asyncio.create_task(self._make_calls(), name="twdm_async quota store")
-        return self._call
 
     async def _make_calls(self) -> None:
         told: list[Told] = []
         asked: list[_Question] = []
+        flushes: list[asyncio.Future[None]] = []
         try:
-            while self._told or self._asked:
+            while self._told or self._asked or self._flushes or self._is_look_due():
                 # What is told goes first: it can only free slots, or close a bucket that must be closed.
-                told, self._told = self._told[:_LARGEST_CALL], self._told[_LARGEST_CALL:]
+                told, self._told = self._told, []
                 asked, self._asked = self._asked[:_LARGEST_CALL], self._asked[_LARGEST_CALL:]
+                flushes, self._flushes = self._flushes, []
                 asked = [question for question in asked if not question.answer.cancelled()]
-                groups = _alike(asked)
+                groups = _alike(asked) or self._looks_that_are_due()
                 steps = [*_joined(told), *groups]
-                answers = await self._run(steps)
-                for step, answer in zip(groups, answers[len(answers) - len(groups) :], strict=True):
-                    if answer is not None:
-                        self._deliver(step, groups[step], answer)
-                self._is_failing = False
-                told, asked = [], []
+                if steps:
+                    answers = await self._run(steps)
+                    for step, answer in zip(groups, answers[len(answers) - len(groups) :], strict=True):
+                        if answer is not None:
+                            self._deliver(step, groups[step], answer)
+                _done(flushes)
+                told, asked, flushes = [], [], []
         except Exception as error:  # noqa: BLE001 - whatever it is, those who asked must hear of it
             self._fail(told, asked, error)
+            _done([*flushes, *self._flushes])
+            self._flushes = []
         finally:
             self._call = None
+        if self._changed:  # so that what is known here is right in the end, when nobody asks any more
+            self._call_later(_LOOK_EVERY)
+
+    def _is_look_due(self) -> bool:
+        return bool(self._changed) and self._clock.monotonic() >= self._looked_at + _LOOK_EVERY
+
+    def _looks_that_are_due(self) -> dict[Asked, list[_Question]]:
+        """While nobody asks: how far those quotas are used of which slots were taken since the last look."""
+        if not self._is_look_due():
+            return {}
+        self._looked_at = self._clock.monotonic()
+        looks: dict[Asked, list[_Question]] = {Look(claims): [] for claims in self._changed}
+        self._changed.clear()
+        return looks
 
     def _deliver(self, step: Asked, questions: Sequence[_Question], answer: Looked | Taken) -> None:
         """Share what was taken among those who asked for the same."""
         self._note(step, answer)
+        if isinstance(answer, Taken):
+            self._changed[step.claims] = None
         left = answer.count if isinstance(answer, Taken) else 0
         for question in questions:
             share: Looked | Taken | None = answer
@@ -319,7 +353,9 @@ class BatchedQuotaStore(QuotaStore):
 
     def _fail(self, told: Sequence[Told], asked: Sequence[_Question], error: Exception) -> None:
         """Nobody gets a slot. What was told is kept until the store can be told again."""
-        self._is_failing = True
+        self._changed.clear()
+        if not isinstance(error, QuotaStoreFailed):
+            told = ()  # whatever is wrong may be wrong with that
         # A slot may have been taken nevertheless.
         taken = [question.step for question in asked if isinstance(question.step, Take)]
         undone = [GiveBack(_buckets(step.claims), step.names) for step in taken]
@@ -358,6 +394,12 @@ class BatchedQuotaStore(QuotaStore):
 
 def _buckets(claims: tuple[Claim, ...]) -> tuple[Bucket, ...]:
     return tuple([claim.bucket for claim in claims])
+
+
+def _done(flushes: Sequence[asyncio.Future[None]]) -> None:
+    for flushed in flushes:
+        if not flushed.done():
+            flushed.set_result(None)
 
 
 def _alike(questions: Sequence[_Question]) -> dict[Asked, list[_Question]]:

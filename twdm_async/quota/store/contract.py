@@ -8,15 +8,15 @@ was about goes on counting.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Final, Self
-from urllib.parse import urlsplit
 
 from attrs import define, frozen
 
-from twdm_async.errors import InvalidInput
+from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.parking import Parking
 from twdm_async.quota.spec import Priority, Quota, Scope, checked_part
 
@@ -97,11 +97,25 @@ class Lifetime:
 
     Args:
         to_send: from its slot to its first byte.
-        to_settle: from then until its outcome is known and the server can no longer count it.
+        to_settle: from then until its outcome is known, or the server can no longer count it.
     """
 
     to_send: float
     to_settle: float
+
+
+class _Forks:
+    """How often this process was forked off another one."""
+
+    count = 0
+
+
+def _note_fork() -> None:
+    _Forks.count += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 class QuotaStore(ABC):
@@ -110,9 +124,12 @@ class QuotaStore(ABC):
     Share one among all clients that spend the same quotas: :class:`MemoryQuotaStore` serves one process,
     :class:`SQLiteQuotaStore` one host, :class:`RedisQuotaStore` many. To write another, subclass this one.
 
+    A store belongs to one event loop at a time. Loops that run side by side, in threads, need one each.
+
     Args:
         assume_spent: at the first start nothing is known of what was spent before, by whomever. This part of each
-            quota, 0 to less than 1, is then taken as spent until its window is over. 0 trusts that nothing was.
+            quota, 0 to less than 1, is then taken as spent until its window is over, rounded up. 0 trusts that nothing
+            was.
 
     Raises:
         InvalidInput: `assume_spent` is no such part.
@@ -128,6 +145,35 @@ class QuotaStore(ABC):
         self.assume_spent = checked_part(assume_spent, "assume_spent")
         self.parking = Parking()
         """Who waits in this process."""
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that uses it
+        self._forks: int | None = None  # None until it is used
+        self._is_closed = False
+
+    def _settle_in(self) -> None:
+        """To be called before each use: the running loop, or this process, may be another one than before.
+
+        Raises:
+            QuotaStoreFailed: it cannot be used here.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is self._loop and self._forks == _Forks.count:
+            return
+        if self._is_closed:
+            raise QuotaStoreFailed(store=self.address, problem="it is closed; close it after the clients that use it")
+        was_forked = self._forks not in {None, _Forks.count}
+        if self._loop is not None and self._loop is not loop and self._loop.is_running() and not was_forked:
+            problem = (
+                "it is in use in another event loop; make one for each loop (those of one SQLite file or one Redis "
+                "still count together)"
+            )
+            raise QuotaStoreFailed(store=self.address, problem=problem)
+        is_new = self._forks is None
+        self._move_in(was_forked=was_forked, is_new=is_new)
+        self._loop, self._forks = loop, _Forks.count
+
+    @abstractmethod
+    def _move_in(self, *, was_forked: bool, is_new: bool) -> None:
+        """From now on it is another loop that uses this, and another process if `was_forked`."""
 
     @property
     @abstractmethod
@@ -140,16 +186,19 @@ class QuotaStore(ABC):
 
         Args:
             url: ``memory://``, ``sqlite:///relative/path``, ``sqlite:////absolute/path``, ``redis://host:port/db``,
-                ``rediss://...`` or ``unix://...``.
+                ``rediss://...``, ``unix://...``, ``redis+cluster://...`` or ``rediss+cluster://...``.
             assume_spent: what to believe at the first start; see :class:`QuotaStore`.
 
         Raises:
             InvalidInput: there is no such kind of store, or it cannot be had without an extra.
         """
-        scheme = urlsplit(url).scheme if isinstance(url, str) else ""
+        scheme = url.partition("://")[0] if isinstance(url, str) else ""
         store = QuotaStore._schemes.get(scheme)
         if store is None:
-            raise InvalidInput(parameter="url", problem=f"must begin with one of {', '.join(QuotaStore._schemes)}")
+            raise InvalidInput(
+                parameter="url",
+                problem=f"must be KIND://..., such as sqlite:///quota.db, and KIND one of {', '.join(QuotaStore._schemes)}",
+            )
         return store._at(url, assume_spent)  # noqa: SLF001 - of its own kind
 
     @classmethod
@@ -198,8 +247,9 @@ class QuotaStore(ABC):
         """Wait until everything that was told is kept, or cannot be."""
 
     async def close(self) -> None:
-        """Let go of files and connections. What was told is kept first."""
+        """Let go of files and connections. What was told is kept first. A closed store cannot be used again."""
         await self.flush()
+        self._is_closed, self._loop = True, None
 
     async def __aenter__(self) -> Self:
         return self
@@ -208,20 +258,6 @@ class QuotaStore(ABC):
         await self.close()
 
 
-class _Forks:
-    """How often this process was forked off another one."""
-
-    count = 0
-
-
-def _note_fork() -> None:
-    _Forks.count += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
-
-
-def forks() -> int:
-    """Another number than before, if this process was forked off one that used what is asked about."""
-    return _Forks.count
+def assumed(quota: Quota, part: float) -> int:
+    """How many slots `part` of a quota is, rounded up."""
+    return math.ceil(quota.limit * part - 1e-9)

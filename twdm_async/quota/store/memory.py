@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from twdm_async._clock import Clock
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.ledger import Ledger, Usage, window
-from twdm_async.quota.store.contract import Bucket, Claim, Lifetime, QuotaStore, Slot, Wait, forks
+from twdm_async.quota.store.contract import Bucket, Claim, Lifetime, QuotaStore, Slot, Wait, assumed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +27,6 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
         super().__init__(assume_spent=assume_spent)
         self._clock = clock or Clock()
         self._ledgers: dict[Bucket, Ledger] = {}
-        self._forks: int | None = None  # None until it counts something
 
     @property
     def address(self) -> str:
@@ -40,15 +39,14 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
         return cls(assume_spent=assume_spent)
 
     async def take(self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1) -> list[Slot] | Wait:  # noqa: ARG002 - nobody dies here without everybody
-        if self._forks != forks():
-            self._note_process()
+        self._settle_in()
         now = self._clock.monotonic()
         count = most
         ledgers: list[Ledger] = []
         for claim in claims:
             ledger = self._ledgers.get(claim.bucket)
-            if ledger is None:
-                ledger = self._begin(claim)
+            if ledger is None or self.assume_spent:
+                ledger = self._ledger(claim)
             room = ledger.room(now, claim.quotas)
             if room < count:
                 if room <= 0:
@@ -86,24 +84,24 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
     async def flush(self) -> None:
         pass
 
-    def _note_process(self) -> None:
-        if self._forks is not None:
+    def _move_in(self, *, was_forked: bool, is_new: bool) -> None:  # noqa: ARG002 - nothing here belongs to a loop
+        if was_forked:
             problem = (
                 "it was used before this process was forked, and two processes cannot count together in memory; make "
                 "the client after the fork, or share a SQLiteQuotaStore"
             )
             raise QuotaStoreFailed(store=self.address, problem=problem)
-        self._forks = forks()
 
     def _ledger(self, claim: Claim) -> Ledger:
-        return self._ledgers.get(claim.bucket) or self._begin(claim)
-
-    def _begin(self, claim: Claim) -> Ledger:
-        ledger = self._ledgers[claim.bucket] = Ledger()
-        now = self._clock.monotonic()
-        for quota in claim.quotas:
-            unspent = quota.limit - int(quota.limit * self.assume_spent)
-            ledger.tighten(now, quota, unspent, now + window(quota))
+        ledger = self._ledgers.get(claim.bucket)
+        if ledger is None:
+            ledger = self._ledgers[claim.bucket] = Ledger()
+        if self.assume_spent:
+            now = self._clock.monotonic()
+            for quota in claim.quotas:
+                if not ledger.remembers(quota):
+                    unspent = quota.limit - assumed(quota, self.assume_spent)
+                    ledger.tighten(now, quota, unspent, now + window(quota))
         return ledger
 
     def _longest_wait(self, claims: tuple[Claim, ...]) -> Wait:

@@ -6,11 +6,11 @@
 -- ARGV[1]  the steps, as JSON
 -- ARGV[2]  the epoch that the caller knows, or ""
 -- ARGV[3]  the epoch to begin if there is none
--- ARGV[4]  what the clock must have reached, as far as the caller knows, and
--- ARGV[5]  what it cannot have passed; only if the caller knows an epoch
+-- ARGV[4]  what the clock had reached when the caller was told last, and
+-- ARGV[5]  what it cannot have passed now; only if the caller knows an epoch
 -- ARGV[6]  the part of a quota that is taken as spent if nothing is known of it
 --
--- Answers, as JSON: [epoch, now, [an answer for each step]]; or, if the caller's epoch is gone, [].
+-- Answers, as JSON: [epoch, now, [an answer for each step]]; or [], if less is known here than the caller was told.
 
 local KEEP_FACTS = 90 * 86400
 
@@ -28,14 +28,15 @@ if ARGV[2] ~= '' and epoch ~= ARGV[2] then
 end
 local now = time
 if epoch then
-  -- The clock never steps back. Nor does it stand still or leap when the server's own is set, as far as the caller
-  -- knows how much time has passed.
   local before = tonumber(clock[1])
-  now = before + time - tonumber(clock[2])
+  now = math.max(before, before + time - tonumber(clock[2]))
   if ARGV[2] ~= '' then
-    now = math.min(math.max(now, tonumber(ARGV[4])), tonumber(ARGV[5]))
+    if before < tonumber(ARGV[4]) - 0.001 then
+      return '[]'  -- this is an older copy of the data
+    end
+    -- If the server's clock was set forward, the caller knows better how much time has passed.
+    now = math.max(before, math.min(now, tonumber(ARGV[5])))
   end
-  now = math.max(now, before)
 else
   epoch = ARGV[3]
 end
@@ -48,23 +49,13 @@ local function bucket_at(index, quotas)
   local bucket = buckets[index]
   if not bucket then
     local facts, settled, flying = KEYS[3 * index - 1], KEYS[3 * index], KEYS[3 * index + 1]
-    local known = redis.call('HMGET', facts, 'longest', 'held')
+    local known = redis.call('HMGET', facts, 'longest', 'held', 'lifetime')
     bucket = {
       facts = facts, settled = settled, flying = flying,
-      longest = tonumber(known[1] or 0), held = tonumber(known[2] or 0), others = {}, lifetime = 0
+      longest = tonumber(known[1] or 0), held = tonumber(known[2] or 0), others = {}, lifetime = tonumber(known[3] or 0)
     }
-    if known[1] then
-      redis.call('ZREMRANGEBYSCORE', settled, '-inf', now - bucket.longest)
-      redis.call('ZREMRANGEBYSCORE', flying, '-inf', now - bucket.longest)
-    else
-      redis.call('HSET', facts, 'longest', 0)
-      for _, quota in ipairs(quotas or {}) do
-        local assumed = math.floor(quota[1] * tonumber(ARGV[6]))
-        if assumed > 0 then
-          redis.call('HSET', facts, 'others:' .. quota[2], assumed, 'until:' .. quota[2], moment(now + quota[2]))
-        end
-      end
-    end
+    redis.call('ZREMRANGEBYSCORE', settled, '-inf', moment(now - bucket.longest))
+    redis.call('ZREMRANGEBYSCORE', flying, '-inf', moment(now - bucket.longest))
     bucket.nsettled = redis.call('ZCARD', settled)
     bucket.nflying = redis.call('ZCARD', flying)
     buckets[index] = bucket
@@ -73,6 +64,11 @@ local function bucket_at(index, quotas)
     if quota[2] > bucket.longest then
       bucket.longest = quota[2]
       redis.call('HSET', bucket.facts, 'longest', quota[2])
+      local assumed = math.ceil(quota[1] * tonumber(ARGV[6]) - 1e-9)
+      if assumed > 0 then  -- nothing is known of a window that was never kept
+        redis.call('HSET', bucket.facts, 'others:' .. quota[2], assumed, 'until:' .. quota[2], moment(now + quota[2]))
+        bucket.others[quota[2]] = nil
+      end
     end
   end
   return bucket
@@ -170,6 +166,13 @@ local function remove(key, names)
   end)
 end
 
+local function lives(bucket, lifetime)
+  if lifetime > bucket.lifetime then
+    bucket.lifetime = lifetime
+    redis.call('HSET', bucket.facts, 'lifetime', lifetime)
+  end
+end
+
 local steps = {}
 
 function steps.take(claims, names, lifetime, again)
@@ -194,7 +197,7 @@ function steps.take(claims, names, lifetime, again)
   for _, claim in ipairs(claims) do
     local bucket = bucket_at(claim[1], claim[2])
     bucket.nflying = bucket.nflying + add(bucket.flying, moment(now + lifetime), names, room)
-    bucket.lifetime = math.max(bucket.lifetime, lifetime)
+    lives(bucket, lifetime)
   end
   for place, count in ipairs(counts) do
     counts[place] = count + room
@@ -211,7 +214,7 @@ function steps.settle(indices, names, grace)
     local bucket = bucket_at(index)
     bucket.nflying = bucket.nflying - remove(bucket.flying, names)
     bucket.nsettled = bucket.nsettled + add(bucket.settled, moment(now + grace), names, #names)
-    bucket.lifetime = math.max(bucket.lifetime, grace)
+    lives(bucket, grace)
   end
 end
 

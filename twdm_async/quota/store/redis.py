@@ -1,14 +1,15 @@
 """Ledgers in Redis or Valkey: all who use one server share them, on any number of hosts.
 
-Time is the server's own, never that of its clients; and it never steps back. Each client tells how much time can have
-passed since it last asked, at the least and at the most. So if the server's clock is set, forward or back, no slot
-comes free that should not, nor too late; unless nobody asked meanwhile who remembers.
+Time is the server's own, and it never steps back. If the server's clock is set forward, no slot comes free too early:
+each client tells how much time can have passed at the most since it last asked. (Only one that has not asked before
+cannot tell.) If it is set back, slots come free later.
 
 The steps of one turn of the loop are one script call (``redis.lua``). The keys of an app share a hash tag, so that
 they lie on one node of a cluster. They expire when nothing in them counts any longer.
 
-What the server forgets cannot be known again. So each client remembers the server's epoch: if that is gone, the data
-was flushed or evicted, or the server restarted without it, and nothing is sent any more.
+What the server forgets cannot be known again. So each client remembers the server's epoch and time: if these are gone
+or older, the data was flushed or evicted, or the server went on without it or with an old copy, and nothing is sent
+any more.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _log = logging.getLogger("twdm_async")
 
 _SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 _TIMEOUT: Final = 5.0  # seconds for one call
-_SLOWER: Final = 0.9999  # how fast a clock must be at the least
+_FASTER: Final = 1.0001  # than ours, the server's clock may be
 _SLACK: Final = 2.0  # seconds that a call may take longer than the one before, on its way
 
 
@@ -65,7 +66,7 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
             ``redis+cluster://host[:port]`` for one node of a cluster, by which the others are found.
         prefix: what all keys begin with.
         assume_spent: what to believe of a quota that the server does not know yet; see :class:`QuotaStore`.
-        clock: this process' clock; it is only used to doubt the server's.
+        clock: this machine's clock; it is only used to doubt the server's.
 
     Raises:
         InvalidInput: the address is none, or the extra is not installed.
@@ -78,7 +79,7 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
     ) -> None:
         super().__init__(clock=clock or Clock(), assume_spent=assume_spent)
         self._library = _library()
-        if not isinstance(url, str) or urlsplit(url).scheme not in _SCHEMES:
+        if not isinstance(url, str) or url.partition("://")[0] not in _SCHEMES:
             raise InvalidInput(parameter="url", problem=f"must begin with one of {', '.join(_SCHEMES)}")
         if not isinstance(prefix, str) or not re.fullmatch(r"[^{}\s]+", prefix):
             raise InvalidInput(parameter="prefix", problem="must be a word without braces")
@@ -86,9 +87,8 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
         self._prefix = prefix
         self._redis: Any = None
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
-        # app to epoch and the ledgers' time, and when we had asked for these and been answered
-        self._epochs: dict[str, tuple[str, float, float, float]] = {}
-        self._connect()  # so that a bad address is known at once; nothing is sent yet
+        self._epochs: dict[str, tuple[str, float, float]] = {}  # app to epoch, the ledgers' time, and when we asked
+        self._check_address()
 
     @property
     def address(self) -> str:
@@ -106,21 +106,29 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
             await self._redis.aclose()
             self._redis = None
 
-    def _move_in(self) -> None:
+    def _move_in(self, *, was_forked: bool, is_new: bool) -> None:
+        super()._move_in(was_forked=was_forked, is_new=is_new)
         if self._redis is not None:  # its connections belong to another loop or process, and cannot be closed here
             self._redis.connection = None
             self._redis = None
 
     def _connect(self) -> Any:
-        asyncio, scheme = self._library.asyncio, urlsplit(self._url).scheme
+        asyncio = self._library.asyncio
         timeouts = {"socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT}
+        if self._url.partition("://")[0].endswith("+cluster"):
+            return asyncio.RedisCluster.from_url(self._url.replace("+cluster", "", 1), **timeouts)
+        # What is asked again, and when, is decided here.
+        never = asyncio.retry.Retry(self._library.backoff.NoBackoff(), 0)
+        return asyncio.Redis.from_url(self._url, retry=never, single_connection_client=True, **timeouts)
+
+    def _check_address(self) -> None:
+        """So that a bad address is known at once. Nothing is sent."""
         try:
-            if scheme.endswith("+cluster"):
-                return asyncio.RedisCluster.from_url(self._url.replace("+cluster", "", 1), **timeouts)
-            # What is asked again, and when, is decided here.
-            never = asyncio.retry.Retry(self._library.backoff.NoBackoff(), 0)
-            return asyncio.Redis.from_url(self._url, retry=never, single_connection_client=True, **timeouts)
-        except ValueError:
+            parts = urlsplit(self._url)
+            if not parts.netloc and not parts.path:
+                raise ValueError("it leads nowhere")
+            self._library.asyncio.ConnectionPool.from_url(self._url.replace("+cluster", "", 1)).make_connection()
+        except (ValueError, TypeError):
             raise InvalidInput(parameter="url", problem="it is no address of a Redis server") from None
 
     async def _run(self, steps: Sequence[Step]) -> list[Looked | Taken | None]:
@@ -138,12 +146,11 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
                 answer = await self._call_script(app, steps, again=False)
             except (errors.ConnectionError, OSError):  # it may only have closed a connection that nobody used for long
                 answer = await self._call_script(app, steps, again=True)
-        except (errors.RedisError, OSError) as error:  # a TimeoutError is an OSError
-            problem = f"it cannot be asked ({type(error).__name__}: {_cause(error)}); see that it runs and is reachable"
-            raise refused(self, problem) from None
+        except (errors.RedisError, errors.RedisClusterException, OSError) as error:  # a TimeoutError is an OSError
+            raise refused(self, f"it cannot be asked ({type(error).__name__}); {_advice(error)}") from None
         if not answer:
             problem = (
-                "it has forgotten what was spent: it was flushed, or restarted without its data, or evicts keys. Begin "
+                "it has forgotten what was spent: it was flushed, or restarted without its latest data, or evicts keys. Begin "
                 "anew with another process, and if it matters what was spent in the last window, with assume_spent set"
             )
             raise refused(self, problem)
@@ -156,19 +163,18 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
             await self._warn_of_eviction()
         writer = _Writer(f"{self._prefix}:{{{app}}}", again=again)
         words = json.dumps([writer.words(step) for step in steps], separators=(",", ":"))
-        sent_at = self._clock.monotonic()
-        epoch, not_before, not_after = "", 0.0, 0.0
+        sent_at = self._clock.uptime()
+        epoch, told, not_after = "", 0.0, 0.0
         if app in self._epochs:
-            epoch, server_time, sent, answered = self._epochs[app]
-            not_before = server_time + (sent_at - answered) * _SLOWER
-            not_after = server_time + (sent_at - sent) / _SLOWER + _SLACK
+            epoch, told, then = self._epochs[app]
+            not_after = told + (sent_at - then) * _FASTER + _SLACK
         arguments = (
             len(writer.keys),
             *writer.keys,
             words,
             epoch,
             secrets.token_hex(8),
-            f"{not_before:.6f}",
+            f"{told:.6f}",
             f"{not_after:.6f}",
             self.assume_spent,
         )
@@ -179,7 +185,7 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
         answer = json.loads(text)
         if not answer:
             return []
-        self._epochs[app] = (answer[0], float(answer[1]), sent_at, self._clock.monotonic())
+        self._epochs[app] = (answer[0], float(answer[1]), sent_at)
         answers: list[Any] = answer[2]
         return answers
 
@@ -276,6 +282,15 @@ def _looked(quotas: Sequence[Quota], usages: Any) -> Looked:
     )
 
 
-def _cause(error: BaseException) -> str:
-    """Its first words, which name no password."""
-    return str(error).splitlines()[0][:100] if str(error) else "no answer"
+def _advice(error: BaseException) -> str:
+    """What to do about it. The server's own words are not repeated: they may have parts of the script, or of keys."""
+    words = f"{type(error).__name__} {error}".lower()
+    if any(word in words for word in ("auth", "password", "nopermission", "noperm")):
+        return "see that user and password are right, and that this user may run scripts"
+    if "oom" in words or "maxmemory" in words:
+        return "it is out of memory; give it more"
+    if "db index" in words or "invalid db" in words:
+        return "it has no database of this number"
+    if "timeout" in words:
+        return "it took too long; see that it is reachable, and whether it wants TLS (rediss://)"
+    return "see that it runs and is reachable"

@@ -1,8 +1,8 @@
 """Ledgers in a file: they survive a restart, and all processes of one machine may share them.
 
 Time in the file never steps back, and never runs ahead of the machine's uptime: each step adds what has passed since
-the last one, by the clock that says less. So setting the wall clock, forward or back, frees no slot. After a reboot
-only the wall clock knows how long it took.
+the last one, by the uptime or by the wall clock, whichever says less; or by the uptime alone, if the wall clock was set
+back. So setting it, forward or back, frees no slot. After a reboot only the wall clock knows how long it took.
 
 What was taken is written before its request leaves, so it survives the death of the process. It is forced to the disk
 within a second, so a power cut may take with it what was spent in the last one.
@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import queue
+import secrets
 import sqlite3
 import stat
 import threading
@@ -40,6 +41,7 @@ from twdm_async.quota.store.batched import (
     Tighten,
     refused,
 )
+from twdm_async.quota.store.contract import assumed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -97,7 +99,6 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
         self._path = Path(path).absolute()
         self._db: sqlite3.Connection | None = None
         self._inode = 0
-        self._process = os.getpid()
         self._thread: _Thread | None = None
         self._sync_timer: asyncio.TimerHandle | None = None
 
@@ -124,10 +125,10 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
             self._thread.end()
             self._thread = None
 
-    def _move_in(self) -> None:
+    def _move_in(self, *, was_forked: bool, is_new: bool) -> None:
+        super()._move_in(was_forked=was_forked, is_new=is_new)
         self._sync_timer = None
-        if self._process != os.getpid():
-            self._process = os.getpid()
+        if was_forked:
             if self._db is not None:
                 _left_behind.append(self._db)
             self._db, self._thread = None, None  # no thread comes along
@@ -173,18 +174,17 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
                 self._create()
             self._db = self._open(self._path)
             self._inode = self._path.stat().st_ino
-        elif _inode(self._path) != self._inode:
+        elif _inode_if_not_empty(self._path) != self._inode:
             raise refused(
                 self,
-                "the file was removed or replaced while it was in use, so what was spent is not known; put it back, or "
+                "the file was removed, replaced or emptied while it was in use, so what was spent is not known; put it back, or "
                 "begin anew with another process",
             )
         return self._db
 
     def _create(self) -> None:
         """Make the file whole before it has its name, so that an empty one is never taken for a new one."""
-        draft = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
-        draft.unlink(missing_ok=True)
+        draft = self._path.with_name(f"{self._path.name}.{secrets.token_hex(6)}.new")
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
             with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as db:
@@ -234,11 +234,12 @@ _NOT_TO_BE_TRUSTED: Final = (
 )
 
 
-def _inode(path: Path) -> int | None:
+def _inode_if_not_empty(path: Path) -> int | None:
     try:
-        return path.stat().st_ino
+        details = path.stat()
     except FileNotFoundError:
         return None
+    return details.st_ino if details.st_size else None
 
 
 def _version(db: sqlite3.Connection) -> tuple[int]:
@@ -367,7 +368,10 @@ class _Page:
         )
 
     def _advance(self, uptime: float, wall: float) -> float:
-        now, last_uptime, last_wall = self._db.execute("SELECT now, uptime, wall FROM clock").fetchone()
+        found = self._db.execute("SELECT now, uptime, wall FROM clock").fetchone()
+        if found is None:
+            raise sqlite3.DatabaseError("the clock is missing")
+        now, last_uptime, last_wall = found
         by_uptime, by_wall = uptime - last_uptime, wall - last_wall
         if by_uptime < 0:  # the machine was started anew
             now += max(0.0, by_wall)
@@ -428,9 +432,12 @@ class _Page:
         name = f"{bucket.app} {bucket.name}"
         row = self._rows.get(name)
         if row is None:
-            row = self._rows[name] = self._load(name) or self._begin(name, quotas)
-        longest = max((window(quota) for quota in quotas), default=0.0)
-        row.longest = max(row.longest, longest)
+            row = self._rows[name] = self._load(name) or self._begin(name)
+        for quota in quotas:
+            if window(quota) > row.longest:
+                row.longest = window(quota)
+                if spent := assumed(quota, self._assume_spent):  # nothing is known of a window that was never kept
+                    self._note_others(row, quota, spent, self._now + window(quota))
         return row
 
     def _load(self, name: str) -> _Row | None:
@@ -444,17 +451,12 @@ class _Page:
         row.slots -= old.rowcount
         return row
 
-    def _begin(self, name: str, quotas: tuple[Quota, ...]) -> _Row:
+    def _begin(self, name: str) -> _Row:
         never = -1e12
         new = self._db.execute(
             "INSERT INTO bucket (name, held_until, longest, slots) VALUES (?, ?, 0, 0)", (name, never)
         )
-        row = _Row(int(new.lastrowid or 0), never, 0.0, 0, {})
-        for quota in quotas:
-            assumed = int(quota.limit * self._assume_spent)
-            if assumed:
-                self._note_others(row, quota, assumed, self._now + window(quota))
-        return row
+        return _Row(int(new.lastrowid or 0), never, 0.0, 0, {})
 
     def _used(self, row: _Row, quota: Quota) -> int:
         count = row.slots
