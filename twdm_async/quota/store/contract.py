@@ -195,10 +195,9 @@ class QuotaStore(ABC):
         scheme = url.partition("://")[0] if isinstance(url, str) else ""
         store = QuotaStore._schemes.get(scheme)
         if store is None:
-            raise InvalidInput(
-                parameter="url",
-                problem=f"must be KIND://..., such as sqlite:///quota.db, and KIND one of {', '.join(QuotaStore._schemes)}",
-            )
+            kinds = ", ".join(QuotaStore._schemes)
+            problem = f"must be like sqlite:///quota.db, and begin with one of {kinds}"
+            raise InvalidInput(parameter="url", problem=problem)
         return store._at(url, assume_spent)  # noqa: SLF001 - of its own kind
 
     @classmethod

@@ -123,13 +123,13 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
 
     def _check_address(self) -> None:
         """So that a bad address is known at once. Nothing is sent."""
+        leads_nowhere = self._url.endswith("://")
         try:
-            parts = urlsplit(self._url)
-            if not parts.netloc and not parts.path:
-                raise ValueError("it leads nowhere")
             self._library.asyncio.ConnectionPool.from_url(self._url.replace("+cluster", "", 1)).make_connection()
         except (ValueError, TypeError):
-            raise InvalidInput(parameter="url", problem="it is no address of a Redis server") from None
+            leads_nowhere = True
+        if leads_nowhere:
+            raise InvalidInput(parameter="url", problem="it is no address of a Redis server")
 
     async def _run(self, steps: Sequence[Step]) -> list[Looked | Taken | None]:
         answers: list[Looked | Taken | None] = [None] * len(steps)
@@ -150,8 +150,8 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
             raise refused(self, f"it cannot be asked ({type(error).__name__}); {_advice(error)}") from None
         if not answer:
             problem = (
-                "it has forgotten what was spent: it was flushed, or restarted without its latest data, or evicts keys. Begin "
-                "anew with another process, and if it matters what was spent in the last window, with assume_spent set"
+                "it has forgotten what was spent: it was flushed, or restarted without its latest data, or evicts keys; "
+                "begin anew with another process, and with assume_spent if what was spent in the last window matters"
             )
             raise refused(self, problem)
         return [_read(step, words) for step, words in zip(steps, answer, strict=True)]

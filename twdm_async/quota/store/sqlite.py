@@ -177,8 +177,8 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
         elif _inode_if_not_empty(self._path) != self._inode:
             raise refused(
                 self,
-                "the file was removed, replaced or emptied while it was in use, so what was spent is not known; put it back, or "
-                "begin anew with another process",
+                "the file was removed, replaced or emptied while it was in use, so what was spent is not known; "
+                "put it back, or begin anew with another process",
             )
         return self._db
 
