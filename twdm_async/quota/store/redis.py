@@ -150,7 +150,7 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
             raise refused(self, f"it cannot be asked ({type(error).__name__}); {_advice(error)}") from None
         if not answer:
             problem = (
-                "it has forgotten what was spent: it was flushed, or restarted without its latest data, or evicts keys; "
+                "it has forgotten what was spent: it was flushed, restarted without its latest data, or evicts keys; "
                 "begin anew with another process, and with assume_spent if what was spent in the last window matters"
             )
             raise refused(self, problem)
