@@ -22,11 +22,16 @@ from twdm_async import (
     Priority,
     QuickReply,
     Quota,
+    QuotaQueueFull,
     QuotaState,
+    QuotaStore,
+    QuotaStoreFailed,
     QuotaTable,
     QuotaWaitTooLong,
     RateLimited,
+    RedisQuotaStore,
     Scope,
+    SQLiteQuotaStore,
     User,
     WelcomeMessage,
 )
@@ -88,6 +93,23 @@ async def every_call(session: aiohttp.ClientSession) -> None:
         assert_type(await client.account.verify_credentials(), User)
         assert_type(client.quota_state(), tuple[QuotaState, ...])
         await client.close(timeout=1.0)
+
+
+async def every_store() -> None:
+    async with SQLiteQuotaStore(Path("quota.db"), assume_spent=0.5) as store:
+        assert_type(store, SQLiteQuotaStore)
+    assert_type(QuotaStore.from_url("redis://localhost", assume_spent=0.1), QuotaStore)
+    redis = RedisQuotaStore("redis://localhost", prefix="brand")
+    keys = Credentials(consumer_key="a", consumer_secret="b", access_token="c", access_token_secret="d")
+    client = Client(keys, quota_store=redis, max_waiting=10, uncounted_reads=True)
+    await client.seed_quotas()
+    assert_type(client.quota_state()[0].reserved, int)
+    QuotaTable.default().replace("direct_messages.send", Quota(1, per=1.0), reserve=0.5)
+
+
+def quota_errors(full: QuotaQueueFull, failed: QuotaStoreFailed) -> None:
+    assert_type(full.waiting, int)
+    assert_type(failed.store, str)
 
 
 def errors(wait: QuotaWaitTooLong, limited: RateLimited, unknown: DeliveryUnknown, bad: InvalidInput) -> None:
