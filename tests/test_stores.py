@@ -178,3 +178,36 @@ def test_conformance(kind: str, tmp_path: Path, request: pytest.FixtureRequest) 
             max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_many_steps_of_one_turn_of_the_loop(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("redis_url") if kind == "redis" else None
+    clock = HandClock()
+    quota = Quota(30, per=100.0)
+    claims = (Claim(USER, (quota,)),)
+    async with make(kind, clock, tmp_path, url) as store:
+        answers = await asyncio.gather(*(store.take(claims, FOR_EVER, 1 + number % 3) for number in range(60)))
+        slots = [slot for answer in answers if isinstance(answer, list) for slot in answer]
+        assert len(slots) == 30
+        assert kind == "memory" or len({slot.name for slot in slots}) == 30
+        # In one turn: some are settled, some given back, some asked for, and some who ask give up.
+        for slot in slots[:10]:
+            store.settle(slot)
+        for slot in slots[10:15]:
+            store.give_back(slot)
+        asking = [asyncio.ensure_future(store.take(claims, FOR_EVER)) for _ in range(20)]
+        await asyncio.sleep(0)
+        for task in asking[::2]:
+            task.cancel()
+        results = await asyncio.gather(*asking, return_exceptions=True)
+        taken = [result for result in results if isinstance(result, list)]
+        await store.flush()
+        await store.look(claims)
+        assert store.usage(USER, quota).used == 25 + len(taken)
+        assert 0 < len(taken) <= 5
+        clock.now += 101
+        await store.look(claims)
+        assert store.usage(USER, quota).used == 15 + len(taken)

@@ -409,7 +409,8 @@ class QuotaLimiter:
                     if turn_for != taken.bucket:
                         self._pass_on(turn_for)
                         turn_for = None
-                    if line.queue:
+                    # If somebody came meanwhile who goes before, the store must be asked for that one.
+                    if line.queue and line.queue.next_priority() >= priority:
                         turn_for = await self._park(line, taken.bucket, taken.seconds)
                     continue
                 for slot in taken:
