@@ -621,6 +621,23 @@ async def test_a_wrong_password_and_a_cluster_that_is_none_are_told(redis_progra
             await store.close()
 
 
+async def test_what_may_have_been_taken_when_the_answer_was_lost_is_given_back(tmp_path: Path) -> None:
+    class Unlucky(SQLiteQuotaStore):
+        loses = True
+
+        async def _run(self, steps: Any) -> Any:
+            answers = await super()._run(steps)
+            if self.loses:
+                raise QuotaStoreFailed(store=self.address, problem="the answer was lost")
+            return answers
+
+    async with Unlucky(tmp_path / "quota.db") as store:
+        with pytest.raises(QuotaStoreFailed, match="lost"):
+            await taken(store, 3)
+        store.loses = False
+        assert len(await taken(store, 3)) == 3
+
+
 async def test_flush_ends_while_others_use_the_store(tmp_path: Path) -> None:
     async with SQLiteQuotaStore(tmp_path / "quota.db") as store:
         wide = (Claim(BUCKET, (Quota(10**6, per=100.0),)),)
