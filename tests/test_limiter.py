@@ -384,6 +384,23 @@ def test_whoever_holds_the_turn_and_gives_up_passes_it_on() -> None:
     run(main())
 
 
+def test_the_turn_is_passed_on_by_one_that_is_closed_in_the_moment_it_gets_it() -> None:
+    async def main() -> None:
+        store = MemoryQuotaStore(clock=LoopClock())
+        quotas = Quota(1000, per=PER), Quota(1, per=PER, scope=Scope.APP)
+        limiters = [make(*quotas, store=store, account=f"account {number}") for number in range(3)]
+        slot = await limiters[0].admit(SEND, Lane())
+        first, second = (asyncio.ensure_future(take_and_settle(limiter)) for limiter in limiters[1:])
+        await asyncio.sleep(5)
+        limiters[0].give_back(slot)  # it is the first one's turn
+        limiters[1].close()
+        with pytest.raises(ClientClosed):
+            await first
+        assert await second == pytest.approx(5, abs=1e-3)
+
+    run(main())
+
+
 def test_a_bulk_call_is_told_how_long_its_share_takes() -> None:
     async def main() -> None:
         limiter = make(Quota(100, per=PER))

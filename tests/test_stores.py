@@ -181,9 +181,7 @@ def test_conformance(kind: str, tmp_path: Path, request: pytest.FixtureRequest) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_many_steps_of_one_turn_of_the_loop(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+async def test_many_steps_of_one_turn_of_the_loop(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue("redis_url") if kind == "redis" else None
     clock = HandClock()
     quota = Quota(30, per=100.0)
