@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twdm_async.quota.store import Claim, Lifetime, QuotaStore, Slot, Wait
-    from twdm_async.quota.store.batched import Looked, Step, Taken
+    from twdm_async.quota.store.steps import Looked, Step, Taken
 
 SEND = "direct_messages.send"
 NUMBERS = itertools.count()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twdm_async.quota.store import Slot
-    from twdm_async.quota.store.batched import Looked, Step, Taken
+    from twdm_async.quota.store.steps import Looked, Step, Taken
 
 SEND = "direct_messages.send"
 

@@ -13,107 +13,25 @@ import secrets
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, frozen
+from attrs import define
 
 from twdm_async.errors import QuotaStoreFailed
 from twdm_async.quota.ledger import Usage, window
-from twdm_async.quota.spec import Quota
-from twdm_async.quota.store.contract import Bucket, Claim, Lifetime, QuotaStore, Slot, Wait
+from twdm_async.quota.store.contract import Lifetime, QuotaStore, Slot, Wait
+from twdm_async.quota.store.steps import Asked, GiveBack, Hold, Look, Looked, Settle, Step, Take, Taken, Tighten, Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from twdm_async._clock import Clock
+    from twdm_async.quota.spec import Quota
+    from twdm_async.quota.store.contract import Bucket, Claim
 
 _LARGEST_CALL: Final = 500  # steps
 _MOST_UNTOLD: Final = 100_000  # steps kept for a store that fails
 _LOOK_EVERY: Final = 1.0  # seconds, so that what is known here is hardly older
 _MAY_WAIT: Final = 0.005  # seconds that what is told waits for something that is asked, to go along with it
 _MOST_RARELY, _MOST_OFTEN = 30.0, 0.02  # seconds between two looks at whether others gave something back
-
-
-@frozen
-class Take:
-    """Take a slot in every bucket of `claims`, for each of `names`, or for as many of them as there is room for.
-
-    Args:
-        claims: what is claimed.
-        names: of the slots.
-        lifetime: seconds after which a slot is treated as if its outcome had been seen, if it never is.
-    """
-
-    claims: tuple[Claim, ...]
-    names: tuple[str, ...]
-    lifetime: float
-
-
-@frozen
-class Look:
-    """Tell how far the quotas of `claims` are used."""
-
-    claims: tuple[Claim, ...]
-
-
-@frozen
-class Settle:
-    """The outcomes of the slots called `names` were seen, or will have been in `grace` seconds."""
-
-    buckets: tuple[Bucket, ...]
-    names: tuple[str, ...]
-    grace: float
-
-
-@frozen
-class GiveBack:
-    """The slots called `names` were not used."""
-
-    buckets: tuple[Bucket, ...]
-    names: tuple[str, ...]
-
-
-@frozen
-class Hold:
-    """Nothing leaves through `bucket` for so many seconds."""
-
-    bucket: Bucket
-    seconds: float
-
-
-@frozen
-class Tighten:
-    """The server said that `remaining` of `quota` are left for so many seconds."""
-
-    bucket: Bucket
-    quota: Quota
-    remaining: int
-    seconds: float
-
-
-Asked = Take | Look
-Told = Settle | GiveBack | Hold | Tighten
-Step = Asked | Told
-
-
-@frozen
-class Looked:
-    """How far each quota of each claim is used, in their order."""
-
-    usages: tuple[Usage, ...]
-
-
-@frozen
-class Taken:
-    """Slots were taken.
-
-    Args:
-        count: how many, at least one.
-        used: how many count now for each quota of each claim, in their order.
-        then: how far the quotas are used, if there was room for fewer than were asked for.
-    """
-
-    count: int
-    used: tuple[int, ...]
-    then: Looked | None = None
 
 
 @define(eq=False)

@@ -28,19 +28,8 @@ from urllib.parse import urlsplit
 from twdm_async._clock import Clock
 from twdm_async.errors import InvalidInput
 from twdm_async.quota.ledger import Usage, window
-from twdm_async.quota.store.batched import (
-    BatchedQuotaStore,
-    GiveBack,
-    Hold,
-    Look,
-    Looked,
-    Settle,
-    Step,
-    Take,
-    Taken,
-    Tighten,
-    refused,
-)
+from twdm_async.quota.store.batched import BatchedQuotaStore, refused
+from twdm_async.quota.store.steps import GiveBack, Hold, Look, Looked, Settle, Step, Take, Taken, Tighten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -28,20 +28,9 @@ from attrs import define
 from twdm_async._clock import Clock
 from twdm_async.errors import InvalidInput
 from twdm_async.quota.ledger import Usage, usage_of, window
-from twdm_async.quota.store.batched import (
-    BatchedQuotaStore,
-    GiveBack,
-    Hold,
-    Look,
-    Looked,
-    Settle,
-    Step,
-    Take,
-    Taken,
-    Tighten,
-    refused,
-)
+from twdm_async.quota.store.batched import BatchedQuotaStore, refused
 from twdm_async.quota.store.contract import assumed
+from twdm_async.quota.store.steps import GiveBack, Hold, Look, Looked, Settle, Step, Take, Taken, Tighten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence

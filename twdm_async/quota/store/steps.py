@@ -1,0 +1,93 @@
+"""What is asked of a store that must talk to something, and what it answers."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from twdm_async.quota.ledger import Usage
+from twdm_async.quota.spec import Quota
+from twdm_async.quota.store.contract import Bucket, Claim
+
+
+@frozen
+class Take:
+    """Take a slot in every bucket of `claims`, for each of `names`, or for as many of them as there is room for.
+
+    Args:
+        claims: what is claimed.
+        names: of the slots.
+        lifetime: seconds after which a slot is treated as if its outcome had been seen, if it never is.
+    """
+
+    claims: tuple[Claim, ...]
+    names: tuple[str, ...]
+    lifetime: float
+
+
+@frozen
+class Look:
+    """Tell how far the quotas of `claims` are used."""
+
+    claims: tuple[Claim, ...]
+
+
+@frozen
+class Settle:
+    """The outcomes of the slots called `names` were seen, or will have been in `grace` seconds."""
+
+    buckets: tuple[Bucket, ...]
+    names: tuple[str, ...]
+    grace: float
+
+
+@frozen
+class GiveBack:
+    """The slots called `names` were not used."""
+
+    buckets: tuple[Bucket, ...]
+    names: tuple[str, ...]
+
+
+@frozen
+class Hold:
+    """Nothing leaves through `bucket` for so many seconds."""
+
+    bucket: Bucket
+    seconds: float
+
+
+@frozen
+class Tighten:
+    """The server said that `remaining` of `quota` are left for so many seconds."""
+
+    bucket: Bucket
+    quota: Quota
+    remaining: int
+    seconds: float
+
+
+Asked = Take | Look
+Told = Settle | GiveBack | Hold | Tighten
+Step = Asked | Told
+
+
+@frozen
+class Looked:
+    """How far each quota of each claim is used, in their order."""
+
+    usages: tuple[Usage, ...]
+
+
+@frozen
+class Taken:
+    """Slots were taken.
+
+    Args:
+        count: how many, at least one.
+        used: how many count now for each quota of each claim, in their order.
+        then: how far the quotas are used, if there was room for fewer than were asked for.
+    """
+
+    count: int
+    used: tuple[int, ...]
+    then: Looked | None = None
