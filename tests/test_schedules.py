@@ -68,7 +68,6 @@ class Schedule:
         pace = generator.choice([None, Pace(burst=2, per=0.5)])
         self.table = QuotaTable.default().replace(SEND, *quotas, pace=pace)
         self.counted: list[tuple[float, str]] = []
-        self.foreign = 0
         self.clock = LoopClock()
         self.store = self.open_store()
         self.limiters = self.open_limiters()
