@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twdm_async.quota.store import Claim, Lifetime, QuotaStore, Slot, Wait
+    from twdm_async.quota.store.contract import Intent
     from twdm_async.quota.store.steps import Looked, Step, Taken
 
 SEND = "direct_messages.send"
@@ -335,9 +336,11 @@ class CountingStore(MemoryQuotaStore):
 
     asked = 0
 
-    async def take(self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1) -> list[Slot] | Wait:
+    async def take(
+        self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1, intent: Intent | None = None
+    ) -> list[Slot] | Wait:
         self.asked += 1
-        return await super().take(claims, lifetime, most)
+        return await super().take(claims, lifetime, most, intent)
 
 
 def test_accounts_share_the_app_s_quota_fairly_and_one_wakes_for_each_slot() -> None:

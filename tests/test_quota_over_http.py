@@ -13,7 +13,7 @@ from tests.pictures import PNG
 from tests.virtual_time import LoopClock, run
 from twdm_async import Client, MemoryQuotaStore, Quota, QuotaTable, Scope
 from twdm_async.quota.store import Slot
-from twdm_async.quota.store.contract import UNLIMITED
+from twdm_async.quota.store.contract import UNLIMITED, Intent
 from twdm_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -30,7 +30,13 @@ class BareLimiterStore(MemoryQuotaStore):
         super().__init__(clock=LoopClock())
         self._limiters: dict[Bucket, AsyncLimiter] = {}
 
-    async def take(self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1) -> list[Slot] | Wait:  # noqa: ARG002 - as its parent
+    async def take(
+        self,
+        claims: tuple[Claim, ...],
+        lifetime: Lifetime,  # noqa: ARG002 - as its parent
+        most: int = 1,  # noqa: ARG002 - as its parent
+        intent: Intent | None = None,  # noqa: ARG002 - as its parent
+    ) -> list[Slot] | Wait:
         for claim in claims:
             for quota in claim.quotas:
                 if quota is not UNLIMITED:

@@ -24,7 +24,7 @@ SAFE_TO_REPEAT = [Safety.IDEMPOTENT, Safety.READ]
 
 
 def decision(safety: Safety, outcome: Reply | Fault, story: Story = BEGINNING) -> Again | errors.TwdmError:
-    request = wire.encode(ENDPOINTS[ONE_OF_EACH[safety]], HOSTS, {}, path_id="1", recipient_id="5")
+    request = wire.encode(ENDPOINTS[ONE_OF_EACH[safety]], HOSTS, {}, path_id="1", message=wire.Message("5"))
     error = None
     if isinstance(outcome, Reply):
         with pytest.raises(errors.TwdmError) as caught:

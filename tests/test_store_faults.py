@@ -753,46 +753,6 @@ def test_fault_49_forked_after_use(kind: str, tmp_path: Path, url: str | None) -
         assert "left 0" in lines, "three were spent, by two processes"
 
 
-_FORK_WHILE_SOMEBODY_WAITS = """
-import asyncio, os, sys
-from tests.test_store_faults import SEND, Clock, Lane, Quota, QuotaLimiter, QuotaStore, QuotaStoreFailed, QuotaTable
-store = QuotaStore.from_url(sys.argv[1])
-table = QuotaTable.default().replace(SEND, Quota(1, per=2.0))
-limiter = QuotaLimiter(table, store, account="a", app="b", clock=Clock(), timeout=1.0)
-async def one(name):
-    try:
-        limiter.settle(await limiter.admit(SEND, Lane()), seen=True)
-        os.write(1, f"{name} sent\\n".encode())
-    except QuotaStoreFailed as error:
-        os.write(1, f"{name} failed: {error}\\n".encode())
-async def main():
-    await one("first")
-    waiting = asyncio.ensure_future(one("parent"))
-    await asyncio.sleep(0.2)
-    child = os.fork()
-    if child == 0:
-        asyncio.new_event_loop().run_until_complete(one("child"))
-        os._exit(0)
-    await waiting
-    await asyncio.to_thread(os.waitpid, child, 0)
-    await store.flush()
-asyncio.run(main())
-os._exit(0)
-"""
-
-
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_fault_49_forked_while_somebody_waits(kind: str, tmp_path: Path) -> None:
-    address = "memory://" if kind == "memory" else f"sqlite:///{tmp_path}/quota.db"
-    lines = python("-c", _FORK_WHILE_SOMEBODY_WAITS, address).stdout.splitlines()
-    assert "first sent" in lines
-    assert "parent sent" in lines
-    if kind == "memory":
-        assert any("child failed" in line and "forked" in line for line in lines)
-    else:
-        assert "child sent" in lines
-
-
 # ---- the client ----
 
 

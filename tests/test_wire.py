@@ -56,6 +56,13 @@ GOLDEN: dict[str, tuple[dict[str, Any], str | None, str, str, Any]] = {
         "https://api.twitter.com/1.1/direct_messages/events/new.json",
         b'{"event":{"type":"message_create"}}',
     ),
+    "direct_messages.list": (
+        {"count": "50", "cursor": "MTE0MjA5ODA3OTUyNjYwMDcwOA"},
+        None,
+        "GET",
+        "https://api.twitter.com/1.1/direct_messages/events/list.json?count=50&cursor=MTE0MjA5ODA3OTUyNjYwMDcwOA",
+        b"",
+    ),
     "welcome_messages.create": (
         {"welcome_message": {"message_data": {"text": "hi"}}},
         None,

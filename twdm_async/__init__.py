@@ -14,6 +14,7 @@ from twdm_async.errors import (
     MalformedResponse,
     NotAllowlisted,
     NotFound,
+    OutboxFailed,
     QuotaQueueFull,
     QuotaStoreFailed,
     QuotaWaitTooLong,
@@ -23,15 +24,19 @@ from twdm_async.errors import (
     ServerError,
     TwdmError,
     Unauthorized,
+    WrongEventLoop,
 )
 from twdm_async.models import CallToAction, CustomProfile, DirectMessage, Media, QuickReply, User, WelcomeMessage
+from twdm_async.observers import AttemptReport
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.limiter import QuotaState
 from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, Scope
 from twdm_async.quota.store import MemoryQuotaStore, QuotaStore, RedisQuotaStore, SQLiteQuotaStore
+from twdm_async.resources.reconcile import Reconciled
 
 __all__ = [
     "Agent",
+    "AttemptReport",
     "BadRequest",
     "CallToAction",
     "Client",
@@ -50,6 +55,7 @@ __all__ = [
     "MemoryQuotaStore",
     "NotAllowlisted",
     "NotFound",
+    "OutboxFailed",
     "Pace",
     "Priority",
     "QuickReply",
@@ -62,6 +68,7 @@ __all__ = [
     "QuotaWaitTooLong",
     "RateLimited",
     "RecipientUnreachable",
+    "Reconciled",
     "RedisQuotaStore",
     "ResponseError",
     "SQLiteQuotaStore",
@@ -71,4 +78,5 @@ __all__ = [
     "Unauthorized",
     "User",
     "WelcomeMessage",
+    "WrongEventLoop",
 ]

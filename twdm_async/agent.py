@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
+from twdm_async._quiet import quiet
 from twdm_async.quota.lanes import Lane
 from twdm_async.resources.direct_messages import DirectMessages
 
@@ -29,6 +30,7 @@ class Agent:
     custom_profile_id: str
     lane: Lane
 
+    @quiet
     async def send(
         self,
         recipient_id: str | int,

@@ -8,6 +8,7 @@ import itertools
 import warnings
 from typing import TYPE_CHECKING, Any, Self
 
+from twdm_async import telemetry
 from twdm_async._clock import Clock
 from twdm_async.agent import Agent
 from twdm_async.credentials import Credentials
@@ -25,13 +26,18 @@ from twdm_async.resources.account import Account
 from twdm_async.resources.custom_profiles import CustomProfiles
 from twdm_async.resources.direct_messages import DirectMessages
 from twdm_async.resources.media import MediaUploads
+from twdm_async.resources.reconcile import Reconciler
 from twdm_async.resources.welcome_messages import WelcomeMessages
 from twdm_async.transport.call import Caller
 from twdm_async.transport.http import HttpTransport
 from twdm_async.transport.oauth1 import OAuth1Signer, checked_host
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import aiohttp
+
+    from twdm_async.observers import Observer
 
 
 class Client:
@@ -48,6 +54,10 @@ class Client:
         quota_store: where the ledgers live; one in memory if not given, which forgets what was spent when the process
             ends. Share one among all clients of an app. It is yours to close.
         session: an ``aiohttp.ClientSession`` whose connections are used; it is never closed here.
+        trace_configs: ``aiohttp.TraceConfig`` objects, for its own events. They see the Authorization header.
+        observers: functions that are called with an :class:`~twdm_async.observers.AttemptReport` after every attempt,
+            in the context of whoever made the call. If the application has imported OpenTelemetry, one that makes
+            spans and metrics is added.
         timeout: seconds one attempt may take, from the connection on.
         max_wait: seconds a call may wait for quota; ``None`` waits as long as it takes.
         max_waiting: how many calls may wait for quota, for each endpoint.
@@ -79,6 +89,8 @@ class Client:
         max_wait: float | None = None,
         max_waiting: int = 100_000,
         uncounted_reads: bool = False,
+        trace_configs: Sequence[aiohttp.TraceConfig] = (),
+        observers: Sequence[Observer] = (),
         clock: Clock | None = None,
     ) -> None:
         checked_positive(timeout, "timeout")
@@ -97,7 +109,7 @@ class Client:
             Host.API: checked_host(api_url, "api_url"),
             Host.UPLOAD: checked_host(upload_url, "upload_url"),
         }
-        self._http = HttpTransport(session, timeout)
+        self._http = HttpTransport(session, timeout, trace_configs)
         self._store = MemoryQuotaStore(clock=clock) if quota_store is None else quota_store
         self._limiter = QuotaLimiter(
             QuotaTable.default() if quotas is None else quotas,
@@ -114,15 +126,17 @@ class Client:
             self._limiter,
             OAuth1Signer(credentials, clock),
             self._http,
-            clock,
-            max_wait,
+            credentials=credentials,
+            clock=clock,
+            max_wait=max_wait,
             uncounted_reads=self._uncounted_reads,
+            observers=(*observers, *telemetry.observers()),
         )
         self._agents = itertools.count(1)
         self.account = Account(self._caller)
         self.media = MediaUploads(self._caller)
         self.custom_profiles = CustomProfiles(self._caller, self.media)
-        self.direct_messages = DirectMessages(self._caller)
+        self.direct_messages = DirectMessages(self._caller, Reconciler(self._caller, credentials, clock, timeout))
         self.welcome_messages = WelcomeMessages(self._caller)
 
     def agent(
@@ -173,16 +187,23 @@ class Client:
         """End the client. Calls that wait for quota end with an error; closing twice does no harm.
 
         Args:
-            timeout: seconds to wait for requests that are under way. A message still under way after that ends in
-                :class:`~twdm_async.errors.DeliveryUnknown`.
+            timeout: seconds to wait for requests that are under way, also those whose caller has given up. A message
+                still under way after that ends in :class:`~twdm_async.errors.DeliveryUnknown`.
+
+        Raises:
+            WrongEventLoop: it was used in another event loop or another process; it can only be closed there.
         """
+        self._caller.settle_in()
         self._limiter.close()
+        self._caller.senders.end_waiting()
         await self._http.close(timeout)
+        await self._caller.senders.join()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._store.flush()
 
     async def __aenter__(self) -> Self:
+        self._caller.settle_in()
         try:
             await self._limiter.look()  # so that a store which fails is known of now, and quota_state() is right
         except QuotaStoreFailed:
@@ -196,4 +217,5 @@ class Client:
     def __del__(self, _warn: Any = warnings.warn) -> None:
         http = getattr(self, "_http", None)  # absent if the arguments were refused
         if http is not None and http.is_open:
+            self._caller.abandon()
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)

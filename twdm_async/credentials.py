@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
+import re
 import stat
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -67,6 +70,14 @@ class Credentials:
         """A name for the account in the app that gives nothing away."""
         return _fingerprint(f"{self.consumer_key} {self.access_token}")
 
+    def fingerprint(self, text: str) -> str:
+        """What tells `text` from other texts, and cannot be made or undone without the keys.
+
+        Texts that the API shows alike have the same: see :func:`wording`.
+        """
+        key = f"{self.consumer_secret}&{self.access_token_secret}"
+        return hmac.new(key.encode(), wording(text).encode(), "sha256").hexdigest()[:32]
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Credentials:
         """Keys from the environment: ``TWDM_*``, else ``X_*``, else ``TWITTER_*``.
@@ -127,6 +138,19 @@ class Credentials:
             access_token=entry.get("token", ""),
             access_token_secret=entry.get("secret", ""),
         )
+
+
+def wording(text: str) -> str:
+    """What is left of `text` if what the API may change is taken away: marks that cannot be seen, how white space is
+    made, and the beginnings and endings of addresses.
+    """
+    text = unicodedata.normalize("NFC", text)
+    text = "".join(character for character in text if character.isspace() or unicodedata.category(character)[0] != "C")
+    words = [_SCHEME.sub("", word).rstrip("/") for word in text.split()]
+    return " ".join(words)
+
+
+_SCHEME: Final = re.compile(r"https?://", re.IGNORECASE)
 
 
 def _fingerprint(text: str) -> str:

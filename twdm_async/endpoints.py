@@ -120,6 +120,14 @@ ENDPOINTS: dict[str, Endpoint] = {
         _row("custom_profiles.delete", "DELETE custom_profiles/destroy.json", _QUERY, _IDEMPOTENT, None),
         _row("direct_messages.send", "POST direct_messages/events/new.json", _JSON, _ONCE, "event"),
         _row(
+            "direct_messages.list",
+            "GET direct_messages/events/list.json",
+            _QUERY,
+            _READ,
+            "",
+            listed_as="/direct_messages/events/list",
+        ),
+        _row(
             "welcome_messages.create",
             "POST direct_messages/welcome_messages/new.json",
             _JSON,

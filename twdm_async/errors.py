@@ -9,6 +9,8 @@
     ├── QuotaStoreFailed         what was spent cannot be known or kept, so nothing is sent
     ├── ConnectFailed            no answer was had, and asking again can do no harm
     ├── ClientClosed             (also RuntimeError) the client was closed before the call could leave
+    ├── WrongEventLoop           (also RuntimeError) the client belongs to another event loop, or another process
+    ├── OutboxFailed             the outbox' file could not be read or written
     ├── DeliveryUnknown          (also RuntimeError) bytes left, no readable answer came back
     ├── MalformedResponse        an answer came, and it is not what the endpoint answers
     └── ResponseError            the API answered, and the answer is no
@@ -49,6 +51,7 @@ __all__ = [
     "MalformedResponse",
     "NotAllowlisted",
     "NotFound",
+    "OutboxFailed",
     "QuotaQueueFull",
     "QuotaStoreFailed",
     "QuotaWaitTooLong",
@@ -58,6 +61,7 @@ __all__ = [
     "ServerError",
     "TwdmError",
     "Unauthorized",
+    "WrongEventLoop",
 ]
 
 Delivered = Literal["no", "unknown", "yes"]
@@ -191,22 +195,63 @@ class ClientClosed(TwdmError, RuntimeError):
 
 
 @define(kw_only=True, slots=False, eq=False, str=False)
+class WrongEventLoop(TwdmError, RuntimeError):
+    """A client belongs to the event loop it is first used in, and to its process. Nothing was sent.
+
+    Args:
+        problem: where it was used instead.
+    """
+
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.problem}; make a client for each event loop and each process"
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class OutboxFailed(TwdmError):
+    """The file of an outbox could not be read or written, or is not to be trusted. What it holds is as it was.
+
+    Args:
+        path: of the file.
+        problem: what is wrong, and what to do about it.
+    """
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"outbox {self.path}: {self.problem}"
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
 class DeliveryUnknown(TwdmError, RuntimeError):
     """The request left, and no readable answer came back: it may have been done or not.
 
     It is never sent again by itself, since the API has no idempotency key and the message could arrive twice.
+    ``client.direct_messages.reconcile(error)`` finds out whether a message arrived.
 
     Args:
         endpoint: the endpoint's name.
         problem: what happened instead of an answer.
-        sent_at: when the attempt was made (UTC).
+        sent_at: when the attempt was made (UTC), as its signature said.
+        ended_at: when it was given up (UTC).
+        status: the HTTP status, if a reply came.
+        codes: the API's error codes, if it gave some.
         recipient_id: whom the message was for, if it was a message.
+        custom_profile_id: the profile it was sent under.
+        fingerprint: of its text, made with the account's keys: it tells texts apart and gives none away.
     """
 
     endpoint: str
     problem: str
     sent_at: datetime
+    ended_at: datetime | None = None
+    status: int | None = None
+    codes: tuple[int, ...] = ()
     recipient_id: str | None = None
+    custom_profile_id: str | None = None
+    fingerprint: str | None = None
     delivered: Delivered = "unknown"
 
     def __str__(self) -> str:
@@ -221,11 +266,13 @@ class MalformedResponse(TwdmError):
         endpoint: the endpoint's name.
         status: the HTTP status.
         problem: what is wrong with the answer; the answer itself is not repeated.
+        sent_at: when the attempt was made (UTC).
     """
 
     endpoint: str
     status: int
     problem: str
+    sent_at: datetime | None = None
     delivered: Delivered = "unknown"
     safe_to_retry: bool = True
 
@@ -242,12 +289,14 @@ class ResponseError(TwdmError):
         status: the HTTP status.
         codes: the API's error codes, in its order; empty if it gave none.
         messages: the API's words, in the same order.
+        sent_at: when the attempt was made (UTC).
     """
 
     endpoint: str
     status: int
     codes: tuple[int, ...] = ()
     messages: tuple[str, ...] = ()
+    sent_at: datetime | None = None
 
     def __str__(self) -> str:
         codes = f", code {', '.join(map(str, self.codes))}" if self.codes else ""

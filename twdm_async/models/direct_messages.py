@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from twdm_async.errors import InvalidInput
 from twdm_async.models.checks import checked_length
-from twdm_async.models.convert import ID, MILLISECONDS, OBJECT, TEXT, at
+from twdm_async.models.convert import ID, MILLISECONDS, OBJECT, TEXT, at, listed
 
 
 def unescaped(text: str | None) -> str | None:
@@ -103,3 +103,18 @@ class CallToAction:
             is_address = False
         if not is_address or any(map(str.isspace, self.url)):
             raise InvalidInput(parameter="url", problem="must be an http:// or https:// address without spaces")
+
+
+@frozen(kw_only=True)
+class DirectMessagePage:
+    """One page of the list of messages, as the page *List messages* shows it.
+
+    Args:
+        events: those on this page, the newest first; there may be none.
+        next_cursor: what the next page is asked for with; ``None`` on the last one.
+        extra: everything else the API said.
+    """
+
+    events: tuple[DirectMessage, ...] = field(default=(), metadata=at(listed(DirectMessage), "events"))
+    next_cursor: str | None = field(default=None, metadata=at(TEXT, "next_cursor"))
+    extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)

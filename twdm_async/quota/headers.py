@@ -53,6 +53,14 @@ def server_time(headers: Mapping[str, str]) -> float | None:
         return None
 
 
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds the server asks to wait, if the reply says. A date counts from the server's own time, or not at all."""
+    text = headers.get("Retry-After")
+    here = server_time(headers)
+    asked = _number(text) if here is None else _seconds(text, here)
+    return None if asked is None else max(0.0, asked)
+
+
 def read_limits(headers: Mapping[str, str], now: float) -> Limits:
     """What `headers` say.
 

@@ -113,6 +113,16 @@ class LaneQueue(Generic[T]):
         queue.waiting[item] = 1.0 / lane.weight
         self._lengths[lane.priority] += 1
 
+    def peek(self) -> T:
+        """The item whose turn it is.
+
+        Raises:
+            IndexError: nobody waits.
+        """
+        while not self._is_current(self._heads[0]):
+            heapq.heappop(self._heads)
+        return next(iter(self._queues[self._heads[0][3]].waiting))
+
     def pop(self) -> T:
         """Take the item whose turn it is.
 

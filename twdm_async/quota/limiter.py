@@ -24,7 +24,7 @@ from twdm_async.quota.lanes import Lane, LaneQueue
 from twdm_async.quota.pacer import Pacer
 from twdm_async.quota.reserve import BulkShare, bulk_share
 from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, Scope
-from twdm_async.quota.store.contract import UNLIMITED, Bucket, Claim, Lifetime, QuotaStore, Slot, Wait
+from twdm_async.quota.store.contract import UNLIMITED, Bucket, Claim, Intent, Lifetime, QuotaStore, Slot, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,6 +75,7 @@ class _Line:
     reserve: float
     pacer: Pacer
     queue: LaneQueue[asyncio.Future[Slot]] = field(factory=LaneQueue[asyncio.Future[Slot]])
+    intents: dict[asyncio.Future[Slot], Intent] = field(factory=dict["asyncio.Future[Slot]", Intent])
     usher: asyncio.Task[None] | None = None
     parked: asyncio.Future[None] | None = None  # what the usher waits for
     parked_for: Priority = Priority.INTERACTIVE  # on whose behalf
@@ -82,13 +83,6 @@ class _Line:
     polite: int = 0  # how many may leave by the pacer and have no slot yet
     refusals: int = 0  # holds in a row
     held_until: float = -math.inf
-
-    def begin_anew(self) -> None:
-        """Those who wait do so in another loop, or in the process that this one was forked off."""
-        self.queue = LaneQueue()
-        self.usher = self.parked = None
-        self.polite, self.asking_since = 0, math.inf
-        self.pacer = Pacer(self.pacer.pace)
 
     def unpark(self) -> None:
         """Those who wait have changed: the usher should look again."""
@@ -134,13 +128,14 @@ class QuotaLimiter:
         self._lines: dict[str, _Line] = {}
         self._is_closed = False
 
-    async def admit(self, family: str, lane: Lane, max_wait: float | None = None) -> Slot:
+    async def admit(self, family: str, lane: Lane, max_wait: float | None = None, intent: Intent | None = None) -> Slot:
         """Wait for a slot in every quota of `family`. Each slot must be settled or given back.
 
         Args:
             family: the endpoint family.
             lane: the line to wait in.
             max_wait: seconds; ``None`` waits as long as it takes.
+            intent: what the store writes down together with the slot.
 
         Raises:
             QuotaWaitTooLong: it would take longer than `max_wait`. Raised at once if that is known.
@@ -155,7 +150,7 @@ class QuotaLimiter:
         if self._is_first(line, lane.priority) and (line.pacer.pace is None or await self._is_polite(line)):
             taken: list[Slot] | Wait | None = None
             try:
-                taken = await self._take_at_once(line, lane.priority, deadline)
+                taken = await self._take_at_once(line, lane.priority, deadline, intent)
             finally:
                 if not isinstance(taken, list):
                     line.polite += 1
@@ -165,7 +160,7 @@ class QuotaLimiter:
             raise QuotaQueueFull(endpoint=family, waiting=len(line.queue))
         if deadline is not None:
             self._refuse_if_too_long(line, lane, deadline)
-        return await self._wait_in_line(line, lane, deadline)
+        return await self._wait_in_line(line, lane, deadline, intent)
 
     def settle(self, slot: Slot, *, seen: bool) -> None:
         """The slot's request is over. `seen`: a reply came, so the server has counted it by now."""
@@ -297,18 +292,20 @@ class QuotaLimiter:
             return True
         return False
 
-    async def _take_at_once(self, line: _Line, priority: Priority, deadline: float | None) -> list[Slot] | Wait:
+    async def _take_at_once(
+        self, line: _Line, priority: Priority, deadline: float | None, intent: Intent | None
+    ) -> list[Slot] | Wait:
         if deadline is None:
-            return await self._take(line, priority, 1)
+            return await self._take(line, priority, 1, intent)
         try:
             async with asyncio.timeout_at(max(deadline, self._clock.monotonic() + _STORE_PATIENCE)):
-                return await self._take(line, priority, 1)
+                return await self._take(line, priority, 1, intent)
         except TimeoutError:
             raise _no_answer(self._store) from None
 
-    async def _take(self, line: _Line, priority: Priority, most: int) -> list[Slot] | Wait:
+    async def _take(self, line: _Line, priority: Priority, most: int, intent: Intent | None) -> list[Slot] | Wait:
         if priority is Priority.INTERACTIVE or not line.reserve:
-            return await self._store.take(line.claims, self._lifetime, most)
+            return await self._store.take(line.claims, self._lifetime, most, intent)
         await self._store.look((*line.claims, *line.bulk_claims))
         claims: list[Claim] = []
         worth_asking_in = math.inf
@@ -322,7 +319,7 @@ class QuotaLimiter:
                 if quota is not UNLIMITED:
                     worth_asking_in = min(worth_asking_in, share.allowed_in(used + 1) or quota.per / 50)
             claims += (Claim(claim.bucket, tuple(left)), Claim(bulk_claim.bucket, tuple(spread)))
-        taken = await self._store.take(tuple(claims), self._lifetime, most)
+        taken = await self._store.take(tuple(claims), self._lifetime, most, intent)
         if isinstance(taken, Wait):
             return Wait(taken.bucket, min(taken.seconds, max(worth_asking_in, _SHORTEST_RECHECK)))
         return taken
@@ -365,12 +362,11 @@ class QuotaLimiter:
             per=binding.per if binding else 0.0,
         )
 
-    async def _wait_in_line(self, line: _Line, lane: Lane, deadline: float | None) -> Slot:
-        loop = asyncio.get_running_loop()
-        if line.usher is not None and line.usher.get_loop() is not loop:
-            line.begin_anew()
-        turn: asyncio.Future[Slot] = loop.create_future()
+    async def _wait_in_line(self, line: _Line, lane: Lane, deadline: float | None, intent: Intent | None) -> Slot:
+        turn: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         line.queue.push(turn, lane)
+        if intent is not None:
+            line.intents[turn] = intent
         if line.usher is None:
             line.usher = asyncio.create_task(self._usher(line), name=f"twdm_async quota {line.family}")
         elif lane.priority < line.parked_for:
@@ -387,6 +383,7 @@ class QuotaLimiter:
             raise
         finally:
             line.queue.discard(turn, lane)
+            line.intents.pop(turn, None)
             if not line.queue:
                 line.unpark()
         if self._clock.monotonic() - line.asking_since > _STORE_PATIENCE:
@@ -402,8 +399,11 @@ class QuotaLimiter:
                     turn_for = await self._wait_for_pace(line, turn_for)
                     continue  # whoever waited may have gone meanwhile
                 priority = line.queue.next_priority()
-                most = 1 if turn_for else min(line.polite, line.queue.waiting(priority), _BATCH)
-                taken = await self._take_for_those_who_wait(line, priority, most)
+                one = line.queue.peek() if line.intents else None  # a slot is then taken for this one alone
+                most = 1 if turn_for or one else min(line.polite, line.queue.waiting(priority), _BATCH)
+                taken = await self._take_for_those_who_wait(
+                    line, priority, most, line.intents.get(one) if one else None
+                )
                 if isinstance(taken, Wait):
                     line.polite = min(line.polite, 1)  # else there would be two bursts after the wait
                     if turn_for != taken.bucket:
@@ -414,7 +414,7 @@ class QuotaLimiter:
                         turn_for = await self._park(line, taken.bucket, taken.seconds)
                     continue
                 for slot in taken:
-                    self._hand_over(line, slot, priority)
+                    self._hand_over(line, slot, priority, one)
                 if turn_for and line.queue and self._store.parking.is_waited_for(turn_for, line.queue.next_priority()):
                     turn_for = await self._park(line, turn_for, None)
         except Exception as error:  # noqa: BLE001 - whatever the store raises, those who wait must hear of it
@@ -436,12 +436,14 @@ class QuotaLimiter:
             raise
         return turn_for
 
-    async def _take_for_those_who_wait(self, line: _Line, priority: Priority, most: int) -> list[Slot] | Wait:
+    async def _take_for_those_who_wait(
+        self, line: _Line, priority: Priority, most: int, intent: Intent | None
+    ) -> list[Slot] | Wait:
         line.polite -= most
         line.asking_since = self._clock.monotonic()
         used = 0
         try:
-            taken = await self._take(line, priority, most)
+            taken = await self._take(line, priority, most, intent)
             if isinstance(taken, list):
                 used = len(taken)
         finally:
@@ -476,9 +478,13 @@ class QuotaLimiter:
             parking.leave(bucket, lane, turn)
         return bucket
 
-    def _hand_over(self, line: _Line, slot: Slot, priority: Priority) -> None:
-        """Give `slot`, which was taken for one of this priority, to whoever's turn it is now."""
+    def _hand_over(self, line: _Line, slot: Slot, priority: Priority, one: asyncio.Future[Slot] | None) -> None:
+        """Give `slot`, which was taken for one of this priority, to whoever's turn it is now; or to nobody, if it was
+        taken for `one` whose turn it is no longer.
+        """
         while line.queue and line.queue.next_priority() <= priority:  # what is kept for some is not for the others
+            if one is not None and line.queue.peek() is not one:
+                break
             turn = line.queue.pop()
             if not turn.done():
                 turn.set_result(slot)

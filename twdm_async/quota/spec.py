@@ -138,6 +138,7 @@ _DOCUMENTED: dict[str, QuotaRow] = {
     "custom_profiles.list": QuotaRow((Quota(180, per=_QUARTER_HOUR),)),
     "custom_profiles.delete": QuotaRow((Quota(1000, per=_DAY),), _POLITE),
     "direct_messages.send": QuotaRow((Quota(1000, per=_DAY), Quota(15_000, per=_DAY, scope=Scope.APP)), _POLITE),
+    "direct_messages.list": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),
     # Documented as limited, without a figure: the server's 429 is what is known about it.
     "welcome_messages.create": QuotaRow((), _POLITE),
     "account.update_profile": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),

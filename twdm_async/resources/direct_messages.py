@@ -1,25 +1,66 @@
-"""Direct messages (page *Send a Direct Message with custom profile*)."""
+"""Direct messages (pages *Send a Direct Message with custom profile* and *List messages*)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
+from twdm_async._quiet import quiet
 from twdm_async.models.checks import checked_id
-from twdm_async.models.direct_messages import DirectMessage
+from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
 from twdm_async.quota.lanes import Lane
 from twdm_async.resources.message_data import message_data
-from twdm_async.transport.call import Caller
+from twdm_async.resources.reconcile import SETTLE_AFTER, Reconciled, Reconciler
+from twdm_async.transport.call import Caller, Journal
+from twdm_async.transport.wire import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
+    from twdm_async.errors import DeliveryUnknown
     from twdm_async.models.direct_messages import CallToAction, QuickReply
     from twdm_async.models.media import Media
     from twdm_async.quota.spec import Priority
 
 _LONGEST_TEXT: Final = 10_000
+_LARGEST_PAGE: Final = "50"
+
+
+@frozen
+class Outgoing:
+    """A message that was checked and can be sent.
+
+    Args:
+        message: what is known of it.
+        create: its ``message_create`` object, as the API wants it.
+    """
+
+    message: Message
+    create: Mapping[str, Any] = field(repr=False, hash=False)
+
+
+def outgoing(
+    recipient_id: str | int,
+    text: str | None = None,
+    *,
+    custom_profile_id: str | int | None = None,
+    quick_replies: Sequence[QuickReply] | None = None,
+    ctas: Sequence[CallToAction] | None = None,
+    attachment: Media | str | int | None = None,
+) -> Outgoing:
+    """The message that these arguments of :meth:`DirectMessages.send` stand for.
+
+    Raises:
+        InvalidInput: something is wrong with them.
+    """
+    recipient_id = checked_id(recipient_id, "recipient_id")
+    data = message_data(text, limit=_LONGEST_TEXT, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
+    create: dict[str, Any] = {"target": {"recipient_id": recipient_id}, "message_data": data}
+    if custom_profile_id is not None:
+        create["custom_profile_id"] = checked_id(custom_profile_id, "custom_profile_id")
+    return Outgoing(Message(recipient_id, create.get("custom_profile_id"), text), create)
 
 
 @frozen
@@ -27,7 +68,9 @@ class DirectMessages:
     """Calls on direct messages."""
 
     _caller: Caller
+    _reconciler: Reconciler
 
+    @quiet
     async def send(
         self,
         recipient_id: str | int,
@@ -43,7 +86,9 @@ class DirectMessages:
     ) -> DirectMessage:
         """Send one message (page *Send a Direct Message with custom profile*: POST direct_messages/events/new).
 
-        It waits for quota: 1000 in 24 hours for the account, 15 000 for the app. It is never sent twice by itself.
+        It waits for quota: 1000 in 24 hours for the account, 15 000 for the app. It is never sent twice by itself. Who
+        is cancelled while it waits has sent nothing; who is cancelled later leaves the request to go on, and its
+        outcome is told to the client's observers.
 
         Args:
             recipient_id: the person's user id.
@@ -59,25 +104,75 @@ class DirectMessages:
         Raises:
             InvalidInput: something is wrong with the arguments; nothing was sent or spent.
             QuotaWaitTooLong: it would wait longer than `max_wait`.
-            DeliveryUnknown: it left, and no readable answer came.
+            DeliveryUnknown: it left, and no readable answer came; :meth:`reconcile` finds out what became of it.
             NotAllowlisted, RecipientUnreachable, LooksAutomated, ResponseError: the API refused it.
             ConnectFailed: no byte left the machine.
         """
-        recipient_id = checked_id(recipient_id, "recipient_id")
-        data = message_data(text, limit=_LONGEST_TEXT, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
-        create: dict[str, Any] = {"target": {"recipient_id": recipient_id}, "message_data": data}
-        if custom_profile_id is not None:
-            create["custom_profile_id"] = checked_id(custom_profile_id, "custom_profile_id")
+        message = outgoing(
+            recipient_id,
+            text,
+            custom_profile_id=custom_profile_id,
+            quick_replies=quick_replies,
+            ctas=ctas,
+            attachment=attachment,
+        )
         if not isinstance(lane, Lane):
-            lane = Lane(lane if lane is not None else create.get("custom_profile_id", ""))
+            lane = Lane(lane if lane is not None else message.message.custom_profile_id or "")
         if priority is not None:
             lane = evolve(lane, priority=priority)
+        return await self.deliver(message, lane=lane, max_wait=max_wait)
+
+    async def deliver(
+        self, outgoing: Outgoing, *, lane: Lane, max_wait: float | None = None, journal: Journal | None = None
+    ) -> DirectMessage:
+        """Send what was checked before; with a `journal`, write down how far it came. Errors are those of `send`."""
         return await self._caller.call(
             "direct_messages.send",
-            {"event": {"type": "message_create", "message_create": create}},
+            {"event": {"type": "message_create", "message_create": outgoing.create}},
             DirectMessage,
-            recipient_id=recipient_id,
-            text=text,
+            message=outgoing.message,
             lane=lane,
             max_wait=max_wait,
+            journal=journal,
         )
+
+    async def list(self, *, max_wait: float | None = None) -> AsyncIterator[DirectMessage]:
+        """Go through the messages of the last 30 days, sent and received, the newest first (page *GET
+        direct_messages/events/list*; 15 pages of 50 in 15 minutes).
+
+        A page may be empty and still not be the last.
+
+        Args:
+            max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
+
+        Raises:
+            ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
+        """
+        arguments = {"count": _LARGEST_PAGE}
+        while True:
+            page = await self._caller.call("direct_messages.list", arguments, DirectMessagePage, max_wait=max_wait)
+            for message in page.events:
+                yield message
+            if not page.next_cursor:
+                return
+            arguments["cursor"] = page.next_cursor
+
+    async def reconcile(self, *unknowns: DeliveryUnknown, settle_after: float = SETTLE_AFTER) -> tuple[Reconciled, ...]:
+        """Find out what became of messages that left and got no readable answer, by looking for them in the list of
+        messages (15 pages in 15 minutes: settle as many as you can in one call).
+
+        Two messages that say the same to the same person are told apart by those which this client knows to have been
+        sent. What other programs sent within five minutes of it in the very same words cannot be told apart.
+
+        Args:
+            unknowns: the errors that `send` raised.
+            settle_after: seconds from the attempt's end until a message that is not in the list is said to be absent.
+
+        Returns:
+            For each of `unknowns`, in their order, what became of it: :class:`Reconciled`.
+
+        Raises:
+            InvalidInput: one of them is not about a direct message that was sent by this account.
+            ResponseError, ConnectFailed, MalformedResponse, QuotaWaitTooLong: the list could not be had.
+        """
+        return await self._reconciler.reconcile(unknowns, settle_after, self.list)

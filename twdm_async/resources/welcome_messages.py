@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
+from twdm_async._quiet import quiet
 from twdm_async.errors import InvalidInput
 from twdm_async.models.checks import checked_id
 from twdm_async.models.welcome_messages import WelcomeMessage
 from twdm_async.resources.message_data import message_data
 from twdm_async.transport.call import Caller
+from twdm_async.transport.wire import Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +31,7 @@ class WelcomeMessages:
 
     _caller: Caller
 
+    @quiet
     async def create(
         self,
         text: str | None = None,
@@ -69,5 +72,9 @@ class WelcomeMessages:
         if custom_profile_id is not None:
             message["custom_profile_id"] = checked_id(custom_profile_id, "custom_profile_id")
         return await self._caller.call(
-            "welcome_messages.create", {"welcome_message": message}, WelcomeMessage, text=text, max_wait=max_wait
+            "welcome_messages.create",
+            {"welcome_message": message},
+            WelcomeMessage,
+            message=Message(custom_profile_id=message.get("custom_profile_id"), text=text),
+            max_wait=max_wait,
         )

@@ -1,24 +1,39 @@
-"""The one loop of attempts: admit, sign, exchange, read, decide."""
+"""The one loop of attempts: admit, sign, exchange, read, decide.
+
+A caller waits for quota in its own task, where it may be cancelled as it likes. From then on the attempt is the
+client's: a sender makes it to its end, writes its outcome down and tells the observers, whoever still waits for it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import logging
 import random
+from abc import ABC, abstractmethod
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from attrs import evolve
+from attrs import define, evolve
 
 from twdm_async import errors
+from twdm_async._forks import forks
 from twdm_async.endpoints import ENDPOINTS, Host, Safety
+from twdm_async.observers import AttemptReport
 from twdm_async.quota.lanes import Lane
-from twdm_async.quota.store.contract import Slot
+from twdm_async.quota.store.contract import Intent, Slot
 from twdm_async.transport import retry, wire
 from twdm_async.transport.http import Attempt
-from twdm_async.transport.wire import Fault, Reply, Request
+from twdm_async.transport.senders import Job, Senders
+from twdm_async.transport.sent import SentMessages, Sought
+from twdm_async.transport.wire import Fault, Message, Reply, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping, Sequence
 
     from twdm_async._clock import Clock
+    from twdm_async.credentials import Credentials
+    from twdm_async.observers import Observer
     from twdm_async.quota.limiter import QuotaLimiter
     from twdm_async.transport.http import HttpTransport
     from twdm_async.transport.oauth1 import OAuth1Signer
@@ -26,7 +41,58 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ANYONE = Lane()
+_NO_SLOT = Slot(())
 _FOR_EVER: Final = 1e9  # seconds
+
+_log = logging.getLogger("twdm_async")
+
+
+class Journal(ABC):
+    """What somebody writes down of one call's attempts, so that a crash finds out how far they came.
+
+    Its methods are awaited by the client's own senders, where no caller's cancellation reaches them.
+
+    Args:
+        intent: what a quota store in the same file writes down when it gives a slot; ``None`` if it is another file.
+    """
+
+    intent: Intent | None = None
+
+    @abstractmethod
+    async def leaving(self, signed_at: float) -> None:
+        """The first byte is about to leave. It leaves when this returns, and not at all if it raises.
+
+        Args:
+            signed_at: seconds since 1970, as the signature will say.
+        """
+
+    @abstractmethod
+    async def ended(self, outcome: Any) -> None:
+        """What came of the attempt: an answer, an error, or :class:`~twdm_async.transport.retry.Again`."""
+
+
+@define(eq=False)
+class _Call:
+    """A call on its way.
+
+    Args:
+        into: the model of its answer.
+        context: the caller's, in which observers are told.
+        slot: of the attempt to be made.
+        number: of that attempt, from 1.
+        waited: seconds that it waited for quota.
+        watchers: set when the attempt that is under way has ended.
+    """
+
+    request: Request
+    into: type[Any]
+    journal: Journal | None
+    context: contextvars.Context | None
+    slot: Slot = _NO_SLOT
+    story: retry.Story = retry.BEGINNING
+    number: int = 0
+    waited: float = 0.0
+    watchers: tuple[asyncio.Event, ...] = ()
 
 
 class Caller:
@@ -37,9 +103,11 @@ class Caller:
         limiter: lets an attempt leave.
         signer: signs it, after the wait, anew for each.
         http: sends it.
+        credentials: make the fingerprints of texts.
         clock: where time comes from.
         max_wait: seconds a call may wait for quota if it does not say itself.
         uncounted_reads: whether calls that only read may leave while the quota store fails.
+        observers: are told of every attempt.
     """
 
     def __init__(
@@ -48,18 +116,56 @@ class Caller:
         limiter: QuotaLimiter,
         signer: OAuth1Signer,
         http: HttpTransport,
-        clock: Clock,
-        max_wait: float | None,
         *,
+        credentials: Credentials,
+        clock: Clock,
+        max_wait: float | None = None,
         uncounted_reads: bool = False,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._hosts = hosts
         self._limiter = limiter
         self._signer = signer
         self._http = http
+        self._credentials = credentials
         self._clock = clock
         self._max_wait = checked_wait(max_wait)
         self._uncounted_reads = uncounted_reads
+        self._observers = observers
+        self._budget = retry.RetryBudget()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._forks = 0
+        self._under_way: set[_Call] = set()
+        self.senders = Senders(http.most)
+        self.sent = SentMessages()
+
+    def settle_in(self) -> None:
+        """To be called before each use: bind this to the running loop, if it is not bound yet.
+
+        Raises:
+            WrongEventLoop: it is bound to another one, or to the process that this one was forked off.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop, self._forks = loop, forks()
+        elif self._forks != forks():
+            raise errors.WrongEventLoop(problem="the client was used before this process was forked off")
+        elif self._loop is not loop:
+            gone = ", which is closed" if self._loop.is_closed() else ""
+            raise errors.WrongEventLoop(problem=f"the client is in use in another event loop{gone}")
+
+    def abandon(self) -> None:
+        """Nobody holds the client any more, and it was not closed: let its senders end. May come from any thread."""
+        if self._loop is not None and not self._loop.is_closed() and self._forks == forks():
+            self._loop.call_soon_threadsafe(self.senders.end_waiting)
+
+    async def quiet(self, recipient_ids: Container[str | None]) -> None:
+        """Wait until no attempt is under way that was when this was called, and sends a message to one of them."""
+        for call in list(self._under_way):
+            if call.request.message is not None and call.request.message.recipient_id in recipient_ids:
+                over = asyncio.Event()
+                call.watchers = (*call.watchers, over)
+                await over.wait()
 
     async def call(
         self,
@@ -68,10 +174,10 @@ class Caller:
         into: type[T],
         *,
         path_id: str | None = None,
-        recipient_id: str | None = None,
-        text: str | None = None,
+        message: Message | None = None,
         lane: Lane = _ANYONE,
         max_wait: float | None = None,
+        journal: Journal | None = None,
     ) -> T:
         """Call the endpoint `name` and structure what it answers.
 
@@ -80,84 +186,164 @@ class Caller:
             arguments: what to send, checked.
             into: the model of the answer; ``type(None)`` where there is none.
             path_id: a checked id for the path.
-            recipient_id: whom a message is for.
-            text: of a message; no error will repeat it.
+            message: what is known of the message that is sent.
             lane: where to wait.
             max_wait: seconds to wait for quota, over all attempts; the client's if not given.
+            journal: where its attempts are written down.
 
         Raises:
             TwdmError: any of the tree, as :mod:`twdm_async.transport.retry` decides.
         """
-        request = wire.encode(
-            ENDPOINTS[name], self._hosts, arguments, path_id=path_id, recipient_id=recipient_id, text=text
-        )
+        self.settle_in()
+        request = wire.encode(ENDPOINTS[name], self._hosts, arguments, path_id=path_id, message=message)
+        del arguments  # a traceback that shows what its frames hold is not to show a message
+        context = contextvars.copy_context() if self._observers else None
+        call = _Call(request, into, journal, context)
         patience = checked_wait(max_wait) if max_wait is not None else self._max_wait
-        story = retry.BEGINNING
         while True:
-            slot, patience = await self._admit(request, lane, patience, story)
-            sent_at = self._clock.utc()
-            outcome = await self._attempt(request, slot)
-            if outcome is None:
-                continue
-            error = None
-            if isinstance(outcome, Reply):
-                try:
-                    return wire.read(request.endpoint, outcome, into)
-                except errors.TwdmError as problem:
-                    error = wire.without_text(problem, text)
-                if isinstance(error, errors.RateLimited) and outcome.status not in {420, 429}:
-                    self._limiter.refused(
-                        request.endpoint.family, outcome.headers
-                    )  # only the code says so, and that was just read
-            decision = retry.decide(request, outcome, error, story, sent_at=sent_at, jitter=random.random())
+            patience = await self._admit(call, lane, patience)
+            decision = await self._send(call)
             if isinstance(decision, errors.TwdmError):
                 raise decision
-            if decision.server_time is not None:
-                self._signer.skew = decision.server_time - self._clock.wall()
-            story = decision.story
+            if not isinstance(decision, retry.Again):
+                answer: T = decision
+                return answer
+            call.story = decision.story
             if decision.after:
                 await self._clock.sleep(decision.after)
 
-    async def _admit(
-        self, request: Request, lane: Lane, patience: float | None, story: retry.Story
-    ) -> tuple[Slot, float | None]:
-        """A slot, and how many seconds of waiting are left."""
-        family = request.endpoint.family
+    async def _admit(self, call: _Call, lane: Lane, patience: float | None) -> float | None:
+        """Get `call` a slot. Returns how many seconds of waiting are left."""
+        endpoint, story = call.request.endpoint, call.story
+        intent = call.journal.intent if call.journal else None
         began = self._clock.monotonic()
         try:
-            slot = await self._limiter.admit(family, lane, patience)
+            call.slot = await self._limiter.admit(endpoint.family, lane, patience, intent)
         except errors.TwdmError as error:
             problem = error
-            is_read = request.endpoint.safety is Safety.READ
-            if isinstance(error, errors.QuotaStoreFailed) and is_read and self._uncounted_reads:
-                return Slot(()), patience
+            if isinstance(error, errors.QuotaStoreFailed) and endpoint.safety is Safety.READ and self._uncounted_reads:
+                call.slot = _NO_SLOT
+                return patience
         else:
-            return slot, None if patience is None else max(0.0, patience - (self._clock.monotonic() - began))
+            call.waited = self._clock.monotonic() - began
+            return None if patience is None else max(0.0, patience - call.waited)
         if isinstance(problem, errors.QuotaWaitTooLong) and story.refusal is not None:
             # It was sent and the server refused it: that is what the caller should know.
             problem = evolve(story.refusal, retry_at=problem.retry_at)
-        raise retry.told_whole(problem, request, story)
+        raise retry.told_whole(problem, call.request, story)
 
-    async def _attempt(self, request: Request, slot: Slot) -> Reply | Fault | None:
-        """Sign and send. However this ends, the slot is settled, or given back if no byte left. ``None``: the slot was
-        given back since the request had to wait for a connection for longer than a slot is good for.
-        """
+    async def _send(self, call: _Call) -> Any:
+        """Have one attempt made by a sender. Who is cancelled here leaves it to go on, once it has begun."""
+        outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        job = Job(lambda job: self._attempt(call, job), call.request.endpoint.name, outcome)
+        try:
+            return await self.senders.run(job)
+        except BaseException:
+            if not job.has_begun:
+                outcome.cancel()
+                self._limiter.give_back(call.slot)
+            raise
+
+    async def _attempt(self, call: _Call, job: Job[Any]) -> Any:
+        """One attempt, and what follows from it: the answer, the error, or that there must be another one."""
+        if self._clock.monotonic() > call.slot.send_by:  # it had to wait for a sender for too long
+            self._limiter.give_back(call.slot)
+            return retry.Again(call.story)
+        call.number += 1
+        began, stamp = self._clock.monotonic(), self._clock.wall() + self._signer.skew
         attempt = Attempt()
         outcome: Reply | Fault | None = None
+        self._under_way.add(call)
         try:
-            async with self._http.places:
-                if self._clock.monotonic() > slot.send_by:
-                    return None
-                authorization = self._signer.sign(request)
-                outcome = await self._http.exchange(request, authorization, attempt)
+            if call.journal is not None and not call.slot.intended:
+                await call.journal.leaving(stamp)
+            outcome = await self._http.exchange(call.request, self._signer.sign(call.request), attempt)
             if isinstance(outcome, Reply):
-                self._limiter.learn(request.endpoint.family, outcome.status, outcome.headers)
-            return outcome
+                self._limiter.learn(call.request.endpoint.family, outcome.status, outcome.headers)
+            decision = self._decide(call, outcome, stamp)
+        except errors.TwdmError as error:  # the client was closed, or the journal could not be written
+            decision = error
         finally:
+            self._under_way.discard(call)
+            for watcher in call.watchers:
+                watcher.set()
+            # However this ends, the slot is settled, or given back if no byte left.
             if attempt.sent:
-                self._limiter.settle(slot, seen=isinstance(outcome, Reply))
+                self._limiter.settle(call.slot, seen=isinstance(outcome, Reply))
             else:
-                self._limiter.give_back(slot)
+                self._limiter.give_back(call.slot)
+        if call.journal is not None:
+            await call.journal.ended(decision)
+        if self._observers or isinstance(decision, errors.DeliveryUnknown) or _log.isEnabledFor(logging.DEBUG):
+            self._report(
+                call,
+                AttemptReport(
+                    endpoint=call.request.endpoint.name,
+                    method=call.request.endpoint.method,
+                    url=call.request.url,
+                    number=call.number,
+                    waited=call.waited,
+                    began=datetime.fromtimestamp(stamp, UTC),
+                    took=self._clock.monotonic() - began,
+                    left=attempt.sent,
+                    status=outcome.status if isinstance(outcome, Reply) else None,
+                    problem=outcome.problem if isinstance(outcome, Fault) else None,
+                    outcome=decision,
+                    is_abandoned=job.is_abandoned,
+                ),
+            )
+        return decision
+
+    def _decide(self, call: _Call, outcome: Reply | Fault, stamp: float) -> Any:
+        """What follows from `outcome`: the answer, the error, or that there must be another attempt."""
+        request, error = call.request, None
+        if isinstance(outcome, Reply):
+            try:
+                answer = wire.read(request.endpoint, outcome, call.into)
+            except errors.TwdmError as problem:
+                error = wire.without_text(problem, request.message.text if request.message else None)
+            else:
+                self._budget.earn()
+                if request.message is not None and request.message.recipient_id is not None:
+                    self._note_sent(request.message, answer, stamp)
+                return answer
+            if isinstance(error, errors.RateLimited) and outcome.status not in {420, 429}:
+                self._limiter.refused(request.endpoint.family, outcome.headers)  # only the code says so
+        decision = retry.decide(
+            request,
+            outcome,
+            error,
+            call.story,
+            sent_at=datetime.fromtimestamp(stamp, UTC),
+            jitter=random.random(),
+            may_retry=self._budget.has_some,
+        )
+        if isinstance(decision, errors.DeliveryUnknown) and request.message is not None:
+            fingerprint = self._credentials.fingerprint(request.message.text or "")
+            return evolve(decision, fingerprint=fingerprint, ended_at=self._clock.utc())
+        if isinstance(decision, retry.Again):
+            if decision.server_time is not None:
+                self._signer.skew = decision.server_time - self._clock.wall()
+            if decision.story.failures > call.story.failures:
+                self._budget.spend()
+        return decision
+
+    def _note_sent(self, message: Message, answer: Any, stamp: float) -> None:
+        if answer.id is not None:
+            self.sent.note(answer.id)
+        elif message.recipient_id is not None:
+            fingerprint = self._credentials.fingerprint(message.text or "")
+            sent_at = datetime.fromtimestamp(stamp, UTC)
+            self.sent.note(Sought(message.recipient_id, message.custom_profile_id, fingerprint, sent_at))
+
+    def _report(self, call: _Call, report: AttemptReport) -> None:
+        level = logging.WARNING if isinstance(report.outcome, errors.DeliveryUnknown) else logging.DEBUG
+        _log.log(level, "%s", report, extra=report.as_extra())
+        for observer in self._observers:
+            try:
+                (call.context or contextvars.Context()).run(observer, report)
+            except Exception:  # noqa: BLE001 - whoever watches may not get in the way
+                _log.exception("an observer failed")
 
 
 def checked_wait(max_wait: float | None) -> float | None:

@@ -18,7 +18,7 @@ from twdm_async.errors import ClientClosed
 from twdm_async.transport.wire import LARGEST_REPLY, Fault, File, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from twdm_async.transport.wire import Request
 
@@ -71,16 +71,20 @@ class _TrackedRequest(aiohttp.ClientRequest):
 
 
 class HttpTransport:
-    """Sends requests, at most a hundred at a time.
-
-    That bound stands before the connection pool, so that no request waits in the pool while its time runs.
+    """Sends requests.
 
     Args:
         borrowed: a session whose connections are used, and which is never closed; ``None`` makes one.
         timeout: seconds one attempt may take, from the connection on; connecting may take as long again.
+        trace_configs: aiohttp's, which see every request, its signature included.
     """
 
-    def __init__(self, borrowed: aiohttp.ClientSession | None, timeout: float) -> None:
+    def __init__(
+        self,
+        borrowed: aiohttp.ClientSession | None,
+        timeout: float,
+        trace_configs: Sequence[aiohttp.TraceConfig] = (),
+    ) -> None:
         self._borrowed = borrowed
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
@@ -89,8 +93,9 @@ class HttpTransport:
         self._is_closed = False
         connector = borrowed.connector if borrowed else None
         pool = [connector.limit, connector.limit_per_host] if connector else []
-        self.places = asyncio.Semaphore(min([_MOST_UNDER_WAY, *(limit for limit in pool if limit)]))
-        """Enter it before signing: what is signed then leaves at once."""
+        self._trace_configs = [*(borrowed.trace_configs if borrowed else []), *trace_configs]
+        self.most = min([_MOST_UNDER_WAY, *(limit for limit in pool if limit)])
+        """How many requests may be under way, so that none has to wait in the pool while its time runs."""
 
     @property
     def is_open(self) -> bool:
@@ -123,6 +128,7 @@ class HttpTransport:
                     data=_body(request.body),
                     headers=_headers(request, authorization),
                     allow_redirects=False,
+                    trace_request_ctx=request.endpoint.name,
                 ) as response:
                     body = await _read(response)
             if body is None:
@@ -160,7 +166,7 @@ class HttpTransport:
             connector=lender.connector if lender else aiohttp.TCPConnector(limit=0),
             connector_owner=lender is None,
             trust_env=lender.trust_env if lender else False,
-            trace_configs=lender.trace_configs if lender else None,
+            trace_configs=self._trace_configs,
             cookie_jar=aiohttp.DummyCookieJar(),
             # Only connecting is aiohttp's to bound: its total would count the wait for a pooled connection, too. So
             # would its connect; but our own pool has no bound, so there it is the time for the name and the connection.

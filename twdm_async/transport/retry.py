@@ -10,6 +10,9 @@ no byte left, and none ever will: TLS       ``ConnectFailed``                   
 any other refusal                           its error                                the same
 5xx, reset, timeout, unreadable answer      ``DeliveryUnknown``, never sent again    again, up to three tries
 ==========================================  =======================================  ===============================
+
+Between two tries lies a random time, up to a bound that doubles (*full jitter*), or what ``Retry-After`` asks for if
+that is bearable. All calls of a client share a :class:`RetryBudget`: when the API is down, the tries end with it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from attrs import evolve, frozen
 
 from twdm_async import errors
 from twdm_async.endpoints import Safety
-from twdm_async.quota.headers import server_time
+from twdm_async.quota.headers import retry_after, server_time
 from twdm_async.transport.wire import Fault, Reply
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 _TRIES: Final = 3
 _FIRST_BACKOFF: Final = 0.5  # seconds; doubled with every try
+_LONGEST_BACKOFF: Final = 30.0  # seconds; a server that asks for more is not asked again
 _CLOCK_REFUSED: Final = 135
 _UNANSWERED: Final = frozenset({408, 499})  # a proxy gave up waiting; the server may have acted all the same
 
@@ -69,6 +73,29 @@ class Again:
     server_time: float | None = None
 
 
+class RetryBudget:
+    """How many tries after a failure all calls of a client have left together. Each is paid for by five answers."""
+
+    _MOST: Final = 50.0
+    _EARNED: Final = 0.2
+
+    def __init__(self) -> None:
+        self._left = self._MOST
+
+    @property
+    def has_some(self) -> bool:
+        """Whether another try may be made."""
+        return self._left >= 1.0
+
+    def earn(self) -> None:
+        """An answer came."""
+        self._left = min(self._MOST, self._left + self._EARNED)
+
+    def spend(self) -> None:
+        """Another try is made."""
+        self._left -= 1.0
+
+
 def decide(
     request: Request,
     outcome: Reply | Fault,
@@ -77,6 +104,7 @@ def decide(
     *,
     sent_at: datetime,
     jitter: float,
+    may_retry: bool = True,
 ) -> Again | errors.TwdmError:
     """Another attempt, or the error that the caller gets.
 
@@ -87,25 +115,43 @@ def decide(
         story: what happened before.
         sent_at: when this attempt was made (UTC).
         jitter: a random number from 0 up to 1, which spreads those who failed together.
+        may_retry: whether the client can afford another try after a failure.
     """
+    if isinstance(error, (errors.ResponseError, errors.MalformedResponse)):
+        error = evolve(error, sent_at=sent_at)
     if isinstance(error, errors.RateLimited):
         return Again(evolve(story, refusal=error))
     story = evolve(story, failures=story.failures + 1, refusal=None)
-    backoff = jitter * _FIRST_BACKOFF * 2.0 ** (story.failures - 1)
+    backoff = _backoff(outcome, story.failures, jitter)
+    may_retry = may_retry and story.failures < _TRIES and backoff <= _LONGEST_BACKOFF
     if isinstance(outcome, Fault) and not outcome.sent:
-        if not outcome.lasting and story.failures < _TRIES:
+        if not outcome.lasting and may_retry:
             return Again(story, backoff)
-        failed = errors.ConnectFailed(
+        no_connection = errors.ConnectFailed(
             endpoint=request.endpoint.name, problem=outcome.problem, safe_to_retry=not outcome.lasting
         )
-        return told_whole(failed, request, story)
+        return told_whole(no_connection, request, story)
     if isinstance(error, errors.Unauthorized) and isinstance(outcome, Reply) and _CLOCK_REFUSED in error.codes:
         theirs = server_time(outcome.headers)
         if theirs is not None and not story.resynchronised:
             return Again(evolve(story, resynchronised=True), server_time=theirs)
     if error is not None and _is_answer(error):
         return told_whole(error, request, story)
-    return _without_answer(request, outcome, error, evolve(story, left=True), sent_at, backoff)
+    story = evolve(story, left=True)
+    if request.endpoint.safety is Safety.SEND_ONCE:
+        return _unknown(request, outcome, error, sent_at)
+    if may_retry and not (isinstance(outcome, Fault) and outcome.lasting):
+        return Again(story, backoff)
+    failed = error or errors.ConnectFailed(endpoint=request.endpoint.name, problem=_said(outcome, error))
+    return told_whole(failed, request, story)
+
+
+def _backoff(outcome: Reply | Fault, failures: int, jitter: float) -> float:
+    """Seconds until the next try."""
+    seconds = jitter * _FIRST_BACKOFF * 2.0 ** (failures - 1)
+    if isinstance(outcome, Reply) and outcome.status >= 500:
+        return max(seconds, retry_after(outcome.headers) or 0.0)
+    return seconds
 
 
 def told_whole(error: errors.TwdmError, request: Request, story: Story) -> errors.TwdmError:
@@ -122,28 +168,25 @@ def _is_answer(error: errors.TwdmError) -> bool:
     return error.status not in _UNANSWERED or bool(error.codes)
 
 
-def _without_answer(
-    request: Request,
-    outcome: Reply | Fault,
-    error: errors.TwdmError | None,
-    story: Story,
-    sent_at: datetime,
-    backoff: float,
-) -> Again | errors.TwdmError:
-    name = request.endpoint.name
-    problem = outcome.problem if isinstance(outcome, Fault) else _said(outcome, error)
-    if request.endpoint.safety is Safety.SEND_ONCE:
-        return errors.DeliveryUnknown(
-            endpoint=name, problem=problem, sent_at=sent_at, recipient_id=request.recipient_id
-        )
-    if story.failures < _TRIES and not (isinstance(outcome, Fault) and outcome.lasting):
-        return Again(story, backoff)
-    return told_whole(error or errors.ConnectFailed(endpoint=name, problem=problem), request, story)
+def _unknown(
+    request: Request, outcome: Reply | Fault, error: errors.TwdmError | None, sent_at: datetime
+) -> errors.DeliveryUnknown:
+    return errors.DeliveryUnknown(
+        endpoint=request.endpoint.name,
+        problem=_said(outcome, error),
+        sent_at=sent_at,
+        status=outcome.status if isinstance(outcome, Reply) else None,
+        codes=error.codes if isinstance(error, errors.ResponseError) else (),
+        recipient_id=request.message.recipient_id if request.message else None,
+        custom_profile_id=request.message.custom_profile_id if request.message else None,
+    )
 
 
-def _said(reply: Reply, error: errors.TwdmError | None) -> str:
+def _said(outcome: Reply | Fault, error: errors.TwdmError | None) -> str:
+    if isinstance(outcome, Fault):
+        return outcome.problem
     if isinstance(error, errors.MalformedResponse):
-        return f"HTTP {reply.status}, {error.problem}"
+        return f"HTTP {outcome.status}, {error.problem}"
     if isinstance(error, errors.ResponseError) and error.codes:
-        return f"HTTP {reply.status}, code {', '.join(map(str, error.codes))}"
-    return f"HTTP {reply.status}"
+        return f"HTTP {outcome.status}, code {', '.join(map(str, error.codes))}"
+    return f"HTTP {outcome.status}"

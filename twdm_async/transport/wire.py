@@ -35,6 +35,21 @@ class File:
     content_type: str
 
 
+@frozen
+class Message:
+    """What is known of the message that a call sends: for its errors to say, or to keep to themselves.
+
+    Args:
+        recipient_id: whom it is for; ``None`` for a welcome message.
+        custom_profile_id: the profile it goes under; ``None`` for the account's own.
+        text: what it says; no error repeats it.
+    """
+
+    recipient_id: str | None = None
+    custom_profile_id: str | None = None
+    text: str | None = field(default=None, repr=False)
+
+
 @define(eq=False)
 class Request:
     """A call, ready to be signed and sent any number of times.
@@ -46,8 +61,7 @@ class Request:
         signed: the parameters, as they were before encoding, that are part of the signature.
         body: encoded, or the fields of a multipart body.
         content_type: of `body`, unless it is multipart.
-        recipient_id: whom a message is for, so that an error can say so.
-        text: of a message, so that no error says it.
+        message: that it sends, if it sends one.
     """
 
     endpoint: Endpoint
@@ -56,8 +70,7 @@ class Request:
     signed: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     body: bytes | Mapping[str, str | File] = field(default=b"", repr=False)
     content_type: str | None = None
-    recipient_id: str | None = None
-    text: str | None = field(default=None, repr=False)
+    message: Message | None = None
 
     @property
     def target(self) -> str:
@@ -95,8 +108,7 @@ def encode(
     arguments: Mapping[str, Any],
     *,
     path_id: str | None = None,
-    recipient_id: str | None = None,
-    text: str | None = None,
+    message: Message | None = None,
 ) -> Request:
     """The request for a call.
 
@@ -105,16 +117,14 @@ def encode(
         hosts: scheme and host for each of the API's hosts.
         arguments: the JSON body, or the fields of a query, form or multipart body.
         path_id: a checked id for the path template.
-        recipient_id: whom it is for.
-        text: of the message.
+        message: that it sends, if it sends one.
     """
     path = endpoint.path if path_id is None else endpoint.path.format(id=_escape(path_id))
     url = hosts[endpoint.host] + path
     match endpoint.encoding:
         case Encoding.JSON:
             body = _encoder.encode(arguments).encode()
-            content_type = "application/json"
-            return Request(endpoint, url, body=body, content_type=content_type, recipient_id=recipient_id, text=text)
+            return Request(endpoint, url, body=body, content_type="application/json", message=message)
         case Encoding.QUERY:
             signed = tuple(arguments.items())
             return Request(endpoint, url, query=_urlencoded(signed), signed=signed)

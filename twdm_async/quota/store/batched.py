@@ -17,7 +17,7 @@ from attrs import define
 
 from twdm_async.errors import QuotaStoreFailed
 from twdm_async.quota.ledger import Usage, window
-from twdm_async.quota.store.contract import Lifetime, QuotaStore, Slot, Wait
+from twdm_async.quota.store.contract import Intent, Lifetime, QuotaStore, Slot, Wait
 from twdm_async.quota.store.steps import Asked, GiveBack, Hold, Look, Looked, Settle, Step, Take, Taken, Tighten, Told
 
 if TYPE_CHECKING:
@@ -98,14 +98,18 @@ class BatchedQuotaStore(QuotaStore):
             self._known.clear()
         self._call, self._later = None, None
 
-    async def take(self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1) -> list[Slot] | Wait:
+    async def take(
+        self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1, intent: Intent | None = None
+    ) -> list[Slot] | Wait:
         self._settle_in()
         asked_at = self._clock.monotonic()
         names = tuple([f"{self._owner}{next(self._names):x}" for _ in range(most)])
-        answer = await self._ask(Take(claims, names, lifetime.to_send + lifetime.to_settle))
+        intents = {names[0]: intent} if intent else {}
+        answer = await self._ask(Take(claims, names, lifetime.to_send + lifetime.to_settle, intents))
         if isinstance(answer, Looked):
             return self._wait(claims)
-        return [Slot(claims, name, asked_at + lifetime.to_send) for name in names[: answer.count]]
+        send_by = asked_at + lifetime.to_send
+        return [Slot(claims, name, send_by, intended=intent is not None) for name in names[: answer.count]]
 
     async def close(self) -> None:
         await super().close()
@@ -332,7 +336,9 @@ def _alike(questions: Sequence[_Question]) -> dict[Asked, list[_Question]]:
             alike[Look(claims)] = group
         else:
             takes = [question.step for question in group if isinstance(question.step, Take)]
-            alike[Take(claims, tuple([name for take in takes for name in take.names]), lifetime)] = group
+            names = tuple([name for take in takes for name in take.names])
+            intents = {name: intent for take in takes for name, intent in take.intents.items()}
+            alike[Take(claims, names, lifetime, intents)] = group
     return alike
 
 

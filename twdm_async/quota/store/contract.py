@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from attrs import define, frozen
 
+from twdm_async._forks import forks
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.parking import Parking
 from twdm_async.quota.spec import Priority, Quota, Scope, checked_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from twdm_async.quota.ledger import Usage
 
@@ -63,6 +64,20 @@ UNLIMITED: Final = Quota(1_000_000_000, per=1e-6)
 """Stands where no quota is documented: it never binds, and only a hold can close its bucket."""
 
 
+@frozen
+class Intent:
+    """A row of an outbox that goes from waiting to sending in the moment in which a slot is taken for it. Only a store
+    that :meth:`~QuotaStore.shares` the outbox' file can do that.
+
+    Args:
+        row: its number.
+        wall_ahead: seconds by which the server's clock is ahead of this machine's.
+    """
+
+    row: int
+    wall_ahead: float = 0.0
+
+
 @define(eq=False)
 class Slot:
     """The right to send one request. It must be settled or given back exactly once.
@@ -71,11 +86,13 @@ class Slot:
         claims: what it counts in.
         name: what the store knows it by.
         send_by: by the monotonic clock, when the request must have left, or else the slot must be given back.
+        intended: whether an intent was written down with it.
     """
 
     claims: tuple[Claim, ...]
     name: str = ""
     send_by: float = math.inf
+    intended: bool = False
 
 
 @frozen
@@ -102,20 +119,6 @@ class Lifetime:
 
     to_send: float
     to_settle: float
-
-
-class _Forks:
-    """How often this process was forked off another one."""
-
-    count = 0
-
-
-def _note_fork() -> None:
-    _Forks.count += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
 
 
 class QuotaStore(ABC):
@@ -156,11 +159,11 @@ class QuotaStore(ABC):
             QuotaStoreFailed: it cannot be used here.
         """
         loop = asyncio.get_running_loop()
-        if loop is self._loop and self._forks == _Forks.count:
+        if loop is self._loop and self._forks == forks():
             return
         if self._is_closed:
             raise QuotaStoreFailed(store=self.address, problem="it is closed; close it after the clients that use it")
-        was_forked = self._forks not in {None, _Forks.count}
+        was_forked = self._forks not in {None, forks()}
         if self._loop is not None and self._loop is not loop and self._loop.is_running() and not was_forked:
             problem = (
                 "it is in use in another event loop; make one for each loop (those of one SQLite file or one Redis "
@@ -169,7 +172,7 @@ class QuotaStore(ABC):
             raise QuotaStoreFailed(store=self.address, problem=problem)
         is_new = self._forks is None
         self._move_in(was_forked=was_forked, is_new=is_new)
-        self._loop, self._forks = loop, _Forks.count
+        self._loop, self._forks = loop, forks()
 
     @abstractmethod
     def _move_in(self, *, was_forked: bool, is_new: bool) -> None:
@@ -205,9 +208,15 @@ class QuotaStore(ABC):
         """The store at `url`, whose scheme is one of its own."""
         raise NotImplementedError
 
+    def shares(self, path: Path) -> bool:  # noqa: ARG002 - most have no file
+        """Whether the outbox at `path` lives in this store's own file, so that it can write intents down."""
+        return False
+
     @abstractmethod
-    async def take(self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1) -> list[Slot] | Wait:
-        """Take a slot in every bucket of `claims`, or in none; up to `most` times.
+    async def take(
+        self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1, intent: Intent | None = None
+    ) -> list[Slot] | Wait:
+        """Take a slot in every bucket of `claims`, or in none; up to `most` times; just once for an `intent`.
 
         Raises:
             QuotaStoreFailed: it cannot be known what is spent, or not be kept.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from twdm_async._clock import Clock
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.ledger import Ledger, Usage, window
-from twdm_async.quota.store.contract import Bucket, Claim, Lifetime, QuotaStore, Slot, Wait, assumed
+from twdm_async.quota.store.contract import Bucket, Claim, Intent, Lifetime, QuotaStore, Slot, Wait, assumed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +38,13 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
             raise InvalidInput(parameter="url", problem="must be memory:// and nothing else")
         return cls(assume_spent=assume_spent)
 
-    async def take(self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1) -> list[Slot] | Wait:  # noqa: ARG002 - nobody dies here without everybody
+    async def take(
+        self,
+        claims: tuple[Claim, ...],
+        lifetime: Lifetime,  # noqa: ARG002 - nobody dies here without everybody
+        most: int = 1,
+        intent: Intent | None = None,  # noqa: ARG002 - there is no file to write it to
+    ) -> list[Slot] | Wait:
         self._settle_in()
         now = self._clock.monotonic()
         count = most

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from collections.abc import Mapping
+
+from attrs import field, frozen
 
 from twdm_async.quota.ledger import Usage
 from twdm_async.quota.spec import Quota
-from twdm_async.quota.store.contract import Bucket, Claim
+from twdm_async.quota.store.contract import Bucket, Claim, Intent
 
 
 @frozen
@@ -17,11 +19,13 @@ class Take:
         claims: what is claimed.
         names: of the slots.
         lifetime: seconds after which a slot is treated as if its outcome had been seen, if it never is.
+        intents: what must be written down together with some of the slots, by their names.
     """
 
     claims: tuple[Claim, ...]
     names: tuple[str, ...]
     lifetime: float
+    intents: Mapping[str, Intent] = field(factory=dict[str, Intent], hash=False)
 
 
 @frozen

@@ -1,0 +1,30 @@
+"""Errors that show nothing of what was sent, not even in a traceback that prints what its frames hold."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from twdm_async.errors import TwdmError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def quiet(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """`function`, whose arguments hold texts: what it raises on purpose, or when cancelled, has no frames of it."""
+
+    @functools.wraps(function)
+    async def without_frames(*args: P.args, **kwargs: P.kwargs) -> T:
+        running = function(*args, **kwargs)
+        del args, kwargs
+        try:
+            return await running
+        except (TwdmError, asyncio.CancelledError) as error:
+            raise error.with_traceback(None) from None
+
+    return without_frames
