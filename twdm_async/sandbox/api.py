@@ -72,6 +72,7 @@ class Api:
         self._windows = windows
         self._ids = itertools.count(1_580_000_000_000_000_001)
         self.messages: list[StoredMessage] = []
+        self._events: list[Json] = []  # the same, as the API shows them
         self.welcome_messages: list[Json] = []
         self.profiles: dict[str, StoredProfile] = {}
         self.media: dict[str, StoredMedia] = {}
@@ -174,7 +175,20 @@ class Api:
         }
         if profile_id is not None:
             shown["message_create"]["custom_profile_id"] = profile_id
+        self._events.append(shown)
         return Answer({"event": shown})
+
+    def list_messages(self, call: Call) -> Answer:
+        count = _whole_number(call.fields.get("count", "20"), "count", most=50)
+        before = _decode_cursor(call.fields["cursor"]) if "cursor" in call.fields else math.inf
+        own = [shown for shown in reversed(self._events) if int(shown["id"]) < before]
+        own = [shown for shown in own if shown["message_create"]["sender_id"] == call.account.id]
+        page = own[:count]
+        body: Json = {"events": page}
+        # A full page has a cursor even if nothing follows, so the last page may be empty.
+        if len(page) == count:
+            body["next_cursor"] = _encode_cursor(page[-1]["id"])
+        return Answer(body)
 
     def create_welcome_message(self, call: Call) -> Answer:
         message = _object(call.json, "welcome_message")
@@ -322,6 +336,7 @@ ROUTES: Final = (
     Route("GET", r"/1.1/custom_profiles/{id:\d+}.json", "custom_profiles.get", Api.get_profile, True),
     Route("DELETE", "/1.1/custom_profiles/destroy.json", "custom_profiles.delete", Api.delete_profile, False),
     Route("POST", "/1.1/direct_messages/events/new.json", "direct_messages.send", Api.send_message, False),
+    Route("GET", "/1.1/direct_messages/events/list.json", "direct_messages.list", Api.list_messages, True),
     Route(
         "POST",
         "/1.1/direct_messages/welcome_messages/new.json",
@@ -346,6 +361,7 @@ _LISTED: Final = {
         "/custom_profiles/list": "custom_profiles.list",
         "/custom_profiles/show": "custom_profiles.get",
     },
+    "direct_messages": {"/direct_messages/events/list": "direct_messages.list"},
 }
 
 
@@ -372,8 +388,8 @@ def _escaped(text: str) -> str:
 
 
 def _shown_data(data: Json, text: str) -> Json:
-    escaped = _escaped(text)
-    shown: Json = {"text": escaped, "entities": _entities(escaped)}
+    escaped, urls = _shortened(_escaped(text), with_media="attachment" in data)
+    shown: Json = {"text": escaped, "entities": _entities(escaped) | {"urls": urls}}
     if "quick_reply" in data:
         shown["quick_reply"] = data["quick_reply"]
     if "ctas" in data:
@@ -390,8 +406,37 @@ def _entities(escaped: str) -> Json:
         "hashtags": [{"text": m[1], "indices": list(m.span())} for m in re.finditer(r"(?<!\S)#(\w+)", escaped)],
         "symbols": [{"text": m[1], "indices": list(m.span())} for m in re.finditer(r"(?<!\S)\$([A-Za-z]+)", escaped)],
         "user_mentions": [],
-        "urls": [],
     }
+
+
+_ADDRESS: Final = re.compile(r"(?<![\w@./])(?:https?://[^\s]+|(?:[A-Za-z0-9-]+\.)+(?:com|org|net|io)\b(?:/[^\s]*)?)")
+
+
+def _shortened(escaped: str, *, with_media: bool) -> tuple[str, list[Json]]:
+    """The text with a t.co link for each address, and one more for a file that hangs on it; and what they stand for."""
+    urls: list[Json] = []
+    parts: list[str] = []
+    done = length = 0
+
+    def link(expanded: str) -> str:
+        short = f"https://t.co/{len(urls):010}"
+        urls.append({"url": short, "expanded_url": expanded, "display_url": expanded.partition("://")[2][:27]})
+        urls[-1]["indices"] = [length, length + len(short)]
+        return short
+
+    for match in _ADDRESS.finditer(escaped):
+        before = escaped[done : match.start()]
+        length += len(before)
+        address = match[0] if "://" in match[0] else f"http://{match[0]}"
+        parts += [before, link(address)]
+        length += len(parts[-1])
+        done = match.end()
+    parts.append(escaped[done:])
+    length += len(parts[-1])
+    if with_media:
+        length += 1
+        parts += [" ", link("https://twitter.com/messages/media/1")]
+    return "".join(parts), urls
 
 
 def _check_quick_reply(quick_reply: Any, path: str) -> None:

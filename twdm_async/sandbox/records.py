@@ -92,7 +92,8 @@ class Received:
         account: whose keys it was signed with; ``None`` if it was not let in.
         method: the HTTP method.
         path: path and query.
-        status: what it was answered.
+        status: what it was answered, or would have been; 0 if it was not carried out.
+        fault: what went wrong with it, if anything did.
     """
 
     at: float
@@ -100,6 +101,7 @@ class Received:
     method: str
     path: str = field(repr=False)
     status: int
+    fault: str | None = None
 
 
 @define(eq=False)

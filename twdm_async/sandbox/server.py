@@ -17,6 +17,7 @@ from twdm_async._clock import Clock
 from twdm_async.credentials import Credentials
 from twdm_async.quota.spec import QuotaTable, Scope
 from twdm_async.sandbox.api import ROUTES, Answer, Api, Call, Route, Upload
+from twdm_async.sandbox.faults import Fault, Reply, commit
 from twdm_async.sandbox.gate import Gate
 from twdm_async.sandbox.records import (
     Breach,
@@ -56,8 +57,9 @@ class Sandbox:
         time_scale: how many times as fast its windows pass; with 86 400 a day takes a second.
         port: 0 takes a free one.
         latency: seconds, at least and at most, that a request takes on the way in, and again on the way out.
+        faults: what is to go wrong: a :class:`Fault` each, or just its kind.
         clock: where time comes from; for tests.
-        seed: for the latencies.
+        seed: for the latencies and the faults.
 
     Raises:
         InvalidInput: `time_scale` is not a positive number.
@@ -70,6 +72,7 @@ class Sandbox:
         time_scale: float = 1.0,
         port: int = 0,
         latency: tuple[float, float] = (0.0, 0.0),
+        faults: Sequence[Fault | str] = (),
         clock: Clock | None = None,
         seed: int | None = None,
     ) -> None:
@@ -79,6 +82,8 @@ class Sandbox:
         self._port = port
         self._latency = latency
         self._random = random.Random(seed)
+        self.faults = [Fault(fault) if isinstance(fault, str) else fault for fault in faults]
+        """What is to go wrong. Change it as you like."""
         self._gate = Gate(self._clock)
         self._windows = Windows(self.quotas)
         self._api = Api(self._clock, self._windows)
@@ -168,6 +173,10 @@ class Sandbox:
         async def handle(request: web.Request) -> web.Response:
             await self._travel()
             account, window = None, None
+            kind, processed = self._draw(route.family)
+            if kind is not None and not processed:
+                self._record(request, None, 0, kind)
+                return await self._go_wrong(kind, request, Answer({}), None)
             try:
                 body = await _body(request)
                 account = self._let_in(request, body)
@@ -179,12 +188,28 @@ class Sandbox:
                     answer = _LIMIT_EXCEEDED
             except Refusal as refusal:
                 answer = Answer(refusal.body, refusal.status)
-            self._record(request, account, answer.status)
-            response = self._response(answer, window if route.tells_limits else None)
+            self._record(request, account, answer.status, kind)
+            window = window if route.tells_limits else None
             await self._travel()
-            return response
+            if kind is not None:
+                return await self._go_wrong(kind, request, answer, window)
+            return self._response(answer, window)
 
         return handle
+
+    def _draw(self, family: str) -> tuple[str | None, bool]:
+        """What goes wrong with the next request, and whether it is carried out first."""
+        for fault in self.faults:
+            if (drawn := fault.draw(family, self._random)) is not None:
+                return drawn
+        return None, True
+
+    async def _go_wrong(self, kind: str, request: web.Request, answer: Answer, window: Window | None) -> web.Response:
+        response = self._response(answer, window)
+        body = response.body if isinstance(response.body, bytes) else b""
+        if isinstance(request.transport, asyncio.Transport):
+            await commit(kind, Reply(response.status, dict(response.headers), body), request.transport)
+        return response  # nobody gets it: the connection has ended
 
     def _let_in(self, request: web.Request, body: _Body) -> StoredAccount:
         # What was signed is what was sent: the raw path, not what it means once it is decoded.
@@ -221,10 +246,12 @@ class Sandbox:
         self._record(request, None, refusal.status)
         return self._response(Answer(refusal.body, refusal.status), None)
 
-    def _record(self, request: web.Request, account: StoredAccount | None, status: int) -> None:
+    def _record(
+        self, request: web.Request, account: StoredAccount | None, status: int, fault: str | None = None
+    ) -> None:
         now = self._clock.monotonic()
         account_id = account.id if account else None
-        self.requests.append(Received(now, account_id, request.method, request.raw_path, status))
+        self.requests.append(Received(now, account_id, request.method, request.raw_path, status, fault))
 
     async def _travel(self) -> None:
         least, most = self._latency

@@ -1,0 +1,251 @@
+"""What can go wrong between a server and its clients, to be had on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import Attribute, define, evolve, field, frozen
+
+from twdm_async._json import is_object
+from twdm_async.errors import InvalidInput
+from twdm_async.quota.spec import QuotaTable
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+
+
+@frozen
+class Reply:
+    """A reply as it would be, or as a fault makes it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+    def as_bytes(self, *more: str) -> bytes:
+        """What goes over the wire; `more` are lines of the head."""
+        headers = {"Content-Length": str(len(self.body)), "Connection": "close", **self.headers}
+        lines = [f"HTTP/1.1 {self.status} Sandbox", *(f"{name}: {value}" for name, value in headers.items()), *more]
+        return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + self.body
+
+
+_Change = Callable[[Reply], bytes]
+
+_HTML: Final = b"<!DOCTYPE html><html><body><h1>Over capacity</h1></body></html>"
+_LIMITED: Final = b'{"errors":[{"code":88,"message":"Rate limit exceeded"}]}'
+
+
+def _instead(status: int, body: bytes = b"", **headers: str) -> _Change:
+    """Another reply in place of the true one."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda reply: Reply(status, {"Date": reply.headers["Date"], **named}, body).as_bytes()
+
+
+def _body(change: Callable[[bytes], bytes], **headers: str) -> _Change:
+    """The true reply with another body."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda reply: evolve(reply, headers={**reply.headers, **named}, body=change(reply.body)).as_bytes()
+
+
+def _object(change: Callable[[dict[str, Any]], object]) -> _Change:
+    """The true reply with something changed in its object."""
+
+    def changed(body: bytes) -> bytes:
+        document: dict[str, Any] = json.loads(body or b"{}")
+        change(next(filter(is_object, document.values()), document))
+        return json.dumps(document).encode()
+
+    return _body(changed)
+
+
+def _head(**headers: str) -> _Change:
+    """The true reply with other headers."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda reply: evolve(reply, headers={**reply.headers, **named}).as_bytes()
+
+
+def _gzipped(content: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    return packer.compress(content) + packer.flush()
+
+
+def _chunked_then_garbage(reply: Reply) -> bytes:
+    head = evolve(reply, body=b"", headers={**reply.headers, "Transfer-Encoding": "chunked"}).as_bytes()
+    head = head.replace(b"Content-Length: 0\r\n", b"")
+    return head + b"%x\r\n%s\r\n0\r\n\r\n\x00\xffgarbage" % (len(reply.body), reply.body)
+
+
+def _without_date(reply: Reply) -> bytes:
+    return evolve(reply, headers={name: value for name, value in reply.headers.items() if name != "Date"}).as_bytes()
+
+
+_JSON: Final = "application/json;charset=utf-8"
+
+_REPLIES: Final[dict[str, _Change]] = {
+    "not_http": lambda _: b"\x15\x03\x01\x00\x02\x02\x28 this is not HTTP\r\n\r\n",
+    "http_1_0": lambda reply: reply.as_bytes().replace(b"HTTP/1.1", b"HTTP/1.0", 1),
+    "large_header": lambda reply: reply.as_bytes(f"X-Large: {'x' * 20_000}"),
+    "many_headers": lambda reply: reply.as_bytes(*(f"X-{number}: {number}" for number in range(1000))),
+    "two_lengths": lambda reply: reply.as_bytes(f"Content-Length: {len(reply.body) + 1}"),
+    "chunked_then_garbage": _chunked_then_garbage,
+    "large_body": _body(lambda body: body + b" " * (9 * 1024 * 1024)),
+    "gzip_bomb": _body(lambda body: _gzipped(body + b" " * (64 * 1024 * 1024)), Content_Encoding="gzip"),
+    "broken_gzip": _body(lambda body: _gzipped(body)[:-9] + b"no gzip", Content_Encoding="gzip"),
+    "proxy_407": _instead(407, _HTML, Content_Type="text/html"),
+    "proxy_html": _instead(200, _HTML, Content_Type="text/html"),
+    "500": _instead(500, b'{"errors":[{"code":131,"message":"Internal error"}]}', Content_Type=_JSON),
+    "502": _instead(502, _HTML, Content_Type="text/html"),
+    "503": _instead(503, b'{"errors":[{"code":130,"message":"Over capacity"}]}', Content_Type=_JSON),
+    "503_html": _instead(503, _HTML, Content_Type="text/html"),
+    "504": _instead(504, b"", Content_Type="text/html"),
+    "json_as_html": _head(Content_Type="text/html;charset=utf-8"),
+    "html_as_json": _body(lambda _: _HTML),
+    "empty": _body(lambda _: b""),
+    "204": _instead(204),
+    "204_with_body": lambda reply: evolve(reply, status=204).as_bytes(),
+    "half_json": _body(lambda body: body[: len(body) // 2]),
+    "bom": _body(lambda body: b"\xef\xbb\xbf" + body),
+    "nan": _body(lambda body: body[:-1] + b',"x":NaN}'),
+    "deep": _body(lambda body: body[:-1] + b',"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    "long_number": _body(lambda body: body[:-1] + b',"x":' + b"9" * 5000 + b"}"),
+    "duplicate_keys": _body(lambda body: body[:-1] + b',"x":1,"x":2}'),
+    "no_id": _object(lambda inner: inner.pop("id", None)),
+    "number_id": _object(lambda inner: inner.update(id=int(inner["id"])) if "id" in inner else None),
+    "unknown_fields": _object(lambda inner: inner.update(a_field_of_tomorrow={"a": [1, None]})),
+    "errors_with_200": _instead(200, b'{"errors":[{"code":131,"message":"Internal error"}]}', Content_Type=_JSON),
+    "no_errors": _instead(400, b'{"errors":[]}', Content_Type=_JSON),
+    "two_codes": _instead(
+        403, b'{"errors":[{"code":150,"message":"a"},{"code":349,"message":"b"}]}', Content_Type=_JSON
+    ),
+    "text_code": _instead(403, b'{"errors":[{"code":"349","message":"no"}]}', Content_Type=_JSON),
+    "error_text": _instead(400, b'{"error":"media type unrecognized."}', Content_Type=_JSON),
+    "errors_texts": _instead(400, b'{"errors":["something is wrong"]}', Content_Type=_JSON),
+    "problem": _instead(
+        403, b'{"title":"Forbidden","detail":"no","type":"about:blank","status":403}', Content_Type=_JSON
+    ),
+    "redirect": _instead(302, b"", Location="/1.1/elsewhere.json"),
+    "redirect_elsewhere": _instead(301, b"", Location="https://example.com/"),
+    "redirect_loop": _instead(307, b"", Location="/1.1/direct_messages/events/new.json"),
+    "401_clock": _instead(401, b'{"errors":[{"code":135,"message":"Timestamp out of bounds."}]}', Content_Type=_JSON),
+    "401_signature": _instead(
+        401, b'{"errors":[{"code":32,"message":"Could not authenticate you."}]}', Content_Type=_JSON
+    ),
+    "401_token": _instead(401, b'{"errors":[{"code":89,"message":"Invalid or expired token."}]}', Content_Type=_JSON),
+    "429": _instead(429, _LIMITED, Content_Type=_JSON),
+    "429_past_reset": _instead(429, _LIMITED, x_rate_limit_remaining="0", x_rate_limit_reset="1000000000"),
+    "429_far_reset": _instead(429, _LIMITED, x_rate_limit_remaining="0", x_rate_limit_reset="99999999999999"),
+    "429_retry_after_date": _instead(429, _LIMITED, Retry_After="Fri, 31 Dec 1999 23:59:59 GMT"),
+    "429_retry_after_negative": _instead(429, _LIMITED, Retry_After="-5"),
+    "429_retry_after_inf": _instead(429, _LIMITED, Retry_After="inf"),
+    "429_retry_after_huge": _instead(429, _LIMITED, Retry_After="1e400"),
+    "remaining_negative": _head(x_rate_limit_remaining="-1", x_rate_limit_reset="99999999999"),
+    "remaining_text": _head(x_rate_limit_remaining="abc", x_rate_limit_reset="soon"),
+    "remaining_empty": _head(x_rate_limit_remaining="", x_rate_limit_reset=""),
+    "remaining_list": _head(x_rate_limit_remaining="1, 2", x_rate_limit_reset="1, 2"),
+    "remaining_high": _head(x_rate_limit_remaining="1000000", x_rate_limit_reset="99999999999"),
+    "no_date": _without_date,
+    "date_utc": lambda reply: evolve(
+        reply, headers={**reply.headers, "Date": reply.headers["Date"].replace("GMT", "UTC")}
+    ).as_bytes(),
+}
+
+_BREAKS: Final = frozenset({"close", "reset", "silence", "drip", "cut"})
+
+_REFUSALS: Final = frozenset(
+    kind
+    for kind in _REPLIES
+    if kind.startswith(
+        ("4", "redirect", "proxy_4", "errors_t", "error_t", "no_errors", "two_codes", "text_c", "problem")
+    )
+)
+
+KINDS: Final = (*sorted(_BREAKS), *_REPLIES)
+"""Every kind of fault there is. Those of the connection come first: ``close``, ``cut`` (a reset in the body), ``drip``
+(a byte a second), ``reset``, ``silence``."""
+
+
+def _kinds(kinds: str | Sequence[str]) -> tuple[str, ...]:
+    return (kinds,) if isinstance(kinds, str) else tuple(kinds)
+
+
+def _known(_: object, attribute: Attribute[tuple[str, ...]], kinds: tuple[str, ...]) -> None:
+    if not kinds or not set(kinds) <= set(KINDS):
+        raise InvalidInput(parameter=attribute.name, problem=f"must be of {', '.join(KINDS)}")
+
+
+def _an_endpoint(_: object, attribute: Attribute[str | None], endpoint: str | None) -> None:
+    if endpoint is not None and endpoint not in QuotaTable.default():
+        raise InvalidInput(parameter=attribute.name, problem="must be an endpoint's name, such as direct_messages.send")
+
+
+def _probability(_: object, attribute: Attribute[float], value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise InvalidInput(parameter=attribute.name, problem="must be a number from 0 to 1")
+
+
+@define
+class Fault:
+    """When something goes wrong, and what. Give it to the sandbox: ``Sandbox(faults=[Fault("reset", nth=3)])``.
+
+    Args:
+        kinds: one of :data:`KINDS`, or several, of which one is drawn each time.
+        endpoint: whose requests; all if not given.
+        nth: only the nth of them, from 1; each of them if not given.
+        probability: with which it happens then.
+        processed: whether the request is carried out before it goes wrong, so that the client cannot know. If not
+            given, it is, unless the fault is a refusal.
+
+    Raises:
+        InvalidInput: there is no such kind or endpoint, or a number is none.
+    """
+
+    kinds: tuple[str, ...] = field(converter=_kinds, validator=_known)
+    endpoint: str | None = field(default=None, validator=_an_endpoint, kw_only=True)
+    nth: int | None = field(default=None, kw_only=True)
+    probability: float = field(default=1.0, validator=_probability, kw_only=True)
+    processed: bool | None = field(default=None, kw_only=True)
+    _seen: int = field(default=0, init=False, repr=False)
+
+    def draw(self, endpoint: str, chance: random.Random) -> tuple[str, bool] | None:
+        """What goes wrong with the next request to `endpoint`, if anything does, and whether it is processed first."""
+        if self.endpoint not in {None, endpoint}:
+            return None
+        self._seen += 1
+        if self.nth not in {None, self._seen} or chance.random() >= self.probability:
+            return None
+        kind = chance.choice(self.kinds)
+        return kind, kind not in _REFUSALS if self.processed is None else self.processed
+
+
+async def commit(kind: str, reply: Reply, transport: asyncio.Transport) -> None:
+    """Let it go wrong on this connection, and end the connection."""
+    if kind in _REPLIES:
+        transport.write(_REPLIES[kind](reply))
+        transport.close()
+        return
+    whole = reply.as_bytes()
+    if kind == "cut":
+        transport.write(whole[: -max(1, len(reply.body) // 2)])
+        await asyncio.sleep(0.01)  # so that it is on its way before the reset
+    elif kind == "drip":
+        for place in range(len(whole)):
+            if not transport.is_closing():
+                transport.write(whole[place : place + 1])
+                await asyncio.sleep(1.0)
+    elif kind == "silence":
+        while not transport.is_closing():  # noqa: ASYNC110 - a transport has no event for it
+            await asyncio.sleep(0.05)
+    if kind in {"reset", "cut"}:
+        sock = transport.get_extra_info("socket")
+        if sock is not None and not transport.is_closing():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+    else:
+        transport.close()
