@@ -175,7 +175,7 @@ async def test_buttons_answers_and_a_picture(client: Client, sandbox: Sandbox) -
         await client.direct_messages.send("5", attachment=await client.media.upload(PNG))
     shared = await client.media.upload(PNG, category="dm_image", shared=True)
     for _ in range(2):
-        assert (await client.direct_messages.send("5", attachment=shared)).text == ""
+        assert (await client.direct_messages.send("5", attachment=shared)).text == " https://t.co/0000000000"
 
 
 REPLY = QuickReply("x")
@@ -236,7 +236,7 @@ async def test_a_welcome_message_needs_a_shared_picture(client: Client) -> None:
     with pytest.raises(BadRequest, match="shared"):
         await client.welcome_messages.create("hi", attachment=await client.media.upload(PNG, category="dm_image"))
     shared = await client.media.upload(PNG, category="dm_image", shared=True)
-    assert (await client.welcome_messages.create("hi", attachment=shared)).text == "hi"
+    assert (await client.welcome_messages.create("hi", attachment=shared)).text == "hi https://t.co/0000000000"
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ FLOORS: Final = {
     "resources": 5,
     "client": 6,
     "agent": 6,
-    "cli": 7,
+    "outbox": 7,
+    "cli": 7.5,
     "sandbox": 6.5,
 }
 

@@ -674,7 +674,7 @@ def test_fault_45_cancelled_at_any_await_the_ledger_is_what_the_server_counts(
         used = state(limiter)
         assert (used.in_flight, used.waiting) == (0, 0)
         if isinstance(store, SlowStore):
-            store._disconnect()
+            store._file.disconnect()
         return used.used, counted
 
     used, counted = run(main())

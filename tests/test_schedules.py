@@ -149,7 +149,7 @@ class Schedule:
         assert isinstance(self.store, InlineStore)
         self.store.is_dead = True
         self.limiters = {}
-        self.store._disconnect()
+        self.store._file.disconnect()
         for task in self.callers:
             if self.random.random() < 0.5:  # the others belong to the next process and come later
                 task.cancel()
@@ -170,7 +170,7 @@ class Schedule:
             limiter.close()
         if isinstance(self.store, InlineStore):
             await self.store.flush()
-            self.store._disconnect()
+            self.store._file.disconnect()
         else:
             assert all(s.in_flight == s.waiting == 0 for li in self.limiters.values() for s in li.state())
         others = asyncio.all_tasks() - {asyncio.current_task()}

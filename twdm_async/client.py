@@ -104,7 +104,7 @@ class Client:
             )
         if isinstance(max_waiting, bool) or not isinstance(max_waiting, int) or max_waiting < 0:
             raise InvalidInput(parameter="max_waiting", problem="must be a whole number, 0 or more")
-        clock = clock or Clock()
+        self._clock = clock = clock or Clock()
         hosts = {
             Host.API: checked_host(api_url, "api_url"),
             Host.UPLOAD: checked_host(upload_url, "upload_url"),
@@ -138,6 +138,16 @@ class Client:
         self.custom_profiles = CustomProfiles(self._caller, self.media)
         self.direct_messages = DirectMessages(self._caller, Reconciler(self._caller, credentials, clock, timeout))
         self.welcome_messages = WelcomeMessages(self._caller)
+
+    @property
+    def quota_store(self) -> QuotaStore:
+        """Where the ledgers live."""
+        return self._store
+
+    @property
+    def clock(self) -> Clock:
+        """Where time comes from."""
+        return self._clock
 
     def agent(
         self,

@@ -12,17 +12,18 @@ from twdm_async.models.checks import checked_id
 from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
 from twdm_async.quota.lanes import Lane
 from twdm_async.resources.message_data import message_data
-from twdm_async.resources.reconcile import SETTLE_AFTER, Reconciled, Reconciler
+from twdm_async.resources.reconcile import SETTLE_AFTER, Listed, Reconciled, Reconciler
 from twdm_async.transport.call import Caller, Journal
 from twdm_async.transport.wire import Message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from twdm_async.errors import DeliveryUnknown
     from twdm_async.models.direct_messages import CallToAction, QuickReply
     from twdm_async.models.media import Media
     from twdm_async.quota.spec import Priority
+    from twdm_async.transport.sent import Sought
 
 _LONGEST_TEXT: Final = 10_000
 _LARGEST_PAGE: Final = "50"
@@ -68,7 +69,7 @@ class DirectMessages:
     """Calls on direct messages."""
 
     _caller: Caller
-    _reconciler: Reconciler
+    reconciler: Reconciler
 
     @quiet
     async def send(
@@ -136,6 +137,10 @@ class DirectMessages:
             journal=journal,
         )
 
+    async def candidates(self, sought: Iterable[Sought]) -> Sequence[Listed]:
+        """What the list of messages holds that could be one of `sought`. Errors are those of `list`."""
+        return await self.reconciler.events(sought, self.list)
+
     async def list(self, *, max_wait: float | None = None) -> AsyncIterator[DirectMessage]:
         """Go through the messages of the last 30 days, sent and received, the newest first (page *GET
         direct_messages/events/list*; 15 pages of 50 in 15 minutes).
@@ -175,4 +180,4 @@ class DirectMessages:
             InvalidInput: one of them is not about a direct message that was sent by this account.
             ResponseError, ConnectFailed, MalformedResponse, QuotaWaitTooLong: the list could not be had.
         """
-        return await self._reconciler.reconcile(unknowns, settle_after, self.list)
+        return await self.reconciler.reconcile(unknowns, settle_after, self.list)

@@ -25,7 +25,7 @@ from twdm_async._json import is_array, is_object
 from twdm_async.errors import Delivered, DeliveryUnknown, InvalidInput
 from twdm_async.models.direct_messages import DirectMessage, unescaped
 from twdm_async.quota.spec import checked_positive
-from twdm_async.transport.sent import Sought
+from twdm_async.transport.sent import SentMessages, Sought
 
 if TYPE_CHECKING:
     from twdm_async._clock import Clock
@@ -119,10 +119,14 @@ def claim(
     return found
 
 
-def doubtful(sought: Sought, events: Iterable[Listed], taken: Container[str | None], timeout: float) -> bool:
-    """Whether one of `events` may be it, but cannot be compared."""
+def cannot_tell(
+    sought: Sought, events: Iterable[Listed], taken: Container[str | None], timeout: float, now: datetime
+) -> bool:
+    """Whether it may be there although it was not found: one of `events` may be it, but cannot be compared; or the list
+    does not go back so far.
+    """
     earliest, latest = span(sought, timeout)
-    return any(
+    return sought.sent_at < now - _REMEMBERED or any(
         event.fingerprint is None
         and event.message.recipient_id == sought.recipient_id
         and event.message.id not in taken
@@ -151,8 +155,8 @@ class Reconciler:
 
     def __init__(self, caller: Caller, credentials: Credentials, clock: Clock, timeout: float) -> None:
         self._caller = caller
-        self._credentials = credentials
         self._clock = clock
+        self.credentials = credentials
         self.timeout = timeout
         self._open: list[_Question] = []
         self._turn = asyncio.Lock()  # while one reads the list, the others wait: it may settle theirs, too
@@ -180,6 +184,24 @@ class Reconciler:
                 self._open.remove(question)
         return tuple([question.answer for question in questions if question.answer is not None])
 
+    @property
+    def sent(self) -> SentMessages:
+        """What this client knows to have been sent."""
+        return self._caller.sent
+
+    @property
+    def wall_ahead(self) -> float:
+        """Seconds by which the server's clock is ahead of this machine's, as far as the signatures follow it."""
+        return self._caller.wall_ahead
+
+    def settle_in(self) -> None:
+        """To be called before each use.
+
+        Raises:
+            WrongEventLoop: the client belongs to another loop or process.
+        """
+        self._caller.settle_in()
+
     async def events(self, sought: Iterable[Sought], listing: Listing) -> list[Listed]:
         """What the list holds that could be one of `sought`. Whatever was under way to the same people when it was
         read has come to its end when this returns, so it is known whose those messages are.
@@ -192,7 +214,7 @@ class Reconciler:
             if message.created_at is not None and message.created_at < since:
                 break
             if message.recipient_id in people and message.id is not None and message.created_at is not None:
-                events.append(listed(message, message.created_at, self._credentials))
+                events.append(listed(message, message.created_at, self.credentials))
         await self._caller.quiet(people)
         return events
 
@@ -203,16 +225,13 @@ class Reconciler:
         sent = self._caller.sent
         # Messages whose replies told no id have an event each, too, which is nobody else's.
         found = claim([*sent.nameless, *sought], events, sent.ids, self.timeout)[len(sent.nameless) :]
-        oldest = self._clock.utc() - _REMEMBERED
         for question, message in zip(questions, found, strict=True):
             if message is not None and message.id is not None:
                 sent.note(message.id)
                 question.answer = Reconciled(question.unknown, "yes", message)
             elif asked_at >= question.ready_at:
-                cannot_tell = question.sought.sent_at < oldest or doubtful(
-                    question.sought, events, sent.ids, self.timeout
-                )
-                question.answer = Reconciled(question.unknown, "unknown" if cannot_tell else "no")
+                is_unknown = cannot_tell(question.sought, events, sent.ids, self.timeout, self._clock.utc())
+                question.answer = Reconciled(question.unknown, "unknown" if is_unknown else "no")
 
     def _ready_at(self, unknown: DeliveryUnknown, settle_after: float) -> float:
         now = self._clock.utc()

@@ -19,6 +19,7 @@ from attrs import define, evolve
 from twdm_async import errors
 from twdm_async._forks import forks
 from twdm_async.endpoints import ENDPOINTS, Host, Safety
+from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.observers import AttemptReport
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.store.contract import Intent, Slot
@@ -51,19 +52,20 @@ class Journal(ABC):
     """What somebody writes down of one call's attempts, so that a crash finds out how far they came.
 
     Its methods are awaited by the client's own senders, where no caller's cancellation reaches them.
-
-    Args:
-        intent: what a quota store in the same file writes down when it gives a slot; ``None`` if it is another file.
     """
 
-    intent: Intent | None = None
+    @property
+    def intent(self) -> Intent | None:
+        """What a quota store in the same file writes down when it gives a slot; ``None`` if it is another file."""
+        return None
 
     @abstractmethod
-    async def leaving(self, signed_at: float) -> None:
+    async def leaving(self, signed_at: float, *, is_written: bool) -> None:
         """The first byte is about to leave. It leaves when this returns, and not at all if it raises.
 
         Args:
             signed_at: seconds since 1970, as the signature will say.
+            is_written: whether the quota store wrote the intent down.
         """
 
     @abstractmethod
@@ -139,6 +141,11 @@ class Caller:
         self.senders = Senders(http.most)
         self.sent = SentMessages()
 
+    @property
+    def wall_ahead(self) -> float:
+        """Seconds by which the server's clock is ahead of this machine's, as far as the signatures follow it."""
+        return self._signer.skew
+
     def settle_in(self) -> None:
         """To be called before each use: bind this to the running loop, if it is not bound yet.
 
@@ -161,11 +168,13 @@ class Caller:
 
     async def quiet(self, recipient_ids: Container[str | None]) -> None:
         """Wait until no attempt is under way that was when this was called, and sends a message to one of them."""
-        for call in list(self._under_way):
+        over: list[asyncio.Event] = []
+        for call in self._under_way:
             if call.request.message is not None and call.request.message.recipient_id in recipient_ids:
-                over = asyncio.Event()
-                call.watchers = (*call.watchers, over)
-                await over.wait()
+                over.append(asyncio.Event())
+                call.watchers = (*call.watchers, over[-1])
+        for event in over:
+            await event.wait()
 
     async def call(
         self,
@@ -235,7 +244,7 @@ class Caller:
     async def _send(self, call: _Call) -> Any:
         """Have one attempt made by a sender. Who is cancelled here leaves it to go on, once it has begun."""
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        job = Job(lambda job: self._attempt(call, job), call.request.endpoint.name, outcome)
+        job = Job(lambda job: self._make_attempt(call, job), call.request.endpoint.name, outcome)
         try:
             return await self.senders.run(job)
         except BaseException:
@@ -243,6 +252,15 @@ class Caller:
                 outcome.cancel()
                 self._limiter.give_back(call.slot)
             raise
+
+    async def _make_attempt(self, call: _Call, job: Job[Any]) -> Any:
+        self._under_way.add(call)
+        try:
+            return await self._attempt(call, job)
+        finally:
+            self._under_way.discard(call)
+            for watcher in call.watchers:
+                watcher.set()
 
     async def _attempt(self, call: _Call, job: Job[Any]) -> Any:
         """One attempt, and what follows from it: the answer, the error, or that there must be another one."""
@@ -253,10 +271,9 @@ class Caller:
         began, stamp = self._clock.monotonic(), self._clock.wall() + self._signer.skew
         attempt = Attempt()
         outcome: Reply | Fault | None = None
-        self._under_way.add(call)
         try:
-            if call.journal is not None and not call.slot.intended:
-                await call.journal.leaving(stamp)
+            if call.journal is not None:
+                await call.journal.leaving(stamp, is_written=call.slot.intended)
             outcome = await self._http.exchange(call.request, self._signer.sign(call.request), attempt)
             if isinstance(outcome, Reply):
                 self._limiter.learn(call.request.endpoint.family, outcome.status, outcome.headers)
@@ -264,9 +281,6 @@ class Caller:
         except errors.TwdmError as error:  # the client was closed, or the journal could not be written
             decision = error
         finally:
-            self._under_way.discard(call)
-            for watcher in call.watchers:
-                watcher.set()
             # However this ends, the slot is settled, or given back if no byte left.
             if attempt.sent:
                 self._limiter.settle(call.slot, seen=isinstance(outcome, Reply))
@@ -274,6 +288,8 @@ class Caller:
                 self._limiter.give_back(call.slot)
         if call.journal is not None:
             await call.journal.ended(decision)
+        if isinstance(decision, DirectMessage) and call.request.message is not None:
+            self._note_sent(call.request.message, decision, stamp)
         if self._observers or isinstance(decision, errors.DeliveryUnknown) or _log.isEnabledFor(logging.DEBUG):
             self._report(
                 call,
@@ -304,8 +320,6 @@ class Caller:
                 error = wire.without_text(problem, request.message.text if request.message else None)
             else:
                 self._budget.earn()
-                if request.message is not None and request.message.recipient_id is not None:
-                    self._note_sent(request.message, answer, stamp)
                 return answer
             if isinstance(error, errors.RateLimited) and outcome.status not in {420, 429}:
                 self._limiter.refused(request.endpoint.family, outcome.headers)  # only the code says so
@@ -328,7 +342,7 @@ class Caller:
                 self._budget.spend()
         return decision
 
-    def _note_sent(self, message: Message, answer: Any, stamp: float) -> None:
+    def _note_sent(self, message: Message, answer: DirectMessage, stamp: float) -> None:
         if answer.id is not None:
             self.sent.note(answer.id)
         elif message.recipient_id is not None:

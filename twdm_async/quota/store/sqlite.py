@@ -5,22 +5,15 @@ the last one, by the uptime or by the wall clock, whichever says less; or by the
 back. So setting it, forward or back, frees no slot. After a reboot only the wall clock knows how long it took.
 
 What was taken is written before its request leaves, so it survives the death of the process. It is forced to the disk
-within a second, so a power cut may take with it what was spent in the last one.
+within a second, so a power cut may take with it what was spent in the last one; what was taken for a message of an
+outbox in the same file is forced there at once, together with the message's new state.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import queue
-import secrets
 import sqlite3
-import stat
-import threading
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import unquote, urlsplit
 
 from attrs import define
@@ -31,40 +24,17 @@ from twdm_async.quota.ledger import Usage, usage_of, window
 from twdm_async.quota.store.batched import BatchedQuotaStore, refused
 from twdm_async.quota.store.contract import assumed
 from twdm_async.quota.store.steps import GiveBack, Hold, Look, Looked, Settle, Step, Take, Taken, Tighten
+from twdm_async.state_file import FileTrouble, StateFile, checked_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    import os
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from twdm_async.quota.spec import Quota
-    from twdm_async.quota.store.contract import Bucket, Claim
+    from twdm_async.quota.store.contract import Bucket, Claim, Intent
 
-T = TypeVar("T")
-
-_APPLICATION: Final = 0x7477_646D  # "twdm", so that no other program's file is taken for one of ours
-_BUSY: Final = 5.0  # seconds to wait for another process
 _SYNC_WITHIN: Final = 1.0  # seconds
-_MIGRATIONS: Final = (
-    """
-    CREATE TABLE clock (now REAL NOT NULL, uptime REAL NOT NULL, wall REAL NOT NULL);
-    CREATE TABLE bucket (
-        id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, held_until REAL NOT NULL, longest REAL NOT NULL,
-        slots INTEGER NOT NULL
-    );
-    CREATE TABLE slot (
-        bucket INTEGER NOT NULL, name TEXT NOT NULL, seen REAL NOT NULL, in_flight INTEGER NOT NULL,
-        PRIMARY KEY (bucket, name)
-    ) WITHOUT ROWID;
-    CREATE INDEX slot_by_outcome ON slot (bucket, seen, in_flight);
-    CREATE TABLE spent_by_others (
-        bucket INTEGER NOT NULL, per REAL NOT NULL, slots INTEGER NOT NULL, until REAL NOT NULL,
-        PRIMARY KEY (bucket, per)
-    ) WITHOUT ROWID;
-    INSERT INTO clock VALUES (0, 0, 0);
-    """,
-)
-"""What makes each version of the file out of the one before; the first of them makes it out of nothing."""
-
-_left_behind: list[sqlite3.Connection] = []  # of a process that this one was forked off; to close them would harm it
 
 
 class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
@@ -73,7 +43,7 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
     It must lie on a disk of this machine: locks do not hold on network file systems.
 
     Args:
-        path: of the file. It is made if it is not there; its folder must be.
+        path: of the file. It is made if it is not there; its folder must be. An outbox may live in it, too.
         clock: where time comes from; the machine's own if not given.
         assume_spent: what to believe of a quota that the file does not know yet; see :class:`QuotaStore`.
 
@@ -83,12 +53,8 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Clock | None = None, assume_spent: float = 0.0) -> None:
         super().__init__(clock=clock or Clock(), assume_spent=assume_spent)
-        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or "\0" in os.fspath(path):
-            raise InvalidInput(parameter="path", problem="must be the path of a file")
-        self._path = Path(path).absolute()
-        self._db: sqlite3.Connection | None = None
-        self._inode = 0
-        self._thread: _Thread | None = None
+        self._path = checked_path(path)
+        self._file = StateFile(self._path, "what was spent")
         self._sync_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -104,209 +70,45 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
             )
         return cls(unquote(parts.path.removeprefix("/")), assume_spent=assume_spent)
 
+    def shares(self, path: Path) -> bool:
+        return path.resolve() == self._path.resolve()
+
     async def close(self) -> None:
         await super().close()
         if self._sync_timer is not None:
             self._sync_timer.cancel()
             self._sync_timer = None
-        if self._thread is not None:
-            await self._thread.run(self._disconnect)
-            self._thread.end()
-            self._thread = None
+        await self._file.close()
 
     def _move_in(self, *, was_forked: bool, is_new: bool) -> None:
         super()._move_in(was_forked=was_forked, is_new=is_new)
         self._sync_timer = None
         if was_forked:
-            if self._db is not None:
-                _left_behind.append(self._db)
-            self._db, self._thread = None, None  # no thread comes along
+            self._file.leave_behind()
 
     async def _run(self, steps: Sequence[Step]) -> list[Looked | Taken | None]:
-        if self._thread is None:
-            self._thread = _Thread()
         if self._sync_timer is None:
             self._sync_timer = asyncio.get_running_loop().call_later(_SYNC_WITHIN, self._sync_soon)
-        return await self._thread.run(lambda: self._work(steps))
+        return await self._file.run(lambda: self._work(steps))
 
     def _sync_soon(self) -> None:
         self._sync_timer = None
-        if self._thread is not None:
-            self._thread.put(self._sync)
-
-    # ---- what follows runs in the store's own thread ----
+        self._file.sync_soon()
 
     def _work(self, steps: Sequence[Step]) -> list[Looked | Taken | None]:
+        """Carry out `steps` in one transaction. Runs in the file's own thread."""
+
+        def work(db: sqlite3.Connection) -> list[Looked | Taken | None]:
+            page = _Page(db, self._clock, self.assume_spent)
+            answers = [page.do(step) for step in steps]
+            page.write()
+            return answers
+
+        is_durable = any(isinstance(step, Take) and step.intents for step in steps)
         try:
-            db = self._connected()
-            with _transaction(db):
-                page = _Page(db, self._clock, self.assume_spent)
-                answers = [page.do(step) for step in steps]
-                page.write()
-        except sqlite3.Error as error:
-            self._disconnect()
-            raise refused(self, _advice(error)) from None
-        except OSError as error:
-            raise refused(
-                self, f"{error.strerror or error}; see that the folder exists and can be written to"
-            ) from None
-        return answers
-
-    def _sync(self) -> None:
-        if self._db is not None:
-            with contextlib.suppress(sqlite3.Error):  # whoever takes a slot next will hear of it
-                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-
-    def _connected(self) -> sqlite3.Connection:
-        if self._db is None:
-            if not self._path.exists():
-                self._create()
-            self._db = self._open(self._path)
-            self._inode = self._path.stat().st_ino
-        elif _inode_if_not_empty(self._path) != self._inode:
-            raise refused(
-                self,
-                "the file was removed, replaced or emptied while it was in use, so what was spent is not known; "
-                "put it back, or begin anew with another process",
-            )
-        return self._db
-
-    def _create(self) -> None:
-        """Make the file whole before it has its name, so that an empty one is never taken for a new one."""
-        draft = self._path.with_name(f"{self._path.name}.{secrets.token_hex(6)}.new")
-        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        try:
-            with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as db:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute(f"PRAGMA application_id = {_APPLICATION}")
-                _migrate(db)
-            with contextlib.suppress(FileExistsError):  # another process was faster
-                os.link(draft, self._path)
-        finally:
-            draft.unlink()
-
-    def _open(self, path: Path) -> sqlite3.Connection:
-        details = path.stat()
-        if not stat.S_ISREG(details.st_mode) or details.st_size == 0:
-            raise refused(
-                self, f"it is {'empty' if stat.S_ISREG(details.st_mode) else 'no file'}; {_NOT_TO_BE_TRUSTED}"
-            )
-        if details.st_mode & 0o077 and details.st_uid == os.geteuid():
-            path.chmod(0o600)
-        db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY, check_same_thread=False)
-        try:
-            self._prepare(db)
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    def _prepare(self, db: sqlite3.Connection) -> None:
-        db.execute("PRAGMA synchronous = NORMAL")
-        (application,), (version,) = db.execute("PRAGMA application_id").fetchone(), _version(db)
-        if application != _APPLICATION:
-            raise refused(self, f"it is no quota store of this library; {_NOT_TO_BE_TRUSTED}")
-        if version > len(_MIGRATIONS):
-            raise refused(self, f"a newer version of this library made it (schema {version}); use that one, or later")
-        if version < len(_MIGRATIONS):
-            _migrate(db)
-
-    def _disconnect(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
-
-
-_NOT_TO_BE_TRUSTED: Final = (
-    "move it away, and if you do not know what was spent in the last window, "
-    "begin with a store that has assume_spent set"
-)
-
-
-def _inode_if_not_empty(path: Path) -> int | None:
-    try:
-        details = path.stat()
-    except FileNotFoundError:
-        return None
-    return details.st_ino if details.st_size else None
-
-
-def _version(db: sqlite3.Connection) -> tuple[int]:
-    version: tuple[int] = db.execute("PRAGMA user_version").fetchone()
-    return version
-
-
-def _migrate(db: sqlite3.Connection) -> None:
-    with _transaction(db):
-        (version,) = _version(db)
-        for script in _MIGRATIONS[version:]:
-            for statement in script.split(";"):
-                db.execute(statement)
-        db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
-
-
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Generator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
-def _advice(error: sqlite3.Error) -> str:
-    advice = {
-        sqlite3.SQLITE_FULL: "the disk is full; make room",
-        sqlite3.SQLITE_IOERR: "the disk cannot be written to or read; see whether it is full or failing",
-        sqlite3.SQLITE_READONLY: "it cannot be written to; give this user the right to",
-        sqlite3.SQLITE_CANTOPEN: "it cannot be opened; see that the folder exists and that this user may write there",
-        sqlite3.SQLITE_NOTADB: f"it is no quota store, or it is damaged; {_NOT_TO_BE_TRUSTED}",
-        sqlite3.SQLITE_CORRUPT: f"it is damaged; {_NOT_TO_BE_TRUSTED}",
-        sqlite3.SQLITE_BUSY: f"another process has not let go of it for {_BUSY:g} s; see what that process does",
-    }
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return advice.get(code, f"SQLite says: {error}")
-
-
-class _Thread:
-    """Does one thing after the other, off the loop. Ends with the process."""
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="twdm_async quota store", daemon=True).start()
-
-    async def run(self, job: Callable[[], T]) -> T:
-        """What `job` returns or raises."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
-
-        def work() -> None:
-            try:
-                result = job()
-            except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
-                outcome: Callable[[], None] = partial(answer.set_exception, error)
-            else:
-                outcome = partial(answer.set_result, result)
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
-                loop.call_soon_threadsafe(lambda: None if answer.done() else outcome())
-
-        self._jobs.put(work)
-        return await answer
-
-    def put(self, job: Callable[[], None]) -> None:
-        """Do `job` some time; it must not raise."""
-        self._jobs.put(job)
-
-    def end(self) -> None:
-        """After what was put so far, do nothing more."""
-        self._jobs.put(None)
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
+            return self._file.transact(work, is_durable=is_durable)
+        except FileTrouble as trouble:
+            raise refused(self, trouble.problem) from None
 
 
 @define
@@ -327,7 +129,8 @@ class _Page:
         self._db = db
         self._assume_spent = assume_spent
         self._rows: dict[str, _Row] = {}
-        self._now = self._advance(clock.uptime(), clock.wall())
+        self._uptime, self._wall = clock.uptime(), clock.wall()
+        self._now = self._advance(self._uptime, self._wall)
 
     def do(self, step: Step) -> Looked | Taken | None:
         match step:
@@ -342,6 +145,8 @@ class _Page:
                     row = self._row(bucket)
                     names = [(row.id, name) for name in step.names]
                     row.slots -= self._db.executemany("DELETE FROM slot WHERE bucket = ? AND name = ?", names).rowcount
+                back = "UPDATE message SET state = 'queued', slot = NULL WHERE slot = ? AND state = 'sending'"
+                self._db.executemany(back, [(name,) for name in step.names])
             case Hold():
                 row = self._row(step.bucket)
                 row.held_until = max(row.held_until, self._now + step.seconds)
@@ -387,8 +192,20 @@ class _Page:
                 [(row.id, name, self._now + step.lifetime) for name in step.names[:count]],
             )
             row.slots += count
+        for name in step.names[:count]:
+            if name in step.intents:
+                self._write_down(step.intents[name], name)
         then = self._look(step.claims) if count < len(step.names) else None
         return Taken(count, tuple([before + count for before in used]), then)
+
+    def _write_down(self, intent: Intent, slot: str) -> None:
+        known = self._db.execute(
+            "UPDATE message SET state = 'sending', slot = ?, attempts = attempts + 1, sent_at = ?, sent_uptime = ? "
+            "WHERE id = ?",
+            (slot, self._wall + intent.wall_ahead, self._uptime, intent.row),
+        ).rowcount
+        if not known:
+            raise sqlite3.IntegrityError("the message is not in the outbox any more")
 
     def _look(self, claims: tuple[Claim, ...]) -> Looked:
         return Looked(

@@ -1,0 +1,128 @@
+"""Processes that send one outbox, and are killed: each message arrives once, by the server's record."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import sqlite3
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from attrs import asdict
+
+from tests.drainer import TIMEOUT, table
+from twdm_async import Client, SQLiteQuotaStore
+from twdm_async.outbox import Outbox, State
+from twdm_async.sandbox import Fault, Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ROOT = Path(__file__).parents[1]
+SETTLE_AFTER = 0.6  # seconds
+HOSTILE = Fault(("reset", "silence", "cut", "503"), endpoint="direct_messages.send", probability=0.3)
+
+
+@contextlib.asynccontextmanager
+async def opened(sandbox: Sandbox, path: Path) -> AsyncIterator[Outbox]:
+    async with (
+        SQLiteQuotaStore(path) as store,
+        Client(
+            sandbox.credentials,
+            api_url=sandbox.url,
+            upload_url=sandbox.url,
+            quotas=table(),
+            quota_store=store,
+            timeout=TIMEOUT,
+        ) as client,
+        Outbox(client, path, settle_after=SETTLE_AFTER) as outbox,
+    ):
+        yield outbox
+
+
+async def fill(sandbox: Sandbox, path: Path, count: int) -> None:
+    async with opened(sandbox, path) as outbox:
+        await asyncio.gather(
+            *(outbox.put(number % 50 + 1, f"SENTINELtext {number}", key=str(number)) for number in range(count))
+        )
+
+
+async def drainer(sandbox: Sandbox, path: Path) -> asyncio.subprocess.Process:
+    keys = json.dumps(asdict(sandbox.credentials))
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.drainer", sandbox.url, str(path), str(SETTLE_AFTER), keys,
+        cwd=ROOT, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def states(path: Path) -> dict[str, int]:
+    with contextlib.closing(sqlite3.connect(path, timeout=5)) as db:
+        return dict(db.execute("SELECT state, count(*) FROM message GROUP BY state").fetchall())
+
+
+def times_each_arrived(sandbox: Sandbox) -> Counter[str]:
+    return Counter(message.text for message in sandbox.messages)
+
+
+async def kill_again_and_again(path: Path, messages: int, kills: int, latency: float) -> Counter[str]:
+    """How often there was a message in each state when the process was killed."""
+    seen: Counter[str] = Counter()
+    chance = random.Random(7)
+    async with Sandbox(quotas=table(), faults=[HOSTILE], latency=(0.0, latency), seed=7) as sandbox:
+        await fill(sandbox, path, messages)
+        killed = 0
+        while killed < kills:
+            process = await drainer(sandbox, path)
+            accepted = len(sandbox.messages)
+            while process.returncode is None and len(sandbox.messages) == accepted:
+                await asyncio.sleep(0.01)  # until it works; or until all is sent, and it only settles
+                if not states(path).keys() & {"queued", "absent"}:
+                    break
+            await asyncio.sleep(chance.uniform(0.0, 0.3))
+            if process.returncode is None:
+                process.kill()
+                killed += 1
+            await process.wait()
+            found = states(path)
+            seen.update(found.keys())
+            if set(found) <= {"sent"}:  # done too early: some more
+                await fill(sandbox, path, len(times_each_arrived(sandbox)) + 50)
+        last = await drainer(sandbox, path)
+        await asyncio.wait_for(last.wait(), 60)
+        async with opened(sandbox, path) as outbox:
+            counts = await outbox.counts()
+        arrived = times_each_arrived(sandbox)
+        assert counts[State.SENT] == sum(counts.values()) == len(arrived)
+        assert len(arrived) >= messages, "some were lost"
+        assert arrived.most_common(1)[0][1] == 1, "some arrived twice"
+    return seen
+
+
+async def test_fault_50_an_outbox_whose_process_is_killed_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    await kill_again_and_again(tmp_path / "state.db", messages=120, kills=6, latency=0.05)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+async def test_fault_50_a_thousand_messages_and_a_hundred_kills_in_every_state(tmp_path: Path) -> None:
+    seen = await kill_again_and_again(tmp_path / "state.db", messages=1000, kills=100, latency=0.1)
+    print("states at the kills:", dict(seen))  # noqa: T201 - what was measured
+    assert all(seen[state] >= 10 for state in ("queued", "sending", "unknown", "sent")), seen
+
+
+async def test_two_processes_on_one_outbox_send_each_message_once(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    async with Sandbox(quotas=table(), faults=[HOSTILE], latency=(0.0, 0.02), seed=3) as sandbox:
+        await fill(sandbox, path, 300)
+        processes = [await drainer(sandbox, path) for _ in range(2)]
+        for process in processes:
+            assert await asyncio.wait_for(process.wait(), 50) == 0
+        arrived = times_each_arrived(sandbox)
+        assert len(arrived) == 300
+        assert arrived.most_common(1)[0][1] == 1
+        assert states(path) == {"sent": 300}

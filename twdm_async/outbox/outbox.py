@@ -1,0 +1,324 @@
+"""The queue that survives: put a message, and it is sent once, whatever happens to the process.
+
+Before a message's first byte leaves, it is on the disk that it is being sent; and when its answer is there, what that
+was. So after a crash it is known which messages may or may not have arrived. These are looked for in the API's list of
+messages, and only what is not there after a settling time is sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import secrets
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+from twdm_async import errors
+from twdm_async._quiet import quiet
+from twdm_async.models.checks import checked_characters
+from twdm_async.outbox.owners import Owner
+from twdm_async.outbox.rows import NewMessage, Rows
+from twdm_async.outbox.sending import Sending
+from twdm_async.outbox.settling import Settling
+from twdm_async.outbox.storage import Storage, woken
+from twdm_async.quota.lanes import Lane
+from twdm_async.quota.spec import Priority, checked_positive
+from twdm_async.resources.direct_messages import outgoing
+from twdm_async.resources.reconcile import SETTLE_AFTER
+from twdm_async.state_file import checked_path
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+
+    from twdm_async.client import Client
+    from twdm_async.models.direct_messages import CallToAction, QuickReply
+    from twdm_async.models.media import Media
+    from twdm_async.outbox.entry import Entry, State
+
+T = TypeVar("T")
+
+_log = logging.getLogger("twdm_async")
+
+_LOOK_EVERY: Final = 0.25  # seconds, for what other processes do
+_LONGEST_KEY: Final = 500
+
+
+class Outbox:
+    """Messages of one account in a file, and whoever sends them.
+
+    Several processes may use one file. Use it as ``async with Outbox(client, path) as outbox``, within the client's
+    own block.
+
+    Args:
+        client: sends them.
+        path: of the file; it is made if it is not there, for its owner alone. If it is the file of the client's
+            :class:`SQLiteQuotaStore`, a message and the slot it is sent with are written down together.
+        settle_after: seconds after which a message that may have arrived, and is not in the API's list of messages, is
+            sent again.
+
+    Raises:
+        InvalidInput: `path` is no path, or `settle_after` is no number of seconds.
+    """
+
+    def __init__(self, client: Client, path: str | os.PathLike[str], *, settle_after: float = SETTLE_AFTER) -> None:
+        if settle_after != 0:
+            checked_positive(settle_after, "settle_after")
+        path = checked_path(path)
+        self._clock = client.clock
+        self._reconciler = client.direct_messages.reconciler
+        self._owner = Owner(path)
+        self._storage = Storage(path, self._reconciler.credentials.account, self._clock)
+        self._sending = Sending(
+            self._storage,
+            client.direct_messages,
+            self._owner,
+            Settling(self._storage, client.direct_messages, self._clock, settle_after),
+            self._clock,
+            has_slots=client.quota_store.shares(path),
+        )
+        self._to_put: list[tuple[NewMessage, asyncio.Future[Entry | None]]] = []
+        self._putting = asyncio.Lock()
+        self._is_closed = False
+
+    @quiet
+    async def put(
+        self,
+        recipient_id: str | int,
+        text: str | None = None,
+        *,
+        custom_profile_id: str | int | None = None,
+        key: str | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+        not_after: datetime | None = None,
+        quick_replies: Sequence[QuickReply] | None = None,
+        ctas: Sequence[CallToAction] | None = None,
+        attachment: Media | str | int | None = None,
+    ) -> Entry:
+        """Keep a message, to be sent. When this returns, it is on the disk.
+
+        Args:
+            recipient_id: the person's user id.
+            text: at most 10 000 characters; may be left out if there is an attachment.
+            custom_profile_id: the custom profile it shows under; the account's own name and picture if not given.
+            key: a name for the message, of at most 500 characters. The same message under the same key is kept, and
+                sent, once. A name of its own if not given.
+            priority: which waiting messages go first.
+            not_after: when it is too late to send it (an aware ``datetime``).
+            quick_replies: 1 to 20 answers to tap.
+            ctas: 1 to 3 buttons.
+            attachment: an uploaded file, or its media id. The API forgets files after a day.
+
+        Returns:
+            What became of the message of this key so far.
+
+        Raises:
+            InvalidInput: something is wrong with the arguments, or `key` was used for another message.
+            OutboxFailed: it could not be kept.
+        """
+        message = outgoing(
+            recipient_id,
+            text,
+            custom_profile_id=custom_profile_id,
+            quick_replies=quick_replies,
+            ctas=ctas,
+            attachment=attachment,
+        )
+        payload = json.dumps(message.create, ensure_ascii=False, sort_keys=True)
+        new = NewMessage(
+            key=secrets.token_hex(16) if key is None else _checked_key(key),
+            digest=hashlib.sha256(payload.encode()).hexdigest(),
+            recipient_id=message.message.recipient_id or "",
+            custom_profile_id=message.message.custom_profile_id,
+            fingerprint=self._reconciler.credentials.fingerprint(message.message.text or ""),
+            payload=payload,
+            priority=Lane(priority=priority).priority,
+            not_after=None if not_after is None else _checked_time(not_after, "not_after").timestamp(),
+        )
+        entry = await self._put(new)
+        if entry is None:
+            raise errors.InvalidInput(parameter="key", problem="was used for another message")
+        self._storage.tell()
+        return entry
+
+    async def get(self, key: str) -> Entry | None:
+        """What became of the message called `key`; ``None`` if there is none."""
+        return await self._do(lambda rows: rows.get(key), only_reads=True)
+
+    async def counts(self) -> dict[State, int]:
+        """How many messages are in each state. A :class:`State` is also its own name: ``counts["sent"]``."""
+        return await self._do(lambda rows: rows.counts(), only_reads=True)
+
+    async def select(self, *states: State) -> list[Entry]:
+        """All messages in these states, in the order in which they were put."""
+        return await self._do(lambda rows: rows.select(states), only_reads=True)
+
+    async def events(self, after: int | None = None) -> AsyncIterator[Entry]:
+        """Every outcome as it comes, whichever process had it: sent, rejected, unknown, absent, expired.
+
+        It does not end by itself. Of a message that has two outcomes in quick succession, only the later may be told.
+
+        Args:
+            after: begin behind the outcome of this number (:attr:`Entry.number`); 0 begins with the oldest that is
+                still kept. If not given, it begins now.
+        """
+        number = await self._do(lambda rows: rows.last_number(), only_reads=True) if after is None else after
+        while not self._is_closed:
+            news = self._storage.news
+            for entry in await self._do(partial(Rows.outcomes, after=number), only_reads=True):
+                number = entry.number
+                yield entry
+            await woken(news, _LOOK_EVERY)
+
+    async def outcome(self, key: str) -> Entry:
+        """Wait until it is known what became of the message called `key`: sent, rejected or expired. Somebody must be
+        sending.
+
+        Raises:
+            InvalidInput: there is no such message.
+        """
+        while True:
+            news = self._storage.news
+            entry = await self.get(key)
+            if entry is None:
+                raise errors.InvalidInput(parameter="key", problem="there is no message of this key")
+            if entry.state.is_final:
+                return entry
+            await woken(news, _LOOK_EVERY)
+
+    async def retry(self, *keys: str) -> int:
+        """Let messages that were rejected or have expired be sent again. Returns how many there were.
+
+        What is unknown cannot be retried: it may have arrived.
+        """
+        count = await self._do(lambda rows: sum(map(rows.retry, keys)))
+        self._storage.tell()
+        return count
+
+    async def purge(self, *, older_than: timedelta | float) -> int:
+        """Forget messages that were sent or rejected or have expired, and their keys, so that these can be used again.
+
+        Args:
+            older_than: how long ago, in seconds or as a ``timedelta``. What is needed to settle unknown messages is
+                kept.
+
+        Returns:
+            How many were forgotten.
+        """
+        seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+            raise errors.InvalidInput(parameter="older_than", problem="must be a number of seconds, or a timedelta")
+        before = self._clock.wall() - seconds
+        return await self._do(lambda rows: rows.purge(before), is_durable=True)
+
+    async def drain(self, *, workers: int = 16) -> dict[State, int]:
+        """Send everything, and return when it is known what became of every message.
+
+        A message of which the API's list cannot tell whether it arrived stays unknown.
+
+        Args:
+            workers: how many messages of each priority may wait for quota, or be under way, at a time.
+
+        Returns:
+            How many messages are in each state.
+
+        Raises:
+            Unauthorized, NotAllowlisted, QuotaStoreFailed: the next message would be refused for the same. The messages
+                are still there.
+            ConnectFailed: there will never be a connection, such as where a certificate is wrong.
+            OutboxFailed: the file could not be read or written.
+            ClientClosed: the client was closed.
+        """
+        await self._send(workers, asyncio.Event(), is_draining=True)
+        return await self.counts()
+
+    @contextlib.asynccontextmanager
+    async def running(self, *, workers: int = 16) -> AsyncGenerator[Self]:
+        """Send whatever is put, as long as the block lasts. At its end, what is under way is finished; what still waits
+        stays in the file.
+
+        Args:
+            workers: as of :meth:`drain`.
+
+        Raises:
+            TwdmError: those of :meth:`drain`, at the end of the block.
+        """
+        stop = asyncio.Event()
+        sending = asyncio.create_task(self._send(workers, stop, is_draining=False), name="twdm_async outbox")
+        sending.add_done_callback(_tell_failure)
+        try:
+            yield self
+        finally:
+            stop.set()
+            self._storage.tell()
+            await sending
+
+    async def close(self) -> None:
+        """Wait for what is under way, and let go of the file. Doing it twice does no harm."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._storage.tell()
+        while self._sending.under_way:
+            await woken(self._storage.news, _LOOK_EVERY)
+        with contextlib.suppress(errors.OutboxFailed):
+            await self._do(lambda rows: rows.give_up(self._owner.name))
+        await self._storage.close()
+        self._owner.release()
+
+    async def __aenter__(self) -> Self:
+        await self._do(lambda _: None, only_reads=True)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _do(self, work: Callable[[Rows], T], *, is_durable: bool = False, only_reads: bool = False) -> T:
+        self._reconciler.settle_in()
+        return await self._storage.do(work, is_durable=is_durable, only_reads=only_reads)
+
+    async def _put(self, new: NewMessage) -> Entry | None:
+        """Keep `new`, together with all that is put in the same moment."""
+        self._reconciler.settle_in()
+        kept: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
+        item = (new, kept)
+        self._to_put.append(item)
+        try:
+            async with self._putting:
+                if not kept.done():
+                    batch = list(self._to_put)
+                    entries = await self._storage.do(lambda rows: [rows.put(one) for one, _ in batch], is_durable=True)
+                    for (_, waiting), entry in zip(batch, entries, strict=True):
+                        if not waiting.done():
+                            waiting.set_result(entry)
+            return kept.result()
+        finally:
+            self._to_put.remove(item)
+
+    async def _send(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+            raise errors.InvalidInput(parameter="workers", problem="must be a whole number, 1 or more")
+        self._reconciler.settle_in()
+        await self._sending.run(workers, stop, is_draining=is_draining)
+
+
+def _tell_failure(sending: asyncio.Task[None]) -> None:
+    if not sending.cancelled() and (error := sending.exception()) is not None:
+        _log.error("outbox: sending has ended: %s", error)
+
+
+def _checked_key(key: str) -> str:
+    checked_characters(key, "key")
+    if not 1 <= len(key) <= _LONGEST_KEY:
+        raise errors.InvalidInput(parameter="key", problem=f"must have 1 to {_LONGEST_KEY} characters")
+    return key
+
+
+def _checked_time(time: datetime, parameter: str) -> datetime:
+    if not isinstance(time, datetime) or time.tzinfo is None:
+        raise errors.InvalidInput(parameter=parameter, problem="must be an aware datetime, such as datetime.now(UTC)")
+    return time

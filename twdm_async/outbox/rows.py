@@ -1,0 +1,287 @@
+"""The table of an outbox: each function is one step of a message's way, done within a transaction.
+
+A message that somebody works on has an owner. What an owner that died was sending becomes unknown, and what it had only
+taken up can be taken up by others.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import field, frozen
+
+from twdm_async.outbox.entry import Entry, State
+from twdm_async.quota.spec import Priority
+from twdm_async.transport.sent import Sought
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Sequence
+
+_ENTRY: Final = (
+    "key, state, recipient_id, custom_profile_id, priority, message_id, error, attempts, put_at, changed_at, "
+    "not_after, change"
+)
+_TO_SEND: Final = "owner IS NULL AND state IN ('queued', 'absent')"
+
+
+@frozen
+class NewMessage:
+    """What is put into the outbox."""
+
+    key: str
+    digest: str
+    recipient_id: str
+    custom_profile_id: str | None
+    fingerprint: str
+    payload: str = field(repr=False)
+    priority: Priority
+    not_after: float | None
+
+
+@frozen
+class TakenUp:
+    """A message that somebody is about to send."""
+
+    id: int
+    key: str
+    recipient_id: str
+    custom_profile_id: str | None
+    payload: str = field(repr=False)
+    lane: str
+    not_after: float | None
+
+
+@frozen
+class UnknownMessage:
+    """A message that may or may not have arrived.
+
+    Args:
+        id: of its row.
+        sought: what it is looked for by.
+        ended_at: when it was given up, in seconds since 1970.
+        ended_uptime: the same in seconds of this machine's uptime.
+    """
+
+    id: int
+    sought: Sought
+    ended_at: float
+    ended_uptime: float
+
+    def age(self, wall: float, uptime: float) -> float:
+        """Seconds since it was given up, whatever the clock was set to meanwhile: the least that can be said."""
+        by_uptime, by_wall = uptime - self.ended_uptime, max(0.0, wall - self.ended_at)
+        return by_wall if by_uptime < 0 else min(by_uptime, by_wall)  # the machine was started anew
+
+
+class Rows:
+    """The messages of one account.
+
+    Args:
+        db: within a transaction.
+        account: whose they are.
+        wall: seconds since 1970.
+    """
+
+    def __init__(self, db: sqlite3.Connection, account: str, wall: float) -> None:
+        self._db = db
+        self._account = account
+        self._wall = wall
+
+    def put(self, new: NewMessage) -> Entry | None:
+        """Keep a message, if there is none of this key. ``None`` if there is another one of this key."""
+        found = self._db.execute(
+            "SELECT digest FROM message WHERE account = ? AND key = ?", (self._account, new.key)
+        ).fetchone()
+        if found is None:
+            self._db.execute(
+                "INSERT INTO message (account, key, digest, recipient_id, custom_profile_id, fingerprint, payload, "
+                "priority, lane, put_at, not_after, state, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (self._account, new.key, new.digest, new.recipient_id, new.custom_profile_id, new.fingerprint,
+                 new.payload, int(new.priority), new.custom_profile_id or "", self._wall, new.not_after,
+                 State.QUEUED, self._wall),
+            )  # fmt: skip
+        elif found[0] != new.digest:
+            return None
+        return self.get(new.key)
+
+    def get(self, key: str) -> Entry | None:
+        """The message of this key."""
+        query = f"SELECT {_ENTRY} FROM message WHERE account = ? AND key = ?"  # noqa: S608 - constant
+        found = self._db.execute(query, (self._account, key)).fetchone()
+        return None if found is None else _entry(found)
+
+    def select(self, states: Sequence[State]) -> list[Entry]:
+        """All messages in these states, in the order in which they were put."""
+        places = ", ".join("?" * len(states))
+        query = f"SELECT {_ENTRY} FROM message WHERE account = ? AND state IN ({places}) ORDER BY id"  # noqa: S608 - as above
+        return [_entry(row) for row in self._db.execute(query, (self._account, *states))]
+
+    def counts(self) -> dict[State, int]:
+        """How many messages are in each state."""
+        query = "SELECT state, count(*) FROM message WHERE account = ? GROUP BY state"
+        counted = dict(self._db.execute(query, (self._account,)).fetchall())
+        return {state: counted.get(state.value, 0) for state in State}
+
+    def outcomes(self, after: int) -> list[Entry]:
+        """What came to an outcome after that of this number, in order."""
+        query = f"SELECT {_ENTRY} FROM message WHERE account = ? AND change > ? ORDER BY change LIMIT 1000"  # noqa: S608 - as above
+        return [_entry(row) for row in self._db.execute(query, (self._account, after))]
+
+    def last_number(self) -> int:
+        """The number of the latest outcome."""
+        query = "SELECT coalesce(max(change), 0) FROM message WHERE account = ?"
+        return int(self._db.execute(query, (self._account,)).fetchone()[0])
+
+    def take_up(self, owner: str, priority: Priority, after: str) -> TakenUp | None:
+        """Make `owner` the owner of the next message, if there is one. Lanes take turns, from the one behind
+        `after`.
+        """
+        self._db.execute(
+            f"UPDATE message SET state = 'expired', changed_at = ?, change = {self._next_change} "  # noqa: S608 - as above
+            f"WHERE account = ? AND {_TO_SEND} AND not_after <= ?",
+            (self._wall, self._account, self._account, self._wall),
+        )
+        query = (
+            "SELECT id, key, recipient_id, custom_profile_id, payload, lane, not_after FROM message "  # noqa: S608 - as above
+            f"WHERE account = ? AND priority = ? AND {_TO_SEND} AND lane {{}} ? ORDER BY lane, id LIMIT 1"
+        )
+        for comparison, lane in ((">", after), (">=", "")):
+            found = self._db.execute(query.format(comparison), (self._account, int(priority), lane)).fetchone()
+            if found is not None:
+                self._db.execute("UPDATE message SET owner = ? WHERE id = ?", (owner, found[0]))
+                return TakenUp(*found)
+        return None
+
+    def leave(self, row: int, signed_at: float, uptime: float) -> None:
+        """It is about to leave."""
+        self._db.execute(
+            "UPDATE message SET state = 'sending', attempts = attempts + 1, sent_at = ?, sent_uptime = ? WHERE id = ?",
+            (signed_at, uptime, row),
+        )
+
+    def end(self, row: int, state: State, *, message_id: str | None = None, error: str | None = None) -> None:
+        """It has come to an outcome."""
+        self._db.execute(
+            f"UPDATE message SET state = ?, owner = NULL, slot = NULL, message_id = ?, error = ?, changed_at = ?, "  # noqa: S608 - as above
+            f"change = {self._next_change} WHERE id = ?",
+            (state, message_id, error, self._wall, self._account, row),
+        )
+
+    def lose_sight(self, row: int, error: str, uptime: float) -> None:
+        """It may or may not have arrived."""
+        self.end(row, State.UNKNOWN, error=error)
+        self._db.execute("UPDATE message SET ended_at = ?, ended_uptime = ? WHERE id = ?", (self._wall, uptime, row))
+
+    def put_back(self, row: int, owner: str | None) -> None:
+        """It did not leave. It is `owner`'s, or anybody's."""
+        self._db.execute(
+            "UPDATE message SET state = 'queued', slot = NULL, owner = ? "
+            "WHERE id = ? AND state IN ('sending', 'queued')",
+            (owner, row),
+        )
+        self._db.execute("UPDATE message SET owner = ? WHERE id = ? AND state = 'absent'", (owner, row))
+
+    def let_go(self, row: int, owner: str) -> None:
+        """`owner` does not work on it any more."""
+        query = "UPDATE message SET owner = NULL WHERE id = ? AND owner = ? AND state IN ('queued', 'absent')"
+        self._db.execute(query, (row, owner))
+
+    def give_up(self, owner: str) -> None:
+        """`owner` works on nothing any more, but for what it is sending."""
+        query = "UPDATE message SET owner = NULL WHERE account = ? AND owner = ? AND state != 'sending'"
+        self._db.execute(query, (self._account, owner))
+
+    def bury(self, is_dead: Callable[[str], bool], own: str, uptime: float) -> int:
+        """Take over from those who died. Returns how many messages became unknown."""
+        query = "SELECT DISTINCT owner FROM message WHERE account = ? AND owner IS NOT NULL AND owner != ?"
+        owners = self._db.execute(query, (self._account, own))
+        lost = 0
+        for (owner,) in owners.fetchall():
+            if is_dead(owner):
+                query = "SELECT id FROM message WHERE account = ? AND owner = ? AND state = 'sending'"
+                for (row,) in self._db.execute(query, (self._account, owner)).fetchall():
+                    self.lose_sight(row, "its process ended before the answer came", uptime)
+                    lost += 1
+                self.give_up(owner)
+        return lost
+
+    def unknown(self) -> list[UnknownMessage]:
+        """All messages that may or may not have arrived."""
+        query = (
+            "SELECT id, recipient_id, custom_profile_id, fingerprint, sent_at, ended_at, ended_uptime FROM message "
+            "WHERE account = ? AND state = 'unknown' ORDER BY sent_at"
+        )
+        return [
+            UnknownMessage(row, Sought(recipient, profile, fingerprint, _utc(sent_at)), ended_at, ended_uptime)
+            for row, recipient, profile, fingerprint, sent_at, ended_at, ended_uptime in self._db.execute(
+                query, (self._account,)
+            )
+        ]
+
+    def is_being_sent(self, sought: Sought) -> bool:
+        """Whether a message that says the same to the same person is on its way."""
+        query = "SELECT 1 FROM message WHERE account = ? AND state = 'sending' AND recipient_id = ? AND fingerprint = ?"
+        return self._db.execute(query, (self._account, sought.recipient_id, sought.fingerprint)).fetchone() is not None
+
+    def nameless(self) -> list[Sought]:
+        """What was sent and whose reply did not tell an id."""
+        query = (
+            "SELECT recipient_id, custom_profile_id, fingerprint, sent_at FROM message "
+            "WHERE account = ? AND state = 'sent' AND message_id IS NULL"
+        )
+        return [
+            Sought(to, profile, text, _utc(at)) for to, profile, text, at in self._db.execute(query, (self._account,))
+        ]
+
+    def is_known(self, message_id: str) -> bool:
+        """Whether one of the messages that were sent has this id."""
+        query = "SELECT 1 FROM message WHERE account = ? AND message_id = ?"
+        return self._db.execute(query, (self._account, message_id)).fetchone() is not None
+
+    def retry(self, key: str) -> bool:
+        """Let a message that was refused or has expired be sent again."""
+        return bool(
+            self._db.execute(
+                "UPDATE message SET state = 'queued', error = NULL, not_after = NULL, changed_at = ? "
+                "WHERE account = ? AND key = ? AND state IN ('rejected', 'expired')",
+                (self._wall, self._account, key),
+            ).rowcount
+        )
+
+    def purge(self, before: float) -> int:
+        """Forget what came to its end before then. Returns how many."""
+        # What was sent while an unknown one may have been must be known, to be told from it; and the latest outcome
+        # tells which number comes next.
+        query = (
+            "DELETE FROM message WHERE account = ? AND state IN ('sent', 'rejected', 'expired') AND changed_at < ? "
+            "AND changed_at < (SELECT coalesce(min(sent_at) - 3600, 1e12) FROM message WHERE account = ? "
+            "AND state IN ('unknown', 'sending')) AND change < (SELECT max(change) FROM message WHERE account = ?)"
+        )
+        return self._db.execute(query, (self._account, before, self._account, self._account)).rowcount
+
+    _next_change: Final = "(SELECT coalesce(max(change), 0) + 1 FROM message WHERE account = ?)"
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    (key, state, recipient_id, custom_profile_id, priority, message_id, error, attempts, put_at, changed_at, not_after,
+     number) = row  # fmt: skip
+    return Entry(
+        key=key,
+        state=State(state),
+        recipient_id=recipient_id,
+        custom_profile_id=custom_profile_id,
+        priority=Priority(priority),
+        message_id=message_id,
+        error=error,
+        attempts=attempts,
+        put_at=_utc(put_at),
+        changed_at=_utc(changed_at),
+        not_after=None if not_after is None else _utc(not_after),
+        number=number,
+    )
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
