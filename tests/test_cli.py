@@ -20,6 +20,7 @@ from rich.console import Console
 from tests.pictures import PNG
 from twdm_async import Client, Priority, Quota, QuotaTable, SQLiteQuotaStore
 from twdm_async.cli import send_many
+from twdm_async.outbox import Outbox
 from twdm_async.sandbox import Sandbox
 
 COMMAND = (sys.executable, "-W", "error", "-c", "from twdm_async.cli import main; main()")
@@ -167,9 +168,22 @@ async def test_a_file_of_two_hundred_messages(twdm: Twdm, sandbox: Sandbox, tmp_
     assert {result["id"] for result in results} == {message.id for message in sandbox.messages}
     assert not sandbox.breaches
     code, _, err = await twdm("send-many", str(file), "--profile", profile_id)
-    assert code == 2, "the record of the first run is not written over"
-    assert "--results" in err
-    assert len(sandbox.messages) == 200
+    assert (code, len(sandbox.messages)) == (0, 200), "the same file sent again sends nothing"
+    assert "200 sent (200 of them by an earlier run)" in err
+    assert sorted(result["line"] for result in outcomes(tmp_path / "messages.jsonl.results.jsonl")) == list(
+        range(1, 201)
+    )
+    with file.open("a") as added:
+        added.write(json.dumps(rows[0]) + "\n" + json.dumps(rows[0] | {"text": "new"}))
+    code, _, err = await twdm("send-many", str(file), "--profile", profile_id)
+    assert (code, len(sandbox.messages)) == (0, 202), "what was added is sent, also a line that stands there twice now"
+    file.write_text(json.dumps(rows[0]))
+    code, _, err = await twdm("send-many", str(file), "--profile", profile_id, "--run", "second")
+    assert (code, len(sandbox.messages)) == (0, 203)
+    file.with_name("messages.jsonl.results.jsonl").write_text("my diary")
+    code, _, err = await twdm("send-many", str(file), "--run", "third")
+    assert (code, len(sandbox.messages)) == (2, 203)
+    assert "no file of results" in err
 
 
 async def test_a_csv_file_with_profiles_and_line_breaks(
@@ -238,12 +252,12 @@ async def test_wrong_keys_end_it_at_once(twdm: Twdm, sandbox: Sandbox, tmp_path:
     code, _, err = await twdm("send-many", str(file))
     assert code == 1
     assert "code 32" in err
-    assert re.search(r"\d+ not sent, \d+ stopped", err)
+    assert "300 stopped" in err
     assert len(sandbox.requests) <= 64
     assert len(outcomes(tmp_path / "messages.csv.results.jsonl")) == 300
 
 
-async def test_a_full_disk_ends_it_and_is_told(sandbox: Sandbox) -> None:
+async def test_a_full_disk_ends_it_and_is_told(sandbox: Sandbox, tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("only Linux has a disk that is always full")
 
@@ -254,8 +268,11 @@ async def test_a_full_disk_ends_it_and_is_told(sandbox: Sandbox) -> None:
     messages = [send_many.Message(line, "5", f"hello {line}", None) for line in range(1, 301)]
     printed = io.StringIO()
     console = Console(file=printed, width=200)
-    async with Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client:
-        assert await send_many.send_all(client, messages, FullDisk("results"), console) == 1
+    async with (
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client,
+        Outbox(client, tmp_path / "outbox.db") as outbox,
+    ):
+        assert await send_many.send_all(client, outbox, messages, FullDisk("results"), console) == 1
     said = printed.getvalue()
     assert "cannot be written: No space left on device" in said
     assert len(re.findall(r"^line \d+: sent$", said, re.MULTILINE)) == len(sandbox.messages), (
@@ -382,9 +399,11 @@ async def test_a_file_of_bulk_messages_says_that_it_waits_for_its_share(
     async with (
         Sandbox(quotas=quotas) as sandbox,
         Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=quotas) as client,
+        Outbox(client, tmp_path / "outbox.db") as outbox,
     ):
         began = time.monotonic()
-        assert await send_many.send_all(client, messages, tmp_path / "results", console, priority) == 0
+        results = tmp_path / "results"
+        assert await send_many.send_all(client, outbox, messages, results, console, priority=priority) == 0
         assert seconds <= time.monotonic() - began < seconds + 5
         assert not sandbox.breaches
     assert ("waits for quota: 10 of 30 are spent, 10 kept" in said.getvalue()) == (priority is Priority.BULK)
@@ -405,3 +424,53 @@ async def test_help_names_every_command(twdm: Twdm) -> None:
     assert code == 0
     for command in ("demo", "sandbox", "send", "send-many", "profiles", "account"):
         assert command in out
+
+
+# ---- the outbox ----
+
+
+async def test_the_outbox(twdm: Twdm, sandbox: Sandbox) -> None:
+    code, out, err = await twdm("outbox", "put", "5", "hello & welcome", "--key", "a")
+    assert (code, json.loads(out)["state"]) == (0, "queued"), err
+    assert "hello" not in out
+    code, _, err = await twdm("outbox", "put", "5", "hello & welcome", "--key", "a")
+    assert code == 0, "the same again changes nothing"
+    code, _, err = await twdm("outbox", "put", "5", "something else", "--key", "a")
+    assert (code, "key: was used for another message" in err) == (2, True)
+    sandbox.unreachable.add("6")
+    assert (await twdm("outbox", "put", "6", "hello", "--key", "b"))[0] == 0
+    assert (await twdm("outbox", "put", "7", "too late", "--key", "c", "--not-after", "2020-01-01T00:00:00"))[0] == 0
+    code, out, err = await twdm("outbox", "run")
+    assert (code, json.loads(out)) == (1, {"sent": 1, "rejected": 1, "expired": 1}), err
+    assert [message.text for message in sandbox.messages] == ["hello & welcome"]
+    code, out, _ = await twdm("outbox", "status", "a")
+    assert json.loads(out)["message_id"] == sandbox.messages[0].id
+    assert json.loads((await twdm("outbox", "status"))[1])["rejected"] == 1
+    assert [entry["key"] for entry in json.loads((await twdm("outbox", "status", "--state", "rejected"))[1])] == ["b"]
+    assert (await twdm("outbox", "status", "nothing"))[0] == 2
+    sandbox.unreachable.clear()
+    assert (await twdm("outbox", "retry"))[0] == 2
+    assert json.loads((await twdm("outbox", "retry", "b"))[1]) == {"queued": 1}
+    assert json.loads((await twdm("outbox", "run"))[1]) == {"sent": 2, "expired": 1}
+    assert len(sandbox.messages) == 2
+    assert json.loads((await twdm("outbox", "purge"))[1]) == {"forgotten": 0}
+    assert json.loads((await twdm("outbox", "purge", "--older-than", "0"))[1]) == {"forgotten": 2}
+
+
+async def test_an_outbox_that_runs_forever_ends_cleanly(twdm: Twdm, sandbox: Sandbox) -> None:
+    process = await twdm.start("outbox", "run", "--forever")
+    assert (await twdm("outbox", "put", "5", "hello"))[0] == 0
+    while not sandbox.messages:
+        await asyncio.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, err = await process.communicate()
+    assert (process.returncode, json.loads(out)) == (0, {"sent": 1}), err
+
+
+async def test_wrong_keys_leave_the_outbox_as_it_is(twdm: Twdm, sandbox: Sandbox) -> None:
+    twdm.environ["TWDM_ACCESS_TOKEN_SECRET"] = "wrong"
+    assert (await twdm("outbox", "put", "5", "hello", "--key", "a"))[0] == 0
+    code, _, err = await twdm("outbox", "run")
+    assert (code, "code 32" in err) == (1, True)
+    assert json.loads((await twdm("outbox", "status", "a"))[1])["state"] == "queued"
+    assert len(sandbox.requests) == 1

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from attrs import asdict
@@ -18,12 +17,19 @@ from twdm_async.cli.connect import (
     DEFAULT_API_URL,
     ApiUrl,
     MaxWait,
+    OutboxFile,
     QuotaStoreUrl,
+    SettleAfter,
     UploadUrl,
     Username,
     open_client,
+    open_outbox,
     run,
+    show,
+    shown,
 )
+from twdm_async.cli.outbox import outbox
+from twdm_async.resources.reconcile import SETTLE_AFTER
 from twdm_async.sandbox import Sandbox
 
 app = typer.Typer(
@@ -37,24 +43,9 @@ profiles = typer.Typer(help="Make, show and delete custom profiles.", no_args_is
 account = typer.Typer(help="The account that posts.", no_args_is_help=True)
 app.add_typer(profiles, name="profiles")
 app.add_typer(account, name="account")
-
-_out = Console()
+app.add_typer(outbox, name="outbox")
 
 ProfileId = Annotated[str, typer.Argument(help="A custom profile's id.")]
-
-
-def _show(model: Any) -> None:
-    """Print a model as JSON."""
-    _out.print_json(data=_shown(model), default=_json_value)
-
-
-def _shown(model: Any) -> dict[str, Any]:
-    """What a model shows of itself."""
-    return asdict(model, filter=lambda field, value: field.repr and value is not None)
-
-
-def _json_value(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 @app.command()
@@ -109,7 +100,7 @@ def send(
 
     async def main() -> None:
         async with open_client(api_url, upload_url, username, quota_store, max_wait) as client:
-            _show(await client.direct_messages.send(recipient, text, custom_profile_id=profile))
+            show(await client.direct_messages.send(recipient, text, custom_profile_id=profile))
 
     run(main())
 
@@ -131,17 +122,32 @@ def send_many(
             help="Bulk messages leave a reserve of the quota to interactive ones, and are spread over the day."
         ),
     ] = bulk.PriorityName.BULK,
+    run_name: Annotated[
+        str,
+        typer.Option(
+            "--run", help="A name for this sending. What was sent under one name is sent again under another."
+        ),
+    ] = "",
+    outbox_file: OutboxFile = None,
+    settle_after: SettleAfter = SETTLE_AFTER,
 ) -> None:
-    """Send every message of a file. All lines are checked first; if one is wrong, nothing is sent.
+    """Send every message of a file, by way of the outbox. All lines are checked first; if one is wrong, nothing is
+    sent.
 
-    Ctrl-C stops: what is under way is finished, and the result file says of every line what became of it.
+    The same file sent again sends only what was not sent before. Ctrl-C stops: what is under way is finished, and the
+    result file says of every line what became of it.
     """
 
     async def main() -> int:
         messages = bulk.read_messages(file, profile)
         outcomes = results or file.with_name(f"{file.name}.results.jsonl")
-        async with open_client(api_url, upload_url, username, quota_store) as client:
-            return await bulk.send_all(client, messages, outcomes, Console(stderr=True), priority.priority)
+        async with (
+            open_client(api_url, upload_url, username, quota_store) as client,
+            open_outbox(client, outbox_file, settle_after) as outbox,
+        ):
+            return await bulk.send_all(
+                client, outbox, messages, outcomes, Console(stderr=True), run=run_name, priority=priority.priority
+            )
 
     try:
         code = run(main())
@@ -166,7 +172,7 @@ def create_profile(
 
     async def main() -> None:
         async with open_client(api_url, upload_url, username, quota_store) as client:
-            _show(await client.custom_profiles.create(name, avatar if avatar.isdigit() else Path(avatar)))
+            show(await client.custom_profiles.create(name, avatar if avatar.isdigit() else Path(avatar)))
 
     run(main())
 
@@ -182,7 +188,7 @@ def get_profile(
 
     async def main() -> None:
         async with open_client(api_url, None, username, quota_store) as client:
-            _show(await client.custom_profiles.get(profile_id))
+            show(await client.custom_profiles.get(profile_id))
 
     run(main())
 
@@ -195,8 +201,8 @@ def list_profiles(
 
     async def main() -> None:
         async with open_client(api_url, None, username, quota_store) as client:
-            found = [_shown(profile) async for profile in client.custom_profiles.list()]
-            _out.print_json(data=found, default=_json_value)
+            found = [shown(profile) async for profile in client.custom_profiles.list()]
+            show(found)
 
     run(main())
 
@@ -232,6 +238,6 @@ def update_account(
 
     async def main() -> None:
         async with open_client(api_url, None, username, quota_store, max_wait) as client:
-            _show(await client.account.update_profile(name, url, location, description))
+            show(await client.account.update_profile(name, url, location, description))
 
     run(main())

@@ -1,18 +1,23 @@
-"""From options and environment to a client."""
+"""What the commands share: from options and environment to a client and an outbox, and from models to the terminal."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import platformdirs
 import typer
+from attrs import asdict
+from rich.console import Console
 
 from twdm_async.client import Client
 from twdm_async.credentials import ENVIRONMENTS, Credentials
 from twdm_async.errors import InvalidInput, QuotaStoreFailed, TwdmError
+from twdm_async.outbox import Outbox
 from twdm_async.quota.store import QuotaStore, SQLiteQuotaStore
 
 if TYPE_CHECKING:
@@ -43,6 +48,21 @@ QuotaStoreUrl = Annotated[
         envvar="TWDM_QUOTA_STORE",
         help="Where what was spent is remembered: sqlite:///FILE, redis://HOST, or memory:// to forget it. If not "
         "given, it is the file quota.db in your state folder.",
+    ),
+]
+OutboxFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--outbox",
+        envvar="TWDM_OUTBOX",
+        help="The file in which messages wait and outcomes are kept. If not given, it is the file of the quota store; "
+        "if that is none, outbox.db in your state folder.",
+    ),
+]
+SettleAfter = Annotated[
+    float,
+    typer.Option(
+        min=0, help="Seconds after which a message that may have arrived, and cannot be found, is sent again."
     ),
 ]
 MaxWait = Annotated[
@@ -76,16 +96,33 @@ async def open_client(
         yield client
 
 
-def _store(url: str | None) -> QuotaStore:
-    if url is not None:
-        return QuotaStore.from_url(url)
+@contextlib.asynccontextmanager
+async def open_outbox(client: Client, path: Path | None, settle_after: float) -> AsyncGenerator[Outbox]:
+    """The outbox at `path`; if not given, in the file of the client's quota store.
+
+    Raises:
+        InvalidInput: `settle_after` is no number of seconds.
+        OutboxFailed: the file cannot be had.
+    """
+    if path is None:
+        scheme, _, file = client.quota_store.address.partition(":///")
+        path = Path(file) if scheme == "sqlite" else _state_folder() / "outbox.db"
+    async with Outbox(client, path, settle_after=settle_after) as outbox:
+        yield outbox
+
+
+def _state_folder() -> Path:
     folder = platformdirs.user_state_path("twdm_async")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        problem = f"its folder cannot be made: {error.strerror}; name another place with --quota-store"
+        problem = f"its folder cannot be made: {error.strerror}; name another place with --quota-store and --outbox"
         raise QuotaStoreFailed(store=f"sqlite:///{folder}", problem=problem) from None
-    return SQLiteQuotaStore(folder / "quota.db")
+    return folder
+
+
+def _store(url: str | None) -> QuotaStore:
+    return SQLiteQuotaStore(_state_folder() / "quota.db") if url is None else QuotaStore.from_url(url)
 
 
 def _credentials(username: str | None) -> Credentials:
@@ -110,3 +147,17 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     except TwdmError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, InvalidInput) else 1) from None
+
+
+def show(models: Any) -> None:
+    """Print a model, or several, as JSON."""
+    Console().print_json(data=models if isinstance(models, (list, dict)) else shown(models), default=_json_value)
+
+
+def shown(model: Any) -> dict[str, Any]:
+    """What a model shows of itself."""
+    return asdict(model, filter=lambda field, value: field.repr and value is not None)
+
+
+def _json_value(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,4 +1,6 @@
-"""Sending the messages of a file: read and check every line, then send, and write down what became of each."""
+"""Sending the messages of a file: read and check every line, put them into the outbox, send, and write down what became
+of each.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import asyncio
 import contextlib
 import csv
 import enum
+import hashlib
 import io
 import json
 import signal
@@ -18,15 +21,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from twdm_async import errors
 from twdm_async._json import is_object
 from twdm_async.models.checks import checked_id, checked_length
+from twdm_async.outbox import State
 from twdm_async.quota.spec import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Coroutine, Iterator, Sequence
     from pathlib import Path
 
     from rich.console import Console
 
     from twdm_async.client import Client
+    from twdm_async.outbox import Entry, Outbox
 
 _LONGEST_TEXT: Final = 10_000
 _AT_A_TIME: Final = 64
@@ -173,29 +178,35 @@ class PriorityName(enum.StrEnum):
 
 
 async def send_all(
-    client: Client, messages: Sequence[Message], results: Path, console: Console, priority: Priority = Priority.BULK
+    client: Client,
+    outbox: Outbox,
+    messages: Sequence[Message],
+    results: Path,
+    console: Console,
+    *,
+    run: str = "",
+    priority: Priority = Priority.BULK,
 ) -> int:
-    """Send `messages`, in order as far as the quotas let them, and write one outcome a line to `results`.
+    """Send `messages` by way of `outbox`, in order as far as the quotas let them, and write one outcome a line to
+    `results`. What was sent before under the same `run` is not sent again.
 
     Args:
-        client: sends them.
+        client: whose quotas are shown.
+        outbox: sends them, and remembers.
         messages: what to send.
-        results: a file that must not exist yet, since it would be the only record of an earlier run.
+        results: a file that is not there yet, or that an earlier run made.
         console: where progress is shown.
+        run: a name that tells this sending from others of the same messages.
         priority: of all of them.
 
     Returns:
         The command's exit code: 0 if all were sent, 130 if it was stopped, else 1.
 
     Raises:
-        InvalidInput: the file is there already or cannot be written.
+        InvalidInput: the file of results cannot be written, or is something else.
+        OutboxFailed: the messages cannot be kept.
     """
-    try:
-        record = results.open("x", encoding="utf-8")
-    except OSError as error:
-        hint = "; move it away, or name another with --results" if isinstance(error, FileExistsError) else ""
-        problem = f"{results} cannot be made: {error.strerror}{hint}"
-        raise errors.InvalidInput(parameter="results", problem=problem) from None
+    record = _opened(results)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -207,8 +218,8 @@ async def send_all(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console) as progress:
-            kept = _Record(record, progress, len(messages))
-            await _send_until(stop, client, messages, kept, priority)
+            kept = _Record(record, progress, dict(zip(_keys(messages, run), messages, strict=True)))
+            await _send_until(stop, client, outbox, kept, priority)
     finally:
         with contextlib.suppress(OSError):  # a full disk; it was said
             record.close()
@@ -217,20 +228,54 @@ async def send_all(
         said_instead = "".join(f"\n{outcome}" for outcome in kept.unwritten)
         console.print(f"error: {kept.hopeless}{said_instead}", highlight=False, markup=False, soft_wrap=True)
     said = ", ".join(f"{count} {outcome}" for outcome, count in kept.counts.items())
-    console.print(f"{said}. Every line's outcome is in {results}", highlight=False, markup=False, soft_wrap=True)
+    earlier = f" ({kept.earlier} of them by an earlier run)" if kept.earlier else ""
+    where = f"Every line's outcome is in {results}"
+    console.print(f"{said}{earlier}. {where}", highlight=False, markup=False, soft_wrap=True)
     if stop.is_set() and kept.hopeless is None:
         return 130
     return 0 if set(kept.counts) == {"sent"} else 1
 
 
-class _Record:
-    """Writes each outcome down the moment it is known, and counts."""
+def _opened(results: Path) -> TextIO:
+    try:
+        if results.exists() and results.is_file() and results.stat().st_size:
+            with results.open(encoding="utf-8") as file:
+                first = json.loads(file.readline())
+            if not is_object(first) or "outcome" not in first:
+                raise ValueError("not ours")  # noqa: TRY301 - as what is no JSON
+        return results.open("w", encoding="utf-8")
+    except OSError as error:
+        problem = f"{results} cannot be made: {error.strerror}"
+    except ValueError:
+        problem = f"{results} is there, and is no file of results; name another with --results"
+    raise errors.InvalidInput(parameter="results", problem=problem)
 
-    def __init__(self, file: TextIO, progress: Progress, total: int) -> None:
+
+def _keys(messages: Sequence[Message], run: str) -> list[str]:
+    """A key for each message, by what it says, to whom and under which profile; the second of its kind has another."""
+    seen: Counter[str] = Counter()
+    keys: list[str] = []
+    for message in messages:
+        content = json.dumps([run, message.recipient, message.profile, message.text])
+        digest = hashlib.sha256(content.encode()).hexdigest()[:32]
+        seen[digest] += 1
+        keys.append(f"send-many {digest} {seen[digest]}")
+    return keys
+
+
+_OUTCOMES: Final = {State.SENT: "sent", State.REJECTED: "not sent", State.EXPIRED: "not sent", State.UNKNOWN: "unknown"}
+
+
+class _Record:
+    """Writes each outcome down the moment it is known, and counts. `waiting` are the messages without one, by key."""
+
+    def __init__(self, file: TextIO, progress: Progress, messages: dict[str, Message]) -> None:
         self._file = file
         self._progress = progress
-        self._task = progress.add_task("sending", total=total)
+        self._task = progress.add_task("sending", total=len(messages))
         self._waited_for = 0
+        self.waiting = messages
+        self.earlier = 0
         self.counts: Counter[str] = Counter()
         self.hopeless: str | None = None  # why it makes no sense to go on
         self.unwritten: list[str] = []  # outcomes that the file could not take
@@ -247,7 +292,20 @@ class _Record:
             self._progress.update(self._task, description="sending")
         self._waited_for = states[0].waiting if states else 0
 
-    def write(self, message: Message, outcome: str, **facts: str | None) -> None:
+    def take(self, entry: Entry, *, is_last: bool = False) -> None:
+        """Write down what became of a message, if it is known; as the last word, in any case."""
+        if entry.key in self.waiting and (entry.state.is_final or is_last):
+            message = self.waiting.pop(entry.key)
+            outcome = _OUTCOMES.get(entry.state, "stopped")
+            self._write(message, outcome, id=entry.message_id, error=entry.error if outcome != "sent" else None)
+
+    def give_up(self) -> None:
+        """Write down that the others were not sent."""
+        for message in self.waiting.values():
+            self._write(message, "stopped")
+        self.waiting.clear()
+
+    def _write(self, message: Message, outcome: str, **facts: str | None) -> None:
         self.counts[outcome] += 1
         row = {"line": message.line, "recipient": message.recipient, "outcome": outcome, **facts}
         try:
@@ -261,53 +319,57 @@ class _Record:
             self._progress.advance(self._task)
 
 
-async def _send_until(
-    stop: asyncio.Event, client: Client, messages: Sequence[Message], record: _Record, priority: Priority
-) -> None:
-    waiting = iter(messages)
-
-    async def worker() -> None:
-        for message in waiting:
-            if stop.is_set():
-                record.write(message, "stopped")
-            else:
-                await _send(client, message, record, priority)
-            if record.hopeless is not None:
-                stop.set()
-
-    async def closer() -> None:
-        # Those who wait for quota are let go at once; those under way are finished.
-        await stop.wait()
-        await client.close(timeout=30.0)
-
-    async def watcher() -> None:
-        while True:
-            await asyncio.sleep(_LOOK_EVERY)
-            record.show_wait(client)
-
-    closing, watching = asyncio.create_task(closer()), asyncio.create_task(watcher())
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(_AT_A_TIME, len(messages))):
-                group.create_task(worker())
-    finally:
-        watching.cancel()
-        if not stop.is_set():
-            closing.cancel()
-        await asyncio.wait([closing, watching])
-
-
-async def _send(client: Client, message: Message, record: _Record, priority: Priority) -> None:
-    try:
-        sent = await client.direct_messages.send(
-            message.recipient, message.text, custom_profile_id=message.profile, priority=priority
+async def _send_until(stop: asyncio.Event, client: Client, outbox: Outbox, record: _Record, priority: Priority) -> None:
+    messages = dict(record.waiting)
+    entries = await asyncio.gather(
+        *(
+            outbox.put(m.recipient, m.text, custom_profile_id=m.profile, key=key, priority=priority)
+            for key, m in messages.items()
         )
-    except errors.ClientClosed:
-        record.write(message, "stopped")
-    except errors.TwdmError as error:
-        outcome = {"unknown": "unknown", "yes": "sent"}.get(error.delivered, "not sent")
-        record.write(message, outcome, error=str(error))
-        if isinstance(error, (errors.Unauthorized, errors.NotAllowlisted, errors.QuotaStoreFailed)):
-            record.hopeless = str(error)  # the next line would be refused for the same
-    else:
-        record.write(message, "sent", id=sent.id)
+    )
+    for entry in entries:
+        record.take(entry)
+    record.earlier = record.counts["sent"]
+    last = max(entry.number for entry in entries)
+    if record.hopeless is None:
+        await _first_of(
+            _drained(outbox, record), _recorded(outbox, record, last), _watched(client, record), stop.wait()
+        )
+    await outbox.withdraw(*record.waiting)
+    await outbox.idle()
+    for key in list(record.waiting):
+        kept = await outbox.get(key)
+        if kept is not None:
+            record.take(kept, is_last=True)
+    record.give_up()
+
+
+async def _first_of(*works: Coroutine[Any, Any, object]) -> None:
+    """Do them until one ends, and end the others."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _drained(outbox: Outbox, record: _Record) -> None:
+    try:
+        await outbox.drain(workers=_AT_A_TIME)
+    except errors.TwdmError as error:  # the next line would be refused for the same
+        record.hopeless = str(error)
+
+
+async def _recorded(outbox: Outbox, record: _Record, last: int) -> None:
+    async for entry in outbox.events(after=last):
+        record.take(entry)
+        if record.hopeless is not None:
+            return
+
+
+async def _watched(client: Client, record: _Record) -> None:
+    while True:
+        await asyncio.sleep(_LOOK_EVERY)
+        record.show_wait(client)

@@ -199,6 +199,10 @@ class Outbox:
         self._storage.tell()
         return count
 
+    async def withdraw(self, *keys: str) -> int:
+        """Take messages back that have not left, and that nobody is about to send. Returns how many there were."""
+        return await self._do(lambda rows: sum(map(rows.withdraw, keys)), is_durable=True)
+
     async def purge(self, *, older_than: timedelta | float) -> int:
         """Forget messages that were sent or rejected or have expired, and their keys, so that these can be used again.
 
@@ -257,14 +261,18 @@ class Outbox:
             self._storage.tell()
             await sending
 
+    async def idle(self) -> None:
+        """Wait until nothing of this outbox is on the wire. Whatever was is written down then."""
+        while self._sending.under_way:
+            await woken(self._storage.news, _LOOK_EVERY)
+
     async def close(self) -> None:
         """Wait for what is under way, and let go of the file. Doing it twice does no harm."""
         if self._is_closed:
             return
         self._is_closed = True
         self._storage.tell()
-        while self._sending.under_way:
-            await woken(self._storage.news, _LOOK_EVERY)
+        await self.idle()
         with contextlib.suppress(errors.OutboxFailed):
             await self._do(lambda rows: rows.give_up(self._owner.name))
         await self._storage.close()

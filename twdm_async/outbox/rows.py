@@ -250,6 +250,11 @@ class Rows:
             ).rowcount
         )
 
+    def withdraw(self, key: str) -> bool:
+        """Forget a message that has not left."""
+        query = f"DELETE FROM message WHERE account = ? AND key = ? AND {_TO_SEND}"  # noqa: S608 - as above
+        return bool(self._db.execute(query, (self._account, key)).rowcount)
+
     def purge(self, before: float) -> int:
         """Forget what came to its end before then. Returns how many."""
         # What was sent while an unknown one may have been must be known, to be told from it; and the latest outcome

@@ -1,0 +1,195 @@
+"""The commands about the outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from twdm_async.cli.connect import (
+    DEFAULT_API_URL,
+    ApiUrl,
+    OutboxFile,
+    QuotaStoreUrl,
+    SettleAfter,
+    Username,
+    open_client,
+    open_outbox,
+    run,
+    show,
+    shown,
+)
+from twdm_async.cli.send_many import PriorityName
+from twdm_async.errors import InvalidInput
+from twdm_async.outbox import Outbox, State
+from twdm_async.resources.reconcile import SETTLE_AFTER
+
+outbox = typer.Typer(
+    help="Messages that wait in a file and are sent once, whatever happens to the process.", no_args_is_help=True
+)
+
+
+@outbox.command("put")
+def put_message(
+    recipient: Annotated[str, typer.Argument(help="The person's user id.")],
+    text: Annotated[str, typer.Argument(help="What to write.")],
+    profile: Annotated[str | None, typer.Option(help="The custom profile's id.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="A name for the message: the same under the same name is sent once.")
+    ] = None,
+    priority: Annotated[PriorityName, typer.Option(help="Interactive messages go before bulk ones.")] = (
+        PriorityName.INTERACTIVE
+    ),
+    not_after: Annotated[
+        datetime | None, typer.Option(help="When it is too late to send it, in your local time.")
+    ] = None,
+    api_url: ApiUrl = DEFAULT_API_URL,
+    username: Username = None,
+    quota_store: QuotaStoreUrl = None,
+    outbox_file: OutboxFile = None,
+) -> None:
+    """Keep a message. `twdm outbox run` sends it."""
+
+    async def main() -> None:
+        async with (
+            open_client(api_url, None, username, quota_store) as client,
+            open_outbox(client, outbox_file, SETTLE_AFTER) as box,
+        ):
+            entry = await box.put(
+                recipient,
+                text,
+                custom_profile_id=profile,
+                key=key,
+                priority=priority.priority,
+                not_after=not_after.astimezone(UTC) if not_after else None,
+            )
+            show(entry)
+
+    run(main())
+
+
+@outbox.command("run")
+def run_outbox(
+    forever: Annotated[bool, typer.Option("--forever", help="Go on with whatever is put, until Ctrl-C.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="How many messages may be under way at a time.")] = 16,
+    api_url: ApiUrl = DEFAULT_API_URL,
+    username: Username = None,
+    quota_store: QuotaStoreUrl = None,
+    outbox_file: OutboxFile = None,
+    settle_after: SettleAfter = SETTLE_AFTER,
+) -> None:
+    """Send everything, and end when it is known what became of every message. Several may run at a time."""
+
+    async def main() -> int:
+        async with (
+            open_client(api_url, None, username, quota_store) as client,
+            open_outbox(client, outbox_file, settle_after) as box,
+        ):
+            counts = await _run(box, workers, forever=forever)
+            show({state: count for state, count in counts.items() if count})
+            return 1 if counts[State.REJECTED] or counts[State.UNKNOWN] or counts[State.EXPIRED] else 0
+
+    raise typer.Exit(run(main()))
+
+
+async def _run(box: Outbox, workers: int, *, forever: bool) -> dict[State, int]:
+    """Send until it is done, or until Ctrl-C."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, stop.set)
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+
+    async def serve() -> None:
+        async with box.running(workers=workers):
+            await stop.wait()
+
+    async def finish() -> None:
+        await box.drain(workers=workers)
+
+    sending = asyncio.create_task(serve() if forever else finish())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([sending, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not forever and not sending.done():
+        sending.cancel()
+    await asyncio.wait([sending])
+    if not sending.cancelled() and (error := sending.exception()) is not None:
+        raise error
+    await box.idle()
+    return await box.counts()
+
+
+@outbox.command("status")
+def status(
+    key: Annotated[str | None, typer.Argument(help="Of one message. If not given, all are counted.")] = None,
+    state: Annotated[State | None, typer.Option(help="Show all messages in this state.")] = None,
+    api_url: ApiUrl = DEFAULT_API_URL,
+    username: Username = None,
+    quota_store: QuotaStoreUrl = None,
+    outbox_file: OutboxFile = None,
+) -> None:
+    """Show what became of the messages."""
+
+    async def main() -> None:
+        async with (
+            open_client(api_url, None, username, quota_store) as client,
+            open_outbox(client, outbox_file, SETTLE_AFTER) as box,
+        ):
+            if key is not None:
+                entry = await box.get(key)
+                if entry is None:
+                    raise InvalidInput(parameter="key", problem="there is no message of this key")
+                show(entry)
+            elif state is not None:
+                show([shown(entry) for entry in await box.select(state)])
+            else:
+                show(await box.counts())
+
+    run(main())
+
+
+@outbox.command("retry")
+def retry(
+    keys: Annotated[list[str] | None, typer.Argument(help="Of messages that were rejected or have expired.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    api_url: ApiUrl = DEFAULT_API_URL,
+    username: Username = None,
+    quota_store: QuotaStoreUrl = None,
+    outbox_file: OutboxFile = None,
+) -> None:
+    """Let messages that were rejected or have expired be sent again, by the next run."""
+
+    async def main() -> None:
+        if bool(keys) == everything:
+            raise InvalidInput(parameter="keys", problem="give some, or --all")
+        async with (
+            open_client(api_url, None, username, quota_store) as client,
+            open_outbox(client, outbox_file, SETTLE_AFTER) as box,
+        ):
+            chosen = keys or [entry.key for entry in await box.select(State.REJECTED, State.EXPIRED)]
+            show({"queued": await box.retry(*chosen)})
+
+    run(main())
+
+
+@outbox.command("purge")
+def purge(
+    older_than: Annotated[float, typer.Option(min=0, help="Days since their outcome.")] = 30.0,
+    api_url: ApiUrl = DEFAULT_API_URL,
+    username: Username = None,
+    quota_store: QuotaStoreUrl = None,
+    outbox_file: OutboxFile = None,
+) -> None:
+    """Forget messages that were sent or rejected or have expired, with their keys."""
+
+    async def main() -> None:
+        async with (
+            open_client(api_url, None, username, quota_store) as client,
+            open_outbox(client, outbox_file, SETTLE_AFTER) as box,
+        ):
+            show({"forgotten": await box.purge(older_than=86_400 * older_than)})
+
+    run(main())
