@@ -184,7 +184,9 @@ class Rows:
         self._db.execute("UPDATE message SET owner = ? WHERE id = ? AND state = 'absent'", (owner, row))
 
     def let_go(self, row: int, owner: str) -> None:
-        """`owner` does not work on it any more."""
+        """`owner` does not work on it any more, and nothing of it left."""
+        query = "UPDATE message SET state = 'queued', slot = NULL WHERE id = ? AND owner = ? AND state = 'sending'"
+        self._db.execute(query, (row, owner))
         query = "UPDATE message SET owner = NULL WHERE id = ? AND owner = ? AND state IN ('queued', 'absent')"
         self._db.execute(query, (row, owner))
 

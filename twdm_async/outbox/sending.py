@@ -85,6 +85,7 @@ class Sending:
         self._settling = settling
         self._last_lane = dict.fromkeys(Priority, "")
         self._pause = 0.0
+        self._runs = 0
 
     async def run(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
         """Send until `stop`; or, when draining, until it is known what became of everything.
@@ -94,6 +95,13 @@ class Sending:
         """
         self.owner.settle_in()
         await self._write_what_is_left()
+        self._runs += 1
+        try:
+            await self._run(workers, stop, is_draining=is_draining)
+        finally:
+            self._runs -= 1
+
+    async def _run(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
         await self._bury()
         failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         tasks: set[asyncio.Task[None]] = set()
@@ -139,9 +147,14 @@ class Sending:
             await woken(news, _WAKE_EVERY)
 
     async def _write_what_is_left(self) -> None:
-        if self.unwritten:
-            await self.storage.do(lambda rows: [step(rows) for step in self.unwritten], is_durable=True)
-            self.unwritten.clear()
+        def write(rows: Rows) -> None:
+            for step in self.unwritten:
+                step(rows)
+            if not self._runs:
+                rows.give_up(self.owner.name)
+
+        await self.storage.do(write, is_durable=bool(self.unwritten))
+        self.unwritten.clear()
 
     async def _bury_often(self) -> None:
         while True:
@@ -180,7 +193,6 @@ class Sending:
         max_wait = math.inf if taken.not_after is None else max(0.0, taken.not_after - self.clock.wall())
         try:
             await self._direct_messages.deliver(_outgoing(taken), lane=lane, max_wait=max_wait, journal=attempts)
-            self._pause = 0.0
         except (errors.QuotaWaitTooLong, errors.RateLimited):
             await attempts.write(lambda rows: rows.end(taken.id, State.EXPIRED, error="its quota is free too late"))
         except (errors.QuotaQueueFull, errors.ConnectFailed) as error:
@@ -193,9 +205,11 @@ class Sending:
             raise
         except errors.TwdmError:
             pass  # it was written down
+        else:
+            self._pause = 0.0
         finally:
-            places.release()
             await attempts.abandon()
+        places.release()  # not if the next one would fail as well
 
 
 class _Attempts(Journal):
@@ -205,10 +219,13 @@ class _Attempts(Journal):
         self._sending = sending
         self._taken = taken
         self._is_abandoned = False
+        self._is_written = True  # unless the file could not take the outcome
 
     @property
     def intent(self) -> Intent | None:
-        return Intent(self._taken.id, self._sending.reconciler.wall_ahead) if self._sending.has_slots else None
+        if not self._sending.has_slots:
+            return None
+        return Intent(self._taken.id, self._sending.owner.name, self._sending.reconciler.wall_ahead)
 
     async def leaving(self, signed_at: float, *, is_written: bool) -> None:
         self._sending.under_way.add(self)
@@ -230,13 +247,14 @@ class _Attempts(Journal):
         try:
             await self._sending.storage.do(step, is_durable=True)
         except errors.OutboxFailed:
+            self._is_written = False
             self._sending.unwritten.append(step)
             raise
 
     async def abandon(self) -> None:
         """Nobody here works on it any more, unless it is on the wire."""
         self._is_abandoned = True
-        if self not in self._sending.under_way:
+        if self._is_written and self not in self._sending.under_way:
             await self._sending.storage.do(lambda rows: rows.let_go(self._taken.id, self._sending.owner.name))
 
     def _step(self, outcome: Any) -> Callable[[Rows], None]:

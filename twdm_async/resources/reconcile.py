@@ -219,7 +219,8 @@ class Reconciler:
         return events
 
     async def _settle(self, listing: Listing) -> None:
-        asked_at, questions = self._clock.monotonic(), list(self._open)
+        asked_at = self._clock.monotonic()
+        questions = [question for question in self._open if question.answer is None]
         sought = [question.sought for question in questions]
         events = await self.events(sought, listing)
         sent = self._caller.sent

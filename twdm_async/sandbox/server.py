@@ -199,10 +199,8 @@ class Sandbox:
 
     def _draw(self, family: str) -> tuple[str | None, bool]:
         """What goes wrong with the next request, and whether it is carried out first."""
-        for fault in self.faults:
-            if (drawn := fault.draw(family, self._random)) is not None:
-                return drawn
-        return None, True
+        drawn = [fault.draw(family, self._random) for fault in self.faults]  # each counts every request
+        return next((fate for fate in drawn if fate is not None), (None, True))
 
     async def _go_wrong(self, kind: str, request: web.Request, answer: Answer, window: Window | None) -> web.Response:
         response = self._response(answer, window)

@@ -71,10 +71,12 @@ class Intent:
 
     Args:
         row: its number.
+        owner: who works on it; it is not for anybody else.
         wall_ahead: seconds by which the server's clock is ahead of this machine's.
     """
 
     row: int
+    owner: str
     wall_ahead: float = 0.0
 
 

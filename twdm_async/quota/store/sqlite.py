@@ -199,13 +199,12 @@ class _Page:
         return Taken(count, tuple([before + count for before in used]), then)
 
     def _write_down(self, intent: Intent, slot: str) -> None:
-        known = self._db.execute(
+        # Whoever gave up meanwhile does not own it any more, and gives the slot back.
+        self._db.execute(
             "UPDATE message SET state = 'sending', slot = ?, attempts = attempts + 1, sent_at = ?, sent_uptime = ? "
-            "WHERE id = ?",
-            (slot, self._wall + intent.wall_ahead, self._uptime, intent.row),
-        ).rowcount
-        if not known:
-            raise sqlite3.IntegrityError("the message is not in the outbox any more")
+            "WHERE id = ? AND owner = ?",
+            (slot, self._wall + intent.wall_ahead, self._uptime, intent.row, intent.owner),
+        )
 
     def _look(self, claims: tuple[Claim, ...]) -> Looked:
         return Looked(

@@ -1,0 +1,637 @@
+"""The outbox: what is put is sent once, and what became of it can be known."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.drainer import table
+from tests.test_http import TEXT, used
+from tests.test_outbox_crashes import HOSTILE, drainer, fill, opened, states, times_each_arrived
+from twdm_async import (
+    Client,
+    ClientClosed,
+    ConnectFailed,
+    InvalidInput,
+    MemoryQuotaStore,
+    OutboxFailed,
+    Priority,
+    Quota,
+    QuotaStoreFailed,
+    QuotaTable,
+    SQLiteQuotaStore,
+    Unauthorized,
+)
+from twdm_async.outbox import Entry, Outbox, State
+from twdm_async.outbox.rows import UnknownMessage
+from twdm_async.sandbox import Fault, Sandbox
+from twdm_async.transport.sent import Sought
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+@contextlib.asynccontextmanager
+async def box(sandbox: Sandbox, path: Path, *, settle_after: float = 0.3, **options: Any) -> AsyncIterator[Outbox]:
+    options.setdefault("quotas", table())
+    async with (
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, **options) as client,
+        Outbox(client, path, settle_after=settle_after) as outbox,
+    ):
+        yield outbox
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "outbox.db"
+
+
+# ---- put and get ----
+
+
+async def test_a_message_is_kept_sent_and_told(sandbox: Sandbox, path: Path) -> None:
+    async with box(sandbox, path) as outbox:
+        entry = await outbox.put("5", TEXT, key="a")
+        assert (entry.key, entry.state, entry.attempts) == ("a", State.QUEUED, 0)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert (await outbox.counts())[State.QUEUED] == 1
+        counts = await outbox.drain()
+        assert counts[State.SENT] == 1
+        entry = await outbox.outcome("a")
+        assert (entry.state, entry.message_id, entry.attempts) == (State.SENT, sandbox.messages[0].id, 1)
+        assert await outbox.get("b") is None
+        with pytest.raises(InvalidInput, match="no message of this key"):
+            await outbox.outcome("b")
+        assert "SENTINEL" not in repr(entry)
+
+
+async def test_the_same_key_is_the_same_message(sandbox: Sandbox, path: Path) -> None:
+    async with box(sandbox, path) as outbox:
+        for _ in range(2):
+            await outbox.put("5", TEXT, key="a")
+        await outbox.drain()
+        assert (await outbox.put("5", TEXT, key="a")).state is State.SENT
+        for other in (("5", "other"), ("6", TEXT)):
+            with pytest.raises(InvalidInput, match="used for another message"):
+                await outbox.put(*other, key="a")
+        await outbox.drain()
+        assert len(sandbox.messages) == 1
+        first, second = await outbox.put("5", TEXT), await outbox.put("5", TEXT)
+        assert first.key != second.key
+        await outbox.drain()
+        assert len(sandbox.messages) == 3
+
+
+async def test_fault_55_the_same_key_twice_at_once(sandbox: Sandbox, path: Path) -> None:
+    async with box(sandbox, path) as outbox, box(sandbox, path) as elsewhere, outbox.running():
+        entries = await asyncio.gather(*(one.put("5", TEXT, key="a") for one in (outbox, elsewhere, outbox, outbox)))
+        assert {entry.key for entry in entries} == {"a"}
+        outcomes = await asyncio.gather(outbox.outcome("a"), elsewhere.outcome("a"))
+        assert {outcome.message_id for outcome in outcomes} == {message.id for message in sandbox.messages}
+        assert len(sandbox.messages) == 1
+        results = await asyncio.gather(
+            outbox.put("5", "one", key="b"), elsewhere.put("5", "another", key="b"), return_exceptions=True
+        )
+        assert {type(result) for result in results} == {Entry, InvalidInput}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"recipient_id": "x"}, {"text": ""}, {"text": None}, {"key": ""}, {"key": "k" * 501}, {"key": 5},
+     {"not_after": datetime(2027, 1, 1)}, {"not_after": 5}, {"priority": "urgent"}, {"text": "x" * 10_001},  # noqa: DTZ001
+     {"custom_profile_id": "-1"}, {"quick_replies": []}],
+)  # fmt: skip
+async def test_bad_input_is_not_kept(arguments: dict[str, Any], sandbox: Sandbox, path: Path) -> None:
+    async with box(sandbox, path) as outbox:
+        with pytest.raises(InvalidInput):
+            await outbox.put(**({"recipient_id": "5", "text": TEXT} | arguments))
+        assert sum((await outbox.counts()).values()) == 0
+
+
+@pytest.mark.parametrize("options", [{"path": ""}, {"path": 5}, {"settle_after": -1.0}, {"settle_after": "x"}])
+async def test_an_outbox_that_cannot_be(options: dict[str, Any], client: Client, path: Path) -> None:
+    with pytest.raises(InvalidInput):
+        Outbox(client, **({"path": path} | options))
+    outbox = Outbox(client, path)
+    with pytest.raises(InvalidInput, match="workers"):
+        await outbox.drain(workers=0)
+    with pytest.raises(InvalidInput, match="older_than"):
+        await outbox.purge(older_than=-1)
+
+
+async def test_ten_thousand_are_put_and_come_back_in_order(sandbox: Sandbox, path: Path) -> None:
+    """Fault 51, for the outbox: all that is put in one moment is one transaction."""
+    async with box(sandbox, path) as outbox:
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(outbox.put(number % 9, TEXT, key=str(number)) for number in range(10_000)))
+        assert asyncio.get_running_loop().time() - began < 20
+        assert [entry.key for entry in await outbox.select(State.QUEUED)] == list(map(str, range(10_000)))
+
+
+# ---- sending ----
+
+
+async def test_what_is_put_while_it_runs_is_sent(sandbox: Sandbox, path: Path) -> None:
+    async with box(sandbox, path) as outbox, outbox.running(workers=2):
+        events = outbox.events()
+        told = asyncio.ensure_future(anext(events))
+        for number in range(20):
+            await outbox.put("5", f"{TEXT} {number}", key=str(number))
+        for number in range(20):
+            assert (await outbox.outcome(str(number))).state is State.SENT
+        assert (await told).state is State.SENT
+        await events.aclose()  # type: ignore[attr-defined]  # it is a generator
+    assert len(sandbox.messages) == 20
+
+
+async def test_events_tell_every_outcome_and_can_be_taken_up_again(sandbox: Sandbox, path: Path) -> None:
+    sandbox.unreachable.add("6")
+    async with box(sandbox, path) as outbox:
+        for number in range(5):
+            await outbox.put("5", TEXT, key=f"a{number}")
+        await outbox.put("6", TEXT, key="b")
+        await outbox.drain()
+        seen: list[Entry] = []
+        async for entry in outbox.events(after=0):
+            seen.append(entry)
+            if len(seen) == 6:
+                break
+        assert Counter(entry.state for entry in seen) == {State.SENT: 5, State.REJECTED: 1}
+        assert [entry.number for entry in seen] == sorted(entry.number for entry in seen)
+        async for entry in outbox.events(after=seen[3].number):
+            assert entry == seen[4]
+            break
+        rejected = await outbox.get("b")
+        assert rejected is not None
+        assert "code 349" in (rejected.error or "")
+        sandbox.unreachable.clear()
+        assert await outbox.retry("b", "a0", "no such key") == 1
+        await outbox.drain()
+        assert len(sandbox.messages) == 6
+
+
+async def test_interactive_messages_go_before_bulk_ones(sandbox: Sandbox, path: Path) -> None:
+    async with box(sandbox, path) as outbox:
+        for number in range(4):
+            await outbox.put("1", f"bulk {number}", priority=Priority.BULK)
+        await outbox.put("1", "interactive")
+        await outbox.drain(workers=1)
+    order = [message.text for message in sandbox.messages]
+    assert order.index("interactive") <= 1, "at most one bulk message was on its way already"
+    assert [text for text in order if text != "interactive"] == [f"bulk {number}" for number in range(4)]
+
+
+async def test_lanes_take_turns_in_the_file(path: Path) -> None:
+    from twdm_async.outbox.rows import NewMessage, Rows  # noqa: PLC0415 - only here
+    from twdm_async.state_file import StateFile  # noqa: PLC0415 - only here
+
+    file = StateFile(path, "what is to be sent")
+    order: list[str] = []
+
+    def work(db: sqlite3.Connection) -> None:
+        rows = Rows(db, "account", 0.0)
+        for number, profile in enumerate(["1", "1", "1", "2", "2", None]):
+            rows.put(NewMessage(f"{profile} {number}", "", "5", profile, "", "{}", Priority.BULK, None))
+        lane = ""
+        while (taken := rows.take_up("me", Priority.BULK, lane)) is not None:
+            order.append(taken.key)
+            lane = taken.lane
+
+    file.transact(work)
+    file.disconnect()
+    assert order == ["1 0", "2 3", "None 5", "1 1", "2 4", "1 2"]
+
+
+async def test_messages_whose_time_is_over_are_not_sent(sandbox: Sandbox, path: Path) -> None:
+    quotas = table().replace("direct_messages.send", Quota(1, per=3600.0))
+    async with box(sandbox, path, quotas=quotas) as outbox:
+        now = datetime.now(UTC)
+        await outbox.put("5", TEXT, key="late", not_after=now - timedelta(seconds=1))
+        await outbox.put("5", TEXT, key="in time", not_after=now + timedelta(seconds=60))
+        assert (await outbox.drain())[State.EXPIRED] == 1
+        await outbox.put("5", TEXT, key="quota", not_after=now + timedelta(seconds=60))
+        assert (await outbox.drain())[State.EXPIRED] == 2
+        entry = await outbox.get("quota")
+        assert entry is not None
+        assert "quota" in (entry.error or "")
+        assert len(sandbox.messages) == 1
+        assert await outbox.retry("late") == 1, "who retries it wants it sent, whatever the hour"
+        assert (await outbox.get("late")).not_after is None  # type: ignore[union-attr]  # it is there
+
+
+async def test_keys_that_are_refused_end_it_and_everything_stays(sandbox: Sandbox, path: Path) -> None:
+    sandbox.faults.append(Fault("401_token", endpoint="direct_messages.send"))
+    async with box(sandbox, path) as outbox:
+        for number in range(50):
+            await outbox.put("5", f"{TEXT} {number}")
+        with pytest.raises(Unauthorized):
+            await outbox.drain(workers=4)
+        await outbox.idle()
+        assert (await outbox.counts())[State.QUEUED] == 50
+        assert len(sandbox.requests) <= 4
+        with pytest.raises(Unauthorized):
+            async with outbox.running():
+                await asyncio.sleep(0.2)
+        sandbox.faults.clear()
+        assert (await outbox.drain())[State.SENT] == 50
+    assert len(sandbox.messages) == 50
+
+
+async def test_a_network_that_is_away_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twdm_async.transport.retry._FIRST_BACKOFF", 0.01)
+    async with Sandbox() as sandbox:
+        port = int(sandbox.url.rpartition(":")[2])
+    async with box(sandbox, path) as outbox, outbox.running():
+        await outbox.put("5", TEXT, key="a")
+        await asyncio.sleep(0.3)
+        assert (await outbox.counts())[State.QUEUED] == 1
+        async with Sandbox(port=port) as again:
+            assert (await outbox.outcome("a")).state is State.SENT
+            assert len(again.messages) == 1
+
+
+async def test_no_tls_where_it_is_spoken_ends_it(path: Path, sandbox: Sandbox) -> None:
+    url = sandbox.url.replace("http:", "https:")
+    async with (
+        Client(sandbox.credentials, api_url=url, upload_url=url) as client,
+        Outbox(client, path) as outbox,
+    ):
+        await outbox.put("5", TEXT)
+        with pytest.raises(ConnectFailed):
+            await outbox.drain()
+        assert (await outbox.counts())[State.QUEUED] == 1
+
+
+async def test_fault_46_a_drain_that_is_given_up_leaves_what_is_under_way_to_end(path: Path) -> None:
+    async with Sandbox(latency=(0.2, 0.2)) as sandbox, box(sandbox, path) as outbox:
+        for number in range(40):
+            await outbox.put("5", f"{TEXT} {number}", key=str(number))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await outbox.drain(workers=4)
+        counts = await outbox.counts()
+        assert counts[State.SENDING] > 0
+        await outbox.idle()
+        counts = await outbox.counts()
+        assert counts[State.SENT] == len(sandbox.messages)
+        assert counts[State.SENT] + counts[State.QUEUED] == 40
+        await outbox.drain()
+        assert times_each_arrived(sandbox).most_common(1)[0][1] == 1
+        assert len(sandbox.messages) == 40
+
+
+async def test_fault_47_a_client_closed_under_an_outbox(path: Path) -> None:
+    async with Sandbox(latency=(0.1, 0.1)) as sandbox:
+        client = Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=table())
+        outbox = Outbox(client, path)
+        for number in range(20):
+            await outbox.put("5", f"{TEXT} {number}")
+        draining = asyncio.create_task(outbox.drain(workers=4))
+        while not sandbox.messages:
+            await asyncio.sleep(0.01)
+        await client.close()
+        with pytest.raises(ClientClosed):
+            await draining
+        counts = await outbox.counts()
+        assert counts[State.SENT] == len(sandbox.messages)
+        assert counts[State.QUEUED] == 20 - len(sandbox.messages)
+        await outbox.close()
+        await outbox.close()
+        with pytest.raises(OutboxFailed, match="closed"):
+            await outbox.put("5", TEXT)
+
+
+# ---- one file with the quota ----
+
+
+async def test_the_slot_and_the_state_are_written_together_where_both_live_in_one_file(path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Watched(SQLiteQuotaStore):
+        def _work(self, steps: Any) -> Any:
+            before = _slots_and_sending(path)
+            answers = super()._work(steps)
+            after = _slots_and_sending(path)
+            if after[0] > before[0]:
+                seen.append((after[0] - before[0], after[1] - before[1]))
+            return answers
+
+    async with Sandbox() as sandbox, Watched(path) as store, box(sandbox, path, quota_store=store) as outbox:
+        for number in range(10):
+            await outbox.put("5", f"{TEXT} {number}")
+        await outbox.drain()
+        assert len(sandbox.messages) == 10
+    assert sum(slots for slots, _ in seen) == 10
+    assert all(slots == sending for slots, sending in seen)
+
+
+def _slots_and_sending(path: Path) -> tuple[int, int]:
+    if not path.exists():
+        return 0, 0
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        (slots,) = db.execute("SELECT count(*) FROM slot").fetchone()
+        (sending,) = db.execute("SELECT count(*) FROM message WHERE state = 'sending'").fetchone()
+    return slots, sending
+
+
+async def test_those_who_wait_for_quota_are_written_down_together_with_their_slot_too(path: Path) -> None:
+    quotas = table().replace("direct_messages.send", Quota(3, per=1.0))
+    async with (
+        Sandbox(quotas=quotas) as sandbox,
+        SQLiteQuotaStore(path) as store,
+        box(sandbox, path, quota_store=store, quotas=quotas) as outbox,
+    ):
+        take = store.take
+        taken: list[tuple[bool, int]] = []
+
+        async def watched(*arguments: Any) -> Any:
+            slots = await take(*arguments)
+            taken.append((arguments[3] is not None, len(slots) if isinstance(slots, list) else 0))
+            return slots
+
+        store.take = watched  # type: ignore[method-assign,assignment]
+        for number in range(10):
+            await outbox.put("5", f"{TEXT} {number}")
+        await outbox.drain()
+        assert len(sandbox.messages) == 10
+        assert not sandbox.breaches
+        assert all(with_intent and count <= 1 for with_intent, count in taken)
+
+
+async def test_a_slot_given_back_takes_the_state_back_with_it(path: Path) -> None:
+    async with (
+        Sandbox() as sandbox,
+        SQLiteQuotaStore(path) as store,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quota_store=store) as client,
+        Outbox(client, path) as outbox,
+    ):
+        client._caller.senders._most = 0  # nobody is there to send it
+        await outbox.put("5", TEXT, key="a")
+        draining = asyncio.create_task(outbox.drain())
+        while (await outbox.counts())[State.SENDING] == 0:
+            await asyncio.sleep(0.01)
+        assert used(client) == 1
+        draining.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await draining
+        await store.flush()
+        assert (await outbox.get("a")).state is State.QUEUED  # type: ignore[union-attr]  # it is there
+        assert used(client) == 0
+        client._caller.senders._most = 10
+        assert (await outbox.drain())[State.SENT] == 1
+
+
+# ---- unknown ----
+
+
+async def test_what_is_unknown_is_settled_and_what_did_not_arrive_is_sent_again(sandbox: Sandbox, path: Path) -> None:
+    sandbox.faults += [
+        Fault("reset", endpoint="direct_messages.send", nth=1),
+        Fault("reset", endpoint="direct_messages.send", nth=2, processed=False),
+    ]
+    async with box(sandbox, path, settle_after=0.4) as outbox:
+        for number in range(3):
+            await outbox.put("5", TEXT, key=str(number))
+        began = asyncio.get_running_loop().time()
+        counts = await outbox.drain(workers=1)
+        assert asyncio.get_running_loop().time() - began >= 0.4
+        assert counts[State.SENT] == len(sandbox.messages) == 3
+        entries = [entry for number in range(3) if (entry := await outbox.get(str(number)))]
+        assert {entry.message_id for entry in entries} == {message.id for message in sandbox.messages}
+        assert sorted(entry.attempts for entry in entries) == [1, 1, 2]
+
+
+async def test_a_message_that_cannot_be_told_stays_unknown(sandbox: Sandbox, path: Path) -> None:
+    sandbox.faults.append(Fault("reset", endpoint="direct_messages.send", nth=1))
+    async with box(sandbox, path) as outbox:
+        await outbox.put("5", "see https://example.com/here", key="a")
+        draining = asyncio.create_task(outbox.drain())
+        while not sandbox._api._events:
+            await asyncio.sleep(0.01)
+        sandbox._api._events[0]["message_create"]["message_data"]["entities"]["urls"] = []  # so the link says nothing
+        counts = await draining
+        assert counts[State.UNKNOWN] == 1
+        assert await outbox.retry("a") == 0, "it may have arrived"
+        assert len(sandbox.messages) == 1
+
+
+async def test_the_list_is_not_asked_for_more_often_than_it_helps(path: Path) -> None:
+    quotas = QuotaTable.default().replace("direct_messages.send", Quota(1_000_000, per=60.0))
+    async with Sandbox(quotas=quotas, faults=[HOSTILE], seed=5) as sandbox:
+        async with box(sandbox, path, settle_after=0.5, timeout=0.3, quotas=quotas) as outbox:
+            for number in range(60):
+                await outbox.put(number % 5, f"{TEXT} {number}")
+            assert (await outbox.drain())[State.SENT] == 60
+        assert not sandbox.breaches
+        assert sum("list.json" in request.path for request in sandbox.requests) <= 6
+
+
+def test_fault_52_how_long_ago_does_not_depend_on_what_the_clock_is_set_to() -> None:
+    one = UnknownMessage(1, Sought("5", None, "", datetime.now(UTC)), ended_at=1000.0, ended_uptime=50.0)
+    assert one.age(wall=1010.0, uptime=60.0) == 10.0
+    assert one.age(wall=4610.0, uptime=60.0) == 10.0, "set forward: not sent again early"
+    assert one.age(wall=-2590.0, uptime=60.0) == 0.0, "set back: at least it is not sent again early"
+    assert one.age(wall=1030.0, uptime=5.0) == 30.0, "the machine was started anew"
+
+
+# ---- files ----
+
+
+def no_file(path: Path) -> None:
+    path.write_bytes(b"this is no database, but long enough to be looked at" * 100)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def newer(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+
+
+def foreign(path: Path) -> None:
+    path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE message (id)")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [(no_file, "no file of this library"), (empty, "it is empty"), (newer, "newer version"), (foreign, "no file of")],
+)
+async def test_fault_50_a_file_that_is_not_to_be_trusted(
+    harm: Callable[[Path], None], words: str, sandbox: Sandbox, path: Path
+) -> None:
+    async with box(sandbox, path) as outbox:
+        await outbox.put("5", TEXT)
+    harm(path)
+    before = path.read_bytes()
+    async with Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client:
+        outbox = Outbox(client, path)
+        for use in (outbox.put("5", TEXT), outbox.drain(), outbox.counts()):
+            with pytest.raises(OutboxFailed, match=words):
+                await use
+    assert path.read_bytes() == before
+    assert not sandbox.messages
+
+
+async def test_fault_50_a_folder_that_is_not_there(sandbox: Sandbox, tmp_path: Path) -> None:
+    with pytest.raises(OutboxFailed, match="folder"):
+        async with box(sandbox, tmp_path / "nowhere" / "outbox.db"):
+            pass
+
+
+async def test_fault_50_a_disk_that_is_full(sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be written down is not sent; what was sent and could not be written down is not sent again."""
+    from twdm_async.state_file import FileTrouble, StateFile  # noqa: PLC0415 - only here
+
+    transact, is_full = StateFile.transact, False
+
+    def full(self: StateFile, work: Any, **options: Any) -> Any:
+        if is_full and options.get("is_durable"):
+            raise FileTrouble("the disk is full; make room")
+        return transact(self, work, **options)
+
+    monkeypatch.setattr(StateFile, "transact", full)
+    async with box(sandbox, path) as outbox:
+        await outbox.put("5", TEXT, key="a")
+        is_full = True
+        with pytest.raises(OutboxFailed, match="full"):
+            await outbox.put("5", TEXT, key="b")
+        with pytest.raises(OutboxFailed, match="full"):
+            await outbox.drain()
+        assert not sandbox.messages
+        assert await outbox.get("b") is None
+        is_full = False
+        sandbox.faults.clear()
+
+        async def fill_up_once_it_has_arrived() -> None:
+            nonlocal is_full
+            while not sandbox.messages:
+                await asyncio.sleep(0)
+            is_full = True
+
+        filling = asyncio.create_task(fill_up_once_it_has_arrived())
+        with contextlib.suppress(OutboxFailed):
+            await outbox.drain()
+        await filling
+        is_full = False
+        counts = await outbox.drain()
+        assert (counts[State.SENT], len(sandbox.messages)) == (1, 1)
+
+
+async def test_a_quota_store_that_fails_sends_nothing_and_loses_nothing(sandbox: Sandbox, path: Path) -> None:
+    store = SQLiteQuotaStore(path.with_name("quota.db"))
+    async with box(sandbox, path, quota_store=store) as outbox:
+        await outbox.put("5", TEXT)
+        no_file(path.with_name("quota.db"))
+        with pytest.raises(QuotaStoreFailed):
+            await outbox.drain()
+        assert (await outbox.counts())[State.QUEUED] == 1
+        assert not sandbox.messages
+
+
+async def test_purge_forgets_what_is_done_and_keeps_what_is_needed(sandbox: Sandbox, path: Path) -> None:
+    async with box(sandbox, path) as outbox:
+        for number in range(5):
+            await outbox.put("5", f"{TEXT} {number}", key=str(number))
+        await outbox.drain()
+        await outbox.put("5", TEXT, key="waits")
+        assert await outbox.purge(older_than=timedelta(days=1)) == 0
+        assert await outbox.purge(older_than=0) == 4, "the latest one tells which number comes next"
+        assert (await outbox.counts())[State.QUEUED] == 1
+        assert await outbox.withdraw("waits", "4") == 1
+        assert await outbox.get("waits") is None
+
+
+async def test_accounts_in_one_file_do_not_see_each_other(sandbox: Sandbox, path: Path) -> None:
+    other = sandbox.add_account()
+    async with (
+        box(sandbox, path) as outbox,
+        Client(other, api_url=sandbox.url, upload_url=sandbox.url) as client,
+        Outbox(client, path) as others,
+    ):
+        await outbox.put("5", TEXT, key="a")
+        await others.put("6", "another", key="a")
+        await others.drain()
+        assert [message.recipient_id for message in sandbox.messages] == ["6"]
+        assert (await outbox.counts())[State.QUEUED] == 1
+
+
+# ---- processes ----
+
+
+async def test_fault_53_a_process_that_is_stopped_and_goes_on(path: Path) -> None:
+    async with Sandbox(quotas=table(), latency=(0.0, 0.05), seed=1) as sandbox:
+        await fill(sandbox, path, 150)
+        process = await drainer(sandbox, path)
+        while len(sandbox.messages) < 20:
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)  # for longer than an attempt may take
+        await asyncio.sleep(1.0)
+        process.send_signal(signal.SIGCONT)
+        assert await asyncio.wait_for(process.wait(), 50) == 0
+        arrived = times_each_arrived(sandbox)
+        assert (len(arrived), arrived.most_common(1)[0][1]) == (150, 1)
+        assert states(path) == {"sent": 150}
+
+
+def test_fault_49_locks_do_not_outlive_their_process_in_a_child(path: Path) -> None:
+    """A child that was forked off keeps no lock: who died is known to be dead."""
+    from twdm_async.outbox.owners import Owner  # noqa: PLC0415 - only here
+
+    script = (
+        "import os, sys, time; from pathlib import Path; from twdm_async.outbox.owners import Owner\n"
+        "owner = Owner(Path(sys.argv[1])); owner.settle_in(); print(owner.name, flush=True)\n"
+        "if os.fork() == 0:\n    time.sleep(30)\n"
+        "time.sleep(30)"
+    )
+    with subprocess.Popen(  # noqa: S603 - this Python
+        [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True, start_new_session=True,
+        cwd=Path(__file__).parents[1],
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            name = process.stdout.readline().strip()
+            time.sleep(0.3)
+            me = Owner(path)
+            assert not me.is_dead(name)
+            process.kill()
+            process.wait(10)
+            assert me.is_dead(name)
+            assert me.is_dead(name), "also when its file is gone"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+async def test_memory_stores_work_too(sandbox: Sandbox, path: Path) -> None:
+    async with MemoryQuotaStore() as store, box(sandbox, path, quota_store=store) as outbox:
+        await outbox.put("5", TEXT)
+        assert (await outbox.drain())[State.SENT] == 1
+
+
+async def test_the_file_of_an_older_version_is_brought_up_to_date(sandbox: Sandbox, path: Path) -> None:
+    from twdm_async import state_file  # noqa: PLC0415 - only here
+
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA application_id = {state_file._APPLICATION}")
+        db.executescript(state_file._MIGRATIONS[0])
+        db.execute("PRAGMA user_version = 1")
+    async with opened(sandbox, path) as outbox:
+        await outbox.put("5", TEXT)
+        assert (await outbox.drain())[State.SENT] == 1

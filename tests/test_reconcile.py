@@ -1,0 +1,318 @@
+"""What became of messages whose answer did not come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.pictures import PNG
+from tests.test_http import KEYS, TEXT
+from tests.virtual_time import LoopClock, run
+from twdm_async import (
+    CallToAction,
+    Client,
+    DeliveryUnknown,
+    DirectMessage,
+    InvalidInput,
+    Quota,
+    QuotaTable,
+    Reconciled,
+    TwdmError,
+)
+from twdm_async.resources.reconcile import cannot_tell, claim, listed
+from twdm_async.sandbox import Fault, Sandbox
+from twdm_async.transport.sent import Sought
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NOW = datetime(2027, 1, 15, 8, tzinfo=UTC)
+TIMEOUT = 30.0
+
+
+def sought(text: str = "hello", *, to: str = "5", profile: str | None = None, ago: float = 0.0) -> Sought:
+    return Sought(to, profile, KEYS.fingerprint(text), NOW - timedelta(seconds=ago))
+
+
+def event(
+    number: int, text: str = "hello", *, to: str = "5", profile: str | None = None, ago: float = 0.0, urls: Any = ()
+) -> Any:
+    made_at = NOW - timedelta(seconds=ago)
+    message = DirectMessage(
+        id=str(number), created_at=made_at, recipient_id=to, raw_text=text, custom_profile_id=profile,
+        entities={"urls": list(urls)},
+    )  # fmt: skip
+    return listed(message, made_at, KEYS)
+
+
+def found(wanted: Sequence[Sought], events: Sequence[Any], taken: set[str] | None = None) -> list[str | None]:
+    return [None if message is None else message.id for message in claim(wanted, events, taken or set(), TIMEOUT)]
+
+
+def test_the_same_words_to_the_same_person_at_that_time() -> None:
+    assert found([sought()], [event(1)]) == ["1"]
+    assert found([sought()], [event(1, to="6")]) == [None]
+    assert found([sought()], [event(1, "Hello")]) == [None]
+    assert found([sought()], [event(1, ago=3600)]) == [None]
+    assert found([sought(ago=3600)], [event(1)]) == [None]
+    assert found([sought(ago=299)], [event(1)]) == ["1"], "the server lets in what was signed five minutes ago"
+    assert found([sought()], [event(1, ago=299)]) == ["1"], "or five minutes ahead"
+
+
+def test_another_profile_is_another_message_and_none_told_may_be_any() -> None:
+    assert found([sought(profile="7")], [event(1, profile="7")]) == ["1"]
+    assert found([sought(profile="7")], [event(1, profile="8")]) == [None]
+    assert found([sought()], [event(1, profile="8")]) == [None]
+    assert found([sought(profile="7")], [event(1)]) == ["1"], "nobody has seen the API tell it in a list"
+
+
+def test_what_is_known_to_be_another_s_is_not_taken() -> None:
+    assert found([sought()], [event(1)], {"1"}) == [None]
+    assert found([sought()], [event(1), event(2)], {"1"}) == ["2"]
+
+
+def test_of_two_that_say_the_same_one_event_is_one_s_only() -> None:
+    both = [sought(ago=20), sought(ago=10)]
+    assert found(both, [event(1, ago=15)]) == ["1", None]
+    assert found(both, [event(1, ago=15), event(2, ago=5)]) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "urls"),
+    [
+        ("Tom & Jerry <3", "Tom &amp; Jerry &lt;3", []),
+        ("see https://example.com/a?b=c&d=e", "see https://t.co/x",
+         [{"url": "https://t.co/x", "expanded_url": "https://example.com/a?b=c&d=e"}]),
+        ("see example.com.", "see https://t.co/x.", [{"url": "https://t.co/x", "expanded_url": "http://example.com"}]),
+        ("see http://example.com/", "see https://t.co/x", [{"url": "https://t.co/x", "expanded_url": "http://example.com"}]),
+        ("look", "look https://t.co/x", [{"url": "https://t.co/x", "expanded_url": "https://twitter.com/messages/media/1"}]),
+        ("", " https://t.co/x", [{"url": "https://t.co/x", "expanded_url": "https://twitter.com/messages/media/1"}]),
+        (" two  spaces\r\nand a line ", "two spaces\nand a line", []),
+        ("e\u0301", "\u00e9", []),
+        ("a\u202eb\u200b", "ab", []),
+    ],
+)  # fmt: skip
+def test_what_the_api_changes_makes_no_difference(text: str, shown: str, urls: Any) -> None:
+    assert found([sought(text)], [event(1, shown, urls=urls)]) == ["1"]
+
+
+def test_a_link_that_cannot_be_undone_leaves_it_open() -> None:
+    odd = event(1, "see https://t.co/x")
+    assert found([sought("see https://example.com")], [odd]) == [None]
+    assert cannot_tell(sought(), [odd], set(), TIMEOUT, NOW)
+    assert not cannot_tell(sought(), [odd], {"1"}, TIMEOUT, NOW)
+    assert not cannot_tell(sought(to="6"), [odd], set(), TIMEOUT, NOW)
+    assert not cannot_tell(sought(ago=3600), [odd], set(), TIMEOUT, NOW)
+
+
+def test_what_is_older_than_the_list_stays_unknown() -> None:
+    assert cannot_tell(sought(ago=30 * 86_400), [], set(), TIMEOUT, NOW)
+    assert not cannot_tell(sought(ago=28 * 86_400), [], set(), TIMEOUT, NOW)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 900)), max_size=12),
+    st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 900)), max_size=12),
+)
+def test_as_many_are_found_as_can_be(wanted: list[tuple[str, float]], there: list[tuple[str, float]]) -> None:
+    """By another way of counting: augmenting paths."""
+    looked_for = [sought(text, ago=ago) for text, ago in wanted]
+    events = [event(number, text, ago=ago) for number, (text, ago) in enumerate(there)]
+    got = [number for number in found(looked_for, events) if number is not None]
+    assert len(got) == len(set(got))
+
+    def can_be(place: int, number: int) -> bool:
+        return claim([looked_for[place]], [events[number]], set(), TIMEOUT) != [None]
+
+    owner: dict[int, int] = {}
+
+    def place_one(place: int, tried: set[int]) -> bool:
+        for number in range(len(events)):
+            if number not in tried and can_be(place, number):
+                tried.add(number)
+                if number not in owner or place_one(owner[number], tried):
+                    owner[number] = place
+                    return True
+        return False
+
+    assert len(got) == sum(place_one(place, set()) for place in range(len(looked_for)))
+
+
+# ---- with a server ----
+
+QUOTAS = QuotaTable.default().replace("direct_messages.send", Quota(1_000_000, per=86_400.0))
+MANY_LISTS = QUOTAS.replace("direct_messages.list", Quota(100_000, per=900.0))
+
+
+async def test_a_message_that_arrived_and_one_that_did_not() -> None:
+    faults = [
+        Fault("reset", endpoint="direct_messages.send", nth=1),
+        Fault("reset", endpoint="direct_messages.send", nth=2, processed=False),
+    ]
+    async with (
+        Sandbox(faults=faults) as sandbox,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client,
+    ):
+        unknowns: list[DeliveryUnknown] = []
+        for _ in range(3):
+            try:
+                await client.direct_messages.send("5", TEXT)
+            except DeliveryUnknown as error:
+                unknowns.append(error)
+        assert len(unknowns) == 2
+        arrived, absent = await client.direct_messages.reconcile(*unknowns, settle_after=0.2)
+        assert (arrived.delivered, absent.delivered) == ("yes", "no")
+        assert arrived.message is not None
+        assert arrived.message.id == sandbox.messages[0].id
+        assert await client.direct_messages.reconcile(absent.unknown, settle_after=0.0) == (
+            Reconciled(absent.unknown, "no"),
+        )
+        assert "SENTINEL" not in repr(unknowns) + repr(arrived)
+
+
+async def test_all_there_is_to_a_message_is_found_again() -> None:
+    async with (
+        Sandbox(quotas=MANY_LISTS, faults=[Fault("cut", endpoint="direct_messages.send")]) as sandbox,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=MANY_LISTS) as client,
+    ):
+        profile = (await client.custom_profiles.create("Anna", PNG)).id
+        picture = await client.media.upload(PNG, category="dm_image", shared=True)
+        for text, options in (
+            ("Tom & Jerry <3 see https://example.com/?a=b&c=d and example.org", {}),
+            ("hello", {"custom_profile_id": profile, "attachment": picture}),
+            (None, {"attachment": picture}),
+            ("buttons", {"ctas": [CallToAction("Shop", "https://example.com")]}),
+        ):
+            with pytest.raises(DeliveryUnknown) as caught:
+                await client.direct_messages.send("5", text, **options)
+            (settled,) = await client.direct_messages.reconcile(caught.value, settle_after=0.0)
+            assert settled.message is not None
+            assert settled.message.id == sandbox.messages[-1].id
+
+
+async def test_one_list_settles_all_who_ask_meanwhile() -> None:
+    async with (
+        Sandbox(faults=[Fault("reset", endpoint="direct_messages.send")]) as sandbox,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client,
+    ):
+        results = await asyncio.gather(
+            *(client.direct_messages.send("5", f"{TEXT} {number}") for number in range(20)), return_exceptions=True
+        )
+        unknowns = [result for result in results if isinstance(result, DeliveryUnknown)]
+        settled = await asyncio.gather(*(client.direct_messages.reconcile(one, settle_after=0.3) for one in unknowns))
+        assert [one.delivered for (one,) in settled] == ["yes"] * 20
+        assert sum("list.json" in request.path for request in sandbox.requests) <= 3
+
+
+def test_absent_is_said_when_it_has_settled_and_no_sooner() -> None:
+    async def main() -> None:
+        clock = LoopClock()
+        fault = Fault("close", endpoint="direct_messages.send", processed=False)
+        async with (
+            Sandbox(clock=clock, faults=[fault]) as sandbox,
+            Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock) as client,
+        ):
+            with pytest.raises(DeliveryUnknown) as caught:
+                await client.direct_messages.send("5", TEXT)
+            began = clock.monotonic()
+            await asyncio.sleep(20)
+            (settled,) = await client.direct_messages.reconcile(caught.value)
+            assert settled.delivered == "no"
+            assert 60 <= clock.monotonic() - began < 62
+            (again,) = await client.direct_messages.reconcile(caught.value)
+            assert again.delivered == "no"
+            assert clock.monotonic() - began < 62, "it has settled already"
+            clock.wrong_by = -3600.0  # the clock is set back: it must not take an hour
+            await client.direct_messages.reconcile(caught.value)
+            assert clock.monotonic() - began < 124
+
+    run(main())
+
+
+async def test_a_message_on_its_way_is_not_mistaken_for_one_that_is_sought() -> None:
+    first = Fault("close", endpoint="direct_messages.send", nth=1, processed=False)
+    async with (
+        Sandbox(faults=[first], latency=(0.15, 0.2)) as sandbox,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client,
+    ):
+        with pytest.raises(DeliveryUnknown) as caught:
+            await client.direct_messages.send("5", TEXT)
+        second = asyncio.create_task(client.direct_messages.send("5", TEXT))
+        await asyncio.sleep(0.05)
+        (settled,) = await client.direct_messages.reconcile(caught.value, settle_after=0.0)
+        assert (await second).id == sandbox.messages[0].id
+        assert settled.delivered == "no"
+
+
+async def test_a_message_whose_reply_told_no_id_keeps_its_event() -> None:
+    faults = [
+        Fault("no_id", endpoint="direct_messages.send", nth=1),
+        Fault("close", endpoint="direct_messages.send", nth=2, processed=False),
+    ]
+    async with (
+        Sandbox(faults=faults) as sandbox,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client,
+    ):
+        assert (await client.direct_messages.send("5", TEXT)).id is None
+        with pytest.raises(DeliveryUnknown) as caught:
+            await client.direct_messages.send("5", TEXT)
+        assert len(sandbox.messages) == 1
+        (settled,) = await client.direct_messages.reconcile(caught.value, settle_after=0.0)
+        assert settled.delivered == "no"
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        "an error",
+        InvalidInput(parameter="a", problem="b"),
+        DeliveryUnknown(endpoint="custom_profiles.create", problem="silence", sent_at=NOW),
+        DeliveryUnknown(endpoint="direct_messages.send", problem="silence", sent_at=NOW, recipient_id="5"),
+    ],
+)
+async def test_what_cannot_be_looked_for_is_refused(unknown: Any, client: Client, sandbox: Sandbox) -> None:
+    with pytest.raises(InvalidInput, match="unknowns"):
+        await client.direct_messages.reconcile(unknown)
+    assert not sandbox.requests
+    assert await client.direct_messages.reconcile() == ()
+    with pytest.raises(InvalidInput, match="settle_after"):
+        await client.direct_messages.reconcile(settle_after=-1)
+
+
+async def test_a_thousand_sends_to_a_hostile_server() -> None:
+    hostile = Fault(("reset", "silence", "cut", "half_json", "503"), endpoint="direct_messages.send", probability=0.3)
+    early = Fault(("reset", "503"), endpoint="direct_messages.send", probability=0.05, processed=False)
+    async with (
+        Sandbox(quotas=MANY_LISTS, faults=[hostile, early], seed=11) as sandbox,
+        Client(
+            sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=MANY_LISTS, timeout=0.5
+        ) as client,
+    ):
+        sandbox.unreachable.add("13")
+        texts = [f"{TEXT} {number // 2}" for number in range(1000)]  # each twice, to people of their own or the same
+        people = [str(number % 14) for number in range(1000)]
+        results = await asyncio.gather(
+            *(client.direct_messages.send(to, text) for to, text in zip(people, texts, strict=True)),
+            return_exceptions=True,
+        )
+        assert all(isinstance(result, (DirectMessage, TwdmError)) for result in results)
+        unknowns = [result for result in results if isinstance(result, DeliveryUnknown)]
+        refused = [result for result in results if isinstance(result, TwdmError) and result not in unknowns]
+        assert 200 < len(unknowns) < 450
+        assert len(refused) > 30
+        arrived = Counter((message.recipient_id, message.text) for message in sandbox.messages)
+        asked = Counter(zip(people, texts, strict=True))
+        assert all(count <= asked[what] for what, count in arrived.items()), "some arrived twice"
+        settled = await client.direct_messages.reconcile(*unknowns, settle_after=1.0)
+        assert {one.delivered for one in settled} == {"yes", "no"}
+        known = [result.id for result in results if isinstance(result, DirectMessage)]
+        known += [one.message.id for one in settled if one.message]
+        assert sorted(known, key=str) == sorted(message.id for message in sandbox.messages)
+        for one in settled:
+            assert one.message is None or one.message.recipient_id == one.unknown.recipient_id
