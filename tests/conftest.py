@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import redis_server
+from tests import redis_server, secrets
 from tests.pictures import PNG
 from tests.redis_server import RedisServer
 from twdm_async import Client
@@ -15,6 +15,18 @@ from twdm_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+
+secrets.watch()
+
+
+@pytest.fixture(autouse=True)
+def nothing_secret_is_shown() -> Iterator[None]:
+    """No test may make anything show a key or the text of a message."""
+    yield
+    shown = list(dict.fromkeys(secrets.found))
+    secrets.found.clear()
+    assert shown == []
 
 
 @pytest.fixture(scope="session")

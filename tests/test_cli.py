@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from tests.pictures import PNG
+from tests.secrets import SECRETS
 from twdm_async import Client, Priority, Quota, QuotaTable, SQLiteQuotaStore
 from twdm_async.cli import send_many
 from twdm_async.outbox import Outbox
@@ -55,6 +56,7 @@ class Twdm:
         process = await self.start(*arguments)
         out, err = await process.communicate()
         assert b"Traceback" not in err, err.decode()
+        assert not [secret for secret in SECRETS if secret.encode() in err + out]
         return process.returncode, out.decode(), err.decode()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import secrets
 from twdm_async import Client, Credentials, InvalidInput
 
 if TYPE_CHECKING:
@@ -141,3 +142,19 @@ def test_twurlrc_without_default_profile(tmp_path: Path) -> None:
 def test_twurlrc_missing(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=os.strerror(2)):
         Credentials.from_twurlrc(tmp_path / "none")
+
+
+def test_errors_about_keys_show_none_of_the_others(tmp_path: Path) -> None:
+    """Tracebacks that show what frames hold are looked through after every test; here there is something to find."""
+    good = {"consumer_key": "SENTINELck", "consumer_secret": "SENTINELcs", "access_token": "SENTINELat"}
+    before = secrets.scanned["exceptions"]
+    with pytest.raises(InvalidInput):
+        Credentials(**good, access_token_secret="SENTINELas\n")
+    with pytest.raises(InvalidInput):
+        Credentials.from_env({f"TWDM_{name.upper()}": value for name, value in good.items()})
+    file = tmp_path / ".twurlrc"
+    file.write_text("profiles: {a: {SENTINELck: {consumer_secret: SENTINELcs}}}\nconfiguration: {}\n")
+    file.chmod(0o600)
+    with pytest.raises(InvalidInput):
+        Credentials.from_twurlrc(file, "a")
+    assert secrets.scanned["exceptions"] == before + 3

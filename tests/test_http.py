@@ -25,6 +25,7 @@ from twdm_async import (
     ConnectFailed,
     Credentials,
     DeliveryUnknown,
+    InvalidInput,
     MalformedResponse,
     Quota,
     QuotaTable,
@@ -406,7 +407,7 @@ async def test_a_borrowed_session_is_used_and_left_open() -> None:
         assert b"somebody-else" not in server.requests[0]
         assert b"X-Other" not in server.requests[0]
     async with serving(SENT) as server, connected(server.url, session=session) as client:
-        with pytest.raises(RuntimeError, match="session that was given"):
+        with pytest.raises(InvalidInput, match="session: was given"):
             await send(client)
         assert used(client) == 0
 

@@ -10,10 +10,11 @@ import aiohttp
 import pytest
 
 from tests.pictures import PNG
-from twdm_async import Client, Credentials, InvalidInput, Quota, QuotaTable, Scope
+from twdm_async import Client, Credentials, DeliveryUnknown, InvalidInput, Quota, QuotaTable, ResponseError, Scope
 from twdm_async._clock import Clock
 from twdm_async.endpoints import ENDPOINTS, Host
-from twdm_async.sandbox import Sandbox
+from twdm_async.sandbox import Fault, Sandbox
+from twdm_async.sandbox.faults import KINDS
 from twdm_async.transport import wire
 from twdm_async.transport.oauth1 import OAuth1Signer
 
@@ -250,3 +251,66 @@ async def test_time_can_pass_faster() -> None:
         assert sandbox.quotas["direct_messages.send"].quotas[0] == Quota(1000, per=1.0)
     with pytest.raises(InvalidInput):
         Sandbox(time_scale=0)
+
+
+# ---- faults ----
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_fault_goes_wrong_once_and_the_next_request_is_served(kind: str) -> None:
+    fault = Fault(kind, endpoint="direct_messages.send", nth=1)
+    async with (
+        Sandbox(faults=[fault]) as sandbox,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, timeout=0.4, max_wait=0.1) as client,
+    ):
+        try:
+            await client.direct_messages.send("5", "SENTINELtext")
+        except DeliveryUnknown:
+            assert len(sandbox.messages) == 1, "it was carried out, and nobody was told"
+        except ResponseError as error:
+            assert (error.delivered, len(sandbox.messages)) == ("no", 0)
+        else:
+            assert len(sandbox.messages) == 1
+        assert sandbox.requests[0].fault == kind
+        profile_less = len(sandbox.requests)
+        await client.account.verify_credentials()
+        assert len(sandbox.requests) == profile_less + 1
+
+
+async def test_faults_by_endpoint_number_and_chance() -> None:
+    sandbox = Sandbox(faults=["close", Fault("reset", endpoint="custom_profiles.get", nth=2)], seed=1)
+    rules = [
+        Fault("close", endpoint="direct_messages.send", nth=3),
+        Fault(["close", "reset"], probability=0.25),
+        Fault("429", endpoint="direct_messages.send"),
+    ]
+    assert [fault.kinds for fault in sandbox.faults] == [("close",), ("reset",)]
+    drawn = [[rule.draw("direct_messages.send", sandbox._random) for rule in rules] for _ in range(1000)]
+    assert [place for place, (third, _, _) in enumerate(drawn) if third] == [2]
+    assert 200 < sum(by_chance is not None for _, by_chance, _ in drawn) < 300
+    assert {kind[0] for _, kind, _ in drawn if kind} == {"close", "reset"}
+    assert {refusal for _, _, refusal in drawn} == {("429", False)}, "who refuses does not do it"
+    assert rules[0].draw("direct_messages.list", sandbox._random) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"kinds": "nonsense"}, {"kinds": ()}, {"kinds": "close", "endpoint": "send"}, {"kinds": "close", "probability": 2},
+     {"kinds": "close", "nth": 0}],
+)  # fmt: skip
+def test_faults_that_are_none(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        Fault(**options)
+
+
+async def test_the_list_of_messages_is_paged_and_shortens_addresses(sandbox: Sandbox, client: Client) -> None:
+    for number in range(120):
+        await client.direct_messages.send("5", f"SENTINELtext {number} https://example.com/{number} & more")
+    listed = [message async for message in client.direct_messages.list()]
+    assert [message.id for message in listed] == [message.id for message in reversed(sandbox.messages)]
+    assert sum("list.json" in request.path for request in sandbox.requests) == 3
+    assert listed[0].text == "SENTINELtext 119 https://t.co/0000000000 & more"
+    (url,) = listed[0].entities["urls"]  # type: ignore[index]  # it has some
+    assert url["expanded_url"] == "https://example.com/119"
+    start, end = url["indices"]
+    assert (listed[0].raw_text or "")[start:end] == url["url"]

@@ -1,4 +1,4 @@
-"""Errors that show nothing of what was sent, not even in a traceback that prints what its frames hold."""
+"""Errors that show nothing of what was sent or signed, not even in a traceback that prints what its frames hold."""
 
 from __future__ import annotations
 
@@ -13,6 +13,27 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def quiet_call(function: Callable[P, T]) -> Callable[P, T]:
+    """`function`, whose arguments are secret: what it raises on purpose has no frames of it."""
+
+    @functools.wraps(function)
+    def without_frames(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except TwdmError as error:
+            problem = error.with_traceback(None)
+        del args, kwargs
+        raise problem from None
+
+    return without_frames
+
+
+def quiet_class(cls: type[T]) -> type[T]:
+    """`cls`, whose fields are secret: what it raises on purpose when one is made has no frames of it."""
+    type.__setattr__(cls, "__init__", quiet_call(cls.__init__))
+    return cls
 
 
 def quiet(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:

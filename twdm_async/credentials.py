@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import Attribute, field, frozen
 
 from twdm_async._json import Json, is_array, is_object
+from twdm_async._quiet import quiet_call, quiet_class
 from twdm_async.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ ENVIRONMENTS: Final[tuple[tuple[str, str, str, str], ...]] = (
 """The names of the four keys, in the groups in which they are looked for."""
 
 
+@quiet_class
 @frozen(repr=False, kw_only=True)
 class Credentials:
     """The keys of one app and one account (page *OAuth 1.0a: creating a signature*).
@@ -79,6 +81,7 @@ class Credentials:
         return hmac.new(key.encode(), wording(text).encode(), "sha256").hexdigest()[:32]
 
     @classmethod
+    @quiet_call
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Credentials:
         """Keys from the environment: ``TWDM_*``, else ``X_*``, else ``TWITTER_*``.
 
@@ -108,6 +111,7 @@ class Credentials:
         raise InvalidInput(parameter="environment", problem=f"set {', '.join(ENVIRONMENTS[0])}")
 
     @classmethod
+    @quiet_call
     def from_twurlrc(cls, path: str | os.PathLike[str] | None = None, username: str | None = None) -> Credentials:
         """Keys from the file that the tool ``twurl`` keeps. Needs the extra ``cli``, for YAML.
 

@@ -2,8 +2,8 @@
 records.
 """
 
-from twdm_async.sandbox.faults import KINDS, Fault
+from twdm_async.sandbox.faults import Fault
 from twdm_async.sandbox.records import Breach, Received, StoredMedia, StoredMessage, StoredProfile, Window
 from twdm_async.sandbox.server import Sandbox
 
-__all__ = ["KINDS", "Breach", "Fault", "Received", "Sandbox", "StoredMedia", "StoredMessage", "StoredProfile", "Window"]
+__all__ = ["Breach", "Fault", "Received", "Sandbox", "StoredMedia", "StoredMessage", "StoredProfile", "Window"]

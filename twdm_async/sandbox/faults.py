@@ -185,6 +185,11 @@ def _an_endpoint(_: object, attribute: Attribute[str | None], endpoint: str | No
         raise InvalidInput(parameter=attribute.name, problem="must be an endpoint's name, such as direct_messages.send")
 
 
+def _a_number(_: object, attribute: Attribute[int | None], value: int | None) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InvalidInput(parameter=attribute.name, problem="must be a whole number, 1 or more")
+
+
 def _probability(_: object, attribute: Attribute[float], value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise InvalidInput(parameter=attribute.name, problem="must be a number from 0 to 1")
@@ -195,7 +200,7 @@ class Fault:
     """When something goes wrong, and what. Give it to the sandbox: ``Sandbox(faults=[Fault("reset", nth=3)])``.
 
     Args:
-        kinds: one of :data:`KINDS`, or several, of which one is drawn each time.
+        kinds: one of :data:`twdm_async.sandbox.faults.KINDS`, or several, of which one is drawn each time.
         endpoint: whose requests; all if not given.
         nth: only the nth of them, from 1; each of them if not given.
         probability: with which it happens then.
@@ -208,7 +213,7 @@ class Fault:
 
     kinds: tuple[str, ...] = field(converter=_kinds, validator=_known)
     endpoint: str | None = field(default=None, validator=_an_endpoint, kw_only=True)
-    nth: int | None = field(default=None, kw_only=True)
+    nth: int | None = field(default=None, validator=_a_number, kw_only=True)
     probability: float = field(default=1.0, validator=_probability, kw_only=True)
     processed: bool | None = field(default=None, kw_only=True)
     _seen: int = field(default=0, init=False, repr=False)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from yarl import URL
 
-from twdm_async.errors import ClientClosed
+from twdm_async.errors import ClientClosed, InvalidInput
 from twdm_async.transport.wire import LARGEST_REPLY, Fault, File, Reply
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class HttpTransport:
     def _open(self) -> aiohttp.ClientSession:
         lender = self._borrowed
         if lender is not None and lender.connector is None:
-            raise RuntimeError("the session that was given to the client is closed")
+            raise InvalidInput(parameter="session", problem="was given to the client, and is closed")
         # The lender's connections, proxies from the environment and traces, but not its headers, cookies or base URL.
         self._session = aiohttp.ClientSession(
             connector=lender.connector if lender else aiohttp.TCPConnector(limit=0),
