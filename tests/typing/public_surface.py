@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, assert_type
 
 from twdm_async import (
     Agent,
+    AttemptReport,
     CallToAction,
     Client,
     Credentials,
@@ -29,12 +30,14 @@ from twdm_async import (
     QuotaTable,
     QuotaWaitTooLong,
     RateLimited,
+    Reconciled,
     RedisQuotaStore,
     Scope,
     SQLiteQuotaStore,
     User,
     WelcomeMessage,
 )
+from twdm_async.outbox import Entry, Outbox, State
 from twdm_async.sandbox import Sandbox, StoredMessage
 
 if TYPE_CHECKING:
@@ -125,3 +128,28 @@ async def double() -> None:
         assert_type(sandbox.credentials, Credentials)
         for message in sandbox.messages:
             assert_type(message, StoredMessage)
+
+
+async def delivery(client: Client, unknown: DeliveryUnknown) -> None:
+    (settled,) = await client.direct_messages.reconcile(unknown, settle_after=30.0)
+    assert_type(settled, Reconciled)
+    assert_type(settled.message, DirectMessage | None)
+    async for message in client.direct_messages.list():
+        assert_type(message, DirectMessage)
+    async with Outbox(client, Path("outbox.db"), settle_after=60.0) as outbox:
+        entry = await outbox.put("5", "hello", custom_profile_id="1", key="k", priority=Priority.BULK)
+        assert_type(entry, Entry)
+        assert_type(await outbox.get("k"), Entry | None)
+        assert_type(await outbox.drain(), dict[State, int])
+        async with outbox.running(workers=4) as running:
+            assert_type(running, Outbox)
+        async for outcome in outbox.events():
+            assert_type(outcome.state, State)
+        assert_type(await outbox.purge(older_than=60), int)
+
+
+def watched(keys: Credentials) -> None:
+    def observer(report: AttemptReport) -> None:
+        assert_type(report.took, float)
+
+    Client(keys, observers=[observer])
