@@ -11,10 +11,8 @@ from twdm_async.quota.spec import Priority
 
 
 class State(enum.StrEnum):
-    """How far a message has come::
-
-    queued → sending → sent | rejected | unknown → sent | absent → sending ...
-           ↘ expired
+    """How far a message has come: queued → sending → sent, rejected or unknown; unknown → sent or absent; absent →
+    sending again. What waits may expire.
     """
 
     QUEUED = "queued"
