@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,9 +28,24 @@ from twdm_async.errors import InvalidInput
 from twdm_async.outbox import Outbox, State
 from twdm_async.resources.reconcile import SETTLE_AFTER
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
 outbox = typer.Typer(
     help="Messages that wait in a file and are sent once, whatever happens to the process.", no_args_is_help=True
 )
+
+
+@contextlib.asynccontextmanager
+async def _opened(
+    api_url: str, username: str | None, quota_store: str | None, path: Path | None, settle_after: float = SETTLE_AFTER
+) -> AsyncGenerator[Outbox]:
+    async with (
+        open_client(api_url, None, username, quota_store) as client,
+        open_outbox(client, path, settle_after) as box,
+    ):
+        yield box
 
 
 @outbox.command("put")
@@ -54,10 +70,7 @@ def put_message(
     """Keep a message. `twdm outbox run` sends it."""
 
     async def main() -> None:
-        async with (
-            open_client(api_url, None, username, quota_store) as client,
-            open_outbox(client, outbox_file, SETTLE_AFTER) as box,
-        ):
+        async with _opened(api_url, username, quota_store, outbox_file) as box:
             entry = await box.put(
                 recipient,
                 text,
@@ -84,10 +97,7 @@ def run_outbox(
     """Send everything, and end when it is known what became of every message. Several may run at a time."""
 
     async def main() -> int:
-        async with (
-            open_client(api_url, None, username, quota_store) as client,
-            open_outbox(client, outbox_file, settle_after) as box,
-        ):
+        async with _opened(api_url, username, quota_store, outbox_file, settle_after) as box:
             counts = await _run(box, workers, forever=forever)
             show({state: count for state, count in counts.items() if count})
             return 1 if counts[State.REJECTED] or counts[State.UNKNOWN] or counts[State.EXPIRED] else 0
@@ -134,10 +144,7 @@ def status(
     """Show what became of the messages."""
 
     async def main() -> None:
-        async with (
-            open_client(api_url, None, username, quota_store) as client,
-            open_outbox(client, outbox_file, SETTLE_AFTER) as box,
-        ):
+        async with _opened(api_url, username, quota_store, outbox_file) as box:
             if key is not None:
                 entry = await box.get(key)
                 if entry is None:
@@ -165,10 +172,7 @@ def retry(
     async def main() -> None:
         if bool(keys) == everything:
             raise InvalidInput(parameter="keys", problem="give some, or --all")
-        async with (
-            open_client(api_url, None, username, quota_store) as client,
-            open_outbox(client, outbox_file, SETTLE_AFTER) as box,
-        ):
+        async with _opened(api_url, username, quota_store, outbox_file) as box:
             chosen = keys or [entry.key for entry in await box.select(State.REJECTED, State.EXPIRED)]
             show({"queued": await box.retry(*chosen)})
 
@@ -186,10 +190,7 @@ def purge(
     """Forget messages that were sent or rejected or have expired, with their keys."""
 
     async def main() -> None:
-        async with (
-            open_client(api_url, None, username, quota_store) as client,
-            open_outbox(client, outbox_file, SETTLE_AFTER) as box,
-        ):
+        async with _opened(api_url, username, quota_store, outbox_file) as box:
             show({"forgotten": await box.purge(older_than=86_400 * older_than)})
 
     run(main())

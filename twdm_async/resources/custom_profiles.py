@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from twdm_async.models.media import Media
 
 _LONGEST_NAME: Final = 48
-_LARGEST_PAGE: Final = "50"
+_LARGEST_PAGE: Final = 50
 
 
 @frozen
@@ -88,14 +88,10 @@ class CustomProfiles:
         Raises:
             ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
         """
-        arguments = {"count": _LARGEST_PAGE}
-        while True:
-            page = await self._caller.call("custom_profiles.list", arguments, CustomProfilePage, max_wait=max_wait)
+        pages = self._caller.pages("custom_profiles.list", CustomProfilePage, count=_LARGEST_PAGE, max_wait=max_wait)
+        async for page in pages:
             for profile in page.custom_profiles:
                 yield profile
-            if not page.next_cursor:
-                return
-            arguments["cursor"] = page.next_cursor
 
     async def delete(self, profile_id: str | int, *, max_wait: float | None = None) -> None:
         """Delete a custom profile (page *DELETE custom_profiles/destroy*; 1000 a day). Doing it twice does no harm.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from twdm_async.transport.sent import Sought
 
 _LONGEST_TEXT: Final = 10_000
-_LARGEST_PAGE: Final = "50"
+_LARGEST_PAGE: Final = 50
 
 
 @frozen
@@ -153,14 +153,10 @@ class DirectMessages:
         Raises:
             ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
         """
-        arguments = {"count": _LARGEST_PAGE}
-        while True:
-            page = await self._caller.call("direct_messages.list", arguments, DirectMessagePage, max_wait=max_wait)
+        pages = self._caller.pages("direct_messages.list", DirectMessagePage, count=_LARGEST_PAGE, max_wait=max_wait)
+        async for page in pages:
             for message in page.events:
                 yield message
-            if not page.next_cursor:
-                return
-            arguments["cursor"] = page.next_cursor
 
     async def reconcile(self, *unknowns: DeliveryUnknown, settle_after: float = SETTLE_AFTER) -> tuple[Reconciled, ...]:
         """Find out what became of messages that left and got no readable answer, by looking for them in the list of

@@ -12,7 +12,7 @@ import logging
 import random
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from attrs import define, evolve
 
@@ -30,7 +30,7 @@ from twdm_async.transport.sent import SentMessages, Sought
 from twdm_async.transport.wire import Fault, Message, Reply, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import AsyncIterator, Container, Mapping, Sequence
 
     from twdm_async._clock import Clock
     from twdm_async.credentials import Credentials
@@ -40,6 +40,17 @@ if TYPE_CHECKING:
     from twdm_async.transport.oauth1 import OAuth1Signer
 
 T = TypeVar("T")
+
+
+class Page(Protocol):
+    """One page of a list."""
+
+    @property
+    def next_cursor(self) -> str | None:
+        """What the next page is asked for with; ``None`` on the last one."""
+
+
+P = TypeVar("P", bound=Page)
 
 _ANYONE = Lane()
 _NO_SLOT = Slot(())
@@ -220,6 +231,26 @@ class Caller:
             call.story = decision.story
             if decision.after:
                 await self._clock.sleep(decision.after)
+
+    async def pages(self, name: str, into: type[P], *, count: int, max_wait: float | None) -> AsyncIterator[P]:
+        """Go through the pages of a list. A page may be empty and still not be the last.
+
+        Args:
+            name: a name from the table of endpoints.
+            into: the model of a page.
+            count: how much there is on a page.
+            max_wait: seconds to wait for quota, for each page; the client's if not given.
+
+        Raises:
+            TwdmError: as :meth:`call`.
+        """
+        arguments = {"count": str(count)}
+        while True:
+            page = await self.call(name, arguments, into, max_wait=max_wait)
+            yield page
+            if not page.next_cursor:
+                return
+            arguments["cursor"] = page.next_cursor
 
     async def _admit(self, call: _Call, lane: Lane, patience: float | None) -> float | None:
         """Get `call` a slot. Returns how many seconds of waiting are left."""
