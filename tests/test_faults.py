@@ -262,6 +262,19 @@ async def test_fault_45_cancelled_after_any_number_of_turns_of_the_loop() -> Non
         assert (used(client), in_flight(client)) == (len(server.requests), 0)
 
 
+async def test_fault_45_cancelled_while_all_senders_are_busy_it_never_leaves() -> None:
+    async with serving(later) as server, connected(server.url) as client:
+        client._caller.senders._most = 1
+        first, second, third = (asyncio.create_task(send(client)) for _ in range(3))
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        second.cancel()
+        await asyncio.gather(first, third)
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert (used(client), in_flight(client), len(server.requests)) == (2, 0, 2)
+
+
 async def test_fault_47_closing_waits_for_those_whose_caller_has_given_up() -> None:
     reports: list[AttemptReport] = []
     async with serving(later) as server:

@@ -28,16 +28,20 @@ from twdm_async import (
     InvalidInput,
     MemoryQuotaStore,
     OutboxFailed,
+    Pace,
     Priority,
     Quota,
     QuotaStoreFailed,
     QuotaTable,
     SQLiteQuotaStore,
     Unauthorized,
+    state_file,
 )
 from twdm_async.outbox import Entry, Outbox, State
-from twdm_async.outbox.rows import UnknownMessage
+from twdm_async.outbox.owners import Owner
+from twdm_async.outbox.rows import NewMessage, Rows, UnknownMessage
 from twdm_async.sandbox import Fault, Sandbox
+from twdm_async.state_file import FileTrouble, StateFile
 from twdm_async.transport.sent import Sought
 
 if TYPE_CHECKING:
@@ -195,9 +199,6 @@ async def test_interactive_messages_go_before_bulk_ones(sandbox: Sandbox, path: 
 
 
 async def test_lanes_take_turns_in_the_file(path: Path) -> None:
-    from twdm_async.outbox.rows import NewMessage, Rows  # noqa: PLC0415 - only here
-    from twdm_async.state_file import StateFile  # noqa: PLC0415 - only here
-
     file = StateFile(path, "what is to be sent")
     order: list[str] = []
 
@@ -344,8 +345,9 @@ def _slots_and_sending(path: Path) -> tuple[set[str], set[str]]:
         return slots, {slot for (slot,) in db.execute("SELECT slot FROM message WHERE state = 'sending'")}
 
 
-async def test_those_who_wait_for_quota_are_written_down_together_with_their_slot_too(path: Path) -> None:
-    quotas = table().replace("direct_messages.send", Quota(3, per=1.0))
+@pytest.mark.parametrize("pace", [None, Pace(burst=4, per=0.3)])
+async def test_those_who_wait_are_written_down_together_with_their_slot_too(path: Path, pace: Pace | None) -> None:
+    quotas = table().replace("direct_messages.send", Quota(1000 if pace else 3, per=1.0), pace=pace)
     async with (
         Sandbox(quotas=quotas) as sandbox,
         SQLiteQuotaStore(path) as store,
@@ -366,6 +368,7 @@ async def test_those_who_wait_for_quota_are_written_down_together_with_their_slo
         assert len(sandbox.messages) == 10
         assert not sandbox.breaches
         assert all(with_intent and count <= 1 for with_intent, count in taken)
+        assert sum(count for _, count in taken) == 10
 
 
 async def test_a_slot_given_back_takes_the_state_back_with_it(path: Path) -> None:
@@ -423,6 +426,38 @@ async def test_a_message_that_cannot_be_told_stays_unknown(sandbox: Sandbox, pat
         assert counts[State.UNKNOWN] == 1
         assert await outbox.retry("a") == 0, "it may have arrived"
         assert len(sandbox.messages) == 1
+
+
+async def test_what_another_process_is_sending_may_be_what_is_found(sandbox: Sandbox, path: Path) -> None:
+    """Two messages say the same to the same person. One is unknown and did not arrive, one is on its way and did."""
+    other = Owner(path)
+    other.settle_in()
+    now = time.time()
+
+    def one_unknown_and_one_on_its_way(rows: Rows) -> None:
+        for expected, owner in (("lost", None), ("on its way", other.name)):
+            taken = rows.take_up(owner or "somebody", Priority.INTERACTIVE, "")
+            assert taken is not None
+            assert taken.key == expected
+            rows.leave(taken.id, now, 0.0)
+            if owner is None:
+                rows.lose_sight(taken.id, "silence", 0.0)
+
+    async with box(sandbox, path, settle_after=0.2) as outbox:
+        for key in ("lost", "on its way"):
+            await outbox.put("5", TEXT, key=key)
+        await outbox._do(one_unknown_and_one_on_its_way)
+        async with Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as elsewhere:
+            arrived = await elsewhere.direct_messages.send("5", TEXT)
+        draining = asyncio.create_task(outbox.drain())
+        while not any("list.json" in request.path for request in sandbox.requests):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        assert (await outbox.get("lost")).state is State.UNKNOWN  # type: ignore[union-attr]  # it is there
+        await outbox._do(lambda rows: rows.end(2, State.SENT, message_id=arrived.id))
+        assert (await draining)[State.SENT] == 2
+        assert len(sandbox.messages) == 2
+        other.release()
 
 
 async def test_the_list_is_not_asked_for_more_often_than_it_helps(path: Path) -> None:
@@ -494,8 +529,6 @@ async def test_fault_50_a_folder_that_is_not_there(sandbox: Sandbox, tmp_path: P
 
 async def test_fault_50_a_disk_that_is_full(sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be written down is not sent; what was sent and could not be written down is not sent again."""
-    from twdm_async.state_file import FileTrouble, StateFile  # noqa: PLC0415 - only here
-
     transact, is_full = StateFile.transact, False
 
     def full(self: StateFile, work: Any, **options: Any) -> Any:
@@ -523,9 +556,10 @@ async def test_fault_50_a_disk_that_is_full(sandbox: Sandbox, path: Path, monkey
             is_full = True
 
         filling = asyncio.create_task(fill_up_once_it_has_arrived())
-        with contextlib.suppress(OutboxFailed):
+        with pytest.raises(OutboxFailed, match="full"):
             await outbox.drain()
         await filling
+        assert states(path) == {"sending": 1}, "so that it is known, if the process ends now, that it may have arrived"
         is_full = False
         counts = await outbox.drain()
         assert (counts[State.SENT], len(sandbox.messages)) == (1, 1)
@@ -589,8 +623,6 @@ async def test_fault_53_a_process_that_is_stopped_and_goes_on(path: Path) -> Non
 
 def test_fault_49_locks_do_not_outlive_their_process_in_a_child(path: Path) -> None:
     """A child that was forked off keeps no lock: who died is known to be dead."""
-    from twdm_async.outbox.owners import Owner  # noqa: PLC0415 - only here
-
     script = (
         "import os, sys, time; from pathlib import Path; from twdm_async.outbox.owners import Owner\n"
         "owner = Owner(Path(sys.argv[1])); owner.settle_in(); print(owner.name, flush=True)\n"
@@ -622,8 +654,6 @@ async def test_memory_stores_work_too(sandbox: Sandbox, path: Path) -> None:
 
 
 async def test_the_file_of_an_older_version_is_brought_up_to_date(sandbox: Sandbox, path: Path) -> None:
-    from twdm_async import state_file  # noqa: PLC0415 - only here
-
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA application_id = {state_file._APPLICATION}")

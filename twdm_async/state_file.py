@@ -59,7 +59,6 @@ _MIGRATIONS: Final = (
     CREATE INDEX message_to_send ON message (account, priority, lane, id)
         WHERE owner IS NULL AND state IN ('queued', 'absent');
     CREATE INDEX message_by_state ON message (account, state);
-    CREATE INDEX message_by_slot ON message (slot) WHERE slot IS NOT NULL;
     CREATE INDEX message_by_owner ON message (owner) WHERE owner IS NOT NULL;
     CREATE INDEX message_by_change ON message (account, change);
     CREATE INDEX message_by_message_id ON message (account, message_id) WHERE message_id IS NOT NULL;

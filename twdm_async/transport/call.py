@@ -297,7 +297,10 @@ class Caller:
         """One attempt, and what follows from it: the answer, the error, or that there must be another one."""
         if self._clock.monotonic() > call.slot.send_by:  # it had to wait for a sender for too long
             self._limiter.give_back(call.slot)
-            return retry.Again(call.story)
+            again = retry.Again(call.story)
+            if call.journal is not None:
+                await call.journal.ended(again)
+            return again
         call.number += 1
         began, stamp = self._clock.monotonic(), self._clock.wall() + self._signer.skew
         attempt = Attempt()

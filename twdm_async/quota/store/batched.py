@@ -109,7 +109,7 @@ class BatchedQuotaStore(QuotaStore):
         if isinstance(answer, Looked):
             return self._wait(claims)
         send_by = asked_at + lifetime.to_send
-        return [Slot(claims, name, send_by, intended=intent is not None) for name in names[: answer.count]]
+        return [Slot(claims, name, send_by, intended=name in intents) for name in names[: answer.count]]
 
     async def close(self) -> None:
         await super().close()

@@ -145,8 +145,6 @@ class _Page:
                     row = self._row(bucket)
                     names = [(row.id, name) for name in step.names]
                     row.slots -= self._db.executemany("DELETE FROM slot WHERE bucket = ? AND name = ?", names).rowcount
-                back = "UPDATE message SET state = 'queued', slot = NULL WHERE slot = ? AND state = 'sending'"
-                self._db.executemany(back, [(name,) for name in step.names])
             case Hold():
                 row = self._row(step.bucket)
                 row.held_until = max(row.held_until, self._now + step.seconds)
