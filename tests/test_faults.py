@@ -284,11 +284,11 @@ async def test_fault_47_closing_waits_for_those_whose_caller_has_given_up() -> N
             await asyncio.sleep(0.01)
         sending.cancel()
         await client.close()
+        assert not [task for task in asyncio.all_tasks() if "twdm_async" in task.get_name()]
         assert [type(report.outcome) for report in reports] == [DirectMessage]
         await client.close()
         with pytest.raises(ClientClosed):
             await send(client)
-    assert not [task for task in asyncio.all_tasks() if "twdm_async" in task.get_name()]
 
 
 async def test_fault_47_what_nobody_waits_for_any_more_is_unknown_when_time_is_up() -> None:

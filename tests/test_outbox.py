@@ -565,6 +565,17 @@ async def test_fault_50_a_disk_that_is_full(sandbox: Sandbox, path: Path, monkey
         assert (counts[State.SENT], len(sandbox.messages)) == (1, 1)
 
 
+def test_what_must_be_durable_is_forced_to_the_disk(path: Path) -> None:
+    """No test can cut the power; so this one asks SQLite whether it waits for the disk."""
+    file = StateFile(path, "something")
+    for is_durable, waits in ((True, 2), (False, 1), (True, 2)):
+        (synchronous,) = file.transact(lambda db: db.execute("PRAGMA synchronous").fetchone(), is_durable=is_durable)
+        assert synchronous == waits
+    (mode,) = file.transact(lambda db: db.execute("PRAGMA journal_mode").fetchone())
+    assert mode == "wal"
+    file.disconnect()
+
+
 async def test_a_quota_store_that_fails_sends_nothing_and_loses_nothing(sandbox: Sandbox, path: Path) -> None:
     store = SQLiteQuotaStore(path.with_name("quota.db"))
     async with box(sandbox, path, quota_store=store) as outbox:
