@@ -460,6 +460,22 @@ async def test_what_another_process_is_sending_may_be_what_is_found(sandbox: San
         other.release()
 
 
+async def test_a_mistake_of_ours_leaves_no_message_open(
+    sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with box(sandbox, path) as outbox:
+        await outbox.put("5", TEXT, key="a")
+        monkeypatch.setattr("twdm_async.transport.wire.read", mistaken)
+        with pytest.raises(ZeroDivisionError):
+            await outbox.drain()
+        monkeypatch.undo()
+        assert (await outbox.get("a")).state is State.UNKNOWN  # type: ignore[union-attr]  # it is there
+        assert (await outbox.drain())[State.SENT] == len(sandbox.messages) == 1
+
+
 async def test_the_list_is_not_asked_for_more_often_than_it_helps(path: Path) -> None:
     quotas = QuotaTable.default().replace("direct_messages.send", Quota(1_000_000, per=60.0))
     async with Sandbox(quotas=quotas, faults=[HOSTILE], seed=5) as sandbox:

@@ -133,7 +133,8 @@ class Sending:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if failure.done() and (error := failure.exception()) is not None:
+            error = failure.exception() if failure.done() else None
+        if error is not None:
             raise error.with_traceback(None)
 
     async def _wait_for_the_end(self, stop: asyncio.Event, *, is_draining: bool) -> None:

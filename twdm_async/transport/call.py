@@ -314,6 +314,10 @@ class Caller:
             decision = self._decide(call, outcome, stamp)
         except errors.TwdmError as error:  # the client was closed, or the journal could not be written
             decision = error
+        except Exception:
+            if call.journal is not None:  # a mistake of ours is no reason to leave it open
+                await call.journal.ended(_failed(call.request, stamp, left=attempt.sent))
+            raise
         finally:
             # However this ends, the slot is settled, or given back if no byte left.
             if attempt.sent:
@@ -392,6 +396,14 @@ class Caller:
                 (call.context or contextvars.Context()).run(observer, report)
             except Exception:  # noqa: BLE001 - whoever watches may not get in the way
                 _log.exception("an observer failed")
+
+
+def _failed(request: Request, stamp: float, *, left: bool) -> errors.TwdmError:
+    """What is known of an attempt that ended in a mistake of this library."""
+    name, problem = request.endpoint.name, "this library failed at it"
+    if left:
+        return errors.DeliveryUnknown(endpoint=name, problem=problem, sent_at=datetime.fromtimestamp(stamp, UTC))
+    return errors.ConnectFailed(endpoint=name, problem=problem)
 
 
 def checked_wait(max_wait: float | None) -> float | None:
