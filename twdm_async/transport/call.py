@@ -304,26 +304,12 @@ class Caller:
         call.number += 1
         began, stamp = self._clock.monotonic(), self._clock.wall() + self._signer.skew
         attempt = Attempt()
-        outcome: Reply | Fault | None = None
         try:
-            if call.journal is not None:
-                await call.journal.leaving(stamp, is_written=call.slot.intended)
-            outcome = await self._http.exchange(call.request, self._signer.sign(call.request), attempt)
-            if isinstance(outcome, Reply):
-                self._limiter.learn(call.request.endpoint.family, outcome.status, outcome.headers)
-            decision = self._decide(call, outcome, stamp)
-        except errors.TwdmError as error:  # the client was closed, or the journal could not be written
-            decision = error
+            outcome, decision = await self._exchange(call, attempt, stamp)
         except Exception:
             if call.journal is not None:  # a mistake of ours is no reason to leave it open
                 await call.journal.ended(_failed(call.request, stamp, left=attempt.sent))
             raise
-        finally:
-            # However this ends, the slot is settled, or given back if no byte left.
-            if attempt.sent:
-                self._limiter.settle(call.slot, seen=isinstance(outcome, Reply))
-            else:
-                self._limiter.give_back(call.slot)
         if call.journal is not None:
             await call.journal.ended(decision)
         if isinstance(decision, DirectMessage) and call.request.message is not None:
@@ -347,6 +333,26 @@ class Caller:
                 ),
             )
         return decision
+
+    async def _exchange(self, call: _Call, attempt: Attempt, stamp: float) -> tuple[Reply | Fault | None, Any]:
+        """What came of the attempt, and what follows from it. However this ends, the slot is settled, or given back if
+        no byte left.
+        """
+        outcome: Reply | Fault | None = None
+        try:
+            if call.journal is not None:
+                await call.journal.leaving(stamp, is_written=call.slot.intended)
+            outcome = await self._http.exchange(call.request, self._signer.sign(call.request), attempt)
+            if isinstance(outcome, Reply):
+                self._limiter.learn(call.request.endpoint.family, outcome.status, outcome.headers)
+            return outcome, self._decide(call, outcome, stamp)
+        except errors.TwdmError as error:  # the client was closed, or the journal could not be written
+            return outcome, error
+        finally:
+            if attempt.sent:
+                self._limiter.settle(call.slot, seen=isinstance(outcome, Reply))
+            else:
+                self._limiter.give_back(call.slot)
 
     def _decide(self, call: _Call, outcome: Reply | Fault, stamp: float) -> Any:
         """What follows from `outcome`: the answer, the error, or that there must be another attempt."""
