@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ from twdm_async import (
     Reconciled,
     TwdmError,
 )
-from twdm_async.resources.reconcile import cannot_tell, claim, listed
+from twdm_async.resources.reconcile import claim, listed, settle
 from twdm_async.sandbox import Fault, Sandbox
 from twdm_async.transport.sent import Sought
 
@@ -49,11 +50,42 @@ def event(
         id=str(number), created_at=made_at, recipient_id=to, raw_text=text, custom_profile_id=profile,
         entities={"urls": list(urls)},
     )  # fmt: skip
-    return listed(message, made_at, KEYS)
+    return listed(message, KEYS)
 
 
 def found(wanted: Sequence[Sought], events: Sequence[Any], taken: set[str] | None = None) -> list[str | None]:
     return [None if message is None else message.id for message in claim(wanted, events, taken or set(), TIMEOUT)]
+
+
+def verdict(
+    wanted: Sequence[Sought],
+    events: Sequence[Any],
+    *,
+    ready: Sequence[int] | None = None,
+    taken: set[str] | None = None,
+    nameless: Sequence[Sought] = (),
+) -> list[str]:
+    places = range(len(wanted)) if ready is None else ready
+    settlement = settle(wanted, places, events, taken=taken or set(), nameless=nameless, timeout=TIMEOUT, now=NOW)
+    names = {place: message.id or "" for place, message in settlement.found.items()}
+    names |= dict.fromkeys(settlement.absent, "absent") | dict.fromkeys(settlement.open, "open")
+    return [names.get(place, "waits") for place in range(len(wanted))]
+
+
+def test_what_was_sent_and_not_named_has_an_event_of_its_own() -> None:
+    assert verdict([sought(ago=5)], [event(1)], nameless=[sought(ago=10)]) == ["absent"]
+    assert verdict([sought(ago=5)], [event(1), event(2)], nameless=[sought(ago=10)]) == ["2"]
+
+
+def test_among_messages_that_say_the_same_and_are_not_alike_it_cannot_be_told_which_one_is_missing() -> None:
+    picture = evolve(sought(), content="a picture")
+    assert verdict([sought(), picture], [event(1)]) == ["open", "open"]
+    assert verdict([sought(), picture], [event(1), event(2)]) == ["1", "2"], "nothing is missing"
+    assert verdict([sought(), picture], []) == ["absent", "absent"], "everything is"
+    assert verdict([sought(), picture], [event(1)], ready=()) == ["waits", "waits"]
+    under_profile = sought(profile="7")
+    assert verdict([under_profile, sought()], [event(1)]) == ["open", "open"], "nobody knows if the list tells profiles"
+    assert verdict([under_profile, sought()], [event(1, profile="7")]) == ["1", "absent"]
 
 
 def test_the_same_words_to_the_same_person_at_that_time() -> None:
@@ -71,6 +103,9 @@ def test_another_profile_is_another_message_and_none_told_may_be_any() -> None:
     assert found([sought(profile="7")], [event(1, profile="8")]) == [None]
     assert found([sought()], [event(1, profile="8")]) == [None]
     assert found([sought(profile="7")], [event(1)]) == ["1"], "nobody has seen the API tell it in a list"
+    tells = event(9, "x", profile="8")
+    assert found([sought(profile="7")], [event(1), tells]) == [None], "but here it does"
+    assert found([sought(profile="7"), sought()], [event(1), tells]) == [None, "1"]
 
 
 def test_what_is_known_to_be_another_s_is_not_taken() -> None:
@@ -105,16 +140,22 @@ def test_what_the_api_changes_makes_no_difference(text: str, shown: str, urls: A
 
 def test_a_link_that_cannot_be_undone_leaves_it_open() -> None:
     odd = event(1, "see https://t.co/x")
-    assert found([sought("see https://example.com")], [odd]) == [None]
-    assert cannot_tell(sought(), [odd], set(), TIMEOUT, NOW)
-    assert not cannot_tell(sought(), [odd], {"1"}, TIMEOUT, NOW)
-    assert not cannot_tell(sought(to="6"), [odd], set(), TIMEOUT, NOW)
-    assert not cannot_tell(sought(ago=3600), [odd], set(), TIMEOUT, NOW)
+    assert verdict([sought("see https://example.com")], [odd]) == ["open"]
+    assert verdict([sought()], [odd], taken={"1"}) == ["absent"]
+    assert verdict([sought(to="6")], [odd]) == ["absent"]
+    assert verdict([sought(ago=3600)], [odd]) == ["absent"]
+    for unreadable in (
+        DirectMessage(id="1"),
+        DirectMessage(recipient_id="5", created_at=NOW),
+        DirectMessage(id="1", recipient_id="5"),
+    ):
+        assert verdict([sought()], [listed(unreadable, KEYS)]) == ["open"]
+        assert verdict([sought()], [listed(unreadable, KEYS)], ready=()) == ["waits"]
 
 
 def test_what_is_older_than_the_list_stays_unknown() -> None:
-    assert cannot_tell(sought(ago=30 * 86_400), [], set(), TIMEOUT, NOW)
-    assert not cannot_tell(sought(ago=28 * 86_400), [], set(), TIMEOUT, NOW)
+    assert verdict([sought(ago=30 * 86_400)], []) == ["open"]
+    assert verdict([sought(ago=28 * 86_400)], []) == ["absent"]
 
 
 @given(

@@ -94,7 +94,7 @@ async def test_signatures_that_are_not_right(sandbox: Sandbox, session: aiohttp.
     assert (await raw.post(request, 'OAuth oauth_token="x"'))[0] == 401
     assert (await raw.post(request, "Bearer x"))[0] == 400
     wrong = Raw(sandbox, session, Credentials(consumer_key="sandbox-consumer-key", consumer_secret="sandbox-consumer-secreT",
-                access_token="1-sandbox-access-token", access_token_secret="sandbox-access-token-secret"))  # fmt: skip
+                access_token="2244994945-sandbox-access-token", access_token_secret="sandbox-access-token-secret"))  # fmt: skip
     assert codes((await wrong.call("account.update_profile", {"name": "a"}))[1]) == [32]
     assert {request.account for request in sandbox.requests} == {None}
 

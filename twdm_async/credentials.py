@@ -68,17 +68,31 @@ class Credentials:
         return _fingerprint(self.consumer_key)
 
     @property
+    def user_id(self) -> str | None:
+        """The account's user id, if the token begins with one, as those of the API do."""
+        number, dash, _ = self.access_token.partition("-")
+        return number if dash and number.isdigit() else None
+
+    @property
     def account(self) -> str:
-        """A name for the account in the app that gives nothing away."""
-        return _fingerprint(f"{self.consumer_key} {self.access_token}")
+        """A name for the account in the app that gives nothing away, and stays when its token is made anew."""
+        return _fingerprint(f"{self.consumer_key} {self.user_id or self.access_token}")
 
     def fingerprint(self, text: str) -> str:
         """What tells `text` from other texts, and cannot be made or undone without the keys.
 
         Texts that the API shows alike have the same: see :func:`wording`.
         """
-        key = f"{self.consumer_secret}&{self.access_token_secret}"
-        return hmac.new(key.encode(), wording(text).encode(), "sha256").hexdigest()[:32]
+        mac = hmac.new(self.consumer_secret.encode(), wording(text).encode(), "sha256").hexdigest()
+        return f"{self._maker}-{mac[:32]}"
+
+    def made(self, fingerprint: str) -> bool:
+        """Whether it was made with the keys of this app, for this account."""
+        return fingerprint.startswith(f"{self._maker}-")
+
+    @property
+    def _maker(self) -> str:
+        return hmac.new(self.consumer_secret.encode(), self.account.encode(), "sha256").hexdigest()[:8]
 
     @classmethod
     @quiet_call

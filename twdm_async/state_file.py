@@ -52,13 +52,15 @@ _MIGRATIONS: Final = (
         recipient_id TEXT NOT NULL, custom_profile_id TEXT, fingerprint TEXT NOT NULL, payload TEXT NOT NULL,
         priority INTEGER NOT NULL, lane TEXT NOT NULL, put_at REAL NOT NULL, not_after REAL,
         state TEXT NOT NULL, owner TEXT, slot TEXT, attempts INTEGER NOT NULL DEFAULT 0,
-        sent_at REAL, sent_uptime REAL, ended_at REAL, ended_uptime REAL, not_before REAL NOT NULL DEFAULT 0,
+        sent_at REAL, sent_uptime REAL, ended_at REAL, ended_uptime REAL, content TEXT NOT NULL DEFAULT '',
         message_id TEXT, error TEXT, change INTEGER NOT NULL DEFAULT 0, changed_at REAL NOT NULL,
         UNIQUE (account, key)
     );
     CREATE INDEX message_to_send ON message (account, priority, lane, id)
         WHERE owner IS NULL AND state IN ('queued', 'absent');
     CREATE INDEX message_by_state ON message (account, state);
+    CREATE TABLE outcome (account TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE INDEX message_by_slot ON message (slot) WHERE slot IS NOT NULL;
     CREATE INDEX message_by_owner ON message (owner) WHERE owner IS NOT NULL;
     CREATE INDEX message_by_change ON message (account, change);
     CREATE INDEX message_by_message_id ON message (account, message_id) WHERE message_id IS NOT NULL;

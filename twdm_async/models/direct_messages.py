@@ -115,6 +115,6 @@ class DirectMessagePage:
         extra: everything else the API said.
     """
 
-    events: tuple[DirectMessage, ...] = field(default=(), metadata=at(listed(DirectMessage), "events"))
+    events: tuple[DirectMessage, ...] = field(metadata=at(listed(DirectMessage), "events"))
     next_cursor: str | None = field(default=None, metadata=at(TEXT, "next_cursor"))
     extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)

@@ -11,11 +11,11 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import logging
 import secrets
+import warnings
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from twdm_async import errors
 from twdm_async._quiet import quiet
@@ -26,7 +26,7 @@ from twdm_async.outbox.sending import Sending
 from twdm_async.outbox.settling import Settling
 from twdm_async.outbox.storage import Storage, woken
 from twdm_async.quota.lanes import Lane
-from twdm_async.quota.spec import Priority, checked_positive
+from twdm_async.quota.spec import Priority, checked_seconds
 from twdm_async.resources.direct_messages import outgoing
 from twdm_async.resources.reconcile import SETTLE_AFTER
 from twdm_async.state_file import checked_path
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from twdm_async.outbox.entry import Entry, State
 
 T = TypeVar("T")
-
-_log = logging.getLogger("twdm_async")
 
 _LOOK_EVERY: Final = 0.25  # seconds, for what other processes do
 _LONGEST_KEY: Final = 500
@@ -66,8 +64,7 @@ class Outbox:
     """
 
     def __init__(self, client: Client, path: str | os.PathLike[str], *, settle_after: float = SETTLE_AFTER) -> None:
-        if settle_after != 0:
-            checked_positive(settle_after, "settle_after")
+        checked_seconds(settle_after, "settle_after")
         path = checked_path(path)
         self._clock = client.clock
         self._reconciler = client.direct_messages.reconciler
@@ -105,13 +102,15 @@ class Outbox:
             recipient_id: the person's user id.
             text: at most 10 000 characters; may be left out if there is an attachment.
             custom_profile_id: the custom profile it shows under; the account's own name and picture if not given.
-            key: a name for the message, of at most 500 characters. The same message under the same key is kept, and
-                sent, once. A name of its own if not given.
+            key: a name for the message, of at most 500 characters. The same message (to the same person, under the same
+                profile, with the same content) under the same key is kept, and sent, once; `priority` and `not_after`
+                stay as they were first. A name of its own if not given.
             priority: which waiting messages go first.
             not_after: when it is too late to send it (an aware ``datetime``).
             quick_replies: 1 to 20 answers to tap.
             ctas: 1 to 3 buttons.
-            attachment: an uploaded file, or its media id. The API forgets files after a day.
+            attachment: a file that was uploaded with a category such as ``"dm_image"``, or its media id. The API
+                forgets files after a day.
 
         Returns:
             What became of the message of this key so far.
@@ -128,13 +127,15 @@ class Outbox:
             ctas=ctas,
             attachment=attachment,
         )
+        fingerprint = self._reconciler.credentials.fingerprint
         payload = json.dumps(message.create, ensure_ascii=False, sort_keys=True)
         new = NewMessage(
             key=secrets.token_hex(16) if key is None else _checked_key(key),
             digest=hashlib.sha256(payload.encode()).hexdigest(),
             recipient_id=message.message.recipient_id or "",
             custom_profile_id=message.message.custom_profile_id,
-            fingerprint=self._reconciler.credentials.fingerprint(message.message.text or ""),
+            fingerprint=fingerprint(message.message.text or ""),
+            content=fingerprint(message.message.content) if message.message.content else "",
             payload=payload,
             priority=Lane(priority=priority).priority,
             not_after=None if not_after is None else _checked_time(not_after, "not_after").timestamp(),
@@ -166,6 +167,8 @@ class Outbox:
             after: begin behind the outcome of this number (:attr:`Entry.number`); 0 begins with the oldest that is
                 still kept. If not given, it begins now.
         """
+        if after is not None and (isinstance(after, bool) or not isinstance(after, int) or after < 0):
+            raise errors.InvalidInput(parameter="after", problem="must be the number of an outcome, or 0")
         number = await self._do(lambda rows: rows.last_number(), only_reads=True) if after is None else after
         while not self._is_closed:
             news = self._storage.news
@@ -207,16 +210,15 @@ class Outbox:
         """Forget messages that were sent or rejected or have expired, and their keys, so that these can be used again.
 
         Args:
-            older_than: how long ago, in seconds or as a ``timedelta``. What is needed to settle unknown messages is
-                kept.
+            older_than: how long ago, in seconds or as a ``timedelta``. What was sent in the last half hour, or later
+                than two hours before a message that is unknown now, is kept, since it is needed to tell messages apart
+                that say the same.
 
         Returns:
             How many were forgotten.
         """
         seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
-            raise errors.InvalidInput(parameter="older_than", problem="must be a number of seconds, or a timedelta")
-        before = self._clock.wall() - seconds
+        before = self._clock.wall() - checked_seconds(seconds, "older_than")
         return await self._do(lambda rows: rows.purge(before), is_durable=True)
 
     async def drain(self, *, workers: int = 16) -> dict[State, int]:
@@ -243,20 +245,34 @@ class Outbox:
     @contextlib.asynccontextmanager
     async def running(self, *, workers: int = 16) -> AsyncGenerator[Self]:
         """Send whatever is put, as long as the block lasts. At its end, what is under way is finished; what still waits
-        stays in the file.
+        stays in the file. If sending ends by an error, so does the block.
 
         Args:
             workers: as of :meth:`drain`.
 
         Raises:
-            TwdmError: those of :meth:`drain`, at the end of the block.
+            TwdmError: those of :meth:`drain`.
         """
         stop = asyncio.Event()
         sending = asyncio.create_task(self._send(workers, stop, is_draining=False), name="twdm_async outbox")
-        sending.add_done_callback(_tell_failure)
+        block = asyncio.current_task()
+        is_open = is_broken_off = False
+
+        def break_off(_: object) -> None:
+            nonlocal is_broken_off
+            if is_open and block is not None and not stop.is_set():
+                is_broken_off = True
+                block.cancel()  # as a TaskGroup does: what is in the block would wait in vain
+
+        sending.add_done_callback(break_off)
         try:
+            is_open = True
             yield self
+        except asyncio.CancelledError:
+            if not is_broken_off or (block is not None and block.uncancel() > 0):
+                raise
         finally:
+            is_open = False
             stop.set()
             self._storage.tell()
             await sending
@@ -267,16 +283,27 @@ class Outbox:
             await woken(self._storage.news, _LOOK_EVERY)
 
     async def close(self) -> None:
-        """Wait for what is under way, and let go of the file. Doing it twice does no harm."""
+        """End all sending, wait for what is under way, and let go of the file. Doing it twice does no harm.
+
+        Raises:
+            WrongEventLoop: the client was used in another event loop or another process.
+        """
         if self._is_closed:
             return
-        self._is_closed = True
-        self._storage.tell()
-        await self.idle()
+        self._reconciler.settle_in()
+        await self._sending.end()
         with contextlib.suppress(errors.OutboxFailed):
+            await self._sending.write_what_is_left()
             await self._do(lambda rows: rows.give_up(self._owner.name))
+        self._is_closed = True
         await self._storage.close()
         self._owner.release()
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        owner = getattr(self, "_owner", None)  # absent if the arguments were refused
+        if owner is not None and owner.is_held:
+            owner.release()
+            _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     async def __aenter__(self) -> Self:
         await self._do(lambda _: None, only_reads=True)
@@ -310,13 +337,8 @@ class Outbox:
     async def _send(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise errors.InvalidInput(parameter="workers", problem="must be a whole number, 1 or more")
-        self._reconciler.settle_in()
+        await self._do(lambda _: None, only_reads=True)  # so that a file which is closed or bad is known of first
         await self._sending.run(workers, stop, is_draining=is_draining)
-
-
-def _tell_failure(sending: asyncio.Task[None]) -> None:
-    if not sending.cancelled() and (error := sending.exception()) is not None:
-        _log.error("outbox: sending has ended: %s", error)
 
 
 def _checked_key(key: str) -> str:

@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
+import re
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_NAME: Final = re.compile(r"[0-9a-f]{16}")
 
 _held: set[int] = set()  # file descriptors of locks; a process that is forked off must not keep them
 
@@ -32,6 +36,11 @@ class Lock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this one has it."""
+        return self._descriptor is not None
 
     def take(self) -> bool:
         """Take it, if nobody else has it."""
@@ -74,6 +83,18 @@ class Owner:
     def release(self) -> None:
         """Be alive no longer."""
         self._lock.release(remove=True)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is alive."""
+        return self._lock.is_held
+
+    def sweep(self) -> None:
+        """Remove what owners left behind that died."""
+        for path in self._path.parent.glob(f"{glob.escape(self._path.name)}.*.lock"):
+            name = path.name.removeprefix(f"{self._path.name}.").removesuffix(".lock")
+            if _NAME.fullmatch(name) and name != self.name:
+                self.is_dead(name)
 
     def is_dead(self, name: str) -> bool:
         """Whether the owner called `name` has ended. It is not asked of oneself."""

@@ -23,6 +23,8 @@ _ENTRY: Final = (
     "key, state, recipient_id, custom_profile_id, priority, message_id, error, attempts, put_at, changed_at, "
     "not_after, change"
 )
+_TOLD: Final = "state != 'sending'"
+_KEPT: Final = 1800.0  # seconds
 _TO_SEND: Final = "owner IS NULL AND state IN ('queued', 'absent')"
 
 
@@ -35,6 +37,7 @@ class NewMessage:
     recipient_id: str
     custom_profile_id: str | None
     fingerprint: str
+    content: str
     payload: str = field(repr=False)
     priority: Priority
     not_after: float | None
@@ -71,8 +74,10 @@ class UnknownMessage:
 
     def age(self, wall: float, uptime: float) -> float:
         """Seconds since it was given up, whatever the clock was set to meanwhile: the least that can be said."""
-        by_uptime, by_wall = uptime - self.ended_uptime, max(0.0, wall - self.ended_at)
-        return by_wall if by_uptime < 0 else min(by_uptime, by_wall)  # the machine was started anew
+        by_uptime, by_wall = uptime - self.ended_uptime, wall - self.ended_at
+        if by_uptime < 0:  # the machine was started anew
+            return max(0.0, by_wall)
+        return by_uptime if by_wall < 0 else min(by_uptime, by_wall)  # it was set back
 
 
 class Rows:
@@ -96,10 +101,11 @@ class Rows:
         ).fetchone()
         if found is None:
             self._db.execute(
-                "INSERT INTO message (account, key, digest, recipient_id, custom_profile_id, fingerprint, payload, "
-                "priority, lane, put_at, not_after, state, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO message (account, key, digest, recipient_id, custom_profile_id, fingerprint, content, "
+                "payload, priority, lane, put_at, not_after, state, changed_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (self._account, new.key, new.digest, new.recipient_id, new.custom_profile_id, new.fingerprint,
-                 new.payload, int(new.priority), new.custom_profile_id or "", self._wall, new.not_after,
+                 new.content, new.payload, int(new.priority), new.custom_profile_id or "", self._wall, new.not_after,
                  State.QUEUED, self._wall),
             )  # fmt: skip
         elif found[0] != new.digest:
@@ -126,23 +132,21 @@ class Rows:
 
     def outcomes(self, after: int) -> list[Entry]:
         """What came to an outcome after that of this number, in order."""
-        query = f"SELECT {_ENTRY} FROM message WHERE account = ? AND change > ? ORDER BY change LIMIT 1000"  # noqa: S608 - as above
+        query = f"SELECT {_ENTRY} FROM message WHERE account = ? AND change > ? AND {_TOLD} ORDER BY change LIMIT 1000"  # noqa: S608 - as above
         return [_entry(row) for row in self._db.execute(query, (self._account, after))]
 
     def last_number(self) -> int:
         """The number of the latest outcome."""
-        query = "SELECT coalesce(max(change), 0) FROM message WHERE account = ?"
-        return int(self._db.execute(query, (self._account,)).fetchone()[0])
+        found = self._db.execute("SELECT last FROM outcome WHERE account = ?", (self._account,)).fetchone()
+        return 0 if found is None else int(found[0])
 
     def take_up(self, owner: str, priority: Priority, after: str) -> TakenUp | None:
         """Make `owner` the owner of the next message, if there is one. Lanes take turns, from the one behind
         `after`.
         """
-        self._db.execute(
-            f"UPDATE message SET state = 'expired', changed_at = ?, change = {self._next_change} "  # noqa: S608 - as above
-            f"WHERE account = ? AND {_TO_SEND} AND not_after <= ?",
-            (self._wall, self._account, self._account, self._wall),
-        )
+        query = f"SELECT id FROM message WHERE account = ? AND {_TO_SEND} AND not_after <= ?"  # noqa: S608 - as above
+        for (row,) in self._db.execute(query, (self._account, self._wall)).fetchall():
+            self.end(row, State.EXPIRED)
         query = (
             "SELECT id, key, recipient_id, custom_profile_id, payload, lane, not_after FROM message "  # noqa: S608 - as above
             f"WHERE account = ? AND priority = ? AND {_TO_SEND} AND lane {{}} ? ORDER BY lane, id LIMIT 1"
@@ -154,24 +158,30 @@ class Rows:
                 return TakenUp(*found)
         return None
 
-    def leave(self, row: int, signed_at: float, uptime: float) -> None:
-        """It is about to leave."""
-        self._db.execute(
-            "UPDATE message SET state = 'sending', attempts = attempts + 1, sent_at = ?, sent_uptime = ? WHERE id = ?",
-            (signed_at, uptime, row),
+    def leave(self, row: int, owner: str, signed_at: float, uptime: float) -> bool:
+        """It is about to leave; unless it is not `owner`'s any more."""
+        query = (
+            "UPDATE message SET state = 'sending', attempts = attempts + 1, sent_at = ?, sent_uptime = ? "
+            "WHERE id = ? AND owner = ? AND state IN ('queued', 'absent', 'sending')"
         )
+        return bool(self._db.execute(query, (signed_at, uptime, row, owner)).rowcount)
 
     def end(self, row: int, state: State, *, message_id: str | None = None, error: str | None = None) -> None:
         """It has come to an outcome."""
         self._db.execute(
-            f"UPDATE message SET state = ?, owner = NULL, slot = NULL, message_id = ?, error = ?, changed_at = ?, "  # noqa: S608 - as above
-            f"change = {self._next_change} WHERE id = ?",
-            (state, message_id, error, self._wall, self._account, row),
+            "INSERT INTO outcome VALUES (?, 1) ON CONFLICT DO UPDATE SET last = last + 1", (self._account,)
+        )
+        self._db.execute(
+            "UPDATE message SET state = ?, owner = NULL, slot = NULL, message_id = ?, error = ?, changed_at = ?, "
+            "change = ? WHERE id = ?",
+            (state, message_id, error, self._wall, self.last_number(), row),
         )
 
-    def lose_sight(self, row: int, error: str, uptime: float) -> None:
-        """It may or may not have arrived."""
+    def lose_sight(self, row: int, error: str, uptime: float, signed_at: float | None = None) -> None:
+        """It may or may not have arrived. `signed_at` is what its signature said, if that is known."""
         self.end(row, State.UNKNOWN, error=error)
+        if signed_at is not None:
+            self._db.execute("UPDATE message SET sent_at = ? WHERE id = ?", (signed_at, row))
         self._db.execute("UPDATE message SET ended_at = ?, ended_uptime = ? WHERE id = ?", (self._wall, uptime, row))
 
     def put_back(self, row: int, owner: str | None) -> None:
@@ -207,19 +217,21 @@ class Rows:
                     self.lose_sight(row, "its process ended before the answer came", uptime)
                     lost += 1
                 self.give_up(owner)
+        query = "SELECT id FROM message WHERE account = ? AND owner IS NULL AND state = 'sending'"
+        for (row,) in self._db.execute(query, (self._account,)).fetchall():
+            self.lose_sight(row, "nobody knows who was sending it", uptime)
+            lost += 1
         return lost
 
     def unknown(self) -> list[UnknownMessage]:
         """All messages that may or may not have arrived."""
         query = (
-            "SELECT id, recipient_id, custom_profile_id, fingerprint, sent_at, ended_at, ended_uptime FROM message "
-            "WHERE account = ? AND state = 'unknown' ORDER BY sent_at"
+            "SELECT id, ended_at, ended_uptime, recipient_id, custom_profile_id, fingerprint, sent_at, content "
+            "FROM message WHERE account = ? AND state = 'unknown' ORDER BY sent_at"
         )
         return [
-            UnknownMessage(row, Sought(recipient, profile, fingerprint, _utc(sent_at)), ended_at, ended_uptime)
-            for row, recipient, profile, fingerprint, sent_at, ended_at, ended_uptime in self._db.execute(
-                query, (self._account,)
-            )
+            UnknownMessage(row, _sought(sought), ended_at, ended_uptime)
+            for row, ended_at, ended_uptime, *sought in self._db.execute(query, (self._account,))
         ]
 
     def is_being_sent(self, sought: Sought) -> bool:
@@ -230,14 +242,12 @@ class Rows:
     def nameless(self) -> list[Sought]:
         """What was sent and whose reply did not tell an id."""
         query = (
-            "SELECT recipient_id, custom_profile_id, fingerprint, sent_at FROM message "
+            "SELECT recipient_id, custom_profile_id, fingerprint, sent_at, content FROM message "
             "WHERE account = ? AND state = 'sent' AND message_id IS NULL"
         )
-        return [
-            Sought(to, profile, text, _utc(at)) for to, profile, text, at in self._db.execute(query, (self._account,))
-        ]
+        return [_sought(row) for row in self._db.execute(query, (self._account,))]
 
-    def is_known(self, message_id: str) -> bool:
+    def is_known(self, message_id: str | None) -> bool:
         """Whether one of the messages that were sent has this id."""
         query = "SELECT 1 FROM message WHERE account = ? AND message_id = ?"
         return self._db.execute(query, (self._account, message_id)).fetchone() is not None
@@ -259,16 +269,15 @@ class Rows:
 
     def purge(self, before: float) -> int:
         """Forget what came to its end before then. Returns how many."""
-        # What was sent while an unknown one may have been must be known, to be told from it; and the latest outcome
-        # tells which number comes next.
+        # What was sent while an unknown one may have been must be known, to be told from it; also from one that says
+        # the same and is still to come.
         query = (
-            "DELETE FROM message WHERE account = ? AND state IN ('sent', 'rejected', 'expired') AND changed_at < ? "
-            "AND changed_at < (SELECT coalesce(min(sent_at) - 3600, 1e12) FROM message WHERE account = ? "
-            "AND state IN ('unknown', 'sending')) AND change < (SELECT max(change) FROM message WHERE account = ?)"
+            "DELETE FROM message WHERE account = ? AND state IN ('sent', 'rejected', 'expired') AND changed_at <= ? "
+            "AND changed_at <= (SELECT coalesce(min(sent_at) - 7200, 1e12) FROM message WHERE account = ? "
+            "AND state IN ('unknown', 'sending'))"
         )
-        return self._db.execute(query, (self._account, before, self._account, self._account)).rowcount
-
-    _next_change: Final = "(SELECT coalesce(max(change), 0) + 1 FROM message WHERE account = ?)"
+        before = min(before, self._wall - _KEPT)
+        return self._db.execute(query, (self._account, before, self._account)).rowcount
 
 
 def _entry(row: Sequence[Any]) -> Entry:
@@ -288,6 +297,11 @@ def _entry(row: Sequence[Any]) -> Entry:
         not_after=None if not_after is None else _utc(not_after),
         number=number,
     )
+
+
+def _sought(row: Sequence[Any]) -> Sought:
+    recipient_id, custom_profile_id, fingerprint, sent_at, content = row
+    return Sought(recipient_id, custom_profile_id, fingerprint, _utc(sent_at), content)
 
 
 def _utc(seconds: float) -> datetime:

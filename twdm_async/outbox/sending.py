@@ -17,10 +17,9 @@ from twdm_async.outbox.storage import Storage, woken
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.spec import Priority
 from twdm_async.quota.store.contract import Intent
-from twdm_async.resources.direct_messages import DirectMessages, Outgoing
+from twdm_async.resources.direct_messages import DirectMessages, Outgoing, as_message
 from twdm_async.transport.call import Journal
 from twdm_async.transport.retry import Again
-from twdm_async.transport.wire import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,17 +37,24 @@ _LONGEST_PAUSE: Final = 60.0  # seconds between two tries to reach the API
 _WOULD_ALL_FAIL: Final = (
     errors.Unauthorized,
     errors.NotAllowlisted,
+    errors.LooksAutomated,
     errors.QuotaStoreFailed,
     errors.OutboxFailed,
     errors.ClientClosed,
     errors.WrongEventLoop,
 )
-"""What the next message would be refused for as well: sending ends, and the message stays where it is."""
+_ABOUT_THE_ACCOUNT: Final = frozenset({64, 87, 93, 220, 261, 326, 416, 453})
+"""Codes that say that this account or app may not send, whatever it sends."""
 
 
 @define(kw_only=True, slots=False, eq=False, str=False)
 class _Expired(errors.TwdmError):
     """A message's time was over in the moment in which it would have left."""
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class _NotOurs(errors.TwdmError):
+    """A message was given up, or taken over by somebody else, in the moment in which it would have left."""
 
 
 class Sending:
@@ -85,7 +91,7 @@ class Sending:
         self._settling = settling
         self._last_lane = dict.fromkeys(Priority, "")
         self._pause = 0.0
-        self._runs = 0
+        self._stops: set[asyncio.Event] = set()
 
     async def run(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
         """Send until `stop`; or, when draining, until it is known what became of everything.
@@ -94,12 +100,24 @@ class Sending:
             TwdmError: the next message would be refused for the same.
         """
         self.owner.settle_in()
-        await self._write_what_is_left()
-        self._runs += 1
+        self.owner.sweep()
+        await self.write_what_is_left()
+        self._stops.add(stop)
         try:
             await self._run(workers, stop, is_draining=is_draining)
         finally:
-            self._runs -= 1
+            self._stops.discard(stop)
+            if not self._stops:  # what was taken up, and came to nobody's hands since all was ended
+                await self.storage.do(lambda rows: rows.give_up(self.owner.name))
+            self.storage.tell()
+
+    async def end(self) -> None:
+        """End all runs, and wait until nothing is on the wire."""
+        while self._stops or self.under_way:
+            for stop in self._stops:
+                stop.set()
+            self.storage.tell()
+            await woken(self.storage.news, _LOOK_EVERY)
 
     async def _run(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
         await self._bury()
@@ -142,20 +160,18 @@ class Sending:
             news = self.storage.news
             if is_draining:
                 counts = await self.storage.do(lambda rows: rows.counts(), only_reads=True)
+                unknown = await self.storage.do(lambda rows: [one.id for one in rows.unknown()], only_reads=True)
                 to_do = counts[State.QUEUED] + counts[State.SENDING] + counts[State.ABSENT]
-                if not to_do and counts[State.UNKNOWN] <= len(self._settling.undecided):
+                if not to_do and self._settling.undecided.issuperset(unknown):
                     return
             await woken(news, _WAKE_EVERY)
 
-    async def _write_what_is_left(self) -> None:
-        def write(rows: Rows) -> None:
-            for step in self.unwritten:
-                step(rows)
-            if not self._runs:
-                rows.give_up(self.owner.name)
-
-        await self.storage.do(write, is_durable=bool(self.unwritten))
-        self.unwritten.clear()
+    async def write_what_is_left(self) -> None:
+        """Write down what the file could not take before."""
+        steps = list(self.unwritten)
+        if steps:
+            await self.storage.do(lambda rows: [step(rows) for step in steps], is_durable=True)
+            del self.unwritten[: len(steps)]
 
     async def _bury_often(self) -> None:
         while True:
@@ -199,18 +215,39 @@ class Sending:
         except (errors.QuotaQueueFull, errors.ConnectFailed) as error:
             if not error.safe_to_retry:
                 raise
-            _log.warning("outbox: nothing can be sent now: %s", error)
-            self._pause = min(_LONGEST_PAUSE, 2 * self._pause or 1.0)
-            await self.clock.sleep(self._pause * random.uniform(0.5, 1.0))
-        except _WOULD_ALL_FAIL:
-            raise
-        except errors.TwdmError:
-            pass  # it was written down
+            await self._rest(error)
+        except errors.TwdmError as error:  # it was written down
+            if would_all_fail(error):
+                raise
+            if _is_from_between(error):
+                await self._rest(error)
         else:
             self._pause = 0.0
         finally:
             await attempts.abandon()
         places.release()  # not if the next one would fail as well
+
+    async def _rest(self, error: errors.TwdmError) -> None:
+        """Nothing reaches the API now: wait, longer each time."""
+        _log.warning("outbox: nothing can be sent now: %s", error)
+        self._pause = min(_LONGEST_PAUSE, 2 * self._pause or 1.0)
+        await self.clock.sleep(self._pause * random.uniform(0.5, 1.0))
+
+
+def would_all_fail(error: errors.TwdmError) -> bool:
+    """Whether the next message would be refused for the same: sending ends, and the message stays where it is."""
+    if not isinstance(error, errors.ResponseError):
+        return isinstance(error, _WOULD_ALL_FAIL)
+    is_no_page = isinstance(error, errors.NotFound) and (not error.codes or 34 in error.codes)
+    is_about_the_account = bool(_ABOUT_THE_ACCOUNT.intersection(error.codes))
+    return isinstance(error, _WOULD_ALL_FAIL) or is_no_page or is_about_the_account
+
+
+def _is_from_between(error: errors.TwdmError) -> bool:
+    """Whether it was not the API that refused, but something on the way: a proxy, or a network that wants a login."""
+    if not isinstance(error, errors.ResponseError) or error.codes:
+        return False
+    return error.status == 407 or 300 <= error.status < 400
 
 
 class _Attempts(Journal):
@@ -219,6 +256,7 @@ class _Attempts(Journal):
     def __init__(self, sending: Sending, taken: TakenUp) -> None:
         self._sending = sending
         self._taken = taken
+        self._signed_at = 0.0
         self._is_abandoned = False
         self._is_written = True  # unless the file could not take the outcome
 
@@ -226,22 +264,27 @@ class _Attempts(Journal):
     def intent(self) -> Intent | None:
         if not self._sending.has_slots:
             return None
-        return Intent(self._taken.id, self._sending.owner.name, self._sending.reconciler.wall_ahead)
+        return Intent(self._taken.id, self._sending.owner.name, self._sending.reconciler.server_time)
 
     async def leaving(self, signed_at: float, *, is_written: bool) -> None:
         self._sending.under_way.add(self)
+        self._signed_at = signed_at
         if self._taken.not_after is not None and self._sending.clock.wall() >= self._taken.not_after:
             raise _Expired
         if not is_written:
-            uptime = self._sending.clock.uptime()
-            await self._sending.storage.do(lambda rows: rows.leave(self._taken.id, signed_at, uptime), is_durable=True)
+            row, owner, uptime = self._taken.id, self._sending.owner.name, self._sending.clock.uptime()
+            if not await self._sending.storage.do(
+                lambda rows: rows.leave(row, owner, signed_at, uptime), is_durable=True
+            ):
+                raise _NotOurs
 
     async def ended(self, outcome: Any) -> None:
-        try:
+        if not isinstance(outcome, _NotOurs):
             await self.write(self._step(outcome))
-        finally:
-            self._sending.under_way.discard(self)
-            self._sending.storage.tell()
+
+    def over(self) -> None:
+        self._sending.under_way.discard(self)
+        self._sending.storage.tell()
 
     async def write(self, step: Callable[[Rows], None]) -> None:
         """Write an outcome down, now or as soon as the file can take it."""
@@ -264,8 +307,8 @@ class _Attempts(Journal):
             case _Expired():
                 return lambda rows: rows.end(row, State.EXPIRED)
             case errors.DeliveryUnknown():
-                return lambda rows: rows.lose_sight(row, str(outcome), uptime)
-            case errors.ResponseError() if not isinstance(outcome, _WOULD_ALL_FAIL):
+                return lambda rows: rows.lose_sight(row, str(outcome), uptime, self._signed_at)
+            case errors.ResponseError() if not would_all_fail(outcome) and not _is_from_between(outcome):
                 return lambda rows: rows.end(row, State.REJECTED, error=str(outcome))
             case errors.TwdmError() | Again():
                 owner = None if self._is_abandoned else self._sending.owner.name
@@ -276,5 +319,4 @@ class _Attempts(Journal):
 
 def _outgoing(taken: TakenUp) -> Outgoing:
     create = json.loads(taken.payload)
-    text = create["message_data"].get("text")
-    return Outgoing(Message(taken.recipient_id, taken.custom_profile_id, text), create)
+    return Outgoing(as_message(create), create)

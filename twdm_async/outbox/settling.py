@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
+from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
+
+from attrs import frozen
 
 from twdm_async import errors
 from twdm_async.outbox.entry import State
 from twdm_async.outbox.owners import Lock
 from twdm_async.outbox.storage import Storage, woken
-from twdm_async.resources.reconcile import Listed, cannot_tell, claim
+from twdm_async.resources.reconcile import Listed, relevant, settle
+from twdm_async.transport.sent import Sought
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Sequence
-
     from twdm_async._clock import Clock
     from twdm_async.models.direct_messages import DirectMessage
     from twdm_async.outbox.rows import Rows, UnknownMessage
@@ -25,6 +28,23 @@ _log = logging.getLogger("twdm_async")
 
 _LOOK_EVERY: Final = 1.0  # seconds, at whether some are ready to be settled
 _LONGEST_PAUSE: Final = 60.0  # seconds between two lists, since few may be asked for
+
+
+@frozen
+class _Known:
+    """What was known when the list had been read.
+
+    Args:
+        events: what it holds.
+        ready: what is absent if it is not there: rows, and when their attempts were made.
+        taken: ids that this client knows to be other messages'.
+        nameless: what this client sent besides, and of which it was not told the id.
+    """
+
+    events: Sequence[Listed]
+    ready: set[tuple[int, datetime]]
+    taken: set[str | None]
+    nameless: Sequence[Sought]
 
 
 class Settling:
@@ -43,71 +63,93 @@ class Settling:
         self._reconciler = direct_messages.reconciler
         self._clock = clock
         self._settle_after = settle_after
-        self._turn = Lock(storage.path.with_name(f"{storage.path.name}.settling.lock"))
+        self._here = asyncio.Lock()  # one at a time in this process
+        self._everywhere = Lock(storage.path.with_name(f"{storage.path.name}.settling.lock"))
+        self._runs = 0
         self.undecided: set[int] = set()
         """Rows of which the list cannot tell what became of them. They are left as they are."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Settle, until `stop`."""
-        self.undecided.clear()
+        if not self._runs:
+            self.undecided.clear()
+        self._runs += 1
         try:
             while not stop.is_set():
                 news = self._storage.news
-                unknown = await self._storage.do(lambda rows: rows.unknown(), only_reads=True)
-                unknown = [one for one in unknown if one.id not in self.undecided]
-                wait = min(map(self._settles_in, unknown), default=math.inf)
-                if wait <= 0 and self._turn.take():
-                    await self._settle(unknown)
-                else:
-                    await woken(news, min(max(wait, 0.01), _LOOK_EVERY))
+                async with self._here:
+                    wait = await self._settle_if_ready()
+                if wait > 0:
+                    await woken(news, min(wait, _LOOK_EVERY))
         finally:
-            self._turn.release(remove=False)
+            self._runs -= 1
+            if not self._runs:
+                self._everywhere.release(remove=False)
+
+    async def _settle_if_ready(self) -> float:
+        """Seconds until it is worth looking again."""
+        unknown = await self._storage.do(lambda rows: rows.unknown(), only_reads=True)
+        unknown = [one for one in unknown if one.id not in self.undecided]
+        wait = min(map(self._settles_in, unknown), default=math.inf)
+        if wait > 0:
+            return max(wait, 0.01)
+        return await self._settle(unknown) if self._everywhere.take() else _LOOK_EVERY
 
     def _settles_in(self, one: UnknownMessage) -> float:
         return self._settle_after - one.age(self._clock.wall(), self._clock.uptime())
 
-    async def _settle(self, unknown: Sequence[UnknownMessage]) -> None:
-        ready = {one.id for one in unknown if self._settles_in(one) <= 0}
+    async def _settle(self, unknown: Sequence[UnknownMessage]) -> float:
+        ready = {(one.id, one.sought.sent_at) for one in unknown if self._settles_in(one) <= 0}
         pause = min(_LONGEST_PAUSE, self._settle_after)
+        sought = [one.sought for one in unknown]
         try:
-            events = await self._direct_messages.candidates([one.sought for one in unknown])
+            named_by_none = await self._storage.do(lambda rows: rows.nameless(), only_reads=True)
+            nameless = relevant([*named_by_none, *self._reconciler.sent.nameless], sought)
+            events = await self._direct_messages.candidates(sought, nameless)
         except (errors.ConnectFailed, errors.ServerError, errors.MalformedResponse, errors.RateLimited) as error:
             if not error.safe_to_retry:
                 raise
             _log.warning("outbox: the list of messages could not be had: %s", error)
             await self._clock.sleep(max(1.0, pause))
-            return
+            return 0.0
         except errors.QuotaWaitTooLong as error:
             await self._clock.sleep(error.wait)
-            return
-        settled = await self._storage.do(lambda rows: self._match(rows, events, ready), is_durable=True)
+            return 0.0
+        sent = self._reconciler.sent
+        taken = {event.message.id for event in events if event.message.id in sent.ids}
+        known = _Known(events, ready, taken, relevant(sent.nameless, sought))
+        settled = await self._storage.do(lambda rows: self._match(rows, known), is_durable=True)
         for row, message in settled.items():
             if message is None:
                 self.undecided.add(row)
                 _log.warning("outbox: the list of messages cannot tell what became of message %d", row)
+            elif not isinstance(message, State) and message.id is not None:
+                sent.note(message.id)
         self._storage.tell()
         if any(one.id not in settled for one in unknown):
             await self._clock.sleep(pause)
+        return 0.0
 
-    def _match(self, rows: Rows, events: Sequence[Listed], ready: set[int]) -> dict[int, DirectMessage | State | None]:
-        """Settle what can be settled, and tell how; with ``None`` what cannot be decided."""
-        unknown = rows.unknown()
-        sent, timeout, now = self._reconciler.sent, self._reconciler.timeout, self._clock.utc()
-        ids = [event.message.id for event in events]
-        taken = {one for one in ids if one is not None and (one in sent.ids or rows.is_known(one))}
-        nameless = list({**dict.fromkeys(rows.nameless()), **sent.nameless})
-        found = claim([*nameless, *(one.sought for one in unknown)], events, taken, timeout)[len(nameless) :]
-        settled: dict[int, DirectMessage | State | None] = {}
-        for one, message in zip(unknown, found, strict=True):
-            if rows.is_being_sent(one.sought):
-                continue  # what was found could be that one's
-            if message is not None and message.id is not None:
-                rows.end(one.id, State.SENT, message_id=message.id)
-                sent.note(message.id)
-                settled[one.id] = message
-            elif one.id in ready and cannot_tell(one.sought, events, taken, timeout, now):
-                settled[one.id] = None
-            elif one.id in ready:
-                rows.end(one.id, State.ABSENT, error="it did not arrive")
-                settled[one.id] = State.ABSENT
+    def _match(self, rows: Rows, known: _Known) -> dict[int, DirectMessage | State | None]:
+        """Settle what can be settled, and tell how; with ``None`` what cannot be decided. Runs in the file's thread."""
+        # What is being sent may be what is found, so what says the same has to wait.
+        unknown = [one for one in rows.unknown() if not rows.is_being_sent(one.sought)]
+        sought = [one.sought for one in unknown]
+        taken = {*known.taken, *(one.message.id for one in known.events if rows.is_known(one.message.id))}
+        settlement = settle(
+            sought,
+            {place for place, one in enumerate(unknown) if (one.id, one.sought.sent_at) in known.ready},
+            known.events,
+            taken=taken,
+            nameless=[*relevant(rows.nameless(), sought), *known.nameless],
+            timeout=self._reconciler.timeout,
+            now=self._clock.utc(),
+        )
+        settled: dict[int, DirectMessage | State | None] = dict.fromkeys(unknown[place].id for place in settlement.open)
+        for place, message in settlement.found.items():
+            rows.end(unknown[place].id, State.SENT, message_id=message.id)
+            settled[unknown[place].id] = message
+        for place in settlement.absent:
+            rows.end(unknown[place].id, State.ABSENT, error="it did not arrive")
+            settled[unknown[place].id] = State.ABSENT
         return settled

@@ -43,6 +43,17 @@ def checked_positive(value: float, parameter: str) -> float:
     return value
 
 
+def checked_seconds(value: float, parameter: str) -> float:
+    """`value`, if it is a number of seconds, 0 or more.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MOST:
+        raise InvalidInput(parameter=parameter, problem="must be a number of seconds, 0 or more")
+    return value
+
+
 def positive(_: object, attribute: Attribute[float], value: float) -> None:
     """Validator of an attrs field that is :func:`checked_positive`."""
     checked_positive(value, attribute.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,7 @@ from twdm_async.transport.call import Caller, Journal
 from twdm_async.transport.wire import Message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from twdm_async.errors import DeliveryUnknown
     from twdm_async.models.direct_messages import CallToAction, QuickReply
@@ -61,7 +62,15 @@ def outgoing(
     create: dict[str, Any] = {"target": {"recipient_id": recipient_id}, "message_data": data}
     if custom_profile_id is not None:
         create["custom_profile_id"] = checked_id(custom_profile_id, "custom_profile_id")
-    return Outgoing(Message(recipient_id, create.get("custom_profile_id"), text), create)
+    return Outgoing(as_message(create), create)
+
+
+def as_message(create: Mapping[str, Any]) -> Message:
+    """What is known of the message in a ``message_create`` object."""
+    data = create["message_data"]
+    hangs_on_it = {name: value for name, value in data.items() if name != "text"}
+    content = json.dumps(hangs_on_it, sort_keys=True) if hangs_on_it else ""
+    return Message(create["target"]["recipient_id"], create.get("custom_profile_id"), data.get("text"), content)
 
 
 @frozen
@@ -137,9 +146,9 @@ class DirectMessages:
             journal=journal,
         )
 
-    async def candidates(self, sought: Iterable[Sought]) -> Sequence[Listed]:
-        """What the list of messages holds that could be one of `sought`. Errors are those of `list`."""
-        return await self.reconciler.events(sought, self.list)
+    async def candidates(self, sought: Sequence[Sought], nameless: Sequence[Sought]) -> Sequence[Listed]:
+        """What the list of messages holds that could be one of these. Errors are those of `list`."""
+        return await self.reconciler.events(sought, nameless, self.list)
 
     async def list(self, *, max_wait: float | None = None) -> AsyncIterator[DirectMessage]:
         """Go through the messages of the last 30 days, sent and received, the newest first (page *GET

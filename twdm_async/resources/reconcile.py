@@ -1,9 +1,10 @@
 """What became of messages that left and got no readable answer: the list of messages knows.
 
-An event of the list can be an unknown message's if recipient and wording are the same, the profile is not another one,
-and it was made at a time at which the message can have been. An event that is known to be another message's is nobody
-else's; and each event is one message's at most. So among messages that say the same to the same person, as many are
-found as there are events left over, and which of them is which makes no difference to anybody.
+An event of the list can be an unknown message's if sender, recipient and wording are the same, the profile is not
+another one, and it was made at a time at which the message can have been. An event that is known to be another
+message's is nobody else's; and each event is one message's at most. So among messages that are alike, as many are found
+as there are events left over, and which of them is which makes no difference to anybody. Among messages that say the
+same and are not alike (another picture, say), it does: unless all of them are found, it cannot be told.
 
 When can it have been made? A request carries the time of its signature, and the server refuses those that are off by
 more than five minutes. So whatever the clocks here were set to, it was let in within five minutes of that time, and
@@ -15,6 +16,7 @@ It is said to be absent if it was not in a list that was asked for long enough a
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -24,7 +26,7 @@ from attrs import define, frozen
 from twdm_async._json import is_array, is_object
 from twdm_async.errors import Delivered, DeliveryUnknown, InvalidInput
 from twdm_async.models.direct_messages import DirectMessage, unescaped
-from twdm_async.quota.spec import checked_positive
+from twdm_async.quota.spec import checked_seconds
 from twdm_async.transport.sent import SentMessages, Sought
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ SETTLE_AFTER: Final = 60.0
 
 _OLDEST_STAMP: Final = timedelta(seconds=300 + 10)  # what the server lets in, and some seconds for its own clocks
 _REMEMBERED: Final = timedelta(days=29)  # the list goes back 30
+_MOST_FOUND: Final = 10_000
 
 Listing = Callable[[], AsyncIterator[DirectMessage]]
 
@@ -59,14 +62,13 @@ class Reconciled:
 
 @frozen
 class Listed:
-    """A message from the list, and the fingerprint of its wording; ``None`` if it has a link that cannot be undone."""
+    """A message from the list, and the fingerprint of its wording; ``None`` if it cannot be compared."""
 
     message: DirectMessage
-    made_at: datetime
     fingerprint: str | None
 
 
-def listed(message: DirectMessage, made_at: datetime, credentials: Credentials) -> Listed:
+def listed(message: DirectMessage, credentials: Credentials) -> Listed:
     """`message`, ready to be compared: with every ``t.co`` link made what it stands for."""
     text = message.raw_text or ""
     urls = (message.entities or {}).get("urls")
@@ -74,9 +76,8 @@ def listed(message: DirectMessage, made_at: datetime, credentials: Credentials) 
         if is_object(url) and isinstance(url.get("url"), str) and isinstance(url.get("expanded_url"), str):
             is_attachment = "/messages/media/" in url["expanded_url"]  # the API adds it to the text by itself
             text = text.replace(url["url"], "" if is_attachment else url["expanded_url"])
-    if "//t.co/" in text:
-        return Listed(message, made_at, None)
-    return Listed(message, made_at, credentials.fingerprint(unescaped(text) or ""))
+    is_odd = "//t.co/" in text or None in {message.id, message.created_at, message.recipient_id}
+    return Listed(message, None if is_odd else credentials.fingerprint(unescaped(text) or ""))
 
 
 def span(sought: Sought, timeout: float) -> tuple[datetime, datetime]:
@@ -90,7 +91,7 @@ def span(sought: Sought, timeout: float) -> tuple[datetime, datetime]:
 
 
 def claim(
-    sought: Sequence[Sought], events: Iterable[Listed], taken: Container[str | None], timeout: float
+    sought: Sequence[Sought], events: Sequence[Listed], taken: Container[str | None], timeout: float
 ) -> list[DirectMessage | None]:
     """Each of `sought` among `events`, or ``None``.
 
@@ -100,9 +101,10 @@ def claim(
         taken: ids of messages that are known to be others.
         timeout: seconds an attempt may take, from the connection on.
     """
+    tells_profiles = any(event.message.custom_profile_id is not None for event in events)
     left: dict[tuple[str | None, str | None], list[DirectMessage]] = {}
-    for event in sorted(events, key=lambda event: event.made_at):
-        if event.message.id not in taken:
+    for event in events:
+        if event.fingerprint is not None and event.message.id not in taken:
             left.setdefault((event.message.recipient_id, event.fingerprint), []).append(event.message)
     found: list[DirectMessage | None] = [None] * len(sought)
     # All spans are equally long: so if each in turn takes the first event that is left in it, none is taken in vain.
@@ -110,16 +112,87 @@ def claim(
         one = sought[place]
         earliest, latest = span(one, timeout)
         candidates = left.get((one.recipient_id, one.fingerprint), [])
-        for message in candidates:
-            is_same_profile = message.custom_profile_id in {None, one.custom_profile_id}
-            if is_same_profile and message.created_at and earliest <= message.created_at <= latest:
+        for message in sorted(candidates, key=_age):
+            profiles = {one.custom_profile_id} if tells_profiles else {one.custom_profile_id, None}
+            if (
+                message.custom_profile_id in profiles
+                and message.created_at
+                and earliest <= message.created_at <= latest
+            ):
                 found[place] = message
                 candidates.remove(message)
                 break
     return found
 
 
-def cannot_tell(
+def _age(message: DirectMessage) -> tuple[datetime, str]:
+    return message.created_at or datetime.min, message.id or ""  # noqa: DTZ901 - there always is one
+
+
+@frozen
+class Settlement:
+    """What can be told of messages that were sought: `found`, by their places; `absent` and `open`, as places; of those
+    that are open, the list cannot tell.
+    """
+
+    found: dict[int, DirectMessage]
+    absent: set[int]
+    open: set[int]
+
+
+def settle(
+    sought: Sequence[Sought],
+    ready: Container[int],
+    events: Sequence[Listed],
+    *,
+    taken: Container[str | None],
+    nameless: Sequence[Sought],
+    timeout: float,
+    now: datetime,
+) -> Settlement:
+    """Settle what can be settled.
+
+    Args:
+        sought: messages that may have arrived.
+        ready: places of those which are absent if they are not there.
+        events: what the list holds.
+        taken: ids of messages that are known to be others.
+        nameless: messages that were sent and whose replies told no id. Each has an event, which is nobody else's.
+        timeout: seconds an attempt may take, from the connection on.
+        now: UTC.
+    """
+    everybody = [*nameless, *sought]
+    claimed = claim(everybody, events, taken, timeout)
+    mixed = _mixed(everybody, claimed)
+    settlement = Settlement({}, set(), set())
+    for place, (one, message) in enumerate(zip(sought, claimed[len(nameless) :], strict=True)):
+        if (one.recipient_id, one.fingerprint) in mixed:
+            if place in ready:
+                settlement.open.add(place)
+        elif message is not None:
+            settlement.found[place] = message
+        elif place in ready and _cannot_tell(one, events, taken, timeout, now):
+            settlement.open.add(place)
+        elif place in ready:
+            settlement.absent.add(place)
+    return settlement
+
+
+def _mixed(sought: Sequence[Sought], claimed: Sequence[DirectMessage | None]) -> set[tuple[str, str]]:
+    """What messages say, and to whom, of which some were found and some were not, and that are not all alike."""
+    kinds: dict[tuple[str, str], set[tuple[str | None, str, bool]]] = {}
+    for one, message in zip(sought, claimed, strict=True):
+        certain = message is not None and message.custom_profile_id is not None
+        kind = (None if certain else one.custom_profile_id, one.content, message is not None)
+        kinds.setdefault((one.recipient_id, one.fingerprint), set()).add(kind)
+    return {
+        what
+        for what, found in kinds.items()
+        if len({(profile, content) for profile, content, _ in found}) > 1 and len({was for *_, was in found}) > 1
+    }
+
+
+def _cannot_tell(
     sought: Sought, events: Iterable[Listed], taken: Container[str | None], timeout: float, now: datetime
 ) -> bool:
     """Whether it may be there although it was not found: one of `events` may be it, but cannot be compared; or the list
@@ -128,19 +201,19 @@ def cannot_tell(
     earliest, latest = span(sought, timeout)
     return sought.sent_at < now - _REMEMBERED or any(
         event.fingerprint is None
-        and event.message.recipient_id == sought.recipient_id
+        and event.message.recipient_id in {None, sought.recipient_id}
         and event.message.id not in taken
-        and earliest <= event.made_at <= latest
+        and (event.message.created_at is None or earliest <= event.message.created_at <= latest)
         for event in events
     )
 
 
 @define(eq=False)
 class _Question:
-    unknown: DeliveryUnknown
     sought: Sought
     ready_at: float  # by the monotonic clock: a list asked for then or later settles it
-    answer: Reconciled | None = None
+    delivered: Delivered | None = None
+    message: DirectMessage | None = None
 
 
 class Reconciler:
@@ -159,40 +232,46 @@ class Reconciler:
         self.credentials = credentials
         self.timeout = timeout
         self._open: list[_Question] = []
+        self._found: OrderedDict[Sought, DirectMessage] = OrderedDict()  # who asks again gets the same answer
         self._turn = asyncio.Lock()  # while one reads the list, the others wait: it may settle theirs, too
 
     async def reconcile(
         self, unknowns: Sequence[DeliveryUnknown], settle_after: float, listing: Listing
     ) -> tuple[Reconciled, ...]:
         """What became of each of `unknowns`."""
-        if settle_after != 0:
-            checked_positive(settle_after, "settle_after")
-        questions = [
-            _Question(unknown, _sought(unknown), self._ready_at(unknown, settle_after)) for unknown in unknowns
-        ]
-        self._open += questions
+        checked_seconds(settle_after, "settle_after")
+        sought = [self._sought(unknown) for unknown in unknowns]
+        questions: dict[Sought, _Question] = {}
+        for unknown, one in zip(unknowns, sought, strict=True):
+            questions.setdefault(one, _Question(one, self._ready_at(unknown, settle_after)))
+        self._open += questions.values()
         try:
-            while left := [question for question in questions if question.answer is None]:
+            while left := self._left(questions.values()):
+                wait = min(question.ready_at for question in left) - self._clock.monotonic()
+                if wait > 0:
+                    await self._clock.sleep(wait)
                 async with self._turn:
-                    if all(question.answer for question in left):
-                        break
-                    ready_at = min(question.ready_at for question in left)
-                    await self._clock.sleep(max(0.0, ready_at - self._clock.monotonic()))
-                    await self._settle(listing)
+                    if self._left(questions.values()):
+                        await self._settle(listing)
         finally:
-            for question in questions:
+            for question in questions.values():
                 self._open.remove(question)
-        return tuple([question.answer for question in questions if question.answer is not None])
+        answers = [questions[one] for one in sought]
+        return tuple(
+            [
+                Reconciled(unknown, answer.delivered or "unknown", answer.message)
+                for unknown, answer in zip(unknowns, answers, strict=True)
+            ]
+        )
 
     @property
     def sent(self) -> SentMessages:
         """What this client knows to have been sent."""
         return self._caller.sent
 
-    @property
-    def wall_ahead(self) -> float:
-        """Seconds by which the server's clock is ahead of this machine's, as far as the signatures follow it."""
-        return self._caller.wall_ahead
+    def server_time(self) -> float:
+        """Seconds since 1970 by the server's clock, as far as it is known; in any thread."""
+        return self._clock.wall() + self._caller.wall_ahead
 
     def settle_in(self) -> None:
         """To be called before each use.
@@ -202,47 +281,77 @@ class Reconciler:
         """
         self._caller.settle_in()
 
-    async def events(self, sought: Iterable[Sought], listing: Listing) -> list[Listed]:
-        """What the list holds that could be one of `sought`. Whatever was under way to the same people when it was
-        read has come to its end when this returns, so it is known whose those messages are.
+    async def events(self, sought: Sequence[Sought], nameless: Sequence[Sought], listing: Listing) -> list[Listed]:
+        """What the list holds that could be one of `sought`, or of `nameless`. Whatever was under way to the same
+        people when it was read has come to its end when this returns, so it is known whose those messages are.
         """
-        sought = list(sought)
-        since = min(span(one, self.timeout)[0] for one in sought)
+        since = min(span(one, self.timeout)[0] for one in [*sought, *nameless])
         people = {one.recipient_id for one in sought}
         events: list[Listed] = []
         async for message in listing():
             if message.created_at is not None and message.created_at < since:
                 break
-            if message.recipient_id in people and message.id is not None and message.created_at is not None:
-                events.append(listed(message, message.created_at, self.credentials))
+            # The list holds what others sent to this account, too; and who writes to himself must not find those.
+            me = self.credentials.user_id
+            is_received = me is not None and message.recipient_id == me and message.sender_id not in {None, me}
+            if not is_received and message.recipient_id in {None, *people}:
+                events.append(listed(message, self.credentials))
         await self._caller.quiet(people)
         return events
 
     async def _settle(self, listing: Listing) -> None:
         asked_at = self._clock.monotonic()
-        questions = [question for question in self._open if question.answer is None]
-        sought = [question.sought for question in questions]
-        events = await self.events(sought, listing)
-        sent = self._caller.sent
-        # Messages whose replies told no id have an event each, too, which is nobody else's.
-        found = claim([*sent.nameless, *sought], events, sent.ids, self.timeout)[len(sent.nameless) :]
-        for question, message in zip(questions, found, strict=True):
-            if message is not None and message.id is not None:
-                sent.note(message.id)
-                question.answer = Reconciled(question.unknown, "yes", message)
-            elif asked_at >= question.ready_at:
-                is_unknown = cannot_tell(question.sought, events, sent.ids, self.timeout, self._clock.utc())
-                question.answer = Reconciled(question.unknown, "unknown" if is_unknown else "no")
+        questions = {question.sought: question for question in self._left(self._open)}
+        sought, sent = list(questions), self._caller.sent
+        nameless = relevant(sent.nameless, sought)
+        events = await self.events(sought, nameless, listing)
+        ready = {place for place, one in enumerate(sought) if questions[one].ready_at <= asked_at}
+        now = self._clock.utc()
+        settlement = settle(sought, ready, events, taken=sent.ids, nameless=nameless, timeout=self.timeout, now=now)
+        for place, message in settlement.found.items():
+            sent.note(message.id or "")
+            self._found[sought[place]] = message
+            if len(self._found) > _MOST_FOUND:
+                self._found.popitem(last=False)
+        for place in settlement.absent:
+            questions[sought[place]].delivered = "no"
+        for place in settlement.open:
+            questions[sought[place]].delivered = "unknown"
+
+    def _left(self, questions: Iterable[_Question]) -> list[_Question]:
+        """Those without an answer. What was found once is found again."""
+        left: list[_Question] = []
+        for question in questions:
+            if question.delivered is None and question.sought in self._found:
+                question.delivered, question.message = "yes", self._found[question.sought]
+            if question.delivered is None:
+                left.append(question)
+        return left
 
     def _ready_at(self, unknown: DeliveryUnknown, settle_after: float) -> float:
         now = self._clock.utc()
         passed = (now - (unknown.ended_at or now)).total_seconds()
         return self._clock.monotonic() + min(max(settle_after - passed, 0.0), settle_after)  # clocks may have been set
 
+    def _sought(self, unknown: DeliveryUnknown) -> Sought:
+        if not isinstance(unknown, DeliveryUnknown) or unknown.endpoint != "direct_messages.send":
+            raise InvalidInput(
+                parameter="unknowns", problem="must be DeliveryUnknown errors of messages that were sent"
+            )
+        if unknown.recipient_id is None or unknown.fingerprint is None:
+            raise InvalidInput(parameter="unknowns", problem="do not tell whom and what they were about")
+        fingerprint, _, content = unknown.fingerprint.partition(" ")
+        if not self.credentials.made(fingerprint):
+            raise InvalidInput(parameter="unknowns", problem="are of another account, or of keys that have changed")
+        return Sought(unknown.recipient_id, unknown.custom_profile_id, fingerprint, unknown.sent_at, content)
 
-def _sought(unknown: DeliveryUnknown) -> Sought:
-    if not isinstance(unknown, DeliveryUnknown) or unknown.endpoint != "direct_messages.send":
-        raise InvalidInput(parameter="unknowns", problem="must be DeliveryUnknown errors of messages that were sent")
-    if unknown.recipient_id is None or unknown.fingerprint is None:
-        raise InvalidInput(parameter="unknowns", problem="do not tell whom and what they were about")
-    return Sought(unknown.recipient_id, unknown.custom_profile_id, unknown.fingerprint, unknown.sent_at)
+
+def relevant(nameless: Iterable[Sought], sought: Iterable[Sought]) -> list[Sought]:
+    """Those of `nameless` which say the same to the same person as one of `sought`, and are of the same day."""
+    alike = {(one.recipient_id, one.fingerprint): one.sent_at for one in sought}
+    return [
+        one
+        for one in nameless
+        if (one.recipient_id, one.fingerprint) in alike
+        and abs(one.sent_at - alike[one.recipient_id, one.fingerprint]) < timedelta(days=1)
+    ]

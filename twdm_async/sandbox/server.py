@@ -41,7 +41,7 @@ _FORM: Final = "application/x-www-form-urlencoded"
 _CREDENTIALS: Final = Credentials(
     consumer_key="sandbox-consumer-key",
     consumer_secret="sandbox-consumer-secret",  # noqa: S106 - as above
-    access_token="1-sandbox-access-token",  # noqa: S106 - as above
+    access_token="2244994945-sandbox-access-token",  # noqa: S106 - as above
     access_token_secret="sandbox-access-token-secret",  # noqa: S106 - as above
 )
 
@@ -133,7 +133,7 @@ class Sandbox:
             verified: whether it carries a badge.
             allowlisted: whether it is on the allow-list for custom profiles.
         """
-        user_id = self._api.new_id()
+        user_id = (credentials and credentials.user_id) or self._api.new_id()
         if credentials is None:
             token, secret = f"{user_id}-sandbox-access-token", f"sandbox-access-token-secret-{user_id}"
             credentials = evolve(_CREDENTIALS, access_token=token, access_token_secret=secret)

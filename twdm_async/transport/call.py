@@ -55,6 +55,7 @@ P = TypeVar("P", bound=Page)
 _ANYONE = Lane()
 _NO_SLOT = Slot(())
 _FOR_EVER: Final = 1e9  # seconds
+_DISTINCT: Final = 2e-6  # seconds
 
 _log = logging.getLogger("twdm_async")
 
@@ -82,6 +83,10 @@ class Journal(ABC):
     @abstractmethod
     async def ended(self, outcome: Any) -> None:
         """What came of the attempt: an answer, an error, or :class:`~twdm_async.transport.retry.Again`."""
+
+    @abstractmethod
+    def over(self) -> None:
+        """Nothing of the attempt is under way any more, however it ended, and even if nobody could write that down."""
 
 
 @define(eq=False)
@@ -149,6 +154,7 @@ class Caller:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._forks = 0
         self._under_way: set[_Call] = set()
+        self._last_stamp = 0.0
         self.senders = Senders(http.most)
         self.sent = SentMessages()
 
@@ -292,6 +298,8 @@ class Caller:
             self._under_way.discard(call)
             for watcher in call.watchers:
                 watcher.set()
+            if call.journal is not None:
+                call.journal.over()
 
     async def _attempt(self, call: _Call, job: Job[Any]) -> Any:
         """One attempt, and what follows from it: the answer, the error, or that there must be another one."""
@@ -302,7 +310,7 @@ class Caller:
                 await call.journal.ended(again)
             return again
         call.number += 1
-        began, stamp = self._clock.monotonic(), self._clock.wall() + self._signer.skew
+        began, stamp = self._clock.monotonic(), self._next_stamp()
         attempt = Attempt()
         try:
             outcome, decision = await self._exchange(call, attempt, stamp)
@@ -310,29 +318,40 @@ class Caller:
             if call.journal is not None:  # a mistake of ours is no reason to leave it open
                 await call.journal.ended(_failed(call.request, stamp, left=attempt.sent))
             raise
-        if call.journal is not None:
-            await call.journal.ended(decision)
-        if isinstance(decision, DirectMessage) and call.request.message is not None:
-            self._note_sent(call.request.message, decision, stamp)
-        if self._observers or isinstance(decision, errors.DeliveryUnknown) or _log.isEnabledFor(logging.DEBUG):
-            self._report(
-                call,
-                AttemptReport(
-                    endpoint=call.request.endpoint.name,
-                    method=call.request.endpoint.method,
-                    url=call.request.url,
-                    number=call.number,
-                    waited=call.waited,
-                    began=datetime.fromtimestamp(stamp, UTC),
-                    took=self._clock.monotonic() - began,
-                    left=attempt.sent,
-                    status=outcome.status if isinstance(outcome, Reply) else None,
-                    problem=outcome.problem if isinstance(outcome, Fault) else None,
-                    outcome=decision,
-                    is_abandoned=job.is_abandoned,
-                ),
-            )
+        try:
+            if call.journal is not None:
+                await call.journal.ended(decision)
+            # A journal keeps those without an id by itself, and longer.
+            if isinstance(decision, DirectMessage) and (decision.id is not None or call.journal is None):
+                self._note_sent(call.request.message, decision, stamp)
+        finally:
+            if self._observers or isinstance(decision, errors.DeliveryUnknown) or _log.isEnabledFor(logging.DEBUG):
+                self._report(
+                    call,
+                    AttemptReport(
+                        endpoint=call.request.endpoint.name,
+                        method=call.request.endpoint.method,
+                        url=call.request.url,
+                        number=call.number,
+                        waited=call.waited,
+                        began=datetime.fromtimestamp(stamp, UTC),
+                        took=self._clock.monotonic() - began,
+                        left=attempt.sent,
+                        status=outcome.status if isinstance(outcome, Reply) else None,
+                        problem=outcome.problem if isinstance(outcome, Fault) else None,
+                        outcome=decision,
+                        is_abandoned=job.is_abandoned,
+                    ),
+                )
         return decision
+
+    def _next_stamp(self) -> float:
+        """The time by the server's clock, as far as it is known; no two attempts have the same, to the microsecond."""
+        now = self._clock.wall() + self._signer.skew
+        if abs(now - self._last_stamp) < _DISTINCT:
+            now = self._last_stamp + _DISTINCT
+        self._last_stamp = now
+        return now
 
     async def _exchange(self, call: _Call, attempt: Attempt, stamp: float) -> tuple[Reply | Fault | None, Any]:
         """What came of the attempt, and what follows from it. However this ends, the slot is settled, or given back if
@@ -376,8 +395,8 @@ class Caller:
             jitter=random.random(),
             may_retry=self._budget.has_some,
         )
-        if isinstance(decision, errors.DeliveryUnknown) and request.message is not None:
-            fingerprint = self._credentials.fingerprint(request.message.text or "")
+        if isinstance(decision, errors.DeliveryUnknown):
+            fingerprint = self._fingerprint(request.message) if request.message else None
             return evolve(decision, fingerprint=fingerprint, ended_at=self._clock.utc())
         if isinstance(decision, retry.Again):
             if decision.server_time is not None:
@@ -386,13 +405,18 @@ class Caller:
                 self._budget.spend()
         return decision
 
-    def _note_sent(self, message: Message, answer: DirectMessage, stamp: float) -> None:
+    def _note_sent(self, message: Message | None, answer: DirectMessage, stamp: float) -> None:
         if answer.id is not None:
             self.sent.note(answer.id)
-        elif message.recipient_id is not None:
-            fingerprint = self._credentials.fingerprint(message.text or "")
+        elif message is not None and message.recipient_id is not None:
+            fingerprint, _, content = self._fingerprint(message).partition(" ")
             sent_at = datetime.fromtimestamp(stamp, UTC)
-            self.sent.note(Sought(message.recipient_id, message.custom_profile_id, fingerprint, sent_at))
+            self.sent.note(Sought(message.recipient_id, message.custom_profile_id, fingerprint, sent_at, content))
+
+    def _fingerprint(self, message: Message) -> str:
+        """Of its text; and, behind a space, of what hangs on it."""
+        text = self._credentials.fingerprint(message.text or "")
+        return f"{text} {self._credentials.fingerprint(message.content)}" if message.content else text
 
     def _report(self, call: _Call, report: AttemptReport) -> None:
         level = logging.WARNING if isinstance(report.outcome, errors.DeliveryUnknown) else logging.DEBUG

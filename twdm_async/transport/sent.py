@@ -21,20 +21,22 @@ class Sought:
         recipient_id: whom it was for.
         custom_profile_id: the profile it was sent under.
         fingerprint: of its text; see :meth:`Credentials.fingerprint <twdm_async.Credentials.fingerprint>`.
-        sent_at: when the attempt was made (UTC), as its signature said.
+        sent_at: when the attempt was made (UTC), as its signature said. No two of a client have the same.
+        content: of everything that hangs on it, by a fingerprint as well.
     """
 
     recipient_id: str
     custom_profile_id: str | None
     fingerprint: str
     sent_at: datetime
+    content: str = ""
 
 
 @define
 class SentMessages:
     """The latest of them: their ids, or what those without one can be found by. The oldest are forgotten."""
 
-    ids: OrderedDict[str, None] = field(factory=OrderedDict[str, None], repr=False)
+    ids: OrderedDict[str | None, None] = field(factory=OrderedDict[str | None, None], repr=False)
     nameless: OrderedDict[Sought, None] = field(factory=OrderedDict[Sought, None], repr=False)
 
     def note(self, message: str | Sought) -> None:

@@ -43,11 +43,13 @@ class Message:
         recipient_id: whom it is for; ``None`` for a welcome message.
         custom_profile_id: the profile it goes under; ``None`` for the account's own.
         text: what it says; no error repeats it.
+        content: what hangs on it, as JSON; empty if nothing does.
     """
 
     recipient_id: str | None = None
     custom_profile_id: str | None = None
     text: str | None = field(default=None, repr=False)
+    content: str = field(default="", repr=False)
 
 
 @define(eq=False)

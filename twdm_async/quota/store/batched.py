@@ -109,7 +109,7 @@ class BatchedQuotaStore(QuotaStore):
         if isinstance(answer, Looked):
             return self._wait(claims)
         send_by = asked_at + lifetime.to_send
-        return [Slot(claims, name, send_by, intended=name in intents) for name in names[: answer.count]]
+        return [Slot(claims, name, send_by, intended=name in answer.written) for name in names[: answer.count]]
 
     async def close(self) -> None:
         await super().close()
@@ -247,7 +247,7 @@ class BatchedQuotaStore(QuotaStore):
             if isinstance(answer, Taken) and isinstance(question.step, Take):
                 count = min(left, len(question.step.names))
                 left -= count
-                share = Taken(count, answer.used) if count else answer.then
+                share = Taken(count, answer.used, None, answer.written) if count else answer.then
             if question.answer.cancelled():
                 self._undo(question, share)
             else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from attrs import define, frozen
@@ -72,12 +73,12 @@ class Intent:
     Args:
         row: its number.
         owner: who works on it; it is not for anybody else.
-        wall_ahead: seconds by which the server's clock is ahead of this machine's.
+        server_time: tells the server's time in seconds since 1970, as far as it is known.
     """
 
     row: int
     owner: str
-    wall_ahead: float = 0.0
+    server_time: Callable[[], float]
 
 
 @define(eq=False)

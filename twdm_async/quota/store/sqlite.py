@@ -129,8 +129,8 @@ class _Page:
         self._db = db
         self._assume_spent = assume_spent
         self._rows: dict[str, _Row] = {}
-        self._uptime, self._wall = clock.uptime(), clock.wall()
-        self._now = self._advance(self._uptime, self._wall)
+        self._uptime = clock.uptime()
+        self._now = self._advance(self._uptime, clock.wall())
 
     def do(self, step: Step) -> Looked | Taken | None:
         match step:
@@ -145,6 +145,8 @@ class _Page:
                     row = self._row(bucket)
                     names = [(row.id, name) for name in step.names]
                     row.slots -= self._db.executemany("DELETE FROM slot WHERE bucket = ? AND name = ?", names).rowcount
+                back = "UPDATE message SET state = 'queued', slot = NULL WHERE slot = ? AND state = 'sending'"
+                self._db.executemany(back, [(name,) for name in step.names])
             case Hold():
                 row = self._row(step.bucket)
                 row.held_until = max(row.held_until, self._now + step.seconds)
@@ -190,18 +192,19 @@ class _Page:
                 [(row.id, name, self._now + step.lifetime) for name in step.names[:count]],
             )
             row.slots += count
-        for name in step.names[:count]:
-            if name in step.intents:
-                self._write_down(step.intents[name], name)
+        intents = [(name, step.intents[name]) for name in step.names[:count] if name in step.intents]
+        written = frozenset([name for name, intent in intents if self._write_down(intent, name)])
         then = self._look(step.claims) if count < len(step.names) else None
-        return Taken(count, tuple([before + count for before in used]), then)
+        return Taken(count, tuple([before + count for before in used]), then, written)
 
-    def _write_down(self, intent: Intent, slot: str) -> None:
-        # Whoever gave up meanwhile does not own it any more, and gives the slot back.
-        self._db.execute(
-            "UPDATE message SET state = 'sending', slot = ?, attempts = attempts + 1, sent_at = ?, sent_uptime = ? "
-            "WHERE id = ? AND owner = ?",
-            (slot, self._wall + intent.wall_ahead, self._uptime, intent.row, intent.owner),
+    def _write_down(self, intent: Intent, slot: str) -> bool:
+        """Whether it could be: whoever gave up meanwhile does not own it any more."""
+        return bool(
+            self._db.execute(
+                "UPDATE message SET state = 'sending', slot = ?, attempts = attempts + 1, sent_at = ?, sent_uptime = ? "
+                "WHERE id = ? AND owner = ?",
+                (slot, intent.server_time(), self._uptime, intent.row, intent.owner),
+            ).rowcount
         )
 
     def _look(self, claims: tuple[Claim, ...]) -> Looked:

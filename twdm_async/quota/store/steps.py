@@ -90,8 +90,10 @@ class Taken:
         count: how many, at least one.
         used: how many count now for each quota of each claim, in their order.
         then: how far the quotas are used, if there was room for fewer than were asked for.
+        written: the names of those slots together with which an intent was written down.
     """
 
     count: int
     used: tuple[int, ...]
     then: Looked | None = None
+    written: frozenset[str] = frozenset()
