@@ -171,7 +171,8 @@ async def test_a_file_of_two_hundred_messages(twdm: Twdm, sandbox: Sandbox, tmp_
     assert not sandbox.breaches
     code, _, err = await twdm("send-many", str(file), "--profile", profile_id)
     assert (code, len(sandbox.messages)) == (0, 200), "the same file sent again sends nothing"
-    assert "200 sent (200 of them by an earlier run)" in err
+    assert "200 sent (200 of them by an earlier run; --run NAME sends them again)" in err
+    assert all(result["earlier"] for result in outcomes(tmp_path / "messages.jsonl.results.jsonl"))
     assert sorted(result["line"] for result in outcomes(tmp_path / "messages.jsonl.results.jsonl")) == list(
         range(1, 201)
     )
@@ -182,9 +183,13 @@ async def test_a_file_of_two_hundred_messages(twdm: Twdm, sandbox: Sandbox, tmp_
     file.write_text(json.dumps(rows[0]))
     code, _, err = await twdm("send-many", str(file), "--profile", profile_id, "--run", "second")
     assert (code, len(sandbox.messages)) == (0, 203)
+    another = tmp_path / "another.jsonl"
+    another.write_text(file.read_text())
+    code, _, err = await twdm("send-many", str(another), "--profile", profile_id)
+    assert (code, len(sandbox.messages)) == (0, 204), "another file is another sending"
     file.with_name("messages.jsonl.results.jsonl").write_text("my diary")
     code, _, err = await twdm("send-many", str(file), "--run", "third")
-    assert (code, len(sandbox.messages)) == (2, 203)
+    assert (code, len(sandbox.messages)) == (2, 204)
     assert "no file of results" in err
 
 
@@ -437,6 +442,7 @@ async def test_the_outbox(twdm: Twdm, sandbox: Sandbox) -> None:
     code, out, err = await twdm("outbox", "put", "5", "hello & welcome", "--key", "a")
     assert (code, json.loads(out)["state"]) == (0, "queued"), err
     assert "hello" not in out
+    assert json.loads(out)["priority"] == "interactive"
     code, _, err = await twdm("outbox", "put", "5", "hello & welcome", "--key", "a")
     assert code == 0, "the same again changes nothing"
     code, _, err = await twdm("outbox", "put", "5", "something else", "--key", "a")
@@ -455,10 +461,11 @@ async def test_the_outbox(twdm: Twdm, sandbox: Sandbox) -> None:
     sandbox.unreachable.clear()
     assert (await twdm("outbox", "retry"))[0] == 2
     assert json.loads((await twdm("outbox", "retry", "b"))[1]) == {"queued": 1}
-    assert json.loads((await twdm("outbox", "run"))[1]) == {"sent": 2, "expired": 1}
+    code, out, _ = await twdm("outbox", "run")
+    assert (code, json.loads(out)) == (0, {"sent": 2, "expired": 1}), "what expired, expired before"
     assert len(sandbox.messages) == 2
     assert json.loads((await twdm("outbox", "purge"))[1]) == {"forgotten": 0}
-    assert json.loads((await twdm("outbox", "purge", "--older-than", "0"))[1]) == {"forgotten": 2}
+    assert json.loads((await twdm("outbox", "purge", "--older-than", "0"))[1]) == {"forgotten": 0}
 
 
 async def test_an_outbox_that_runs_forever_ends_cleanly(twdm: Twdm, sandbox: Sandbox) -> None:
@@ -474,7 +481,8 @@ async def test_an_outbox_that_runs_forever_ends_cleanly(twdm: Twdm, sandbox: San
 async def test_wrong_keys_leave_the_outbox_as_it_is(twdm: Twdm, sandbox: Sandbox) -> None:
     twdm.environ["TWDM_ACCESS_TOKEN_SECRET"] = "wrong"
     assert (await twdm("outbox", "put", "5", "hello", "--key", "a"))[0] == 0
-    code, _, err = await twdm("outbox", "run")
-    assert (code, "code 32" in err) == (1, True)
+    for options in ((), ("--forever",)):
+        code, _, err = await twdm("outbox", "run", *options)
+        assert (code, "code 32" in err) == (1, True)
     assert json.loads((await twdm("outbox", "status", "a"))[1])["state"] == "queued"
-    assert len(sandbox.requests) == 1
+    assert len(sandbox.requests) == 2

@@ -28,6 +28,7 @@ from twdm_async import (
     ConnectFailed,
     DeliveryUnknown,
     DirectMessage,
+    InvalidInput,
     Quota,
     QuotaTable,
     ServerError,
@@ -443,6 +444,12 @@ async def test_an_observer_that_fails_is_in_nobody_s_way(caplog: pytest.LogCaptu
     async with serving(SENT) as server, connected(server.url, observers=[broken]) as client:
         await send(client)
     assert "an observer failed" in caplog.text
+
+
+@pytest.mark.parametrize("observer", [None, asyncio.sleep])
+def test_an_observer_that_is_none(observer: Any) -> None:
+    with pytest.raises(InvalidInput, match="observers"):
+        Client(KEYS, observers=[observer])
 
 
 async def test_an_attempt_on_a_dead_server_is_told_of_too() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -19,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.drainer import table
-from tests.test_http import TEXT, used
-from tests.test_outbox_crashes import HOSTILE, drainer, fill, opened, states, times_each_arrived
+from tests.test_http import KEYS, TEXT, used
+from tests.test_outbox_crashes import HOSTILE, all_arrived_once, drainer, fill, opened, states, times_each_arrived
 from twdm_async import (
     Client,
     ClientClosed,
     ConnectFailed,
     InvalidInput,
     MemoryQuotaStore,
+    NotAllowlisted,
     OutboxFailed,
     Pace,
     Priority,
@@ -125,7 +127,9 @@ async def test_bad_input_is_not_kept(arguments: dict[str, Any], sandbox: Sandbox
         assert sum((await outbox.counts()).values()) == 0
 
 
-@pytest.mark.parametrize("options", [{"path": ""}, {"path": 5}, {"settle_after": -1.0}, {"settle_after": "x"}])
+@pytest.mark.parametrize(
+    "options", [{"path": ""}, {"path": 5}, {"path": ":memory:"}, {"settle_after": -1.0}, {"settle_after": "x"}]
+)
 async def test_an_outbox_that_cannot_be(options: dict[str, Any], client: Client, path: Path) -> None:
     with pytest.raises(InvalidInput):
         Outbox(client, **({"path": path} | options))
@@ -199,7 +203,7 @@ async def test_interactive_messages_go_before_bulk_ones(sandbox: Sandbox, path: 
 
 
 async def test_lanes_take_turns_in_the_file(path: Path) -> None:
-    file = StateFile(path, "what is to be sent")
+    file = StateFile(path, "what is to be sent", "do this")
     order: list[str] = []
 
     def work(db: sqlite3.Connection) -> None:
@@ -214,6 +218,22 @@ async def test_lanes_take_turns_in_the_file(path: Path) -> None:
     file.transact(work)
     file.disconnect()
     assert order == ["1 0", "2 3", "None 5", "1 1", "2 4", "1 2"]
+
+
+async def test_messages_that_expire_together_are_told_one_by_one(sandbox: Sandbox, path: Path) -> None:
+    async with box(sandbox, path) as outbox:
+        for _ in range(3):
+            await outbox.put("5", TEXT, not_after=datetime.now(UTC) - timedelta(seconds=1))
+        await outbox.drain()
+        numbers: list[int] = []
+        async for entry in outbox.events(after=0):
+            numbers.append(entry.number)
+            if len(numbers) == 3:
+                break
+        assert numbers == [1, 2, 3]
+        for bad in (-1, "x", True):
+            with pytest.raises(InvalidInput, match="after"):
+                await anext(outbox.events(after=bad))  # type: ignore[arg-type]  # that is what is tested
 
 
 async def test_messages_whose_time_is_over_are_not_sent(sandbox: Sandbox, path: Path) -> None:
@@ -461,6 +481,109 @@ async def test_what_another_process_is_sending_may_be_what_is_found(sandbox: San
         other.release()
 
 
+async def test_a_proxy_or_a_login_page_in_between_rejects_nothing(sandbox: Sandbox, path: Path) -> None:
+    sandbox.faults += [Fault("proxy_407", nth=1), Fault("redirect_elsewhere", nth=2)]
+    async with box(sandbox, path) as outbox:
+        await outbox.put("5", TEXT)
+        assert (await outbox.drain())[State.SENT] == 1
+        assert [request.fault for request in sandbox.requests] == ["proxy_407", "redirect_elsewhere", None]
+
+
+async def test_an_account_that_may_not_send_ends_it(sandbox: Sandbox, path: Path) -> None:
+    async with box(sandbox, path) as outbox:
+        await outbox.put("5", TEXT, custom_profile_id="1")
+        sandbox._gate.accounts[sandbox.credentials.access_token].allowlisted = False
+        with pytest.raises(NotAllowlisted):
+            await outbox.drain()
+        assert (await outbox.counts())[State.QUEUED] == 1
+
+
+async def test_a_disk_that_is_full_in_the_last_moment_of_settling(
+    sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found and could not be written down is found again."""
+    sandbox.faults.append(Fault("reset", endpoint="direct_messages.send", nth=1))
+    transact, is_full = StateFile.transact, True
+
+    def full_at_commit(self: StateFile, work: Any, **options: Any) -> Any:
+        def failing(db: sqlite3.Connection) -> Any:
+            result = work(db)
+            if is_full and isinstance(result, dict) and 1 in result:  # row 1 was settled
+                raise sqlite3.OperationalError("database or disk is full")
+            return result
+
+        return transact(self, failing, **options)
+
+    monkeypatch.setattr(StateFile, "transact", full_at_commit)
+    async with box(sandbox, path) as outbox:
+        await outbox.put("5", TEXT)
+        with pytest.raises(OutboxFailed, match="full"):
+            await outbox.drain()
+        is_full = False
+        assert (await outbox.drain())[State.SENT] == len(sandbox.messages) == 1
+
+
+async def test_two_that_drain_one_outbox_settle_once(sandbox: Sandbox, path: Path) -> None:
+    sandbox.faults += [
+        Fault("reset", endpoint="direct_messages.send", nth=1, processed=False),
+        Fault("reset", endpoint="direct_messages.send", nth=2),
+    ]
+    async with box(sandbox, path, settle_after=0.4) as outbox, outbox.running():
+        await outbox.put("5", TEXT)
+        await asyncio.gather(outbox.drain(), outbox.drain())
+        assert len(sandbox.messages) == 1
+
+
+async def test_what_a_cancelled_drain_had_taken_up_can_be_taken_up_by_others(sandbox: Sandbox, path: Path) -> None:
+    async with box(sandbox, path) as outbox, box(sandbox, path) as another:
+        for number in range(60):
+            await outbox.put("5", f"{TEXT} {number}")
+        for turns in range(20):
+            draining = asyncio.create_task(outbox.drain(workers=3))
+            await asyncio.sleep(turns / 1000)
+            draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
+        assert (await another.drain())[State.SENT] == 60
+        assert times_each_arrived(sandbox).most_common(1)[0][1] == 1
+
+
+async def test_closing_ends_the_drain_and_doubles_nothing(path: Path) -> None:
+    async with Sandbox(quotas=table(), latency=(0.0, 0.02)) as sandbox:
+        await fill(sandbox, path, 200)
+        for number in range(8):
+            async with opened(sandbox, path) as outbox:
+                draining = asyncio.create_task(outbox.drain(workers=32))
+                await asyncio.sleep(0.02 + number / 200)
+                await outbox.close()
+                await asyncio.gather(draining, return_exceptions=True)
+        async with opened(sandbox, path) as outbox:
+            assert (await outbox.drain())[State.SENT] == 200
+        assert all_arrived_once(sandbox, 200)
+
+
+def test_an_outbox_is_closed_when_all_tasks_are_cancelled(path: Path) -> None:
+    async def main(url: str) -> None:
+        async def service() -> None:
+            async with (
+                Client(KEYS, api_url=url, upload_url=url) as client,
+                Outbox(client, path) as outbox,
+                outbox.running(),
+            ):
+                await outbox.put("5", TEXT)
+                await asyncio.sleep(30)
+
+        task = asyncio.create_task(service())
+        while not path.exists() or states(path) != {"sending": 1}:
+            await asyncio.sleep(0.01)
+        assert not task.done()
+
+    with socket.socket() as silent:  # it takes what comes, and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        asyncio.run(main(f"http://127.0.0.1:{silent.getsockname()[1]}"))  # it ends, that is the test
+    assert states(path) == {"sending": 1}, "who comes next finds it, and whose it was"
+
+
 async def test_a_mistake_of_ours_leaves_no_message_open(
     sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -584,7 +707,7 @@ async def test_fault_50_a_disk_that_is_full(sandbox: Sandbox, path: Path, monkey
 
 def test_what_must_be_durable_is_forced_to_the_disk(path: Path) -> None:
     """No test can cut the power; so this one asks SQLite whether it waits for the disk."""
-    file = StateFile(path, "something")
+    file = StateFile(path, "something", "do this")
     for is_durable, waits in ((True, 2), (False, 1), (True, 2)):
         (synchronous,) = file.transact(lambda db: db.execute("PRAGMA synchronous").fetchone(), is_durable=is_durable)
         assert synchronous == waits
@@ -653,8 +776,7 @@ async def test_fault_53_a_process_that_is_stopped_and_goes_on(path: Path) -> Non
         await asyncio.sleep(1.0)
         process.send_signal(signal.SIGCONT)
         assert await asyncio.wait_for(process.wait(), 50) == 0
-        arrived = times_each_arrived(sandbox)
-        assert (len(arrived), arrived.most_common(1)[0][1]) == (150, 1)
+        assert all_arrived_once(sandbox, 150)
         assert states(path) == {"sent": 150}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pictures import PNG
-from tests.test_http import KEYS, TEXT
+from tests.scripted import http, serving
+from tests.test_http import KEYS, TEXT, connected
 from tests.virtual_time import LoopClock, run
 from twdm_async import (
     CallToAction,
@@ -22,10 +24,13 @@ from twdm_async import (
     DeliveryUnknown,
     DirectMessage,
     InvalidInput,
+    MalformedResponse,
     Quota,
     QuotaTable,
     Reconciled,
+    ResponseError,
     TwdmError,
+    Unauthorized,
 )
 from twdm_async.resources.reconcile import claim, listed, settle
 from twdm_async.sandbox import Fault, Sandbox
@@ -218,6 +223,41 @@ async def test_a_message_that_arrived_and_one_that_did_not() -> None:
         assert "SENTINEL" not in repr(unknowns) + repr(arrived)
 
 
+async def test_who_asks_again_gets_the_same_answer() -> None:
+    faults = [
+        Fault("reset", endpoint="direct_messages.send", nth=1),
+        Fault("reset", endpoint="direct_messages.send", nth=2, processed=False),
+        Fault("401_token", endpoint="direct_messages.list", nth=2),
+    ]
+    async with (
+        Sandbox(faults=faults) as sandbox,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client,
+    ):
+        unknowns: list[DeliveryUnknown] = []
+        for number in range(2):
+            with pytest.raises(DeliveryUnknown) as caught:
+                await client.direct_messages.send("5", f"{TEXT} {number}")
+            unknowns.append(caught.value)
+            await asyncio.sleep(0.4)
+        with pytest.raises(Unauthorized):
+            await client.direct_messages.reconcile(*unknowns, settle_after=0.6)
+        for _ in range(2):
+            settled = await client.direct_messages.reconcile(*unknowns, unknowns[0], settle_after=0.0)
+            assert [one.delivered for one in settled] == ["yes", "no", "yes"]
+
+
+@pytest.mark.parametrize("body", [{}, {"error": "no"}, {"errors": ["no"]}, {"events": None}, {"events": "no"}])
+async def test_fault_24_a_list_that_is_none_does_not_say_that_a_message_is_absent(
+    body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twdm_async.transport.retry._FIRST_BACKOFF", 0.01)
+    async with serving(http(json.dumps(body).encode())) as server, connected(server.url) as client:
+        with pytest.raises(DeliveryUnknown) as caught:
+            await client.direct_messages.send("5", TEXT)
+        with pytest.raises((MalformedResponse, ResponseError)):
+            await client.direct_messages.reconcile(caught.value, settle_after=0.0)
+
+
 async def test_all_there_is_to_a_message_is_found_again() -> None:
     async with (
         Sandbox(quotas=MANY_LISTS, faults=[Fault("cut", endpoint="direct_messages.send")]) as sandbox,
@@ -324,6 +364,13 @@ async def test_a_message_whose_reply_told_no_id_keeps_its_event() -> None:
         InvalidInput(parameter="a", problem="b"),
         DeliveryUnknown(endpoint="custom_profiles.create", problem="silence", sent_at=NOW),
         DeliveryUnknown(endpoint="direct_messages.send", problem="silence", sent_at=NOW, recipient_id="5"),
+        DeliveryUnknown(
+            endpoint="direct_messages.send",
+            problem="silence",
+            sent_at=NOW,
+            recipient_id="5",
+            fingerprint=KEYS.fingerprint("of another account"),
+        ),
     ],
 )
 async def test_what_cannot_be_looked_for_is_refused(unknown: Any, client: Client, sandbox: Sandbox) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import itertools
 import warnings
 from typing import TYPE_CHECKING, Any, Self
@@ -104,6 +105,8 @@ class Client:
             )
         if isinstance(max_waiting, bool) or not isinstance(max_waiting, int) or max_waiting < 0:
             raise InvalidInput(parameter="max_waiting", problem="must be a whole number, 0 or more")
+        if not all(callable(one) and not inspect.iscoroutinefunction(one) for one in observers):
+            raise InvalidInput(parameter="observers", problem="must be functions, and none that has to be awaited")
         self._clock = clock = clock or Clock()
         hosts = {
             Host.API: checked_host(api_url, "api_url"),

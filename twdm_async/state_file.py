@@ -91,6 +91,10 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or "\0" in os.fspath(path):
         raise InvalidInput(parameter="path", problem="must be the path of a file")
+    if os.fspath(path) == ":memory:":
+        raise InvalidInput(
+            parameter="path", problem="must be the path of a file; memory forgets what must be remembered"
+        )
     return Path(path).absolute()
 
 
@@ -100,11 +104,13 @@ class StateFile:
     Args:
         path: absolute.
         content: what it keeps, in words.
+        advice: what to do if it cannot be read any more.
     """
 
-    def __init__(self, path: Path, content: str) -> None:
+    def __init__(self, path: Path, content: str, advice: str) -> None:
         self._path = path
         self._content = content
+        self._if_bad = advice
         self._db: sqlite3.Connection | None = None
         self._inode = 0
         self._thread: _Thread | None = None
@@ -235,10 +241,7 @@ class StateFile:
 
     @property
     def _not_to_be_trusted(self) -> str:
-        return (
-            f"{self._content} is not known: move it away, and if it was in use in the last day, begin with a quota "
-            "store that has assume_spent set"
-        )
+        return f"{self._content} is not known: {self._if_bad}"
 
     def _advice(self, error: sqlite3.Error) -> str:
         advice = {

@@ -78,8 +78,8 @@ def _attributes(report: AttemptReport) -> dict[str, str | int]:
     }
     if report.status is not None:
         attributes["http.response.status_code"] = report.status
-        if report.status >= 400:
-            attributes["error.type"] = str(report.status)
-    else:
+    if report.status is not None and report.status >= 400:
+        attributes["error.type"] = str(report.status)
+    elif report.status is None or isinstance(report.error, errors.DeliveryUnknown):
         attributes["error.type"] = type(report.error).__name__ if report.error else "_OTHER"
     return attributes

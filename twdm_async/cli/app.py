@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -77,8 +78,10 @@ async def _serve(port: int, time_scale: float) -> None:
     typer.echo("# In another terminal, these let every twdm command use it:")
     for name, value in {"API_URL": double.url, **keys, "QUOTA_STORE": f"sqlite:///{memory.name}/quota.db"}.items():
         typer.echo(f"export TWDM_{name.upper()}={value}")
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     try:
-        await asyncio.Event().wait()
+        await stop.wait()
     finally:
         memory.cleanup()
         await double.close()
@@ -125,7 +128,8 @@ def send_many(
     run_name: Annotated[
         str,
         typer.Option(
-            "--run", help="A name for this sending. What was sent under one name is sent again under another."
+            "--run",
+            help="A name for this sending; the file's path if not given. Under another one, all is sent again.",
         ),
     ] = "",
     outbox_file: OutboxFile = None,
@@ -146,7 +150,13 @@ def send_many(
             open_outbox(client, outbox_file, settle_after) as outbox,
         ):
             return await bulk.send_all(
-                client, outbox, messages, outcomes, Console(stderr=True), run=run_name, priority=priority.priority
+                client,
+                outbox,
+                messages,
+                outcomes,
+                Console(stderr=True),
+                run=run_name or str(file.resolve()),
+                priority=priority.priority,
             )
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import os
 from datetime import datetime
 from pathlib import Path
@@ -156,7 +157,8 @@ def show(models: Any) -> None:
 
 def shown(model: Any) -> dict[str, Any]:
     """What a model shows of itself."""
-    return asdict(model, filter=lambda field, value: field.repr and value is not None)
+    shown: dict[str, Any] = asdict(model, filter=lambda field, value: field.repr and value is not None)
+    return {name: value.name.lower() if isinstance(value, enum.IntEnum) else value for name, value in shown.items()}
 
 
 def _json_value(value: Any) -> str:

@@ -94,13 +94,18 @@ def run_outbox(
     outbox_file: OutboxFile = None,
     settle_after: SettleAfter = SETTLE_AFTER,
 ) -> None:
-    """Send everything, and end when it is known what became of every message. Several may run at a time."""
+    """Send everything, and end when it is known what became of every message. Several may run at a time.
+
+    Ends with 1 if this time a message was rejected or has expired, or if of one it cannot be told what became of it.
+    """
 
     async def main() -> int:
         async with _opened(api_url, username, quota_store, outbox_file, settle_after) as box:
+            before = await box.counts()
             counts = await _run(box, workers, forever=forever)
             show({state: count for state, count in counts.items() if count})
-            return 1 if counts[State.REJECTED] or counts[State.UNKNOWN] or counts[State.EXPIRED] else 0
+            is_worse = any(counts[state] > before[state] for state in (State.REJECTED, State.EXPIRED))
+            return 1 if is_worse or counts[State.UNKNOWN] else 0
 
     raise typer.Exit(run(main()))
 

@@ -228,7 +228,7 @@ async def send_all(
         said_instead = "".join(f"\n{outcome}" for outcome in kept.unwritten)
         console.print(f"error: {kept.hopeless}{said_instead}", highlight=False, markup=False, soft_wrap=True)
     said = ", ".join(f"{count} {outcome}" for outcome, count in kept.counts.items())
-    earlier = f" ({kept.earlier} of them by an earlier run)" if kept.earlier else ""
+    earlier = f" ({kept.earlier} of them by an earlier run; --run NAME sends them again)" if kept.earlier else ""
     where = f"Every line's outcome is in {results}"
     console.print(f"{said}{earlier}. {where}", highlight=False, markup=False, soft_wrap=True)
     if stop.is_set() and kept.hopeless is None:
@@ -292,12 +292,13 @@ class _Record:
             self._progress.update(self._task, description="sending")
         self._waited_for = states[0].waiting if states else 0
 
-    def take(self, entry: Entry, *, is_last: bool = False) -> None:
+    def take(self, entry: Entry, *, is_last: bool = False, is_earlier: bool = False) -> None:
         """Write down what became of a message, if it is known; as the last word, in any case."""
         if entry.key in self.waiting and (entry.state.is_final or is_last):
             message = self.waiting.pop(entry.key)
             outcome = _OUTCOMES.get(entry.state, "stopped")
-            self._write(message, outcome, id=entry.message_id, error=entry.error if outcome != "sent" else None)
+            error = entry.error if outcome != "sent" else None
+            self._write(message, outcome, id=entry.message_id, error=error, earlier=is_earlier or None)
 
     def give_up(self) -> None:
         """Write down that the others were not sent."""
@@ -305,7 +306,7 @@ class _Record:
             self._write(message, "stopped")
         self.waiting.clear()
 
-    def _write(self, message: Message, outcome: str, **facts: str | None) -> None:
+    def _write(self, message: Message, outcome: str, **facts: str | bool | None) -> None:
         self.counts[outcome] += 1
         row = {"line": message.line, "recipient": message.recipient, "outcome": outcome, **facts}
         try:
@@ -328,7 +329,7 @@ async def _send_until(stop: asyncio.Event, client: Client, outbox: Outbox, recor
         )
     )
     for entry in entries:
-        record.take(entry)
+        record.take(entry, is_earlier=True)
     record.earlier = record.counts["sent"]
     last = max(entry.number for entry in entries)
     if record.hopeless is None:
@@ -348,7 +349,9 @@ async def _first_of(*works: Coroutine[Any, Any, object]) -> None:
     """Do them until one ends, and end the others."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
         for task in tasks:
             task.cancel()

@@ -260,7 +260,7 @@ class Outbox:
 
         def break_off(_: object) -> None:
             nonlocal is_broken_off
-            if is_open and block is not None and not stop.is_set():
+            if is_open and block is not None and not self._is_closed:
                 is_broken_off = True
                 block.cancel()  # as a TaskGroup does: what is in the block would wait in vain
 

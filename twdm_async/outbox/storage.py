@@ -33,7 +33,7 @@ class Storage:
         self.path = path
         self._account = account
         self._clock = clock
-        self._file = StateFile(path, "what is to be sent")
+        self._file = StateFile(path, "what is to be sent", "put it back, or move it away and put the messages again")
         self._is_closed = False
         self._version = 0
         self.news = asyncio.Event()

@@ -106,7 +106,7 @@ class DirectMessages:
             custom_profile_id: the custom profile it shows under; the account's own name and picture if not given.
             quick_replies: 1 to 20 answers to tap.
             ctas: 1 to 3 buttons.
-            attachment: an uploaded file, or its media id.
+            attachment: a file that was uploaded with a category such as ``"dm_image"``, or its media id.
             priority: which waiting calls go first; :attr:`Priority.INTERACTIVE` if not given.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
             lane: the line to wait in, which shares fairly with the others; one for each profile if not given.

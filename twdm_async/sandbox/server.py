@@ -188,6 +188,8 @@ class Sandbox:
                     answer = _LIMIT_EXCEEDED
             except Refusal as refusal:
                 answer = Answer(refusal.body, refusal.status)
+            except ConnectionError:  # the client is gone before it has said what it wants
+                return web.Response()
             self._record(request, account, answer.status, kind)
             window = window if route.tells_limits else None
             await self._travel()

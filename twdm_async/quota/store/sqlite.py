@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from twdm_async.quota.store.contract import Bucket, Claim, Intent
 
 _SYNC_WITHIN: Final = 1.0  # seconds
+_IF_BAD: Final = (
+    "move it away, and if you do not know what was spent in the last window, "
+    "begin with a store that has assume_spent set"
+)
 
 
 class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
@@ -54,7 +58,7 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
     def __init__(self, path: str | os.PathLike[str], *, clock: Clock | None = None, assume_spent: float = 0.0) -> None:
         super().__init__(clock=clock or Clock(), assume_spent=assume_spent)
         self._path = checked_path(path)
-        self._file = StateFile(self._path, "what was spent")
+        self._file = StateFile(self._path, "what was spent", _IF_BAD)
         self._sync_timer: asyncio.TimerHandle | None = None
 
     @property
