@@ -258,7 +258,7 @@ class _Attempts(Journal):
         self._taken = taken
         self._signed_at = 0.0
         self._is_abandoned = False
-        self._is_written = True  # unless the file could not take the outcome
+        self._is_open = False  # it may have left, and no outcome is written down yet
 
     @property
     def intent(self) -> Intent | None:
@@ -268,6 +268,7 @@ class _Attempts(Journal):
 
     async def leaving(self, signed_at: float, *, is_written: bool) -> None:
         self._sending.under_way.add(self)
+        self._is_open = True
         self._signed_at = signed_at
         if self._taken.not_after is not None and self._sending.clock.wall() >= self._taken.not_after:
             raise _Expired
@@ -281,6 +282,7 @@ class _Attempts(Journal):
     async def ended(self, outcome: Any) -> None:
         if not isinstance(outcome, _NotOurs):
             await self.write(self._step(outcome))
+        self._is_open = False
 
     def over(self) -> None:
         self._sending.under_way.discard(self)
@@ -291,14 +293,13 @@ class _Attempts(Journal):
         try:
             await self._sending.storage.do(step, is_durable=True)
         except errors.OutboxFailed:
-            self._is_written = False
             self._sending.unwritten.append(step)
             raise
 
     async def abandon(self) -> None:
-        """Nobody here works on it any more, unless it is on the wire."""
+        """Nobody here works on it any more. If it may have left, it stays as it is, for whoever finds out."""
         self._is_abandoned = True
-        if self._is_written and self not in self._sending.under_way:
+        if not self._is_open:
             await self._sending.storage.do(lambda rows: rows.let_go(self._taken.id, self._sending.owner.name))
 
     def _step(self, outcome: Any) -> Callable[[Rows], None]:
