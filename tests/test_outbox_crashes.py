@@ -66,8 +66,8 @@ async def drainer(sandbox: Sandbox, path: Path) -> asyncio.subprocess.Process:
     )  # fmt: skip
 
 
-def states(path: Path) -> dict[str, int]:
-    with contextlib.closing(sqlite3.connect(path, timeout=5)) as db:
+def states(path: Path, patience: float = 5.0) -> dict[str, int]:
+    with contextlib.closing(sqlite3.connect(path, timeout=patience)) as db:
         return dict(db.execute("SELECT state, count(*) FROM message GROUP BY state").fetchall())
 
 
@@ -86,8 +86,9 @@ async def catch(process: asyncio.subprocess.Process, path: Path, state: str) -> 
         if process.returncode is not None:
             return
         process.send_signal(signal.SIGSTOP)
-        if state in states(path):
-            return
+        with contextlib.suppress(sqlite3.OperationalError):  # it may have stopped with the file in its hands
+            if state in states(path, patience=0.1):
+                return
         process.send_signal(signal.SIGCONT)
         await asyncio.sleep(0.01)
 
