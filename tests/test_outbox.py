@@ -220,6 +220,28 @@ async def test_lanes_take_turns_in_the_file(path: Path) -> None:
     assert order == ["1 0", "2 3", "None 5", "1 1", "2 4", "1 2"]
 
 
+async def test_closed_within_the_block_that_it_runs_in(sandbox: Sandbox, path: Path) -> None:
+    is_reached = False
+    async with box(sandbox, path) as outbox, outbox.running():
+        await outbox.put("5", TEXT, key="a")
+        await outbox.outcome("a")
+        await outbox.close()
+        await asyncio.sleep(0.1)
+        is_reached = True
+    assert is_reached
+
+
+async def test_a_message_that_is_retried_has_no_outcome_yet(sandbox: Sandbox, path: Path) -> None:
+    sandbox.unreachable.add("5")
+    async with box(sandbox, path) as outbox:
+        await outbox.put("5", TEXT, key="a")
+        await outbox.put("6", TEXT, key="b")
+        await outbox.drain()
+        await outbox.retry("a")
+        told = anext(outbox.events(after=0))
+        assert (await told).key == "b"
+
+
 async def test_messages_that_expire_together_are_told_one_by_one(sandbox: Sandbox, path: Path) -> None:
     async with box(sandbox, path) as outbox:
         for _ in range(3):

@@ -258,9 +258,9 @@ class Outbox:
         block = asyncio.current_task()
         is_open = is_broken_off = False
 
-        def break_off(_: object) -> None:
+        def break_off(ended: asyncio.Task[None]) -> None:
             nonlocal is_broken_off
-            if is_open and block is not None and not self._is_closed:
+            if is_open and block is not None and not ended.cancelled() and ended.exception() is not None:
                 is_broken_off = True
                 block.cancel()  # as a TaskGroup does: what is in the block would wait in vain
 

@@ -23,7 +23,7 @@ _ENTRY: Final = (
     "key, state, recipient_id, custom_profile_id, priority, message_id, error, attempts, put_at, changed_at, "
     "not_after, change"
 )
-_TOLD: Final = "state != 'sending'"
+_OUTCOME: Final = "state NOT IN ('queued', 'sending')"
 _KEPT: Final = 1800.0  # seconds
 _TO_SEND: Final = "owner IS NULL AND state IN ('queued', 'absent')"
 
@@ -132,7 +132,9 @@ class Rows:
 
     def outcomes(self, after: int) -> list[Entry]:
         """What came to an outcome after that of this number, in order."""
-        query = f"SELECT {_ENTRY} FROM message WHERE account = ? AND change > ? AND {_TOLD} ORDER BY change LIMIT 1000"  # noqa: S608 - as above
+        query = (
+            f"SELECT {_ENTRY} FROM message WHERE account = ? AND change > ? AND {_OUTCOME} ORDER BY change LIMIT 1000"  # noqa: S608 - as above
+        )
         return [_entry(row) for row in self._db.execute(query, (self._account, after))]
 
     def last_number(self) -> int:

@@ -98,7 +98,6 @@ _REPLIES: Final[dict[str, _Change]] = {
     "large_body": _body(lambda body: body + b" " * (9 * 1024 * 1024)),
     "gzip_bomb": _body(lambda body: _gzipped(body + b" " * (64 * 1024 * 1024)), Content_Encoding="gzip"),
     "broken_gzip": _body(lambda body: _gzipped(body)[:-9] + b"no gzip", Content_Encoding="gzip"),
-    "proxy_407": _instead(407, _HTML, Content_Type="text/html"),
     "proxy_html": _instead(200, _HTML, Content_Type="text/html"),
     "500": _instead(500, b'{"errors":[{"code":131,"message":"Internal error"}]}', Content_Type=_JSON),
     "502": _instead(502, _HTML, Content_Type="text/html"),
@@ -120,6 +119,19 @@ _REPLIES: Final[dict[str, _Change]] = {
     "number_id": _object(lambda inner: inner.update(id=int(inner["id"])) if "id" in inner else None),
     "unknown_fields": _object(lambda inner: inner.update(a_field_of_tomorrow={"a": [1, None]})),
     "errors_with_200": _instead(200, b'{"errors":[{"code":131,"message":"Internal error"}]}', Content_Type=_JSON),
+    "remaining_negative": _head(x_rate_limit_remaining="-1", x_rate_limit_reset="99999999999"),
+    "remaining_text": _head(x_rate_limit_remaining="abc", x_rate_limit_reset="soon"),
+    "remaining_empty": _head(x_rate_limit_remaining="", x_rate_limit_reset=""),
+    "remaining_list": _head(x_rate_limit_remaining="1, 2", x_rate_limit_reset="1, 2"),
+    "remaining_high": _head(x_rate_limit_remaining="1000000", x_rate_limit_reset="99999999999"),
+    "no_date": _without_date,
+    "date_utc": lambda reply: evolve(
+        reply, headers={**reply.headers, "Date": reply.headers["Date"].replace("GMT", "UTC")}
+    ).as_bytes(),
+}
+
+_REFUSALS: Final[dict[str, _Change]] = {
+    "proxy_407": _instead(407, _HTML, Content_Type="text/html"),
     "no_errors": _instead(400, b'{"errors":[]}', Content_Type=_JSON),
     "two_codes": _instead(
         403, b'{"errors":[{"code":150,"message":"a"},{"code":349,"message":"b"}]}', Content_Type=_JSON
@@ -145,28 +157,12 @@ _REPLIES: Final[dict[str, _Change]] = {
     "429_retry_after_negative": _instead(429, _LIMITED, Retry_After="-5"),
     "429_retry_after_inf": _instead(429, _LIMITED, Retry_After="inf"),
     "429_retry_after_huge": _instead(429, _LIMITED, Retry_After="1e400"),
-    "remaining_negative": _head(x_rate_limit_remaining="-1", x_rate_limit_reset="99999999999"),
-    "remaining_text": _head(x_rate_limit_remaining="abc", x_rate_limit_reset="soon"),
-    "remaining_empty": _head(x_rate_limit_remaining="", x_rate_limit_reset=""),
-    "remaining_list": _head(x_rate_limit_remaining="1, 2", x_rate_limit_reset="1, 2"),
-    "remaining_high": _head(x_rate_limit_remaining="1000000", x_rate_limit_reset="99999999999"),
-    "no_date": _without_date,
-    "date_utc": lambda reply: evolve(
-        reply, headers={**reply.headers, "Date": reply.headers["Date"].replace("GMT", "UTC")}
-    ).as_bytes(),
 }
+"""Where a server that means it has done nothing."""
 
 _BREAKS: Final = frozenset({"close", "reset", "silence", "drip", "cut"})
 
-_REFUSALS: Final = frozenset(
-    kind
-    for kind in _REPLIES
-    if kind.startswith(
-        ("4", "redirect", "proxy_4", "errors_t", "error_t", "no_errors", "two_codes", "text_c", "problem")
-    )
-)
-
-KINDS: Final = (*sorted(_BREAKS), *_REPLIES)
+KINDS: Final = (*sorted(_BREAKS), *_REPLIES, *_REFUSALS)
 """Every kind of fault there is. Those of the connection come first: ``close``, ``cut`` (a reset in the body), ``drip``
 (a byte a second), ``reset``, ``silence``."""
 
@@ -231,8 +227,9 @@ class Fault:
 
 async def commit(kind: str, reply: Reply, transport: asyncio.Transport) -> None:
     """Let it go wrong on this connection, and end the connection."""
-    if kind in _REPLIES:
-        transport.write(_REPLIES[kind](reply))
+    change = _REPLIES.get(kind) or _REFUSALS.get(kind)
+    if change is not None:
+        transport.write(change(reply))
         transport.close()
         return
     whole = reply.as_bytes()
