@@ -99,7 +99,7 @@ class _Raises:
 
 def watch() -> None:
     """From now on, look through everything."""
-    pytest.raises = _Raises  # type: ignore[assignment]
+    pytest.raises = _Raises  # type: ignore[assignment]  # it stands in for it
     handler = LookAtRecords(logging.DEBUG)
     logging.getLogger().addHandler(handler)
     logging.getLogger("twdm_async").setLevel(logging.DEBUG)

@@ -24,7 +24,7 @@ def test_fault_42_ids_that_pass(good: str | int) -> None:
 )  # fmt: skip
 def test_fault_42_ids_that_do_not(bad: object) -> None:
     with pytest.raises(InvalidInput, match="ASCII digits") as caught:
-        checked_id(bad, "recipient_id")  # type: ignore[arg-type]
+        checked_id(bad, "recipient_id")  # type: ignore[arg-type]  # wrong on purpose
     assert caught.value.parameter == "recipient_id"
 
 
@@ -94,7 +94,7 @@ def test_fault_41_direction_marks_and_newlines_are_kept(good: str) -> None:
 @pytest.mark.parametrize("bad", [b"bytes", 5, None])
 def test_text_that_is_no_text(bad: object) -> None:
     with pytest.raises(InvalidInput, match="must be a str"):
-        checked_length(bad, "text", 10)  # type: ignore[arg-type]
+        checked_length(bad, "text", 10)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_fault_44_labels() -> None:

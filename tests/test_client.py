@@ -368,7 +368,7 @@ async def test_a_client_that_cannot_be_made(sandbox: Sandbox, options: Any) -> N
     with pytest.raises(InvalidInput):
         Client(sandbox.credentials, **options)
     with pytest.raises(InvalidInput, match="credentials"):
-        Client(None)  # type: ignore[arg-type]
+        Client(None)  # type: ignore[arg-type]  # wrong on purpose
 
 
 async def test_a_lane_of_another_name_keeps_the_agent_s_weight_and_priority(client: Client) -> None:
@@ -379,7 +379,7 @@ async def test_a_lane_of_another_name_keeps_the_agent_s_weight_and_priority(clie
         seen.append(lane)
         return await admit(family, lane, max_wait, intent)
 
-    client._limiter.admit = watching  # type: ignore[method-assign]
+    client._limiter.admit = watching  # type: ignore[method-assign]  # it only looks on
     agent = client.agent("1", weight=2.0, priority=Priority.BULK)
     for options in ({"lane": "night"}, {"lane": Lane("own")}, {}, {"priority": Priority.INTERACTIVE}):
         with pytest.raises(BadRequest):  # there is no such profile

@@ -61,7 +61,7 @@ def test_they_never_show_themselves() -> None:
 def test_fault_37_bad_keys_are_refused_at_once(name: str, bad: object) -> None:
     keys: dict[str, object] = {**dict(zip(NAMES, SECRETS, strict=True)), name: bad}
     with pytest.raises(InvalidInput) as caught:
-        Credentials(**keys)  # type: ignore[arg-type]
+        Credentials(**keys)  # type: ignore[arg-type]  # wrong on purpose
     assert caught.value.parameter == name
     assert "SENTINEL" not in str(caught.value)
     if isinstance(bad, str) and bad:
