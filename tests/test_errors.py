@@ -29,6 +29,7 @@ FACTS: dict[str, Any] = {
     "ended_at": NOW,
     "custom_profile_id": "7",
     "fingerprint": "0123abcd",
+    "media_id": "99",
     "path": "/var/lib/app/outbox.db",
     "recipient_id": "5",
     "status": 403,

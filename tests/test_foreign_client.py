@@ -52,7 +52,7 @@ async def test_it_sends_updates_and_uploads(sandbox: Sandbox) -> None:
     user = await asyncio.to_thread(api.update_profile, name="Foreign & Co", description="a+b c*d")
     assert (user.name, user.description) == ("Foreign & Co", "a+b c*d")
     media = await asyncio.to_thread(api.simple_upload, "a.png", file=io.BytesIO(PNG))
-    assert sandbox._api.media[media.media_id_string].content == PNG
+    assert sandbox.media[media.media_id_string].content == PNG
     assert (await asyncio.to_thread(api.verify_credentials)).screen_name == "sandbox_brand"
 
 

@@ -55,6 +55,9 @@ def test_the_real_text_the_raw_one_and_the_entities() -> None:
     assert message.raw_text == "$MSFT &amp; $TSLA &lt;3"
     assert message.entities is not None
     start, end = message.entities["symbols"][0]["indices"]
+    assert message.text[start:end] == "$TSLA"
+    assert message.raw_entities is not None
+    start, end = message.raw_entities["symbols"][0]["indices"]
     assert message.raw_text[start:end] == "$TSLA"
     assert message.created_at == datetime(2019, 6, 21, 13, 24, 16, 789_000, tzinfo=UTC)
 

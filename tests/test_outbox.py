@@ -461,9 +461,11 @@ async def test_a_message_that_cannot_be_told_stays_unknown(sandbox: Sandbox, pat
     async with box(sandbox, path) as outbox:
         await outbox.put("5", "see https://example.com/here", key="a")
         draining = asyncio.create_task(outbox.drain())
-        while not sandbox._api._events:
+        while not sandbox._state.events:
             await asyncio.sleep(0.01)
-        sandbox._api._events[0]["message_create"]["message_data"]["entities"]["urls"] = []  # so the link says nothing
+        next(iter(sandbox._state.events.values())).shown["message_create"]["message_data"]["entities"][
+            "urls"
+        ] = []  # so the link says nothing
         counts = await draining
         assert counts[State.UNKNOWN] == 1
         assert await outbox.retry("a") == 0, "it may have arrived"

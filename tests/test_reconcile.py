@@ -53,7 +53,7 @@ def event(
     made_at = NOW - timedelta(seconds=ago)
     message = DirectMessage(
         id=str(number), created_at=made_at, recipient_id=to, raw_text=text, custom_profile_id=profile,
-        entities={"urls": list(urls)},
+        raw_entities={"urls": list(urls)},
     )  # fmt: skip
     return listed(message, KEYS)
 

@@ -215,7 +215,7 @@ async def test_other_refusals(sandbox: Sandbox, session: aiohttp.ClientSession) 
         ("welcome_messages.create", {"welcome_message": {"message_data": {"text": "x" * 9_991}}}, (403, [354])),
         ("account.update_profile", {}, (403, [38])),
         ("account.update_profile", {"name": "x" * 51}, (403, [120])),
-        ("media.upload_init", {"command": "INIT"}, (400, [38])),
+        ("media.upload_init", {"command": "INIT"}, (400, [214])),
     ):
         status, body, _ = await raw.call(name, arguments)
         assert (status, codes(body)) == expected, (name, arguments)

@@ -21,7 +21,11 @@ from twdm_async.transport.wire import File, Reply
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-HOSTS = {Host.API: "https://api.twitter.com", Host.UPLOAD: "https://upload.twitter.com"}
+HOSTS = {
+    Host.API: "https://api.twitter.com",
+    Host.UPLOAD: "https://upload.twitter.com",
+    Host.FILES: "https://ton.twitter.com",
+}
 SEND = ENDPOINTS["direct_messages.send"]
 GET = ENDPOINTS["custom_profiles.get"]
 
@@ -126,6 +130,126 @@ GOLDEN: dict[str, tuple[dict[str, Any], str | None, str, str, Any]] = {
         "https://upload.twitter.com/1.1/media/upload.json?command=STATUS&media_id=1",
         b"",
     ),
+    "direct_messages.get": (
+        {"id": "7"},
+        None,
+        "GET",
+        "https://api.twitter.com/1.1/direct_messages/events/show.json?id=7",
+        b"",
+    ),
+    "direct_messages.delete": (
+        {"id": "7"},
+        None,
+        "DELETE",
+        "https://api.twitter.com/1.1/direct_messages/events/destroy.json?id=7",
+        b"",
+    ),
+    "direct_messages.indicate_typing": (
+        {"recipient_id": "5"},
+        None,
+        "POST",
+        "https://api.twitter.com/1.1/direct_messages/indicate_typing.json",
+        b"recipient_id=5",
+    ),
+    "direct_messages.mark_read": (
+        {"last_read_event_id": "7", "recipient_id": "5"},
+        None,
+        "POST",
+        "https://api.twitter.com/1.1/direct_messages/mark_read.json",
+        b"last_read_event_id=7&recipient_id=5",
+    ),
+    "direct_messages.download": (
+        {},
+        "1.1/ton/data/dm/7/8/a.jpg",
+        "GET",
+        "https://ton.twitter.com/1.1/ton/data/dm/7/8/a.jpg",
+        b"",
+    ),
+    "welcome_messages.get": (
+        {"id": "7"},
+        None,
+        "GET",
+        "https://api.twitter.com/1.1/direct_messages/welcome_messages/show.json?id=7",
+        b"",
+    ),
+    "welcome_messages.list": (
+        {"count": "50"},
+        None,
+        "GET",
+        "https://api.twitter.com/1.1/direct_messages/welcome_messages/list.json?count=50",
+        b"",
+    ),
+    "welcome_messages.update": (
+        {"message_data": {"text": "hi"}},
+        "7",
+        "PUT",
+        "https://api.twitter.com/1.1/direct_messages/welcome_messages/update.json?id=7",
+        b'{"message_data":{"text":"hi"}}',
+    ),
+    "welcome_messages.delete": (
+        {"id": "7"},
+        None,
+        "DELETE",
+        "https://api.twitter.com/1.1/direct_messages/welcome_messages/destroy.json?id=7",
+        b"",
+    ),
+    "welcome_message_rules.create": (
+        {"welcome_message_rule": {"welcome_message_id": "7"}},
+        None,
+        "POST",
+        "https://api.twitter.com/1.1/direct_messages/welcome_messages/rules/new.json",
+        b'{"welcome_message_rule":{"welcome_message_id":"7"}}',
+    ),
+    "welcome_message_rules.get": (
+        {"id": "7"},
+        None,
+        "GET",
+        "https://api.twitter.com/1.1/direct_messages/welcome_messages/rules/show.json?id=7",
+        b"",
+    ),
+    "welcome_message_rules.list": (
+        {"count": "50"},
+        None,
+        "GET",
+        "https://api.twitter.com/1.1/direct_messages/welcome_messages/rules/list.json?count=50",
+        b"",
+    ),
+    "welcome_message_rules.delete": (
+        {"id": "7"},
+        None,
+        "DELETE",
+        "https://api.twitter.com/1.1/direct_messages/welcome_messages/rules/destroy.json?id=7",
+        b"",
+    ),
+    "media_v2.upload": (
+        {"media_category": "dm_image", "media": File(b"x", "image/png")},
+        None,
+        "POST",
+        "https://api.twitter.com/2/media/upload",
+        {"media_category": "dm_image", "media": File(b"x", "image/png")},
+    ),
+    "media_v2.initialize": (
+        {"total_bytes": 5, "shared": True},
+        None,
+        "POST",
+        "https://api.twitter.com/2/media/upload/initialize",
+        b'{"total_bytes":5,"shared":true}',
+    ),
+    "media_v2.append": (
+        {"segment_index": "0"},
+        "9",
+        "POST",
+        "https://api.twitter.com/2/media/upload/9/append",
+        {"segment_index": "0"},
+    ),
+    "media_v2.finalize": ({}, "9", "POST", "https://api.twitter.com/2/media/upload/9/finalize", b"{}"),
+    "media_v2.status": (
+        {"command": "STATUS", "media_id": "9"},
+        None,
+        "GET",
+        "https://api.twitter.com/2/media/upload?command=STATUS&media_id=9",
+        b"",
+    ),
 }
 
 
@@ -135,7 +259,8 @@ def test_every_endpoint_has_a_golden_request(name: str) -> None:
     request = wire.encode(ENDPOINTS[name], HOSTS, arguments, path_id=path_id)
     assert (request.endpoint.method, request.target, request.body) == (method, target, body)
     is_signed = request.endpoint.encoding in {Encoding.QUERY, Encoding.FORM}
-    assert request.signed == (tuple(arguments.items()) if is_signed else ())
+    in_query = (("id", path_id),) if "?id=" in request.endpoint.path else ()
+    assert request.signed == (tuple(arguments.items()) if is_signed else in_query)
     assert "x" not in repr(request.body) or "Jön" not in repr(request)
 
 
@@ -154,7 +279,7 @@ def test_the_printed_replies_are_read() -> None:
     assert wire.read(SEND, reply(samples.SENT_WITH_PROFILE), DirectMessage).custom_profile_id == "100001"
     welcome = wire.read(ENDPOINTS["welcome_messages.create"], reply(samples.WELCOME_MESSAGE), WelcomeMessage)
     assert welcome.name == "simple_welcome-message 01"
-    assert welcome.extra["apps"] == samples.WELCOME_MESSAGE["apps"]
+    assert welcome.apps == samples.WELCOME_MESSAGE["apps"]
     assert wire.read(ENDPOINTS["account.update_profile"], reply(samples.USER), User).screen_name == "theSeanCook"
 
 

@@ -12,6 +12,7 @@ from twdm_async.errors import (
     InvalidInput,
     LooksAutomated,
     MalformedResponse,
+    MediaFailed,
     NotAllowlisted,
     NotFound,
     OutboxFailed,
@@ -26,15 +27,39 @@ from twdm_async.errors import (
     Unauthorized,
     WrongEventLoop,
 )
-from twdm_async.models import CallToAction, CustomProfile, DirectMessage, Media, QuickReply, User, WelcomeMessage
+from twdm_async.models import (
+    CallToAction,
+    CustomProfile,
+    DirectMessage,
+    InitiatedVia,
+    LocationRequest,
+    Media,
+    MessageMedia,
+    Person,
+    Processing,
+    QuickReply,
+    QuickReplyResponse,
+    RateLimitStatus,
+    RateLimitWindow,
+    SharedCoordinate,
+    SharedPlace,
+    SourceApp,
+    TextInput,
+    User,
+    WelcomeMessage,
+    WelcomeMessageRule,
+)
 from twdm_async.observers import AttemptReport
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.limiter import QuotaState
-from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, Scope
+from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, ReplyCredit, Scope
 from twdm_async.quota.store import MemoryQuotaStore, QuotaStore, RedisQuotaStore, SQLiteQuotaStore
+from twdm_async.resources.access import AccessFinding
+from twdm_async.resources.media import UploadProgress
 from twdm_async.resources.reconcile import Reconciled
 
 __all__ = [
+    "AccessFinding",
     "Agent",
     "AttemptReport",
     "BadRequest",
@@ -47,18 +72,25 @@ __all__ = [
     "DeliveryUnknown",
     "DirectMessage",
     "Forbidden",
+    "InitiatedVia",
     "InvalidInput",
     "Lane",
+    "LocationRequest",
     "LooksAutomated",
     "MalformedResponse",
     "Media",
+    "MediaFailed",
     "MemoryQuotaStore",
+    "MessageMedia",
     "NotAllowlisted",
     "NotFound",
     "OutboxFailed",
     "Pace",
+    "Person",
     "Priority",
+    "Processing",
     "QuickReply",
+    "QuickReplyResponse",
     "Quota",
     "QuotaQueueFull",
     "QuotaState",
@@ -66,17 +98,26 @@ __all__ = [
     "QuotaStoreFailed",
     "QuotaTable",
     "QuotaWaitTooLong",
+    "RateLimitStatus",
+    "RateLimitWindow",
     "RateLimited",
     "RecipientUnreachable",
     "Reconciled",
     "RedisQuotaStore",
+    "ReplyCredit",
     "ResponseError",
     "SQLiteQuotaStore",
     "Scope",
     "ServerError",
+    "SharedCoordinate",
+    "SharedPlace",
+    "SourceApp",
+    "TextInput",
     "TwdmError",
     "Unauthorized",
+    "UploadProgress",
     "User",
     "WelcomeMessage",
+    "WelcomeMessageRule",
     "WrongEventLoop",
 ]

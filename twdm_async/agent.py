@@ -13,8 +13,9 @@ from twdm_async.resources.direct_messages import DirectMessages
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from twdm_async.models import CallToAction, DirectMessage, Media, QuickReply
+    from twdm_async.models import CallToAction, DirectMessage, LocationRequest, QuickReply, TextInput
     from twdm_async.quota.spec import Priority
+    from twdm_async.resources.message_data import Attachable
 
 
 @frozen
@@ -36,9 +37,9 @@ class Agent:
         recipient_id: str | int,
         text: str | None = None,
         *,
-        quick_replies: Sequence[QuickReply] | None = None,
+        quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
         ctas: Sequence[CallToAction] | None = None,
-        attachment: Media | str | int | None = None,
+        attachment: Attachable | None = None,
         priority: Priority | None = None,
         max_wait: float | None = None,
         lane: str | Lane | None = None,

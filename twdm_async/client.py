@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import itertools
 import warnings
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from twdm_async import telemetry
 from twdm_async._clock import Clock
@@ -17,18 +17,18 @@ from twdm_async.endpoints import ENDPOINTS, Host
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.models.checks import checked_id
 from twdm_async.models.custom_profiles import CustomProfile
-from twdm_async.models.rate_limits import RateLimitStatus
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.limiter import QuotaLimiter, QuotaState
 from twdm_async.quota.spec import Priority, QuotaTable, checked_positive
 from twdm_async.quota.store.contract import QuotaStore
 from twdm_async.quota.store.memory import MemoryQuotaStore
 from twdm_async.resources.account import Account
+from twdm_async.resources.application import Application
 from twdm_async.resources.custom_profiles import CustomProfiles
 from twdm_async.resources.direct_messages import DirectMessages
-from twdm_async.resources.media import MediaUploads
+from twdm_async.resources.media import MediaApi, MediaUploads
 from twdm_async.resources.reconcile import Reconciler
-from twdm_async.resources.welcome_messages import WelcomeMessages
+from twdm_async.resources.welcome_messages import WelcomeMessageRules, WelcomeMessages
 from twdm_async.transport.call import Caller
 from twdm_async.transport.http import HttpTransport
 from twdm_async.transport.oauth1 import OAuth1Signer, checked_host
@@ -64,13 +64,16 @@ class Client:
         max_waiting: how many calls may wait for quota, for each endpoint.
         uncounted_reads: whether calls that only read may leave while the quota store fails. They are not counted then.
             Nothing that writes ever leaves uncounted.
+        media_api: which of the API's two ways to upload is taken, ``"v1.1"`` or ``"v2"``.
         clock: where time comes from; for tests.
 
     Attributes:
         custom_profiles: :class:`~twdm_async.resources.custom_profiles.CustomProfiles`
         direct_messages: :class:`~twdm_async.resources.direct_messages.DirectMessages`
         welcome_messages: :class:`~twdm_async.resources.welcome_messages.WelcomeMessages`
+        welcome_message_rules: :class:`~twdm_async.resources.welcome_messages.WelcomeMessageRules`
         account: :class:`~twdm_async.resources.account.Account`
+        application: :class:`~twdm_async.resources.application.Application`
         media: :class:`~twdm_async.resources.media.MediaUploads`
 
     Raises:
@@ -90,11 +93,14 @@ class Client:
         max_wait: float | None = None,
         max_waiting: int = 100_000,
         uncounted_reads: bool = False,
+        media_api: MediaApi = "v1.1",
         trace_configs: Sequence[aiohttp.TraceConfig] = (),
         observers: Sequence[Observer] = (),
         clock: Clock | None = None,
     ) -> None:
         checked_positive(timeout, "timeout")
+        if media_api not in get_args(MediaApi):
+            raise InvalidInput(parameter="media_api", problem=f"must be one of {', '.join(get_args(MediaApi))}")
         if not isinstance(credentials, Credentials):
             raise InvalidInput(parameter="credentials", problem="must be Credentials")
         if quotas is not None and not isinstance(quotas, QuotaTable):
@@ -137,10 +143,12 @@ class Client:
         )
         self._agents = itertools.count(1)
         self.account = Account(self._caller)
-        self.media = MediaUploads(self._caller)
+        self.application = Application(self._caller)
+        self.media = MediaUploads(self._caller, clock, media_api)
         self.custom_profiles = CustomProfiles(self._caller, self.media)
         self.direct_messages = DirectMessages(self._caller, Reconciler(self._caller, credentials, clock, timeout))
         self.welcome_messages = WelcomeMessages(self._caller)
+        self.welcome_message_rules = WelcomeMessageRules(self._caller)
 
     @property
     def quota_store(self) -> QuotaStore:
@@ -189,7 +197,7 @@ class Client:
         Raises:
             ResponseError, ConnectFailed, MalformedResponse, QuotaStoreFailed: it could not be had.
         """
-        listing = await self._caller.call("application.rate_limit_status", {}, RateLimitStatus)
+        listing = await self.application.rate_limit_status()
         for endpoint in ENDPOINTS.values():
             window = listing.windows.get(endpoint.listed_as or "")
             if window is not None:

@@ -16,10 +16,12 @@ Method = Literal["GET", "POST", "PUT", "DELETE"]
 
 
 class Host(enum.Enum):
-    """Which of the API's two hosts serves the call."""
+    """Which of the API's hosts serves the call."""
 
     API = "api"
     UPLOAD = "upload"
+    FILES = "files"
+    """Where the files of received messages are. Their addresses come with the messages."""
 
 
 class Encoding(enum.Enum):
@@ -50,7 +52,7 @@ class Endpoint:
         name: ``resource.verb``, the name quotas and errors use.
         method: the HTTP method.
         host: which host.
-        path: path template; ``{id}`` stands for an id.
+        path: path template; ``{id}`` stands for an id, or for what comes with a message.
         encoding: how the arguments are written.
         family: the row of the quota table whose slots it takes.
         safety: what repeating it would do.
@@ -84,7 +86,7 @@ def _row(
         name=name,
         method=cast("Method", method),
         host=host,
-        path=f"/1.1/{path}",
+        path=path if path.startswith("/") else f"/1.1/{path}",
         encoding=encoding,
         family=name,
         safety=safety,
@@ -95,74 +97,50 @@ def _row(
 
 _JSON, _FORM, _QUERY, _MULTIPART = Encoding.JSON, Encoding.FORM, Encoding.QUERY, Encoding.MULTIPART
 _ONCE, _IDEMPOTENT, _READ = Safety.SEND_ONCE, Safety.IDEMPOTENT, Safety.READ
-_UPLOAD = "media/upload.json"
+_UPLOAD = Host.UPLOAD
+_PROFILES, _EVENTS = "custom_profiles", "direct_messages/events"
+_WELCOME, _RULES = "direct_messages/welcome_messages", "direct_messages/welcome_messages/rules"
+_MEDIA, _MEDIA_V2 = "media/upload.json", "/2/media/upload"
 
+# fmt: off
 ENDPOINTS: dict[str, Endpoint] = {
     row.name: row
     for row in (
-        _row("custom_profiles.create", "POST custom_profiles/new.json", _JSON, _ONCE, "custom_profile"),
-        _row(
-            "custom_profiles.get",
-            "GET custom_profiles/{id}.json",
-            _QUERY,
-            _READ,
-            "custom_profile",
-            listed_as="/custom_profiles/show",
-        ),
-        _row(
-            "custom_profiles.list",
-            "GET custom_profiles/list.json",
-            _QUERY,
-            _READ,
-            "",
-            listed_as="/custom_profiles/list",
-        ),
-        _row("custom_profiles.delete", "DELETE custom_profiles/destroy.json", _QUERY, _IDEMPOTENT, None),
-        _row("direct_messages.send", "POST direct_messages/events/new.json", _JSON, _ONCE, "event"),
-        _row(
-            "direct_messages.list",
-            "GET direct_messages/events/list.json",
-            _QUERY,
-            _READ,
-            "",
-            listed_as="/direct_messages/events/list",
-        ),
-        _row(
-            "welcome_messages.create",
-            "POST direct_messages/welcome_messages/new.json",
-            _JSON,
-            _ONCE,
-            "welcome_message",
-        ),
-        _row(
-            "account.update_profile",
-            "POST account/update_profile.json",
-            _FORM,
-            _IDEMPOTENT,
-            "",
-            listed_as="/account/update_profile",
-        ),
-        _row(
-            "account.verify_credentials",
-            "GET account/verify_credentials.json",
-            _QUERY,
-            _READ,
-            "",
-            listed_as="/account/verify_credentials",
-        ),
-        _row(
-            "application.rate_limit_status",
-            "GET application/rate_limit_status.json",
-            _QUERY,
-            _READ,
-            "",
-            listed_as="/application/rate_limit_status",
-        ),
-        # An upload that is done twice leaves an unused file that the API forgets after a day.
-        _row("media.upload", f"POST {_UPLOAD}", _MULTIPART, _IDEMPOTENT, "", host=Host.UPLOAD),
-        _row("media.upload_init", f"POST {_UPLOAD}", _FORM, _IDEMPOTENT, "", host=Host.UPLOAD),
-        _row("media.upload_append", f"POST {_UPLOAD}", _MULTIPART, _IDEMPOTENT, None, host=Host.UPLOAD),
-        _row("media.upload_finalize", f"POST {_UPLOAD}", _FORM, _IDEMPOTENT, "", host=Host.UPLOAD),
-        _row("media.upload_status", f"GET {_UPLOAD}", _QUERY, _READ, "", host=Host.UPLOAD),
+        _row("custom_profiles.create", f"POST {_PROFILES}/new.json", _JSON, _ONCE, "custom_profile"),
+        _row("custom_profiles.get", f"GET {_PROFILES}/{{id}}.json", _QUERY, _READ, "custom_profile", listed_as="/custom_profiles/show"),
+        _row("custom_profiles.list", f"GET {_PROFILES}/list.json", _QUERY, _READ, "", listed_as="/custom_profiles/list"),
+        _row("custom_profiles.delete", f"DELETE {_PROFILES}/destroy.json", _QUERY, _IDEMPOTENT, None),
+        _row("direct_messages.send", f"POST {_EVENTS}/new.json", _JSON, _ONCE, "event"),
+        _row("direct_messages.get", f"GET {_EVENTS}/show.json", _QUERY, _READ, "event", listed_as="/direct_messages/events/show"),
+        _row("direct_messages.list", f"GET {_EVENTS}/list.json", _QUERY, _READ, "", listed_as="/direct_messages/events/list"),
+        _row("direct_messages.delete", f"DELETE {_EVENTS}/destroy.json", _QUERY, _IDEMPOTENT, None),
+        _row("direct_messages.indicate_typing", "POST direct_messages/indicate_typing.json", _FORM, _IDEMPOTENT, None),
+        _row("direct_messages.mark_read", "POST direct_messages/mark_read.json", _FORM, _IDEMPOTENT, None, listed_as="/direct_messages/mark_read"),
+        _row("direct_messages.download", "GET /{id}", _QUERY, _READ, None, host=Host.FILES),
+        _row("welcome_messages.create", f"POST {_WELCOME}/new.json", _JSON, _ONCE, "welcome_message"),
+        _row("welcome_messages.get", f"GET {_WELCOME}/show.json", _QUERY, _READ, "welcome_message"),
+        _row("welcome_messages.list", f"GET {_WELCOME}/list.json", _QUERY, _READ, ""),
+        _row("welcome_messages.update", f"PUT {_WELCOME}/update.json?id={{id}}", _JSON, _IDEMPOTENT, "welcome_message"),
+        _row("welcome_messages.delete", f"DELETE {_WELCOME}/destroy.json", _QUERY, _IDEMPOTENT, None),
+        _row("welcome_message_rules.create", f"POST {_RULES}/new.json", _JSON, _ONCE, "welcome_message_rule"),
+        _row("welcome_message_rules.get", f"GET {_RULES}/show.json", _QUERY, _READ, "welcome_message_rule"),
+        _row("welcome_message_rules.list", f"GET {_RULES}/list.json", _QUERY, _READ, ""),
+        _row("welcome_message_rules.delete", f"DELETE {_RULES}/destroy.json", _QUERY, _IDEMPOTENT, None),
+        _row("account.update_profile", "POST account/update_profile.json", _FORM, _IDEMPOTENT, "", listed_as="/account/update_profile"),
+        _row("account.verify_credentials", "GET account/verify_credentials.json", _QUERY, _READ, "", listed_as="/account/verify_credentials"),
+        _row("application.rate_limit_status", "GET application/rate_limit_status.json", _QUERY, _READ, "", listed_as="/application/rate_limit_status"),
+        # An upload that is done twice leaves an unused file that the API forgets after a day; a segment that is sent
+        # twice is the same segment.
+        _row("media.upload", f"POST {_MEDIA}", _MULTIPART, _IDEMPOTENT, "", host=_UPLOAD),
+        _row("media.upload_init", f"POST {_MEDIA}", _FORM, _IDEMPOTENT, "", host=_UPLOAD),
+        _row("media.upload_append", f"POST {_MEDIA}", _MULTIPART, _IDEMPOTENT, None, host=_UPLOAD),
+        _row("media.upload_finalize", f"POST {_MEDIA}", _FORM, _IDEMPOTENT, "", host=_UPLOAD),
+        _row("media.upload_status", f"GET {_MEDIA}", _QUERY, _READ, "", host=_UPLOAD),
+        _row("media_v2.upload", f"POST {_MEDIA_V2}", _MULTIPART, _IDEMPOTENT, "data"),
+        _row("media_v2.initialize", f"POST {_MEDIA_V2}/initialize", _JSON, _IDEMPOTENT, "data"),
+        _row("media_v2.append", f"POST {_MEDIA_V2}/{{id}}/append", _MULTIPART, _IDEMPOTENT, None),
+        _row("media_v2.finalize", f"POST {_MEDIA_V2}/{{id}}/finalize", _JSON, _IDEMPOTENT, "data"),
+        _row("media_v2.status", f"GET {_MEDIA_V2}", _QUERY, _READ, "data"),
     )
 }
+# fmt: on

@@ -11,6 +11,7 @@
     ├── ClientClosed             (also RuntimeError) the client was closed before the call could leave
     ├── WrongEventLoop           (also RuntimeError) the client belongs to another event loop, or another process
     ├── OutboxFailed             the outbox' file could not be read or written
+    ├── MediaFailed              a file could not be processed by the API, or is larger than it may be
     ├── DeliveryUnknown          (also RuntimeError) bytes left, no readable answer came back
     ├── MalformedResponse        an answer came, and it is not what the endpoint answers
     └── ResponseError            the API answered, and the answer is no
@@ -49,6 +50,7 @@ __all__ = [
     "InvalidInput",
     "LooksAutomated",
     "MalformedResponse",
+    "MediaFailed",
     "NotAllowlisted",
     "NotFound",
     "OutboxFailed",
@@ -222,6 +224,24 @@ class OutboxFailed(TwdmError):
 
     def __str__(self) -> str:
         return f"outbox {self.path}: {self.problem}"
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class MediaFailed(TwdmError):
+    """A file that was uploaded could not be processed by the API, or one that was to be had is larger than it may be.
+
+    Args:
+        endpoint: the endpoint's name.
+        problem: what is wrong with the file, in the API's words if it said.
+        media_id: of the file, if it has one.
+    """
+
+    endpoint: str
+    problem: str
+    media_id: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.endpoint}: {self.problem}"
 
 
 @define(kw_only=True, slots=False, eq=False, str=False)

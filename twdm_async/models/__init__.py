@@ -1,18 +1,34 @@
 """Frozen models of what the API says, and of what can be attached to a message."""
 
+from twdm_async.models.attachments import MessageMedia, SharedCoordinate, SharedPlace
 from twdm_async.models.custom_profiles import CustomProfile
-from twdm_async.models.direct_messages import CallToAction, DirectMessage, QuickReply
-from twdm_async.models.media import Media, MediaCategory
-from twdm_async.models.users import User
-from twdm_async.models.welcome_messages import WelcomeMessage
+from twdm_async.models.direct_messages import DirectMessage, InitiatedVia, SourceApp
+from twdm_async.models.media import Media, MediaCategory, Processing
+from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, QuickReplyResponse, TextInput
+from twdm_async.models.rate_limits import RateLimitStatus, RateLimitWindow
+from twdm_async.models.users import Person, User
+from twdm_async.models.welcome_messages import WelcomeMessage, WelcomeMessageRule
 
 __all__ = [
     "CallToAction",
     "CustomProfile",
     "DirectMessage",
+    "InitiatedVia",
+    "LocationRequest",
     "Media",
     "MediaCategory",
+    "MessageMedia",
+    "Person",
+    "Processing",
     "QuickReply",
+    "QuickReplyResponse",
+    "RateLimitStatus",
+    "RateLimitWindow",
+    "SharedCoordinate",
+    "SharedPlace",
+    "SourceApp",
+    "TextInput",
     "User",
     "WelcomeMessage",
+    "WelcomeMessageRule",
 ]

@@ -99,6 +99,7 @@ TEXT: Final = Kind(_of(str), _same)
 NUMBER: Final = Kind(_of(int), _same)
 FLAG: Final = Kind(_of(bool), _same)
 OBJECT: Final = Kind(_of(dict), _same)
+ARRAY: Final = Kind(_of(list), _same)
 MILLISECONDS: Final = Kind(_read_milliseconds, _write_milliseconds)
 """An aware datetime in UTC; in JSON a string of milliseconds since 1970."""
 SPELLED_TIME: Final = Kind(_read_spelled_time, _write_spelled_time)
@@ -239,6 +240,11 @@ def _is_model(type_: Any) -> bool:
     return has(type_) and any("place" in field.metadata for field in fields(type_))
 
 
+def found(node: Json, *path: str) -> Json:
+    """What is at `path` in `node`; ``None`` if nothing is."""
+    return _find(node, path)
+
+
 converter: Final[cattrs.Converter] = cattrs.Converter(detailed_validation=False)
 """The one converter. ``structure`` raises ValueError or TypeError where the JSON is not what the model says."""
 
@@ -252,6 +258,11 @@ def listed(model: type[Any]) -> Kind:
         return tuple(converter.structure(item, model) for item in value)
 
     return Kind(read, lambda items: [converter.unstructure(item) for item in items], vital=True)
+
+
+def nested(model: type[Any]) -> Kind:
+    """The kind of a JSON object that is a `model`."""
+    return Kind(lambda value: converter.structure(value, model), converter.unstructure)
 
 
 converter.register_structure_hook_factory(_is_model, _structure_hook)

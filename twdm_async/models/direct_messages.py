@@ -1,50 +1,109 @@
-"""Direct messages, and what can hang on one."""
+"""Direct messages, as they are sent and received."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
-from twdm_async.errors import InvalidInput
-from twdm_async.models.checks import checked_length
-from twdm_async.models.convert import ID, MILLISECONDS, OBJECT, TEXT, at, listed
+from twdm_async.models.attachments import ATTACHMENT, Attachment
+from twdm_async.models.convert import ID, MILLISECONDS, OBJECT, TEXT, at, converter, found, listed, nested
+from twdm_async.models.quick_replies import (
+    CallToAction,
+    QuickReplies,
+    QuickReplyResponse,
+    read_ctas,
+    read_quick_replies,
+)
+from twdm_async.models.texts import fitted, unescaped
+
+_CREATE, _DATA = "message_create", "message_data"
 
 
-def unescaped(text: str | None) -> str | None:
-    """`text` as a person wrote it: the API escapes ``&``, ``<`` and ``>``, and nothing else."""
-    return text and text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+@frozen(kw_only=True)
+class InitiatedVia:
+    """What a person came from who wrote first.
+
+    Args:
+        tweet_id: a post with a button *Send a private message*.
+        welcome_message_id: a welcome message.
+        extra: everything else the API said, in its own shape.
+    """
+
+    tweet_id: str | None = field(default=None, metadata=at(ID, "tweet_id"))
+    welcome_message_id: str | None = field(default=None, metadata=at(ID, "welcome_message_id"))
+    extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)
+
+
+@frozen(kw_only=True)
+class SourceApp:
+    """The app that sent a message.
+
+    Args:
+        id: its id.
+        name: its name.
+        url: its web page.
+        extra: everything else the API said, in its own shape.
+    """
+
+    id: str = field(metadata=at(ID, "id"))
+    name: str | None = field(default=None, metadata=at(TEXT, "name"))
+    url: str | None = field(default=None, metadata=at(TEXT, "url"))
+    extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)
+
+
+def app_of(app_id: str | None, apps: Mapping[str, Any] | None) -> SourceApp | None:
+    """The app called `app_id` in the map that the API gives beside its answers."""
+    try:
+        app: SourceApp = converter.structure((apps or {}).get(app_id or ""), SourceApp)
+    except (ValueError, TypeError):
+        return None
+    return app
 
 
 @frozen(kw_only=True)
 class DirectMessage:
-    """A message, as the page *Send a Direct Message with custom profile* shows it.
+    """A message, sent or received, as the pages *Send a Direct Message with custom profile* and *GET
+    direct_messages/events/show* show it.
 
     Args:
         id: the event's id. The documented reply has none, so it may be ``None``.
         created_at: when it was made (UTC), or ``None`` likewise.
         sender_id: whose account it came from.
         recipient_id: whom it is for.
-        raw_text: the text as it came, HTML-escaped. It is what the indices of `entities` count in.
-        entities: hashtags, symbols, mentions and links in the text.
+        raw_text: the text as it came, HTML-escaped.
+        raw_entities: hashtags, symbols, mentions and links; their indices count in `raw_text`.
         custom_profile_id: the custom profile it was sent under.
+        attachment: a file or a place.
+        quick_reply_response: what a person tapped.
+        initiated_via: what a person came from.
+        source_app_id: which app sent it; only of what the account itself sent.
+        apps: what the API says of that app.
         extra: everything else the API said, in its own shape.
     """
 
     id: str | None = field(default=None, metadata=at(ID, "id"))
     created_at: datetime | None = field(default=None, metadata=at(MILLISECONDS, "created_timestamp"))
-    sender_id: str | None = field(default=None, metadata=at(ID, "message_create", "sender_id"))
-    recipient_id: str | None = field(default=None, metadata=at(ID, "message_create", "target", "recipient_id"))
-    raw_text: str | None = field(default=None, repr=False, metadata=at(TEXT, "message_create", "message_data", "text"))
-    entities: Mapping[str, Any] | None = field(
-        default=None, repr=False, hash=False, metadata=at(OBJECT, "message_create", "message_data", "entities")
+    sender_id: str | None = field(default=None, metadata=at(ID, _CREATE, "sender_id"))
+    recipient_id: str | None = field(default=None, metadata=at(ID, _CREATE, "target", "recipient_id"))
+    raw_text: str | None = field(default=None, repr=False, metadata=at(TEXT, _CREATE, _DATA, "text"))
+    raw_entities: Mapping[str, Any] | None = field(
+        default=None, repr=False, hash=False, metadata=at(OBJECT, _CREATE, _DATA, "entities")
     )
     custom_profile_id: str | None = field(
-        default=None, metadata=at(ID, "message_create", "custom_profile_id", also=("custom_profile_id",))
+        default=None, metadata=at(ID, _CREATE, "custom_profile_id", also=("custom_profile_id",))
     )
+    attachment: Attachment | None = field(
+        default=None, repr=False, metadata=at(ATTACHMENT, _CREATE, _DATA, "attachment")
+    )
+    quick_reply_response: QuickReplyResponse | None = field(
+        default=None, metadata=at(nested(QuickReplyResponse), _CREATE, _DATA, "quick_reply_response")
+    )
+    initiated_via: InitiatedVia | None = field(default=None, metadata=at(nested(InitiatedVia), "initiated_via"))
+    source_app_id: str | None = field(default=None, metadata=at(ID, _CREATE, "source_app_id"))
+    apps: Mapping[str, Any] | None = field(default=None, repr=False, hash=False, metadata=at(OBJECT, "apps"))
     extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)
 
     @property
@@ -52,57 +111,25 @@ class DirectMessage:
         """The text as a person wrote it."""
         return unescaped(self.raw_text)
 
+    @property
+    def entities(self) -> Mapping[str, Any] | None:
+        """Hashtags, symbols, mentions and links; their indices count in `text`."""
+        return fitted(self.raw_entities, self.raw_text)
 
-@frozen
-class QuickReply:
-    """One answer a person can tap instead of typing.
+    @property
+    def quick_replies(self) -> QuickReplies | None:
+        """The answers to tap that it offers."""
+        return read_quick_replies(found(self.extra, _CREATE, _DATA, "quick_reply"))
 
-    Args:
-        label: what the person sees, at most 36 characters.
-        description: a line below it, at most 72 characters; either all the options of a message have one or none.
-        metadata: comes back with the answer and is not shown, at most 1000 characters.
+    @property
+    def ctas(self) -> tuple[CallToAction, ...]:
+        """Its buttons."""
+        return read_ctas(found(self.extra, _CREATE, _DATA, "ctas"))
 
-    Raises:
-        InvalidInput: something is empty or too long.
-    """
-
-    label: str
-    description: str | None = None
-    metadata: str | None = field(default=None, repr=False)
-
-    def __attrs_post_init__(self) -> None:
-        checked_length(self.label, "label", 36)
-        if self.description is not None:
-            checked_length(self.description, "description", 72)
-        if self.metadata is not None:
-            checked_length(self.metadata, "metadata", 1000)
-
-
-@frozen
-class CallToAction:
-    """A button that opens a web page.
-
-    Args:
-        label: what the person sees, at most 36 characters.
-        url: an http or https address.
-
-    Raises:
-        InvalidInput: the label is empty or too long, or the address is not one.
-    """
-
-    label: str
-    url: str
-
-    def __attrs_post_init__(self) -> None:
-        checked_length(self.label, "label", 36)
-        checked_length(self.url, "url", 4096)
-        try:
-            parts = urlsplit(self.url)
-            is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # a port or an IPv6 address that is none
-            is_address = False
-        if not is_address or any(map(str.isspace, self.url)):
-            raise InvalidInput(parameter="url", problem="must be an http:// or https:// address without spaces")
+    @property
+    def source_app(self) -> SourceApp | None:
+        """The app that sent it, if the API told."""
+        return app_of(self.source_app_id, self.apps)
 
 
 @frozen(kw_only=True)
@@ -112,9 +139,11 @@ class DirectMessagePage:
     Args:
         events: those on this page, the newest first; there may be none.
         next_cursor: what the next page is asked for with; ``None`` on the last one.
+        apps: what the API says of the apps that sent them.
         extra: everything else the API said.
     """
 
     events: tuple[DirectMessage, ...] = field(metadata=at(listed(DirectMessage), "events"))
     next_cursor: str | None = field(default=None, metadata=at(TEXT, "next_cursor"))
+    apps: Mapping[str, Any] | None = field(default=None, repr=False, hash=False, metadata=at(OBJECT, "apps"))
     extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)

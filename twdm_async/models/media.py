@@ -3,69 +3,108 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from attrs import field, frozen
 
 from twdm_async.errors import InvalidInput
-from twdm_async.models.convert import ID, NUMBER, at
+from twdm_async.models.convert import ID, NUMBER, OBJECT, TEXT, at, nested
 
-MediaCategory = Literal["tweet_image", "tweet_gif", "dm_image", "dm_gif"]
+MediaCategory = Literal["tweet_image", "tweet_gif", "tweet_video", "dm_image", "dm_gif", "dm_video"]
+
+
+@frozen(kw_only=True)
+class Processing:
+    """How far the API is with a film or an animation, as the page *GET media/upload (STATUS)* shows it.
+
+    Args:
+        state: ``"pending"``, ``"in_progress"``, ``"succeeded"`` or ``"failed"``.
+        check_after_secs: seconds after which to ask again.
+        progress_percent: how much of it is done.
+        error: what went wrong, in the API's own shape.
+        extra: everything else the API said, in its own shape.
+    """
+
+    state: str = field(metadata=at(TEXT, "state"))
+    check_after_secs: int | None = field(default=None, metadata=at(NUMBER, "check_after_secs"))
+    progress_percent: int | None = field(default=None, metadata=at(NUMBER, "progress_percent"))
+    error: Mapping[str, Any] | None = field(default=None, hash=False, metadata=at(OBJECT, "error"))
+    extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)
 
 
 @frozen(kw_only=True)
 class Media:
-    """An uploaded file, as the page *POST media/upload* shows it.
+    """An uploaded file, as the pages *POST media/upload* and *POST media/upload (FINALIZE)* show it.
 
     Args:
         id: what a message or a profile refers to.
         size: bytes.
         expires_after_secs: seconds within which it must be used.
+        processing: how far the API is with it; ``None`` if it can be used at once.
         extra: everything else the API said, in its own shape.
     """
 
     id: str = field(metadata=at(ID, "media_id_string", also=("media_id",)))
     size: int | None = field(default=None, metadata=at(NUMBER, "size"))
     expires_after_secs: int | None = field(default=None, metadata=at(NUMBER, "expires_after_secs"))
+    processing: Processing | None = field(default=None, metadata=at(nested(Processing), "processing_info"))
     extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)
 
 
-_MEGABYTE = 1024 * 1024
-_IMAGE_LIMIT = 5 * _MEGABYTE
-_GIF_LIMIT = 15 * _MEGABYTE
-LARGEST_FILE = _GIF_LIMIT
-"""Bytes; no file that the simple upload takes is larger."""
+@frozen(kw_only=True)
+class MediaV2(Media):
+    """The same, as the page *POST /2/media/upload* shows it."""
+
+    id: str = field(metadata=at(ID, "id"))
 
 
-def _type_by_content(content: bytes) -> str | None:
-    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+_MEGABYTE: Final = 1024 * 1024
+_LIMITS: Final = {"image": 5 * _MEGABYTE, "gif": 15 * _MEGABYTE, "video": 512 * _MEGABYTE}
+HEAD: Final = 16
+"""Bytes from the beginning of a file by which its type is told."""
+
+
+def type_by_content(head: bytes) -> str | None:
+    """The content type of a file that begins like this, if it is one that the API takes."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
-    if content.startswith(b"\xff\xd8\xff"):
+    if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
-    if content.startswith((b"GIF87a", b"GIF89a")):
+    if head.startswith((b"GIF87a", b"GIF89a")):
         return "image/gif"
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
+    if head[4:8] == b"ftyp":
+        return "video/quicktime" if head[8:12] == b"qt  " else "video/mp4"
     return None
 
 
-def checked_image(content: bytes, category: MediaCategory | None, parameter: str) -> str:
-    """The content type of a picture that the simple upload takes.
+def checked_type(head: bytes, size: int, category: MediaCategory | None, parameter: str) -> str:
+    """The content type of a file that can be uploaded.
+
+    Args:
+        head: its first bytes.
+        size: its bytes.
+        category: what it is for.
+        parameter: its name in an error.
 
     Raises:
-        InvalidInput: it is empty, too large, not a picture by its first bytes, or not what `category` says.
+        InvalidInput: it is empty, too large, of no type that the API takes, or not what `category` says.
     """
     if category is not None and category not in get_args(MediaCategory):
         raise InvalidInput(parameter="category", problem=f"must be one of {', '.join(get_args(MediaCategory))}")
-    if not content:
+    if not size:
         raise InvalidInput(parameter=parameter, problem="is empty")
-    content_type = _type_by_content(content)
+    content_type = type_by_content(head)
     if content_type is None:
-        raise InvalidInput(parameter=parameter, problem="is not a PNG, JPEG, GIF or WEBP picture by its first bytes")
-    is_gif = content_type == "image/gif"
-    if category is not None and category.endswith("_gif") and not is_gif:
+        problem = "is not a PNG, JPEG, GIF or WEBP picture nor an MP4 or MOV film by its first bytes"
+        raise InvalidInput(parameter=parameter, problem=problem)
+    kind = "gif" if content_type == "image/gif" else content_type.partition("/")[0]
+    if category is None and kind == "video":
+        raise InvalidInput(parameter="category", problem="is needed for a film, such as dm_video")
+    # A still GIF is taken for an image, too.
+    if category is not None and category.partition("_")[2] not in {kind, "image" if kind == "gif" else kind}:
         raise InvalidInput(parameter=parameter, problem=f"is {content_type}, which {category} does not take")
-    limit = _GIF_LIMIT if is_gif else _IMAGE_LIMIT
-    if len(content) > limit:
-        raise InvalidInput(parameter=parameter, problem=f"has {len(content)} bytes; {content_type} may have {limit}")
+    if size > _LIMITS[kind]:
+        raise InvalidInput(parameter=parameter, problem=f"has {size} bytes; {content_type} may have {_LIMITS[kind]}")
     return content_type

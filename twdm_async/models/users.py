@@ -42,3 +42,30 @@ class User:
     followers_count: int | None = field(default=None, metadata=at(NUMBER, "followers_count"))
     profile_image_url: str | None = field(default=None, metadata=at(TEXT, "profile_image_url_https"))
     extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)
+
+
+@frozen(kw_only=True)
+class Person:
+    """Somebody who writes or is written to, as webhooks show it (page *Account Activity data objects*).
+
+    Args:
+        id: the user id.
+        name: the display name.
+        screen_name: the handle, without ``@``.
+        verified: whether the account carries a badge.
+        protected: whether its posts are hidden from those who do not follow it.
+        followers_count: how many follow it.
+        profile_image_url: its picture (https).
+        extra: everything else the API said, in its own shape.
+    """
+
+    id: str = field(metadata=at(ID, "id"))
+    name: str | None = field(default=None, metadata=at(TEXT, "name"))
+    screen_name: str | None = field(default=None, metadata=at(TEXT, "screen_name", also=("username",)))
+    verified: bool | None = field(default=None, metadata=at(FLAG, "verified"))
+    protected: bool | None = field(default=None, metadata=at(FLAG, "protected"))
+    followers_count: int | None = field(default=None, metadata=at(NUMBER, "followers_count"))
+    profile_image_url: str | None = field(
+        default=None, metadata=at(TEXT, "profile_image_url_https", also=("profile_image_url",))
+    )
+    extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from twdm_async.client import Client
-    from twdm_async.models.direct_messages import CallToAction, QuickReply
-    from twdm_async.models.media import Media
+    from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
     from twdm_async.outbox.entry import Entry, State
+    from twdm_async.resources.message_data import Attachable
 
 T = TypeVar("T")
 
@@ -92,9 +92,9 @@ class Outbox:
         key: str | None = None,
         priority: Priority = Priority.INTERACTIVE,
         not_after: datetime | None = None,
-        quick_replies: Sequence[QuickReply] | None = None,
+        quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
         ctas: Sequence[CallToAction] | None = None,
-        attachment: Media | str | int | None = None,
+        attachment: Attachable | None = None,
     ) -> Entry:
         """Keep a message, to be sent. When this returns, it is on the disk.
 
@@ -107,10 +107,10 @@ class Outbox:
                 stay as they were first. A name of its own if not given.
             priority: which waiting messages go first.
             not_after: when it is too late to send it (an aware ``datetime``).
-            quick_replies: 1 to 20 answers to tap.
+            quick_replies: 1 to 20 answers to tap; or a :class:`TextInput` or :class:`LocationRequest`.
             ctas: 1 to 3 buttons.
-            attachment: a file that was uploaded with a category such as ``"dm_image"``, or its media id. The API
-                forgets files after a day.
+            attachment: a file that was uploaded with a category such as ``"dm_image"``, or its media id (the API
+                forgets files after a day); or a :class:`SharedCoordinate` or :class:`SharedPlace`.
 
         Returns:
             What became of the message of this key so far.

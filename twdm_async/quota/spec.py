@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from attrs import Attribute, evolve, field, frozen
 
@@ -105,6 +105,25 @@ class Pace:
     per: float = field(validator=positive)
 
 
+@frozen
+class ReplyCredit:
+    """What a person who writes gives: so many messages to that person do not count against the quota of messages.
+
+    Each message that a person sends opens this anew (page *Send a Direct Message*, *Rate limits*). It is used only for
+    messages of which this client has heard; see :doc:`receiving`.
+
+    Args:
+        replies: messages that do not count, at least 1.
+        per: seconds from the person's message on in which they must be sent.
+
+    Raises:
+        InvalidInput: `replies` or `per` is not a positive number.
+    """
+
+    replies: int = field(validator=_at_least_one)
+    per: float = field(validator=positive)
+
+
 def _part(_: object, attribute: Attribute[float], value: float) -> None:
     checked_part(value, attribute.name)
 
@@ -133,11 +152,13 @@ class QuotaRow:
         pace: ``None`` leaves bursts as the quotas allow them.
         reserve: the part of each quota that bulk calls leave to interactive ones; see
             :mod:`twdm_async.quota.reserve`.
+        credit: what a person who writes gives; ``None`` if everything counts.
     """
 
     quotas: tuple[Quota, ...] = ()
     pace: Pace | None = None
     reserve: float = field(default=RESERVE, validator=_part)
+    credit: ReplyCredit | None = None
 
 
 _QUARTER_HOUR, _HOUR, _DAY = 900.0, 3600.0, 86_400.0
@@ -148,10 +169,25 @@ _DOCUMENTED: dict[str, QuotaRow] = {
     "custom_profiles.get": QuotaRow((Quota(180, per=_QUARTER_HOUR),)),
     "custom_profiles.list": QuotaRow((Quota(180, per=_QUARTER_HOUR),)),
     "custom_profiles.delete": QuotaRow((Quota(1000, per=_DAY),), _POLITE),
-    "direct_messages.send": QuotaRow((Quota(1000, per=_DAY), Quota(15_000, per=_DAY, scope=Scope.APP)), _POLITE),
+    "direct_messages.send": QuotaRow(
+        (Quota(1000, per=_DAY), Quota(15_000, per=_DAY, scope=Scope.APP)), _POLITE, credit=ReplyCredit(5, per=_DAY)
+    ),
+    "direct_messages.get": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),
     "direct_messages.list": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),
-    # Documented as limited, without a figure: the server's 429 is what is known about it.
+    "direct_messages.indicate_typing": QuotaRow((Quota(1000, per=_QUARTER_HOUR),)),
+    "direct_messages.mark_read": QuotaRow((Quota(1000, per=_QUARTER_HOUR),)),
+    # Documented as limited, or not at all, without a figure: the server's 429 is what is known about these.
+    "direct_messages.delete": QuotaRow((), _POLITE),
+    "direct_messages.download": QuotaRow((), _POLITE),
     "welcome_messages.create": QuotaRow((), _POLITE),
+    "welcome_messages.update": QuotaRow((), _POLITE),
+    "welcome_messages.delete": QuotaRow((), _POLITE),
+    "welcome_message_rules.create": QuotaRow((), _POLITE),
+    "welcome_message_rules.delete": QuotaRow((), _POLITE),
+    "welcome_messages.get": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),
+    "welcome_messages.list": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),
+    "welcome_message_rules.get": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),
+    "welcome_message_rules.list": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),
     "account.update_profile": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),
     "account.verify_credentials": QuotaRow((Quota(75, per=_QUARTER_HOUR),)),
     "application.rate_limit_status": QuotaRow((Quota(180, per=_QUARTER_HOUR),)),
@@ -160,7 +196,13 @@ _DOCUMENTED: dict[str, QuotaRow] = {
     "media.upload_init": QuotaRow((Quota(200, per=_HOUR),)),
     "media.upload_append": QuotaRow((Quota(20_000, per=_HOUR),)),
     "media.upload_finalize": QuotaRow((Quota(615, per=_HOUR),)),
-    "media.upload_status": QuotaRow(()),
+    "media.upload_status": QuotaRow(),
+    # Nothing is known of these; what the server's headers say is held.
+    "media_v2.upload": QuotaRow(),
+    "media_v2.initialize": QuotaRow(),
+    "media_v2.append": QuotaRow(),
+    "media_v2.finalize": QuotaRow(),
+    "media_v2.status": QuotaRow(),
 }
 
 
@@ -181,7 +223,14 @@ class QuotaTable:
         """The documented quotas, per account and per app (page *Rate limits* of each endpoint)."""
         return cls(_DOCUMENTED)
 
-    def replace(self, family: str, *quotas: Quota, pace: Pace | None = None, reserve: float = RESERVE) -> QuotaTable:
+    def replace(
+        self,
+        family: str,
+        *quotas: Quota,
+        pace: Pace | None = None,
+        reserve: float = RESERVE,
+        credit: ReplyCredit | Literal["as it is"] | None = "as it is",
+    ) -> QuotaTable:
         """A table in which `family` has exactly these quotas and this pace.
 
         Args:
@@ -190,16 +239,21 @@ class QuotaTable:
             pace: how bursts leave; ``None`` means as fast as the quotas allow.
             reserve: the part of each quota, 0 to less than 1, that bulk calls leave to interactive ones. With 0, bulk
                 calls are neither held back nor spread over the window.
+            credit: what a person who writes gives; ``None`` if everything counts.
 
         Raises:
-            InvalidInput: there is no such family, or what is given are no quotas, no pace or no part.
+            InvalidInput: there is no such family, or what is given are no quotas, no pace, no part or no credit.
         """
-        self[family]
+        row = self[family]
         if not all(isinstance(quota, Quota) for quota in quotas):
             raise InvalidInput(parameter="quotas", problem="must be Quota, each of them")
         if pace is not None and not isinstance(pace, Pace):
             raise InvalidInput(parameter="pace", problem="must be a Pace")
-        return QuotaTable({**self._rows, family: QuotaRow(quotas, pace, reserve)})
+        if credit == "as it is":
+            credit = row.credit
+        elif credit is not None and not isinstance(credit, ReplyCredit):
+            raise InvalidInput(parameter="credit", problem="must be a ReplyCredit")
+        return QuotaTable({**self._rows, family: QuotaRow(quotas, pace, reserve, credit)})
 
     def scaled(self, time_scale: float) -> QuotaTable:
         """A table whose windows and paces are `time_scale` times as short, for tests and demonstrations.
@@ -214,6 +268,7 @@ class QuotaTable:
                     tuple(evolve(quota, per=quota.per / time_scale) for quota in row.quotas),
                     row.pace and evolve(row.pace, per=row.pace.per / time_scale),
                     row.reserve,
+                    row.credit and evolve(row.credit, per=row.credit.per / time_scale),
                 )
                 for family, row in self._rows.items()
             }

@@ -7,6 +7,7 @@ from attrs import frozen
 from twdm_async.errors import InvalidInput
 from twdm_async.models.checks import checked_characters
 from twdm_async.models.users import User
+from twdm_async.resources.access import AccessFinding, check_access
 from twdm_async.transport.call import Caller
 
 
@@ -70,6 +71,18 @@ class Account:
         """
         arguments = _flags(include_entities=include_entities, skip_status=skip_status)
         return await self._caller.call("account.verify_credentials", arguments, User, max_wait=max_wait)
+
+    async def check_access(self, *, max_wait: float | None = 0.0) -> tuple[AccessFinding, ...]:
+        """Find out what the account and its keys are good for, and what is missing, in words. It takes a read of three
+        quotas: of the account, of its messages (15 in 15 minutes) and of its custom profiles.
+
+        Args:
+            max_wait: seconds to wait for quota, for each of them; ``None`` waits as long as it takes.
+
+        Returns:
+            One finding for the keys; and if they are good, one each for the badge, direct messages and custom profiles.
+        """
+        return await check_access(self._caller, max_wait)
 
 
 def _flags(**flags: bool | None) -> dict[str, str]:

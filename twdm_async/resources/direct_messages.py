@@ -1,9 +1,12 @@
-"""Direct messages (pages *Send a Direct Message with custom profile* and *List messages*)."""
+"""Direct messages (pages *Send a Direct Message with custom profile*, *List messages*, *Typing indicator*, *Read
+receipt*).
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import evolve, field, frozen
@@ -12,22 +15,25 @@ from twdm_async._quiet import quiet
 from twdm_async.models.checks import checked_id
 from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
 from twdm_async.quota.lanes import Lane
-from twdm_async.resources.message_data import message_data
+from twdm_async.resources.download import download
+from twdm_async.resources.message_data import Attachable, message_data
 from twdm_async.resources.reconcile import SETTLE_AFTER, Listed, Reconciled, Reconciler
 from twdm_async.transport.call import Caller, Journal
 from twdm_async.transport.wire import Message
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncIterator, Sequence
 
     from twdm_async.errors import DeliveryUnknown
-    from twdm_async.models.direct_messages import CallToAction, QuickReply
-    from twdm_async.models.media import Media
+    from twdm_async.models.attachments import MessageMedia
+    from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
     from twdm_async.quota.spec import Priority
     from twdm_async.transport.sent import Sought
 
 _LONGEST_TEXT: Final = 10_000
 _LARGEST_PAGE: Final = 50
+_LARGEST_FILE: Final = 512 * 1024 * 1024  # bytes: no film may be larger
 
 
 @frozen
@@ -48,9 +54,9 @@ def outgoing(
     text: str | None = None,
     *,
     custom_profile_id: str | int | None = None,
-    quick_replies: Sequence[QuickReply] | None = None,
+    quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
     ctas: Sequence[CallToAction] | None = None,
-    attachment: Media | str | int | None = None,
+    attachment: Attachable | None = None,
 ) -> Outgoing:
     """The message that these arguments of :meth:`DirectMessages.send` stand for.
 
@@ -87,16 +93,17 @@ class DirectMessages:
         text: str | None = None,
         *,
         custom_profile_id: str | int | None = None,
-        quick_replies: Sequence[QuickReply] | None = None,
+        quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
         ctas: Sequence[CallToAction] | None = None,
-        attachment: Media | str | int | None = None,
+        attachment: Attachable | None = None,
         priority: Priority | None = None,
         max_wait: float | None = None,
         lane: str | Lane | None = None,
     ) -> DirectMessage:
         """Send one message (page *Send a Direct Message with custom profile*: POST direct_messages/events/new).
 
-        It waits for quota: 1000 in 24 hours for the account, 15 000 for the app. It is never sent twice by itself. Who
+        It waits for quota: 1000 in 24 hours for the account, 15 000 for the app; unless it is one of five replies to a
+        message that the person is known to have sent in the last 24 hours. It is never sent twice by itself. Who
         is cancelled while it waits has sent nothing; who is cancelled later leaves the request to go on, and its
         outcome is told to the client's observers.
 
@@ -104,9 +111,10 @@ class DirectMessages:
             recipient_id: the person's user id.
             text: at most 10 000 characters; may be left out if there is an attachment.
             custom_profile_id: the custom profile it shows under; the account's own name and picture if not given.
-            quick_replies: 1 to 20 answers to tap.
+            quick_replies: 1 to 20 answers to tap; or a :class:`TextInput` or :class:`LocationRequest`.
             ctas: 1 to 3 buttons.
-            attachment: a file that was uploaded with a category such as ``"dm_image"``, or its media id.
+            attachment: a file that was uploaded with a category such as ``"dm_image"``, or its media id; or a
+                :class:`SharedCoordinate` or :class:`SharedPlace`.
             priority: which waiting calls go first; :attr:`Priority.INTERACTIVE` if not given.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
             lane: the line to wait in, which shares fairly with the others; one for each profile if not given.
@@ -165,7 +173,105 @@ class DirectMessages:
         pages = self._caller.pages("direct_messages.list", DirectMessagePage, count=_LARGEST_PAGE, max_wait=max_wait)
         async for page in pages:
             for message in page.events:
-                yield message
+                apps = {key: app for key, app in (page.apps or {}).items() if key == message.source_app_id}
+                yield evolve(message, apps=apps) if apps else message
+
+    async def get(self, message_id: str | int, *, max_wait: float | None = None) -> DirectMessage:
+        """Look up a message of the last 30 days, sent or received (page *GET direct_messages/events/show*; 15 in 15
+        minutes).
+
+        Args:
+            message_id: its id.
+            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+
+        Raises:
+            InvalidInput: the id is none.
+            NotFound: there is no such message, or it is too old.
+            ResponseError, ConnectFailed, MalformedResponse: it could not be had.
+        """
+        arguments = {"id": checked_id(message_id, "message_id")}
+        return await self._caller.call("direct_messages.get", arguments, DirectMessage, max_wait=max_wait)
+
+    async def delete(self, message_id: str | int, *, max_wait: float | None = None) -> None:
+        """Hide a message of the last 30 days from this account (page *DELETE direct_messages/events/destroy*). The
+        other one goes on seeing it.
+
+        Args:
+            message_id: its id.
+            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+
+        Raises:
+            InvalidInput: the id is none.
+            NotFound: there is no such message, or none any more.
+            ResponseError, ConnectFailed: it could not be done.
+        """
+        arguments = {"id": checked_id(message_id, "message_id")}
+        await self._caller.call("direct_messages.delete", arguments, type(None), max_wait=max_wait)
+
+    async def indicate_typing(self, recipient_id: str | int, *, max_wait: float | None = None) -> None:
+        """Let a person see for three seconds that somebody is typing (page *POST direct_messages/indicate_typing*;
+        1000 in 15 minutes).
+
+        Args:
+            recipient_id: the person's user id.
+            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+
+        Raises:
+            InvalidInput: the id is none.
+            ResponseError, ConnectFailed: it could not be done.
+        """
+        arguments = {"recipient_id": checked_id(recipient_id, "recipient_id")}
+        await self._caller.call("direct_messages.indicate_typing", arguments, type(None), max_wait=max_wait)
+
+    async def mark_read(
+        self, recipient_id: str | int, last_read_event_id: str | int, *, max_wait: float | None = None
+    ) -> None:
+        """Let a person see that their messages were read (page *POST direct_messages/mark_read*; 1000 in 15 minutes).
+
+        Args:
+            recipient_id: the user id of the person who wrote.
+            last_read_event_id: the id of the last message that was read; those before it are read, too.
+            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+
+        Raises:
+            InvalidInput: an id is none.
+            ResponseError, ConnectFailed: it could not be done.
+        """
+        arguments = {
+            "last_read_event_id": checked_id(last_read_event_id, "last_read_event_id"),
+            "recipient_id": checked_id(recipient_id, "recipient_id"),
+        }
+        await self._caller.call("direct_messages.mark_read", arguments, type(None), max_wait=max_wait)
+
+    async def download(
+        self,
+        media: MessageMedia | str,
+        path: str | os.PathLike[str],
+        *,
+        most: int = _LARGEST_FILE,
+        max_wait: float | None = None,
+    ) -> int:
+        """Save a file that hangs on a message (page *Message attachments*, *Downloading media*).
+
+        It is written to another name first, so what is at `path` is always a whole file.
+
+        Args:
+            media: the attachment of a message, or its address. It must be on ``ton.twitter.com`` or ``ton.x.com``:
+                requests are signed for no other host.
+            path: where it goes. What is there is replaced.
+            most: bytes that it may have.
+            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+
+        Returns:
+            Its size in bytes.
+
+        Raises:
+            InvalidInput: it has no address, or one elsewhere, or `path` cannot be written.
+            MediaFailed: it is larger than `most`.
+            ResponseError, ConnectFailed: it could not be had.
+        """
+        address = media if isinstance(media, str) else media.url
+        return await download(self._caller, address, Path(path), most, max_wait)
 
     async def reconcile(self, *unknowns: DeliveryUnknown, settle_after: float = SETTLE_AFTER) -> tuple[Reconciled, ...]:
         """Find out what became of messages that left and got no readable answer, by looking for them in the list of

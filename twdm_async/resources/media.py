@@ -1,68 +1,247 @@
-"""Uploading files (page *Uploading media*)."""
+"""Uploading files (pages *Uploading media*, *POST media/upload (INIT)*, *(APPEND)*, *(FINALIZE)*, *GET media/upload
+(STATUS)*, *POST /2/media/upload*).
+
+A picture goes in one request. A film or an animation goes in segments, of which only one is in memory at a time; each
+segment is a call of its own, so where a connection breaks, only the segment that was under way is sent again.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from twdm_async.errors import InvalidInput
-from twdm_async.models.media import LARGEST_FILE, Media, MediaCategory, checked_image
+from twdm_async._clock import Clock
+from twdm_async.errors import MediaFailed
+from twdm_async.models.media import HEAD, Media, MediaCategory, MediaV2, checked_type
+from twdm_async.quota.spec import checked_seconds
+from twdm_async.resources.media_source import Opened, Source, opened
 from twdm_async.transport.call import Caller
 from twdm_async.transport.wire import File
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+SEGMENT: Final = 2 * 1024 * 1024
+"""Bytes. The API takes up to a thousand segments of up to 5 MB."""
+
+_SHORTEST_CHECK, _USUAL_CHECK, _LONGEST_CHECK = 1.0, 5.0, 60.0  # seconds between two looks at the processing
+_DONE: Final = frozenset({"succeeded", "failed"})
+
+T = TypeVar("T")
+
+MediaApi = Literal["v1.1", "v2"]
+
+
+@frozen
+class UploadProgress:
+    """How far an upload is.
+
+    Args:
+        sent: bytes that the API has.
+        total: bytes of the file.
+        processed: percent of it that the API has processed; ``None`` while it is sent, or if the API does not say.
+    """
+
+    sent: int
+    total: int
+    processed: int | None = None
 
 
 @frozen
 class MediaUploads:
-    """Calls on media."""
+    """Calls on media.
+
+    Args:
+        media_api: which of the API's two ways to upload is taken. X has announced the end of ``"v1.1"`` several times;
+            ids from ``"v2"`` are believed to work in messages just as well.
+    """
 
     _caller: Caller
+    _clock: Clock
+    media_api: MediaApi = "v1.1"
 
     async def upload(
         self,
-        source: Path | bytes,
+        source: Source,
         *,
         category: MediaCategory | None = None,
         shared: bool = False,
+        size: int | None = None,
+        progress: Callable[[UploadProgress], None] | None = None,
+        processing_timeout: float = 600.0,
         max_wait: float | None = None,
     ) -> Media:
-        """Upload a picture in one request (page *POST media/upload*).
+        """Upload a picture, an animation or a film (page *Uploading media*). When this returns, it can be used.
 
         Args:
-            source: the file, or its content: PNG, JPEG or WEBP of at most 5 MB, or GIF of at most 15 MB.
-            category: what it is for, such as ``"dm_image"``; none suits avatars.
+            source: a ``pathlib.Path``, ``bytes``, a file opened for reading bytes, or an async iterator of ``bytes``: a
+                PNG, JPEG or WEBP of at most 5 MB, a GIF of at most 15 MB, an MP4 or MOV of at most 512 MB.
+            category: what it is for: ``"dm_image"``, ``"dm_gif"`` or ``"dm_video"`` for messages; none suits avatars.
+                A film needs one. With that of a film or an animation, it goes in segments.
             shared: whether it may be used in several messages, or in a welcome message. Whoever has its address can
                 then see it.
-            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            size: its bytes; needed for an iterator, and for a file that cannot be searched.
+            progress: is called with an :class:`UploadProgress` after every segment, and while the API processes.
+            processing_timeout: seconds to wait for the API to process it.
+            max_wait: seconds to wait for quota, for each of the requests; the client's ``max_wait`` if not given.
 
         Raises:
-            InvalidInput: it cannot be read, is empty, too large, no picture, or not what `category` says.
+            InvalidInput: it cannot be read, is empty, too large, of no known type, not what `category` says, or changed
+                while it was read. Nothing was sent, unless it changed.
+            MediaFailed: the API could not process it, or not in time.
             ResponseError: the API refused it.
             ConnectFailed: no answer was had.
         """
-        content = await asyncio.to_thread(_content, source) if isinstance(source, Path) else source
-        if not isinstance(content, bytes):
-            raise InvalidInput(parameter="source", problem="must be a pathlib.Path or bytes")
-        content_type = checked_image(content, category, "source")
+        checked_seconds(processing_timeout, "processing_timeout")
+        tell = progress or _nobody
+        async with opened(source, size) as file:
+            content_type = checked_type(file.head[:HEAD], file.size, category, "source")
+            back: _BackEnd = {"v1.1": _V1, "v2": _V2}[self.media_api](self._caller, max_wait)
+            in_segments = content_type.startswith("video/") or (category or "").endswith("_gif")
+            if not in_segments and not (shared and self.media_api == "v2"):
+                content = b"".join([piece async for piece in file.pieces(file.size)])
+                media = await back.whole(File(content, content_type), category, shared=shared)
+            else:
+                media = await self._in_segments(back, file, content_type, category, shared, tell)
+        tell(UploadProgress(file.size, file.size))
+        return await self._processed(back, media, file.size, tell, processing_timeout)
+
+    async def _in_segments(
+        self,
+        back: _BackEnd,
+        file: Opened,
+        content_type: str,
+        category: MediaCategory | None,
+        shared: bool,
+        tell: Callable[[UploadProgress], None],
+    ) -> Media:
+        media_id = await back.begin(content_type, file.size, category, shared=shared)
+        sent = index = 0
+        async for piece in file.pieces(SEGMENT):
+            await back.append(media_id, index, File(piece, "application/octet-stream"))
+            sent, index = sent + len(piece), index + 1
+            if sent < file.size:
+                tell(UploadProgress(sent, file.size))
+        return await back.finish(media_id)
+
+    async def _processed(
+        self, back: _BackEnd, media: Media, size: int, tell: Callable[[UploadProgress], None], timeout: float
+    ) -> Media:
+        deadline = self._clock.monotonic() + timeout
+        last = media
+        while last.processing is not None and last.processing.state not in _DONE:
+            seconds = last.processing.check_after_secs
+            wait = min(max(_USUAL_CHECK if seconds is None else seconds, _SHORTEST_CHECK), _LONGEST_CHECK)
+            if self._clock.monotonic() + wait > deadline:
+                problem = f"the API had not processed it after {timeout:g} s"
+                raise MediaFailed(endpoint=back.status_name, problem=problem, media_id=media.id)
+            await self._clock.sleep(wait)
+            last = await back.status(media.id)
+            if last.processing is not None and last.processing.progress_percent is not None:
+                tell(UploadProgress(size, size, last.processing.progress_percent))
+        if last.processing is not None and last.processing.state == "failed":
+            error = last.processing.error or {}
+            words = [str(error[key]) for key in ("name", "message") if isinstance(error.get(key), str)]
+            problem = f"the API could not process it{': ' if words else ''}{': '.join(words)}"
+            raise MediaFailed(endpoint=back.status_name, problem=problem, media_id=media.id)
+        return evolve(media, processing=last.processing)  # the later answers do not tell all of it again
+
+
+def _nobody(_: UploadProgress) -> None:
+    pass
+
+
+class _BackEnd(ABC):
+    """One of the API's two ways to upload."""
+
+    status_name: str
+
+    def __init__(self, caller: Caller, max_wait: float | None) -> None:
+        self._caller = caller
+        self._max_wait = max_wait
+
+    async def _call(self, name: str, arguments: Mapping[str, Any], into: type[T], path_id: str | None = None) -> T:
+        return await self._caller.call(name, arguments, into, path_id=path_id, max_wait=self._max_wait)
+
+    @abstractmethod
+    async def whole(self, file: File, category: MediaCategory | None, *, shared: bool) -> Media:
+        """Upload it in one request."""
+
+    @abstractmethod
+    async def begin(self, content_type: str, size: int, category: MediaCategory | None, *, shared: bool) -> str:
+        """Say what will come. Returns the media id."""
+
+    @abstractmethod
+    async def append(self, media_id: str, index: int, segment: File) -> None:
+        """Send one segment. Doing it twice does no harm."""
+
+    @abstractmethod
+    async def finish(self, media_id: str) -> Media:
+        """Say that all of it was sent."""
+
+    @abstractmethod
+    async def status(self, media_id: str) -> Media:
+        """How far the API is with it."""
+
+
+class _V1(_BackEnd):
+    status_name = "media.upload_status"
+
+    async def whole(self, file: File, category: MediaCategory | None, *, shared: bool) -> Media:
         fields: dict[str, str | File] = {}
         if category is not None:
             fields["media_category"] = category
         if shared:
             fields["shared"] = "true"
-        fields["media"] = File(content, content_type)
-        return await self._caller.call("media.upload", fields, Media, max_wait=max_wait)
+        fields["media"] = file
+        return await self._call("media.upload", fields, Media)
+
+    async def begin(self, content_type: str, size: int, category: MediaCategory | None, *, shared: bool) -> str:
+        fields = {"command": "INIT", "total_bytes": str(size), "media_type": content_type}
+        if category is not None:
+            fields["media_category"] = category
+        if shared:
+            fields["shared"] = "true"
+        media: Media = await self._call("media.upload_init", fields, Media)
+        return media.id
+
+    async def append(self, media_id: str, index: int, segment: File) -> None:
+        fields = {"command": "APPEND", "media_id": media_id, "segment_index": str(index), "media": segment}
+        await self._call("media.upload_append", fields, type(None))
+
+    async def finish(self, media_id: str) -> Media:
+        fields = {"command": "FINALIZE", "media_id": media_id}
+        return await self._call("media.upload_finalize", fields, Media)
+
+    async def status(self, media_id: str) -> Media:
+        fields = {"command": "STATUS", "media_id": media_id}
+        return await self._call("media.upload_status", fields, Media)
 
 
-def _content(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            content = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise InvalidInput(parameter="source", problem=f"cannot be read: {error.strerror}") from None
-    except ValueError:  # a NUL in the path
-        raise InvalidInput(parameter="source", problem="is not a path") from None
-    if size <= LARGEST_FILE and len(content) != size:
-        raise InvalidInput(parameter="source", problem="changed while it was read")
-    return content
+class _V2(_BackEnd):
+    status_name = "media_v2.status"
+
+    async def whole(self, file: File, category: MediaCategory | None, *, shared: bool) -> Media:  # noqa: ARG002 - only what goes in segments can be shared
+        fields = {"media_category": category or "tweet_image", "media": file}
+        return await self._call("media_v2.upload", fields, MediaV2)
+
+    async def begin(self, content_type: str, size: int, category: MediaCategory | None, *, shared: bool) -> str:
+        body: dict[str, Any] = {"media_type": content_type, "total_bytes": size}
+        body["media_category"] = category or "tweet_image"
+        if shared:
+            body["shared"] = True
+        media: Media = await self._call("media_v2.initialize", body, MediaV2)
+        return media.id
+
+    async def append(self, media_id: str, index: int, segment: File) -> None:
+        fields = {"segment_index": str(index), "media": segment}
+        await self._call("media_v2.append", fields, type(None), media_id)
+
+    async def finish(self, media_id: str) -> Media:
+        return await self._call("media_v2.finalize", {}, MediaV2, media_id)
+
+    async def status(self, media_id: str) -> Media:
+        fields = {"command": "STATUS", "media_id": media_id}
+        return await self._call("media_v2.status", fields, MediaV2)

@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from twdm_async.errors import InvalidInput
+from twdm_async.models.attachments import SharedCoordinate, SharedPlace, attachment_json
 from twdm_async.models.checks import checked_id, checked_length
-from twdm_async.models.direct_messages import CallToAction, QuickReply
 from twdm_async.models.media import Media
+from twdm_async.models.quick_replies import (
+    CallToAction,
+    LocationRequest,
+    QuickReply,
+    TextInput,
+    quick_replies_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,23 +22,26 @@ if TYPE_CHECKING:
 _MOST_QUICK_REPLIES: Final = 20
 _MOST_CTAS: Final = 3
 
+Attachable = Media | SharedCoordinate | SharedPlace | str | int
+"""What can be attached: an uploaded file or its media id, or a place."""
+
 
 def message_data(
     text: str | None,
     *,
     limit: int,
-    quick_replies: Sequence[QuickReply] | None,
+    quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None,
     ctas: Sequence[CallToAction] | None,
-    attachment: Media | str | int | None,
+    attachment: Attachable | None,
 ) -> dict[str, Any]:
     """The ``message_data`` object (page *Send a Direct Message*).
 
     Args:
         text: what to write; needed unless there is an attachment.
         limit: characters it may have.
-        quick_replies: 1 to 20; either all have a description or none.
+        quick_replies: 1 to 20, of which either all have a description or none; or an invitation of another kind.
         ctas: 1 to 3.
-        attachment: an uploaded file or its media id.
+        attachment: an uploaded file or its media id, or a place.
 
     Raises:
         InvalidInput: something is missing, too long or too many.
@@ -41,12 +51,16 @@ def message_data(
         data["text"] = checked_length(text, "text", limit)
     elif attachment is None:
         raise InvalidInput(parameter="text", problem="is needed where there is no attachment")
-    if quick_replies is not None:
-        data["quick_reply"] = {"type": "options", "options": _options(quick_replies)}
+    if isinstance(quick_replies, TextInput | LocationRequest):
+        data["quick_reply"] = quick_replies_json(quick_replies)
+    elif quick_replies is not None:
+        data["quick_reply"] = quick_replies_json(_checked_options(quick_replies))
     if ctas is not None:
         _check_sequence(ctas, CallToAction, "ctas", _MOST_CTAS)
         data["ctas"] = [{"type": "web_url", "label": cta.label, "url": cta.url} for cta in ctas]
-    if attachment is not None:
+    if isinstance(attachment, SharedCoordinate | SharedPlace):
+        data["attachment"] = attachment_json(attachment)
+    elif attachment is not None:
         data["attachment"] = {"type": "media", "media": {"id": media_id(attachment, "attachment")}}
     return data
 
@@ -69,12 +83,8 @@ def _check_sequence(items: Sequence[Any], of: type, parameter: str, most: int) -
         raise InvalidInput(parameter=parameter, problem=f"must be 1 to {most}")
 
 
-def _options(quick_replies: Sequence[QuickReply]) -> list[dict[str, str]]:
+def _checked_options(quick_replies: Sequence[QuickReply]) -> tuple[QuickReply, ...]:
     _check_sequence(quick_replies, QuickReply, "quick_replies", _MOST_QUICK_REPLIES)
     if len({reply.description is None for reply in quick_replies}) > 1:
         raise InvalidInput(parameter="quick_replies", problem="must all have a description, or none")
-    options: list[dict[str, str]] = []
-    for reply in quick_replies:
-        option = {"label": reply.label, "description": reply.description, "metadata": reply.metadata}
-        options.append({key: value for key, value in option.items() if value is not None})
-    return options
+    return tuple(quick_replies)

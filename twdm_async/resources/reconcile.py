@@ -25,7 +25,8 @@ from attrs import define, frozen
 
 from twdm_async._json import is_array, is_object
 from twdm_async.errors import Delivered, DeliveryUnknown, InvalidInput
-from twdm_async.models.direct_messages import DirectMessage, unescaped
+from twdm_async.models.direct_messages import DirectMessage
+from twdm_async.models.texts import unescaped
 from twdm_async.quota.spec import checked_seconds
 from twdm_async.transport.sent import SentMessages, Sought
 
@@ -71,7 +72,7 @@ class Listed:
 def listed(message: DirectMessage, credentials: Credentials) -> Listed:
     """`message`, ready to be compared: with every ``t.co`` link made what it stands for."""
     text = message.raw_text or ""
-    urls = (message.entities or {}).get("urls")
+    urls = (message.raw_entities or {}).get("urls")
     for url in urls if is_array(urls) else []:
         if is_object(url) and isinstance(url.get("url"), str) and isinstance(url.get("expanded_url"), str):
             is_attachment = "/messages/media/" in url["expanded_url"]  # the API adds it to the text by itself

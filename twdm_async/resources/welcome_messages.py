@@ -1,28 +1,39 @@
-"""Welcome messages (page *POST direct_messages/welcome_messages/new*)."""
+"""Welcome messages and their rules (pages *Welcome messages*, *POST direct_messages/welcome_messages/new*,
+*.../rules/new*).
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
 from twdm_async._quiet import quiet
-from twdm_async.errors import InvalidInput
+from twdm_async.errors import DeliveryUnknown, InvalidInput, NotFound, RateLimited, ResponseError, TwdmError
 from twdm_async.models.checks import checked_id
-from twdm_async.models.welcome_messages import WelcomeMessage
-from twdm_async.resources.message_data import message_data
+from twdm_async.models.welcome_messages import (
+    WelcomeMessage,
+    WelcomeMessagePage,
+    WelcomeMessageRule,
+    WelcomeMessageRulePage,
+)
+from twdm_async.resources.message_data import Attachable, message_data
 from twdm_async.transport.call import Caller
 from twdm_async.transport.wire import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
-    from twdm_async.models.direct_messages import CallToAction, QuickReply
-    from twdm_async.models.media import Media
+    from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
 
 _LONGEST_TEXT: Final = 9_990
+_LARGEST_PAGE: Final = 50
 _NAME: Final = re.compile(r"[A-Za-z0-9\-_ #@]{1,100}")
+
+_log = logging.getLogger("twdm_async")
 
 
 @frozen
@@ -37,23 +48,25 @@ class WelcomeMessages:
         text: str | None = None,
         *,
         name: str | None = None,
-        quick_replies: Sequence[QuickReply] | None = None,
+        quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
         ctas: Sequence[CallToAction] | None = None,
-        attachment: Media | str | int | None = None,
+        attachment: Attachable | None = None,
         custom_profile_id: str | int | None = None,
         max_wait: float | None = None,
     ) -> WelcomeMessage:
-        """Make a welcome message (page *POST direct_messages/welcome_messages/new*).
+        """Make a welcome message (page *POST direct_messages/welcome_messages/new*). Nobody sees it before a rule says
+        so: :meth:`WelcomeMessageRules.set_default`.
 
         Args:
             text: at most 9990 characters; may be left out if there is an attachment.
             name: to find it again: at most 100 letters, digits, ``- _ # @`` and spaces.
-            quick_replies: 1 to 20 answers to tap.
+            quick_replies: 1 to 20 answers to tap; or a :class:`TextInput` or :class:`LocationRequest`.
             ctas: 1 to 3 buttons.
-            attachment: a file uploaded with ``shared=True``, or its media id.
+            attachment: a file uploaded with ``shared=True``, or its media id; or a :class:`SharedCoordinate` or
+                :class:`SharedPlace`.
             custom_profile_id: the custom profile it shows under. The documents say that welcome messages can have one,
                 and do not say where it goes. It is passed as ``welcome_message.custom_profile_id``, which nobody has
-                confirmed; look at the reply's ``custom_profile_id`` to see whether it was taken.
+                confirmed; if the reply does not repeat it, that is logged as a warning.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
 
         Raises:
@@ -71,10 +84,258 @@ class WelcomeMessages:
             message["name"] = name
         if custom_profile_id is not None:
             message["custom_profile_id"] = checked_id(custom_profile_id, "custom_profile_id")
-        return await self._caller.call(
+        made = await self._caller.call(
             "welcome_messages.create",
             {"welcome_message": message},
             WelcomeMessage,
             message=Message(custom_profile_id=message.get("custom_profile_id"), text=text),
             max_wait=max_wait,
         )
+        if made.custom_profile_id != message.get("custom_profile_id"):
+            _log.warning("welcome message %s: the API did not say that it shows under the custom profile", made.id)
+        return made
+
+    async def get(self, welcome_message_id: str | int, *, max_wait: float | None = None) -> WelcomeMessage:
+        """Look up a welcome message (page *GET direct_messages/welcome_messages/show*; 15 in 15 minutes).
+
+        Args:
+            welcome_message_id: its id.
+            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+
+        Raises:
+            InvalidInput: the id is none.
+            NotFound: there is no such message.
+            ResponseError, ConnectFailed, MalformedResponse: it could not be had.
+        """
+        arguments = {"id": checked_id(welcome_message_id, "welcome_message_id")}
+        return await self._caller.call("welcome_messages.get", arguments, WelcomeMessage, max_wait=max_wait)
+
+    async def list(self, *, max_wait: float | None = None) -> AsyncIterator[WelcomeMessage]:
+        """Go through all welcome messages of the account (page *GET direct_messages/welcome_messages/list*; 15 pages of
+        50 in 15 minutes).
+
+        Args:
+            max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
+
+        Raises:
+            ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
+        """
+        pages = self._caller.pages("welcome_messages.list", WelcomeMessagePage, count=_LARGEST_PAGE, max_wait=max_wait)
+        async for page in pages:
+            for message in page.welcome_messages:
+                yield message
+
+    @quiet
+    async def update(
+        self,
+        welcome_message_id: str | int,
+        text: str | None = None,
+        *,
+        quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
+        ctas: Sequence[CallToAction] | None = None,
+        attachment: Attachable | None = None,
+        max_wait: float | None = None,
+    ) -> WelcomeMessage:
+        """Say something else in a welcome message (page *PUT direct_messages/welcome_messages/update*). All of it is
+        replaced: what is not given is gone. Its name stays.
+
+        Args:
+            welcome_message_id: its id.
+            text: as in :meth:`create`.
+            quick_replies: as in :meth:`create`.
+            ctas: as in :meth:`create`.
+            attachment: as in :meth:`create`.
+            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+
+        Raises:
+            InvalidInput: something is wrong with the arguments; nothing was sent or spent.
+            NotFound: there is no such message.
+            ResponseError, ConnectFailed, MalformedResponse: it could not be done.
+        """
+        path_id = checked_id(welcome_message_id, "welcome_message_id")
+        data = message_data(text, limit=_LONGEST_TEXT, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
+        return await self._caller.call(
+            "welcome_messages.update",
+            {"message_data": data},
+            WelcomeMessage,
+            path_id=path_id,
+            message=Message(text=text),
+            max_wait=max_wait,
+        )
+
+    async def delete(self, welcome_message_id: str | int, *, max_wait: float | None = None) -> None:
+        """Delete a welcome message (page *DELETE direct_messages/welcome_messages/destroy*).
+
+        Args:
+            welcome_message_id: its id.
+            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+
+        Raises:
+            InvalidInput: the id is none.
+            NotFound: there is no such message, or none any more.
+            ResponseError, ConnectFailed: it could not be done.
+        """
+        arguments = {"id": checked_id(welcome_message_id, "welcome_message_id")}
+        await self._caller.call("welcome_messages.delete", arguments, type(None), max_wait=max_wait)
+
+
+@frozen
+class WelcomeMessageRules:
+    """Calls on the rule that says which welcome message everybody sees."""
+
+    _caller: Caller
+
+    async def create(
+        self, welcome_message: WelcomeMessage | str | int, *, max_wait: float | None = None
+    ) -> WelcomeMessageRule:
+        """Make a rule (page *POST direct_messages/welcome_messages/rules/new*).
+
+        The documents contradict each other: an account has one rule, and the old one must be deleted first; or it can
+        have several, and the newest counts. :meth:`set_default` copes with both.
+
+        Args:
+            welcome_message: the message that everybody is to see, or its id.
+            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+
+        Raises:
+            InvalidInput: the id is none.
+            DeliveryUnknown: it left, and no readable answer came.
+            ResponseError: the API refused it; with code 214 if the account does not take messages from everybody.
+        """
+        arguments = {"welcome_message_rule": {"welcome_message_id": _id_of(welcome_message)}}
+        return await self._caller.call("welcome_message_rules.create", arguments, WelcomeMessageRule, max_wait=max_wait)
+
+    async def get(self, rule_id: str | int, *, max_wait: float | None = None) -> WelcomeMessageRule:
+        """Look up a rule (page *GET direct_messages/welcome_messages/rules/show*; 15 in 15 minutes).
+
+        Args:
+            rule_id: its id.
+            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+
+        Raises:
+            InvalidInput: the id is none.
+            NotFound: there is no such rule.
+            ResponseError, ConnectFailed, MalformedResponse: it could not be had.
+        """
+        arguments = {"id": checked_id(rule_id, "rule_id")}
+        return await self._caller.call("welcome_message_rules.get", arguments, WelcomeMessageRule, max_wait=max_wait)
+
+    async def list(self, *, max_wait: float | None = None) -> AsyncIterator[WelcomeMessageRule]:
+        """Go through the rules of the account (page *GET direct_messages/welcome_messages/rules/list*; 15 pages of 50
+        in 15 minutes).
+
+        Args:
+            max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
+
+        Raises:
+            ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
+        """
+        pages = self._caller.pages(
+            "welcome_message_rules.list", WelcomeMessageRulePage, count=_LARGEST_PAGE, max_wait=max_wait
+        )
+        async for page in pages:
+            for rule in page.welcome_message_rules:
+                yield rule
+
+    async def delete(self, rule_id: str | int, *, max_wait: float | None = None) -> None:
+        """Delete a rule (page *DELETE direct_messages/welcome_messages/rules/destroy*).
+
+        Args:
+            rule_id: its id.
+            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+
+        Raises:
+            InvalidInput: the id is none.
+            NotFound: there is no such rule, or none any more.
+            ResponseError, ConnectFailed: it could not be done.
+        """
+        arguments = {"id": checked_id(rule_id, "rule_id")}
+        await self._caller.call("welcome_message_rules.delete", arguments, type(None), max_wait=max_wait)
+
+    async def set_default(
+        self, welcome_message: WelcomeMessage | str | int, *, max_wait: float | None = None
+    ) -> WelcomeMessageRule:
+        """Let everybody see this welcome message from now on (guide *Welcome messages*, *Setting a default*).
+
+        The new rule is made before the old ones are deleted. If the API does not take a second rule, the old ones go
+        first; and if the new one is then not taken, the old one is made again. So the account is not left without a
+        rule, also if the caller gives up meanwhile. Calling it again after an error does no harm.
+
+        Args:
+            welcome_message: the message, or its id.
+            max_wait: seconds to wait for quota, for each of the requests; the client's ``max_wait`` if not given.
+
+        Returns:
+            The rule that holds now.
+
+        Raises:
+            InvalidInput: the id is none.
+            ResponseError, ConnectFailed, MalformedResponse, DeliveryUnknown: it could not be done.
+        """
+        change = asyncio.ensure_future(self._set_default(_id_of(welcome_message), max_wait))
+        try:
+            return await asyncio.shield(change)
+        except asyncio.CancelledError:
+            # Half of it must not be left undone. Whoever gave up waits no longer than that takes.
+            await asyncio.wait([change])
+            if not change.cancelled():
+                change.exception()
+            raise
+
+    async def _set_default(self, welcome_message_id: str, max_wait: float | None) -> WelcomeMessageRule:
+        old = [rule async for rule in self.list(max_wait=max_wait)]
+        standing = next((rule for rule in old if rule.welcome_message_id == welcome_message_id), None)
+        if standing is not None and len(old) == 1:
+            return standing
+        try:
+            new = await self._create_surely(welcome_message_id, old, max_wait)
+        except RateLimited:
+            raise
+        except ResponseError:
+            if not old:
+                raise
+            new = await self._replace(welcome_message_id, old, max_wait)
+        else:
+            await self._delete_all(old, max_wait)
+        return new
+
+    async def _create_surely(
+        self, welcome_message_id: str, old: Sequence[WelcomeMessageRule], max_wait: float | None
+    ) -> WelcomeMessageRule:
+        """Make a rule; if no answer comes, look whether it is there."""
+        try:
+            return await self.create(welcome_message_id, max_wait=max_wait)
+        except DeliveryUnknown as error:
+            unknown = error
+        known = {rule.id for rule in old}
+        async for rule in self.list(max_wait=max_wait):
+            if rule.id not in known and rule.welcome_message_id == welcome_message_id:
+                return rule
+        raise unknown.with_traceback(None)
+
+    async def _replace(
+        self, welcome_message_id: str, old: Sequence[WelcomeMessageRule], max_wait: float | None
+    ) -> WelcomeMessageRule:
+        """Make a rule where there may be only one."""
+        try:
+            await self._delete_all(old, max_wait)
+            return await self._create_surely(welcome_message_id, old, max_wait)
+        except TwdmError as error:
+            problem = error
+        left = [rule async for rule in self.list(max_wait=max_wait)]
+        before = next((rule.welcome_message_id for rule in old if rule.welcome_message_id), None)
+        if not left and before is not None:
+            await self._create_surely(before, (), max_wait)
+        raise problem.with_traceback(None)
+
+    async def _delete_all(self, rules: Sequence[WelcomeMessageRule], max_wait: float | None) -> None:
+        for rule in rules:
+            try:
+                await self.delete(rule.id, max_wait=max_wait)
+            except NotFound:  # somebody else was faster
+                continue
+
+
+def _id_of(welcome_message: WelcomeMessage | str | int) -> str:
+    given = welcome_message.id if isinstance(welcome_message, WelcomeMessage) else welcome_message
+    return checked_id(given, "welcome_message")

@@ -3,7 +3,31 @@ records.
 """
 
 from twdm_async.sandbox.faults import Fault
-from twdm_async.sandbox.records import Breach, Received, StoredMedia, StoredMessage, StoredProfile, Window
+from twdm_async.sandbox.people import Person
+from twdm_async.sandbox.records import (
+    Breach,
+    Delivery,
+    Reading,
+    Received,
+    StoredMedia,
+    StoredMessage,
+    StoredProfile,
+    Typing,
+    Window,
+)
 from twdm_async.sandbox.server import Sandbox
 
-__all__ = ["Breach", "Fault", "Received", "Sandbox", "StoredMedia", "StoredMessage", "StoredProfile", "Window"]
+__all__ = [
+    "Breach",
+    "Delivery",
+    "Fault",
+    "Person",
+    "Reading",
+    "Received",
+    "Sandbox",
+    "StoredMedia",
+    "StoredMessage",
+    "StoredProfile",
+    "Typing",
+    "Window",
+]

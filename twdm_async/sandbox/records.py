@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 from attrs import define, field, frozen
 
@@ -19,11 +20,15 @@ class StoredAccount:
         credentials: its keys.
         user: the user object, as the API shows it.
         allowlisted: whether it may use custom profiles; it must also be verified.
+        permission: what its token was issued with; messages need ``"read-write-directmessages"``.
+        legacy_access: whether its app may use version 1.1 of the API for more than uploads.
     """
 
     credentials: Credentials
     user: dict[str, Any]
     allowlisted: bool
+    permission: str = "read-write-directmessages"
+    legacy_access: bool = True
 
     @property
     def id(self) -> str:
@@ -48,6 +53,7 @@ class StoredMessage:
         text: as it was sent; empty if there was only an attachment.
         custom_profile_id: the profile it shows under.
         body: the whole ``message_create`` object, as it was sent.
+        is_counted: whether it took a place in the quota; a reply to somebody who wrote may not.
     """
 
     id: str
@@ -57,6 +63,7 @@ class StoredMessage:
     text: str = field(repr=False)
     custom_profile_id: str | None
     body: Mapping[str, Any] = field(repr=False)
+    is_counted: bool = True
 
 
 @frozen
@@ -71,16 +78,110 @@ class StoredProfile:
 
 
 @define(eq=False)
+class Segments:
+    """A file that comes in segments.
+
+    Args:
+        size: bytes it will have.
+        file: where they are kept.
+        places: where each segment lies in `file`, and how long it is. One that comes again replaces the first.
+        is_finished: whether all are there.
+    """
+
+    size: int
+    file: IO[bytes] = field(factory=tempfile.TemporaryFile, repr=False)
+    places: dict[int, tuple[int, int]] = field(factory=dict[int, tuple[int, int]])
+    is_finished: bool = False
+
+    def put(self, index: int, segment: bytes) -> None:
+        """Keep a segment."""
+        start = self.file.seek(0, 2)
+        self.file.write(segment)
+        self.places[index] = (start, len(segment))
+
+    def read(self, length: int | None = None) -> bytes:
+        """The first `length` bytes, or all of them, in order."""
+        parts: list[bytes] = []
+        for _, (start, size) in sorted(self.places.items()):
+            if length is None or sum(map(len, parts)) < length:
+                self.file.seek(start)
+                parts.append(self.file.read(size))
+        return b"".join(parts)[:length]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the segments are all there, and add up."""
+        lengths = [length for _, length in self.places.values()]
+        return sorted(self.places) == list(range(len(self.places))) and sum(lengths) == self.size
+
+
+@define(eq=False)
 class StoredMedia:
-    """An uploaded file. `account` is the id of whose it is; `uses` counts the messages it hangs on."""
+    """An uploaded file. `account` is the id of whose it is; `uses` counts the messages it hangs on; `processing` is how
+    far the API is with it, as it says itself.
+    """
 
     id: str
     account: str
-    content: bytes = field(repr=False)
+    stored: bytes | Segments = field(repr=False)
     content_type: str
     category: str | None
     shared: bool
     uses: int = 0
+    processing: dict[str, Any] | None = None
+
+    @property
+    def content(self) -> bytes:
+        """The whole file."""
+        return self.stored if isinstance(self.stored, bytes) else self.stored.read()
+
+    @property
+    def head(self) -> bytes:
+        """Its first bytes."""
+        return self.stored[:64] if isinstance(self.stored, bytes) else self.stored.read(64)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.stored) if isinstance(self.stored, bytes) else self.stored.size
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be used."""
+        is_there = isinstance(self.stored, bytes) or self.stored.is_finished
+        return is_there and (self.processing is None or self.processing["state"] == "succeeded")
+
+
+@frozen
+class Typing:
+    """That an account, or a person, let the other one see that it types."""
+
+    sender_id: str
+    recipient_id: str
+
+
+@frozen
+class Reading:
+    """That an account, or a person, has read what the other one wrote, up to an event."""
+
+    sender_id: str
+    recipient_id: str
+    last_read_event_id: str
+
+
+@frozen
+class Delivery:
+    """What became of a webhook.
+
+    Args:
+        url: where it went.
+        body: what it said.
+        statuses: what it was answered, try by try; 0 if nothing was.
+    """
+
+    url: str
+    body: bytes = field(repr=False)
+    statuses: tuple[int, ...]
 
 
 @frozen

@@ -15,19 +15,29 @@ from attrs import evolve
 
 from twdm_async._clock import Clock
 from twdm_async.credentials import Credentials
+from twdm_async.models.checks import checked_id
 from twdm_async.quota.spec import QuotaTable, Scope
-from twdm_async.sandbox.api import ROUTES, Answer, Api, Call, Route, Upload
+from twdm_async.sandbox.call import Answer, Call, Upload
+from twdm_async.sandbox.deliveries import Deliveries, Envelope, Subscription
 from twdm_async.sandbox.faults import Fault, Reply, commit
 from twdm_async.sandbox.gate import Gate
+from twdm_async.sandbox.messages import recipient_of
+from twdm_async.sandbox.people import Person
 from twdm_async.sandbox.records import (
     Breach,
+    Delivery,
+    Reading,
     Received,
     StoredAccount,
+    StoredMedia,
     StoredMessage,
     StoredProfile,
+    Typing,
     Window,
 )
 from twdm_async.sandbox.refusal import Refusal, no_such_page
+from twdm_async.sandbox.routes import ROUTES, Route
+from twdm_async.sandbox.state import State
 from twdm_async.sandbox.windows import Windows
 
 if TYPE_CHECKING:
@@ -86,7 +96,9 @@ class Sandbox:
         """What is to go wrong. Change it as you like."""
         self._gate = Gate(self._clock)
         self._windows = Windows(self.quotas)
-        self._api = Api(self._clock, self._windows)
+        self._state = State(self._clock, self._windows, self.quotas["direct_messages.send"].credit)
+        self._deliveries = Deliveries(self._clock, time_scale)
+        self._state.on_event = self._deliveries.tell
         self._runner: web.AppRunner | None = None
         self.requests: list[Received] = []
         """Every request, in the order it was answered."""
@@ -101,12 +113,12 @@ class Sandbox:
     @property
     def messages(self) -> Sequence[StoredMessage]:
         """Every message that was accepted, in order."""
-        return self._api.messages
+        return self._state.messages
 
     @property
     def profiles(self) -> Mapping[str, StoredProfile]:
         """The custom profiles there are, by id."""
-        return self._api.profiles
+        return self._state.profiles
 
     @property
     def breaches(self) -> Sequence[Breach]:
@@ -121,10 +133,76 @@ class Sandbox:
     @property
     def unreachable(self) -> set[str]:
         """User ids that nobody can write to (403, code 349). Add to it as you like."""
-        return self._api.unreachable
+        return self._state.unreachable
+
+    @property
+    def media(self) -> Mapping[str, StoredMedia]:
+        """The uploaded files there are, by id."""
+        return self._state.media
+
+    @property
+    def typing(self) -> Sequence[Typing]:
+        """Every time an account let a person see that it types, in order."""
+        return self._state.typing
+
+    @property
+    def reading(self) -> Sequence[Reading]:
+        """Every time an account let a person see what it has read, in order."""
+        return self._state.reading
+
+    @property
+    def deliveries(self) -> Sequence[Delivery]:
+        """Every webhook whose delivery has come to an end, in order."""
+        return self._deliveries.done
+
+    @property
+    def one_rule_only(self) -> bool:
+        """Whether a second welcome message rule is refused; the API's documents say both."""
+        return self._state.one_rule_only
+
+    @one_rule_only.setter
+    def one_rule_only(self, value: bool) -> None:
+        self._state.one_rule_only = value
+
+    def person(self, user_id: str | int, account: Credentials | None = None) -> Person:
+        """Somebody who has a conversation with `account`, the first one if not given.
+
+        Raises:
+            InvalidInput: the id is none.
+        """
+        account_id = self._gate.accounts[(account or self.credentials).access_token].id
+        return Person(checked_id(user_id, "user_id"), account_id, self._state, self.url)
+
+    async def subscribe(
+        self, url: str, account: Credentials | None = None, *, envelope: Envelope = "account_activity"
+    ) -> None:
+        """Send the events of `account`, the first one if not given, to `url`, after a check that whoever listens knows
+        the consumer secret. What is not answered with 200 in ten seconds is sent again after 3, 27 and 242 seconds.
+
+        Args:
+            url: of the webhook.
+            account: whose events.
+            envelope: how they are wrapped: as Account Activity or as X Activity does it.
+
+        Raises:
+            InvalidInput: the check was not answered as it should be.
+        """
+        account = account or self.credentials
+        account_id = self._gate.accounts[account.access_token].id
+        await self._deliveries.subscribe(Subscription(account_id, url, account.consumer_secret, envelope))
+
+    async def delivered(self) -> None:
+        """Wait until no webhook is on its way any more."""
+        await self._deliveries.settled()
 
     def add_account(
-        self, *, credentials: Credentials | None = None, verified: bool = True, allowlisted: bool = True
+        self,
+        *,
+        credentials: Credentials | None = None,
+        verified: bool = True,
+        allowlisted: bool = True,
+        permission: str = "read-write-directmessages",
+        legacy_access: bool = True,
     ) -> Credentials:
         """Another account of the same app.
 
@@ -132,13 +210,17 @@ class Sandbox:
             credentials: its keys; made up if not given.
             verified: whether it carries a badge.
             allowlisted: whether it is on the allow-list for custom profiles.
+            permission: what its token was issued with; anything else than this may not use messages (code 93).
+            legacy_access: whether it may use version 1.1 of the API for more than uploads (code 453).
         """
-        user_id = (credentials and credentials.user_id) or self._api.new_id()
+        user_id = (credentials and credentials.user_id) or self._state.new_id()
         if credentials is None:
             token, secret = f"{user_id}-sandbox-access-token", f"sandbox-access-token-secret-{user_id}"
             credentials = evolve(_CREDENTIALS, access_token=token, access_token_secret=secret)
         user = _user(user_id, verified=verified)
-        self._gate.accounts[credentials.access_token] = StoredAccount(credentials, user, allowlisted)
+        self._gate.accounts[credentials.access_token] = StoredAccount(
+            credentials, user, allowlisted, permission, legacy_access
+        )
         return credentials
 
     async def start(self) -> None:
@@ -159,6 +241,7 @@ class Sandbox:
 
     async def close(self) -> None:
         """Stop listening. The records stay."""
+        await self._deliveries.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -173,19 +256,26 @@ class Sandbox:
         async def handle(request: web.Request) -> web.Response:
             await self._travel()
             account, window = None, None
-            kind, processed = self._draw(route.family)
+            family = route.family
+            kind, processed = None, True
+            if family != "media.upload":
+                kind, processed = self._draw(family)
             if kind is not None and not processed:
                 self._record(request, None, 0, kind)
                 return await self._go_wrong(kind, request, Answer({}), None)
             try:
                 body = await _body(request)
+                if family == "media.upload":  # which call it is stands in its body
+                    family = route.family_of(body.fields.get("command"))
+                    kind, processed = self._draw(family)
+                    if kind is not None and not processed:
+                        self._record(request, None, 0, kind)
+                        return await self._go_wrong(kind, request, Answer({}), None)
                 account = self._let_in(request, body)
-                owners = {Scope.USER: account.id, Scope.APP: account.credentials.app}
-                let_in, window = self._windows.count(route.family, owners, self._clock.monotonic())
-                if let_in:
-                    answer = route.handler(self._api, _call(request, body, account, self.url))
-                else:
-                    answer = _LIMIT_EXCEEDED
+                _check_access(account, family)
+                call = _call(request, body, account, self.url)
+                let_in, window = self._count(family, call)
+                answer = route.handler(self._state, call) if let_in else _LIMIT_EXCEEDED
             except Refusal as refusal:
                 answer = Answer(refusal.body, refusal.status)
             except ConnectionError:  # the client is gone before it has said what it wants
@@ -195,9 +285,22 @@ class Sandbox:
             await self._travel()
             if kind is not None:
                 return await self._go_wrong(kind, request, answer, window)
-            return self._response(answer, window)
+            return self._response(answer, window, account)
 
         return handle
+
+    def _count(self, family: str, call: Call) -> tuple[bool, Window | None]:
+        """Whether its quota lets it in."""
+        if family == "direct_messages.send" and self._is_free(call):
+            return True, None
+        owners = {Scope.USER: call.account.id, Scope.APP: call.account.credentials.app}
+        return self._windows.count(family, owners, self._clock.monotonic())
+
+    def _is_free(self, call: Call) -> bool:
+        try:
+            return self._state.has_credit(call.account.id, recipient_of(call))
+        except Refusal:  # its handler will say so, and it counts
+            return False
 
     def _draw(self, family: str) -> tuple[str | None, bool]:
         """What goes wrong with the next request, and whether it is carried out first."""
@@ -216,10 +319,10 @@ class Sandbox:
         url = f"{request.scheme}://{request.host}{request.raw_path}"
         return self._gate.admit(request.method, url, body.form, request.headers)
 
-    def _response(self, answer: Answer, window: Window | None) -> web.Response:
+    def _response(self, answer: Answer, window: Window | None, account: StoredAccount | None = None) -> web.Response:
         headers = {
             "Date": formatdate(self._clock.wall(), usegmt=True),
-            "x-access-level": "read-write-directmessages",
+            "x-access-level": account.permission if account else "read-write-directmessages",
         }
         if window is not None:
             ends = self._clock.wall() + window.ends - self._clock.monotonic()
@@ -230,13 +333,15 @@ class Sandbox:
             return web.Response(
                 status=answer.status, headers=headers, content_type="text/html", charset="utf-8", body=b""
             )
+        if isinstance(answer.body, bytes):
+            return web.Response(headers=headers, content_type=answer.content_type, body=answer.body)
         text = json.dumps(answer.body, ensure_ascii=False, separators=(",", ":"))
         return web.Response(
             status=answer.status, headers=headers, content_type="application/json", charset="utf-8", text=text
         )
 
     async def _serve_media(self, request: web.Request) -> web.Response:
-        media = self._api.media.get(request.match_info["id"])
+        media = self._state.media.get(request.match_info["id"])
         if media is None:
             raise web.HTTPNotFound
         return web.Response(body=media.content, content_type=media.content_type)
@@ -257,6 +362,15 @@ class Sandbox:
         least, most = self._latency
         if most > 0:
             await asyncio.sleep(self._random.uniform(least, most))
+
+
+def _check_access(account: StoredAccount, family: str) -> None:
+    if not account.legacy_access and not family.startswith("media"):
+        problem = "You currently have access to a subset of X API V2 endpoints and limited v1.1 endpoints only."
+        raise Refusal(403, 453, problem)
+    is_about_messages = family.startswith(("direct_messages.", "welcome_message"))
+    if is_about_messages and account.permission != "read-write-directmessages":
+        raise Refusal(403, 93, "This application is not allowed to access or delete your direct messages.")
 
 
 class _Body:

@@ -27,7 +27,7 @@ from twdm_async.transport import retry, wire
 from twdm_async.transport.http import Attempt
 from twdm_async.transport.senders import Job, Senders
 from twdm_async.transport.sent import SentMessages, Sought
-from twdm_async.transport.wire import Fault, Message, Reply, Request
+from twdm_async.transport.wire import Fault, Message, Reply, Request, Sink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Container, Mapping, Sequence
@@ -159,6 +159,11 @@ class Caller:
         self.sent = SentMessages()
 
     @property
+    def api_host(self) -> str:
+        """Scheme and host of the API."""
+        return self._hosts[Host.API]
+
+    @property
     def wall_ahead(self) -> float:
         """Seconds by which the server's clock is ahead of this machine's, as far as the signatures follow it."""
         return self._signer.skew
@@ -204,6 +209,8 @@ class Caller:
         lane: Lane = _ANYONE,
         max_wait: float | None = None,
         journal: Journal | None = None,
+        files_host: str | None = None,
+        sink: Sink | None = None,
     ) -> T:
         """Call the endpoint `name` and structure what it answers.
 
@@ -216,12 +223,16 @@ class Caller:
             lane: where to wait.
             max_wait: seconds to wait for quota, over all attempts; the client's if not given.
             journal: where its attempts are written down.
+            files_host: where a message's file is, checked.
+            sink: where the body of the answer goes, if it is a file.
 
         Raises:
             TwdmError: any of the tree, as :mod:`twdm_async.transport.retry` decides.
         """
         self.settle_in()
-        request = wire.encode(ENDPOINTS[name], self._hosts, arguments, path_id=path_id, message=message)
+        hosts = self._hosts if files_host is None else {**self._hosts, Host.FILES: files_host}
+        request = wire.encode(ENDPOINTS[name], hosts, arguments, path_id=path_id, message=message)
+        request.sink = sink
         del arguments  # a traceback that shows what its frames hold is not to show a message
         context = contextvars.copy_context() if self._observers else None
         call = _Call(request, into, journal, context)

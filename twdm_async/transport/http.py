@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from yarl import URL
 
-from twdm_async.errors import ClientClosed, InvalidInput
+from twdm_async.errors import ClientClosed, InvalidInput, MediaFailed
 from twdm_async.transport.wire import LARGEST_REPLY, Fault, File, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from twdm_async.transport.wire import Request
+    from twdm_async.transport.wire import Request, Sink
 
 _MOST_UNDER_WAY: Final = 100
+_PIECE: Final = 256 * 1024  # bytes of a file that are written at once
 _USER_AGENT: Final = "twdm_async"
 
 
@@ -47,6 +48,10 @@ class Attempt:
             # is ours.
             raise _Repeated("the connection was lost")
         self.sent = True
+        self.extend()
+
+    def extend(self) -> None:
+        """Its time begins anew."""
         if self._deadline is not None:
             scope, seconds = self._deadline
             if not scope.expired():
@@ -112,6 +117,7 @@ class HttpTransport:
 
         Raises:
             ClientClosed: it was closed.
+            MediaFailed, InvalidInput: a file is too large, or cannot be written.
         """
         if self._is_closed:
             raise ClientClosed(endpoint=request.endpoint.name)
@@ -130,7 +136,11 @@ class HttpTransport:
                     allow_redirects=False,
                     trace_request_ctx=request.endpoint.name,
                 ) as response:
-                    body = await _read(response)
+                    is_file = request.sink is not None and response.status == 200
+                    if request.sink is not None and is_file:
+                        body: bytes | None = await _save(response, request.sink, attempt)
+                    else:
+                        body = await _read(response)
             if body is None:
                 return Fault("the reply is longer than any reply may be", sent=True, lasting=True)
             return Reply(response.status, response.headers, body)
@@ -210,6 +220,22 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
             response.close()
             return None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _save(response: aiohttp.ClientResponse, sink: Sink, attempt: Attempt) -> bytes:
+    """Let the body go where it should. Nothing of it is kept. As long as it comes, there is time."""
+    sink.begin()
+    async for piece in response.content.iter_chunked(_PIECE):
+        attempt.extend()
+        try:
+            await asyncio.to_thread(sink.write, piece)
+        except MediaFailed:
+            response.close()
+            raise
+        except OSError as error:  # of the disk, not of the network
+            response.close()
+            raise InvalidInput(parameter="path", problem=f"cannot be written: {error.strerror}") from None
+    return b""
 
 
 def _fault(error: aiohttp.ClientError | TimeoutError | OSError, sent: bool) -> Fault:

@@ -29,6 +29,26 @@ if TYPE_CHECKING:
 _KNOWN_HOSTS: Final = frozenset({"api.twitter.com", "api.x.com", "upload.twitter.com", "upload.x.com"})
 
 
+_FILES_HOSTS: Final = frozenset({"https://ton.twitter.com", "https://ton.x.com"})
+
+
+def checked_files_host(url: str, api_host: str) -> str:
+    """`url`, if the files of messages are there; or, of a double on this machine, beside its API.
+
+    Args:
+        url: scheme and host.
+        api_host: scheme and host of the API in use.
+
+    Raises:
+        InvalidInput: it is elsewhere.
+    """
+    is_double = url == api_host and _is_loopback(urlsplit(api_host).hostname or "")
+    if url not in _FILES_HOSTS and not is_double:
+        problem = f"is not on {' or '.join(sorted(_FILES_HOSTS))}; requests are signed for no other host"
+        raise InvalidInput(parameter="media", problem=problem)
+    return url
+
+
 def checked_host(url: str, parameter: str) -> str:
     """`url`, without a slash at its end, if requests may be signed for it.
 

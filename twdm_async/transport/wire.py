@@ -8,7 +8,7 @@ import html
 import json
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 from urllib.parse import quote
 
 from attrs import define, evolve, field, frozen
@@ -53,6 +53,39 @@ class Message:
 
 
 @define(eq=False)
+class Sink:
+    """Where a file goes that is read in pieces.
+
+    Args:
+        target: is written to, from its beginning.
+        most: bytes it may have.
+        size: bytes it has so far.
+    """
+
+    target: BinaryIO
+    most: int
+    size: int = 0
+
+    def begin(self) -> None:
+        """It is read from the beginning, perhaps once more."""
+        self.target.seek(0)
+        self.target.truncate()
+        self.size = 0
+
+    def write(self, piece: bytes) -> None:
+        """Take the next piece.
+
+        Raises:
+            MediaFailed: the file is too large.
+            OSError: it cannot be written.
+        """
+        self.size += len(piece)
+        if self.size > self.most:
+            raise errors.MediaFailed(endpoint="direct_messages.download", problem=f"it has more than {self.most} bytes")
+        self.target.write(piece)
+
+
+@define(eq=False)
 class Request:
     """A call, ready to be signed and sent any number of times.
 
@@ -64,6 +97,7 @@ class Request:
         body: encoded, or the fields of a multipart body.
         content_type: of `body`, unless it is multipart.
         message: that it sends, if it sends one.
+        sink: where the body of the answer goes, if it is a file.
     """
 
     endpoint: Endpoint
@@ -73,6 +107,7 @@ class Request:
     body: bytes | Mapping[str, str | File] = field(default=b"", repr=False)
     content_type: str | None = None
     message: Message | None = None
+    sink: Sink | None = None
 
     @property
     def target(self) -> str:
@@ -121,12 +156,17 @@ def encode(
         path_id: a checked id for the path template.
         message: that it sends, if it sends one.
     """
-    path = endpoint.path if path_id is None else endpoint.path.format(id=_escape(path_id))
+    if endpoint.host is Host.FILES:  # its address came with a message, and was checked
+        return Request(endpoint, f"{hosts[Host.FILES]}/{path_id}")
+    path, _, query = endpoint.path.partition("?")  # only an id can stand in the query of a path
+    signed: tuple[tuple[str, str], ...] = (("id", path_id),) if query and path_id is not None else ()
+    if path_id is not None:
+        path, query = path.format(id=_escape(path_id)), query.format(id=_escape(path_id))
     url = hosts[endpoint.host] + path
     match endpoint.encoding:
         case Encoding.JSON:
             body = _encoder.encode(arguments).encode()
-            return Request(endpoint, url, body=body, content_type="application/json", message=message)
+            return Request(endpoint, url, query, signed, body, "application/json", message)
         case Encoding.QUERY:
             signed = tuple(arguments.items())
             return Request(endpoint, url, query=_urlencoded(signed), signed=signed)

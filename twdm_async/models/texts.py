@@ -1,0 +1,52 @@
+"""Texts as the API gives them: escaped, with entities whose indices count what was escaped."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final
+
+from twdm_async._json import Json, is_array, is_object
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ESCAPES: Final = {"&lt;": "<", "&gt;": ">", "&amp;": "&"}
+
+
+def unescaped(text: str | None) -> str | None:
+    """`text` as a person wrote it: the API escapes ``&``, ``<`` and ``>``, and nothing else."""
+    return "".join(character for character, _ in _characters(text)) if text and "&" in text else text
+
+
+def _characters(raw_text: str) -> list[tuple[str, int]]:
+    """The characters that were written, and how many stand for each of them in `raw_text`."""
+    characters: list[tuple[str, int]] = []
+    place = 0
+    while place < len(raw_text):
+        escape = next((one for one in _ESCAPES if raw_text.startswith(one, place)), None)
+        characters.append((_ESCAPES[escape], len(escape)) if escape else (raw_text[place], 1))
+        place += characters[-1][1]
+    return characters
+
+
+def fitted(entities: Mapping[str, Any] | None, raw_text: str | None) -> Mapping[str, Any] | None:
+    """`entities`, with indices that fit the text as a person wrote it.
+
+    Args:
+        entities: as the API gave them: lists of objects with ``indices``.
+        raw_text: as the API gave it.
+    """
+    if entities is None or raw_text is None or "&" not in raw_text:
+        return entities
+    starts = list(accumulate((length for _, length in _characters(raw_text)), initial=0))
+
+    def moved(entity: Json) -> Json:
+        indices = entity.get("indices") if is_object(entity) else None
+        if not is_object(entity) or not is_array(indices) or not all(type(index) is int for index in indices):
+            return entity
+        return {**entity, "indices": [max(0, bisect_right(starts, index) - 1) for index in indices]}
+
+    return {
+        kind: [moved(entity) for entity in listed] if is_array(listed) else listed for kind, listed in entities.items()
+    }

@@ -1,0 +1,38 @@
+"""What the API tells of its own quotas (page *GET application/rate_limit_status*)."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from attrs import frozen
+
+from twdm_async.errors import InvalidInput
+from twdm_async.models.rate_limits import RateLimitStatus
+from twdm_async.transport.call import Caller
+
+_GROUP: Final = re.compile(r"[a-z_0-9]+")
+
+
+@frozen
+class Application:
+    """Calls about the app."""
+
+    _caller: Caller
+
+    async def rate_limit_status(self, *groups: str, max_wait: float | None = None) -> RateLimitStatus:
+        """How far the API's windows are used, where it lists them (page *GET application/rate_limit_status*; 180 in 15
+        minutes). The calls that send messages, or make or delete custom profiles, are not listed.
+
+        Args:
+            groups: which, such as ``"direct_messages"`` and ``"custom_profiles"``; all if none is given.
+            max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+
+        Raises:
+            InvalidInput: a group is no such word.
+            ResponseError, ConnectFailed, MalformedResponse: it could not be had.
+        """
+        if not all(isinstance(group, str) and _GROUP.fullmatch(group) for group in groups):
+            raise InvalidInput(parameter="groups", problem="must be words such as direct_messages")
+        arguments = {"resources": ",".join(groups)} if groups else {}
+        return await self._caller.call("application.rate_limit_status", arguments, RateLimitStatus, max_wait=max_wait)

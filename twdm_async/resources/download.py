@@ -1,0 +1,63 @@
+"""Saving a file that hangs on a message."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from twdm_async.errors import InvalidInput
+from twdm_async.transport.oauth1 import checked_files_host
+from twdm_async.transport.wire import Sink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from twdm_async.transport.call import Caller
+
+# What signs alike however it is read: no query, and no character that could be escaped in two ways.
+_PATH: Final = re.compile(r"/([A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~:-]+)*)")
+
+
+async def download(caller: Caller, address: str | None, path: Path, most: int, max_wait: float | None) -> int:
+    """Save what is at `address`. Returns its size in bytes.
+
+    Raises:
+        InvalidInput: the address is not one that requests are signed for, or the file cannot be written.
+        MediaFailed: it is larger than `most` bytes.
+    """
+    host, file = _checked(address, caller)
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise InvalidInput(parameter="most", problem="must be a number of bytes, 1 or more")
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(6)}.part")
+    try:
+        with draft.open("xb") as target:
+            sink = Sink(target, most)
+            await caller.call(
+                "direct_messages.download", {}, type(None), path_id=file, files_host=host, sink=sink, max_wait=max_wait
+            )
+        await asyncio.to_thread(draft.replace, path)
+    except OSError as error:
+        problem = f"cannot be written: {error.strerror}"
+    else:
+        return sink.size
+    finally:
+        draft.unlink(missing_ok=True)
+    raise InvalidInput(parameter="path", problem=problem)
+
+
+def _checked(address: str | None, caller: Caller) -> tuple[str, str]:
+    """Host and path of an address that requests may be signed for."""
+    if not isinstance(address, str):
+        raise InvalidInput(parameter="media", problem="must be the attachment of a message, with an address")
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        raise InvalidInput(parameter="media", problem="is no address") from None
+    path = _PATH.fullmatch(parts.path)
+    is_odd = bool(parts.query or parts.fragment) or path is None or ".." in parts.path.split("/")
+    if path is None or is_odd:
+        raise InvalidInput(parameter="media", problem="is no address of a message's file")
+    return checked_files_host(f"{parts.scheme}://{parts.netloc}", caller.api_host), path[1]

@@ -1,0 +1,140 @@
+"""Reading a file that is to be uploaded, piece by piece, wherever it comes from."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import IO, Any
+
+from attrs import define
+
+from twdm_async.errors import InvalidInput
+from twdm_async.models.media import HEAD
+
+Source = Path | bytes | IO[bytes] | AsyncIterator[bytes]
+"""A file, its content, an opened file, or an async iterator of its pieces."""
+
+
+@define
+class Opened:
+    """A file that is being read.
+
+    Args:
+        head: its first bytes, at least :data:`HEAD` if there are so many.
+        size: its bytes, all of them.
+    """
+
+    head: bytes
+    size: int
+    _rest: AsyncIterator[bytes]
+
+    async def pieces(self, length: int) -> AsyncIterator[bytes]:
+        """All of it, in pieces of `length` bytes, of which the last may be shorter.
+
+        Raises:
+            InvalidInput: it has more or fewer bytes than it had at first.
+        """
+        kept, read = bytearray(self.head), len(self.head)
+        async for piece in self._rest:
+            kept += piece
+            read += len(piece)
+            if read > self.size:
+                break
+            while len(kept) > length:  # the last one is held back, until it is known that nothing follows
+                yield bytes(kept[:length])
+                del kept[:length]
+        if read != self.size:
+            raise InvalidInput(parameter="source", problem="changed while it was read, or is not as long as was said")
+        while kept:
+            yield bytes(kept[:length])
+            del kept[:length]
+
+
+_PIECE = 256 * 1024  # bytes that are read at once
+
+
+@contextlib.asynccontextmanager
+async def opened(source: Source, size: int | None) -> AsyncGenerator[Opened]:
+    """`source`, ready to be read from where it stands.
+
+    Args:
+        source: the file.
+        size: its bytes, if it cannot tell.
+
+    Raises:
+        InvalidInput: it cannot be read, or does not tell how long it is.
+    """
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise InvalidInput(parameter="size", problem="must be a number of bytes, 1 or more")
+    if isinstance(source, AsyncIterator):
+        yield await _begin(_checked(source), size)
+        return
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, Path):
+            file: Any = stack.enter_context(await asyncio.to_thread(_open, source))
+        else:
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+        if not callable(getattr(file, "read", None)) or isinstance(file, io.TextIOBase):
+            raise InvalidInput(
+                parameter="source",
+                problem="must be a pathlib.Path, bytes, a file of bytes or an async iterator of bytes",
+            )
+        yield await _begin(_read(file), await asyncio.to_thread(_size_of, file) if size is None else size)
+
+
+async def _begin(pieces: AsyncIterator[bytes], size: int | None) -> Opened:
+    if size is None:
+        raise InvalidInput(parameter="size", problem="is needed for what cannot tell how long it is")
+    head = b""
+    async for piece in pieces:
+        head += piece
+        if len(head) >= HEAD:
+            break
+    return Opened(head, size, pieces)
+
+
+def _open(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    except ValueError:  # a NUL in the path
+        problem = "is not a path"
+    raise InvalidInput(parameter="source", problem=problem)
+
+
+def _size_of(file: IO[bytes]) -> int | None:
+    """The bytes from where it stands to its end, if it can tell."""
+    try:
+        here = file.tell()
+        end = file.seek(0, os.SEEK_END)
+        file.seek(here)
+    except (OSError, AttributeError, ValueError):
+        return None
+    return end - here
+
+
+async def _read(file: IO[bytes]) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            piece: Any = await asyncio.to_thread(file.read, _PIECE)
+        except (OSError, ValueError) as error:  # a ValueError if it is closed
+            words = error.strerror if isinstance(error, OSError) else "it is closed"
+            raise InvalidInput(parameter="source", problem=f"cannot be read: {words}") from None
+        if not isinstance(piece, bytes):
+            raise InvalidInput(parameter="source", problem="gives something else than bytes")
+        if not piece:
+            return
+        yield piece
+
+
+async def _checked(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in source:
+        if not isinstance(piece, (bytes, bytearray, memoryview)):
+            raise InvalidInput(parameter="source", problem="gives something else than bytes")
+        for start in range(0, len(piece), _PIECE):  # a huge one is not copied whole
+            yield bytes(piece[start : start + _PIECE])

@@ -1,0 +1,179 @@
+"""Webhooks as X sends them: signed, and again if they are not answered."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import secrets
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import urlencode
+
+from aiohttp import ClientError, ClientSession, ClientTimeout
+from attrs import define, field
+
+from twdm_async.errors import InvalidInput
+from twdm_async.sandbox.records import Delivery, Reading, Typing
+from twdm_async.sandbox.state import APPS
+
+if TYPE_CHECKING:
+    from twdm_async._clock import Clock
+    from twdm_async.sandbox.call import Json
+
+Envelope = Literal["account_activity", "x_activity"]
+
+_AGAIN_AFTER: Final = (3.0, 27.0, 242.0)  # seconds
+_PATIENCE: Final = 10.0  # seconds that an answer may take
+_KINDS: Final = {
+    "message": ("direct_message_events", "dm.received", "dm.sent"),
+    "typing": ("direct_message_indicate_typing_events", "dm.indicate_typing", "dm.indicate_typing"),
+    "read": ("direct_message_mark_read_events", "dm.read", "dm.read"),
+}
+
+
+@define(eq=False)
+class Subscription:
+    """That events of an account go to a URL."""
+
+    account_id: str
+    url: str
+    secret: str = field(repr=False)
+    envelope: Envelope
+
+
+class Deliveries:
+    """Delivers events to whoever subscribed.
+
+    Args:
+        clock: where time comes from.
+        time_scale: how many times as fast it tries again.
+    """
+
+    def __init__(self, clock: Clock, time_scale: float) -> None:
+        self._clock = clock
+        self._time_scale = time_scale
+        self._subscriptions: list[Subscription] = []
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._session: ClientSession | None = None
+        self.done: list[Delivery] = []
+
+    async def subscribe(self, subscription: Subscription) -> None:
+        """Check that whoever listens knows the secret, and send events there from now on.
+
+        Raises:
+            InvalidInput: the answer to the check is not the right one.
+        """
+        token = secrets.token_urlsafe(24)
+        query = urlencode({"crc_token": token, "nonce": secrets.token_urlsafe(12)})
+        headers = {"x-twitter-webhooks-signature": _signature(subscription.secret, query.encode())}
+        expected = {"response_token": _signature(subscription.secret, token.encode())}
+        status, answer = await self._request("GET", f"{subscription.url}?{query}", b"", headers)
+        try:
+            is_right = status == 200 and json.loads(answer) == expected
+        except ValueError:
+            is_right = False
+        if not is_right:
+            raise InvalidInput(parameter="url", problem=f"did not pass the check: HTTP {status}")
+        self._subscriptions.append(subscription)
+
+    def tell(self, kind: str, event: Any) -> None:
+        """Send an event to those who subscribed to one of the two whom it is about."""
+        shown = event if kind == "message" else _shown(event, str(int(self._clock.wall() * 1000)))
+        create = shown.get("message_create", shown)
+        concerned = (create["sender_id"], create["target"]["recipient_id"])
+        for subscription in self._subscriptions:
+            if subscription.account_id in concerned:
+                body = json.dumps(_enveloped(kind, shown, concerned, subscription), ensure_ascii=False).encode()
+                task = asyncio.get_running_loop().create_task(self._deliver(subscription, body))
+                self._under_way.add(task)
+                task.add_done_callback(self._under_way.discard)
+
+    async def settled(self) -> None:
+        """Wait until nothing is on its way any more."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
+    async def close(self) -> None:
+        """Deliver nothing any more."""
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    async def _deliver(self, subscription: Subscription, body: bytes) -> None:
+        headers = {
+            "x-twitter-webhooks-signature": _signature(subscription.secret, body),
+            "Content-Type": "application/json",
+        }
+        statuses: list[int] = []
+        for pause in (*_AGAIN_AFTER, 0.0):
+            status, _ = await self._request("POST", subscription.url, body, headers)
+            statuses.append(status)
+            if status == 200:
+                break
+            await asyncio.sleep(pause / self._time_scale)
+        self.done.append(Delivery(subscription.url, body, tuple(statuses)))
+
+    async def _request(self, method: str, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        if self._session is None:
+            self._session = ClientSession(timeout=ClientTimeout(total=_PATIENCE))
+        try:
+            async with self._session.request(
+                method, url, data=body or None, headers=headers, allow_redirects=False
+            ) as response:
+                return response.status, await response.read()
+        except (ClientError, OSError, TimeoutError):
+            return 0, b""
+
+
+def _signature(secret: str, message: bytes) -> str:
+    return "sha256=" + base64.b64encode(hmac.digest(secret.encode(), message, "sha256")).decode()
+
+
+def _shown(event: Typing | Reading, timestamp: str) -> Json:
+    shown: Json = {
+        "created_timestamp": timestamp,
+        "sender_id": event.sender_id,
+        "target": {"recipient_id": event.recipient_id},
+    }
+    return shown | ({"last_read_event_id": event.last_read_event_id} if isinstance(event, Reading) else {})
+
+
+def _enveloped(kind: str, shown: Json, concerned: tuple[str, str], subscription: Subscription) -> Json:
+    key, received, sent = _KINDS[kind]
+    content: Json = {key: [shown]}
+    if subscription.envelope == "account_activity":
+        if "source_app_id" in shown.get("message_create", {}):
+            content["apps"] = APPS
+        content["users"] = {
+            user_id: {
+                "id": user_id,
+                "created_timestamp": "1560000000000",
+                "name": f"Person {user_id}",
+                "screen_name": f"person_{user_id}",
+                "protected": False,
+                "verified": False,
+                "followers_count": 1,
+                "friends_count": 1,
+                "statuses_count": 0,
+                "profile_image_url_https": "https://pbs.twimg.com/profile_images/1/person_normal.png",
+            }
+            for user_id in concerned
+        }
+        return {"for_user_id": subscription.account_id, **content}
+    content["users"] = {
+        user_id: {"data": {"id": user_id, "name": f"Person {user_id}", "username": f"person_{user_id}"}}
+        for user_id in concerned
+    }
+    event_type = sent if concerned[0] == subscription.account_id else received
+    return {
+        "data": {
+            "filter": {"user_id": subscription.account_id},
+            "event_uuid": str(-secrets.randbelow(2**60)),
+            "event_type": event_type,
+            "tag": "sandbox",
+            "payload": content,
+        }
+    }

@@ -1,0 +1,94 @@
+"""The other side: people who write to an account, tap, type and read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrs import define
+
+from twdm_async.errors import InvalidInput
+from twdm_async.sandbox.messages import new_event
+from twdm_async.sandbox.records import Reading, Typing
+from twdm_async.sandbox.state import State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from twdm_async.sandbox.call import Json
+    from twdm_async.sandbox.records import StoredMessage
+
+
+@define(eq=False)
+class Person:
+    """Somebody who has a conversation with an account. Made by :meth:`twdm_async.sandbox.Sandbox.person`.
+
+    What a person does reaches the webhooks of the account, and the list of its messages.
+
+    Args:
+        id: the person's user id.
+        account_id: the account's.
+    """
+
+    id: str
+    account_id: str
+    _state: State
+    _url: str
+
+    @property
+    def inbox(self) -> Sequence[StoredMessage]:
+        """What the account has sent to this person."""
+        return [one for one in self._state.messages if one.recipient_id == self.id and one.sender_id == self.account_id]
+
+    @property
+    def welcome(self) -> Mapping[str, Any] | None:
+        """The welcome message this person sees, as the API shows it."""
+        for owner, rule in reversed(self._state.rules.values()):
+            if owner == self.account_id:
+                return self._state.welcome_messages[rule["welcome_message_id"]][1]
+        return None
+
+    def writes(self, text: str, *, attachment: Mapping[str, Any] | None = None) -> str:
+        """Write to the account. Returns the event's id.
+
+        Args:
+            text: what to write.
+            attachment: a location, as the API writes it.
+        """
+        return self._send({"text": text} | ({"attachment": dict(attachment)} if attachment else {}))
+
+    def taps(self, label: str) -> str:
+        """Tap the answer called `label`, of the last message that offers it, or of the welcome message. Returns the
+        event's id.
+
+        Raises:
+            InvalidInput: no message offers it.
+        """
+        offers: list[Any] = [one.body["message_data"].get("quick_reply") for one in reversed(self.inbox)]
+        offers.append((self.welcome or {}).get("message_data", {}).get("quick_reply"))
+        options = [option for offer in offers if offer for option in offer.get("options", [])]
+        for option in options:
+            if option["label"] == label:
+                response = {key: option[key] for key in ("metadata",) if key in option}
+                return self._send({"text": label, "quick_reply_response": {"type": "options"} | response})
+        raise InvalidInput(parameter="label", problem="no message offers this answer")
+
+    def types(self) -> None:
+        """Type something."""
+        self._state.on_event("typing", Typing(self.id, self.account_id))
+
+    def reads(self) -> None:
+        """Read all that the account has written.
+
+        Raises:
+            InvalidInput: it has written nothing.
+        """
+        if not self.inbox:
+            raise InvalidInput(parameter="inbox", problem="there is nothing to read")
+        self._state.on_event("read", Reading(self.id, self.account_id, self.inbox[-1].id))
+
+    def _send(self, data: Json) -> str:
+        self._state.open_credit(self.account_id, self.id)
+        event_id = self._state.new_id()
+        shown = new_event(self._state, event_id, self.id, self.account_id, (data, data["text"], None), self._url)
+        self._state.on_event("message", shown)
+        return event_id

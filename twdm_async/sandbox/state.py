@@ -1,0 +1,145 @@
+"""Everything the sandbox remembers."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from attrs import define, field
+
+from twdm_async.sandbox.call import Json
+from twdm_async.sandbox.refusal import Refusal, invalid, no_such_page, not_permitted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twdm_async._clock import Clock
+    from twdm_async.quota.spec import ReplyCredit
+    from twdm_async.sandbox.records import (
+        Reading,
+        StoredAccount,
+        StoredMedia,
+        StoredMessage,
+        StoredProfile,
+        Typing,
+    )
+    from twdm_async.sandbox.windows import Windows
+
+APPS = {"1": {"id": "1", "name": "sandbox", "url": "https://example.com"}}
+"""The one app there is."""
+
+
+@define(eq=False)
+class Event:
+    """A message as the API shows it, and who has deleted it."""
+
+    shown: Json
+    hidden_from: set[str] = field(factory=set[str])
+
+    def concerns(self, user_id: str) -> bool:
+        """Whether this user is one of the two, and has not deleted it."""
+        create = self.shown["message_create"]
+        return user_id in {create["sender_id"], create["target"]["recipient_id"]} and user_id not in self.hidden_from
+
+
+@define(eq=False)
+class Credit:
+    """What a person who wrote has given: so many replies until then do not count."""
+
+    left: int
+    until: float
+
+
+class State:
+    """What there is.
+
+    Args:
+        clock: where time comes from.
+        windows: of the quotas.
+        credit: the rule by which replies do not count.
+    """
+
+    def __init__(self, clock: Clock, windows: Windows, credit: ReplyCredit | None) -> None:
+        self.clock = clock
+        self.windows = windows
+        self._credit_rule = credit
+        self._ids = itertools.count(1_580_000_000_000_000_001)
+        self.messages: list[StoredMessage] = []
+        self.events: dict[str, Event] = {}
+        self.welcome_messages: dict[str, tuple[str, Json]] = {}  # whose it is, and how it is shown
+        self.rules: dict[str, tuple[str, Json]] = {}
+        self.profiles: dict[str, StoredProfile] = {}
+        self.media: dict[str, StoredMedia] = {}
+        self.unreachable: set[str] = set()
+        self.one_rule_only = True
+        self.typing: list[Typing] = []
+        self.reading: list[Reading] = []
+        self.credits: dict[tuple[str, str], Credit] = {}
+        self.free_replies: dict[str, int] = defaultdict(int)
+        self.on_event: Callable[[str, Any], None] = lambda _kind, _event: None
+        """Is told of all that webhooks tell: a kind, and what it is about."""
+
+    def new_id(self) -> str:
+        """An id that was never given out before."""
+        return str(next(self._ids))
+
+    def milliseconds(self) -> str:
+        """The time, as the API writes it."""
+        return str(int(self.clock.wall() * 1000))
+
+    def profile_of(self, account: StoredAccount, profile_id: str) -> StoredProfile:
+        """A custom profile of `account`.
+
+        Raises:
+            Refusal: it has none of this id.
+        """
+        profile = self.profiles.get(profile_id)
+        if profile is None or profile.account != account.id:
+            raise no_such_page()
+        return profile
+
+    def check_profile(self, account: StoredAccount, profile_id: Any, path: str) -> None:
+        """Raise if a message of `account` cannot go under this profile."""
+        need_custom_profiles(account)
+        profile = self.profiles.get(profile_id) if isinstance(profile_id, str) else None
+        if profile is None or profile.account != account.id:
+            raise invalid(f"{path}.custom_profile_id", "no such custom profile")
+
+    def media_of(self, account: StoredAccount, media_id: Any) -> StoredMedia:
+        """An uploaded file of `account` that can be used.
+
+        Raises:
+            Refusal: it has none of this id, or it is still processed.
+        """
+        media = self.media.get(media_id) if isinstance(media_id, str) else None
+        if media is None or media.account != account.id or not media.is_ready:
+            raise Refusal(400, 324, f"Invalid Media ID {media_id}.")
+        return media
+
+    # ---- replies that do not count ----
+
+    def open_credit(self, account_id: str, person_id: str) -> None:
+        """This person has written to the account."""
+        if self._credit_rule is not None:
+            until = self.clock.monotonic() + self._credit_rule.per
+            self.credits[account_id, person_id] = Credit(self._credit_rule.replies, until)
+
+    def has_credit(self, account_id: str, person_id: str) -> bool:
+        """Whether a message of the account to this person does not count."""
+        credit = self.credits.get((account_id, person_id))
+        return credit is not None and credit.left > 0 and self.clock.monotonic() < credit.until
+
+    def use_credit(self, account_id: str, person_id: str) -> bool:
+        """A message was sent; whether it does not count."""
+        is_free = self.has_credit(account_id, person_id)
+        if is_free:
+            self.credits[account_id, person_id].left -= 1
+            self.free_replies[account_id] += 1
+        return is_free
+
+
+def need_custom_profiles(account: StoredAccount) -> None:
+    """Raise if `account` may not use custom profiles."""
+    if not account.may_use_custom_profiles:
+        raise not_permitted()
