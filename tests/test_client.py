@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twdm_async.quota.store import Slot
-    from twdm_async.quota.store.contract import Intent
+    from twdm_async.quota.store.contract import Answering, Intent
     from twdm_async.sandbox import Sandbox
 
 
@@ -369,9 +369,15 @@ async def test_a_lane_of_another_name_keeps_the_agent_s_weight_and_priority(clie
     seen: list[Lane] = []
     admit = client._limiter.admit
 
-    async def watching(family: str, lane: Lane, max_wait: float | None = None, intent: Intent | None = None) -> Slot:
+    async def watching(
+        family: str,
+        lane: Lane,
+        max_wait: float | None = None,
+        intent: Intent | None = None,
+        answering: Answering | None = None,
+    ) -> Slot:
         seen.append(lane)
-        return await admit(family, lane, max_wait, intent)
+        return await admit(family, lane, max_wait, intent, answering)
 
     client._limiter.admit = watching  # type: ignore[method-assign]  # it only looks on
     agent = client.agent("1", weight=2.0, priority=Priority.BULK)

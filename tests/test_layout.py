@@ -27,6 +27,7 @@ FLOORS: Final = {
     "observers": 1,
     "telemetry": 1,
     "state_file": 1,
+    "owners": 1,
     "models": 1,
     "endpoints": 1,
     "credentials": 1,
@@ -43,6 +44,7 @@ FLOORS: Final = {
     "client": 6,
     "agent": 6,
     "outbox": 7,
+    "webhooks": 7,
     "cli": 7.5,
     "sandbox": 6.5,
 }

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from twdm_async.quota.store import Claim, Lifetime, QuotaStore, Slot, Wait
     from twdm_async.quota.store.contract import Intent
-    from twdm_async.quota.store.steps import Looked, Step, Taken
+    from twdm_async.quota.store.steps import Answer, Step
 
 SEND = "direct_messages.send"
 NUMBERS = itertools.count()
@@ -620,7 +620,7 @@ def test_fault_45_cancelled_anywhere_slots_stay_exact(
 class SlowStore(SQLiteQuotaStore):
     """Takes its time before and after it does what it is asked."""
 
-    async def _run(self, steps: Sequence[Step]) -> list[Looked | Taken | None]:
+    async def _run(self, steps: Sequence[Step]) -> list[Answer]:
         await asyncio.sleep(0.3)
         answers = self._work(steps)
         await asyncio.sleep(0.3)

@@ -40,8 +40,8 @@ from twdm_async import (
     state_file,
 )
 from twdm_async.outbox import Entry, Outbox, State
-from twdm_async.outbox.owners import Owner
 from twdm_async.outbox.rows import NewMessage, Rows, UnknownMessage
+from twdm_async.owners import Owner
 from twdm_async.sandbox import Fault, Sandbox
 from twdm_async.state_file import FileTrouble, StateFile
 from twdm_async.transport.sent import Sought
@@ -807,7 +807,7 @@ async def test_fault_53_a_process_that_is_stopped_and_goes_on(path: Path) -> Non
 def test_fault_49_locks_do_not_outlive_their_process_in_a_child(path: Path) -> None:
     """A child that was forked off keeps no lock: who died is known to be dead."""
     script = (
-        "import os, sys, time; from pathlib import Path; from twdm_async.outbox.owners import Owner\n"
+        "import os, sys, time; from pathlib import Path; from twdm_async.owners import Owner\n"
         "owner = Owner(Path(sys.argv[1])); owner.settle_in(); print(owner.name, flush=True)\n"
         "if os.fork() == 0:\n    time.sleep(30)\n"
         "time.sleep(30)"

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twdm_async.quota.store import Slot
-    from twdm_async.quota.store.steps import Looked, Step, Taken
+    from twdm_async.quota.store.steps import Answer, Step
 
 SEND = "direct_messages.send"
 
@@ -46,7 +46,7 @@ class InlineStore(SQLiteQuotaStore):
 
     is_dead = False
 
-    async def _run(self, steps: Sequence[Step]) -> list[Looked | Taken | None]:
+    async def _run(self, steps: Sequence[Step]) -> list[Answer]:
         if self.is_dead:
             await asyncio.Event().wait()
         return self._work(steps)

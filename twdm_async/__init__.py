@@ -9,6 +9,7 @@ from twdm_async.errors import (
     ConnectFailed,
     DeliveryUnknown,
     Forbidden,
+    InboxFailed,
     InvalidInput,
     LooksAutomated,
     MalformedResponse,
@@ -55,6 +56,7 @@ from twdm_async.quota.limiter import QuotaState
 from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, ReplyCredit, Scope
 from twdm_async.quota.store import MemoryQuotaStore, QuotaStore, RedisQuotaStore, SQLiteQuotaStore
 from twdm_async.resources.access import AccessFinding
+from twdm_async.resources.inbox import Inbox
 from twdm_async.resources.media import UploadProgress
 from twdm_async.resources.reconcile import Reconciled
 
@@ -72,6 +74,8 @@ __all__ = [
     "DeliveryUnknown",
     "DirectMessage",
     "Forbidden",
+    "Inbox",
+    "InboxFailed",
     "InitiatedVia",
     "InvalidInput",
     "Lane",

@@ -11,6 +11,7 @@
     ├── ClientClosed             (also RuntimeError) the client was closed before the call could leave
     ├── WrongEventLoop           (also RuntimeError) the client belongs to another event loop, or another process
     ├── OutboxFailed             the outbox' file could not be read or written
+    ├── InboxFailed              the inbox' file could not be read or written
     ├── MediaFailed              a file could not be processed by the API, or is larger than it may be
     ├── DeliveryUnknown          (also RuntimeError) bytes left, no readable answer came back
     ├── MalformedResponse        an answer came, and it is not what the endpoint answers
@@ -47,6 +48,7 @@ __all__ = [
     "ConnectFailed",
     "DeliveryUnknown",
     "Forbidden",
+    "InboxFailed",
     "InvalidInput",
     "LooksAutomated",
     "MalformedResponse",
@@ -224,6 +226,22 @@ class OutboxFailed(TwdmError):
 
     def __str__(self) -> str:
         return f"outbox {self.path}: {self.problem}"
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class InboxFailed(TwdmError):
+    """The file in which received events are kept could not be read or written. Nothing was handled.
+
+    Args:
+        path: of the file.
+        problem: what is wrong with it, and what to do.
+    """
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"inbox {self.path}: {self.problem}"
 
 
 @define(kw_only=True, slots=False, eq=False, str=False)

@@ -65,6 +65,17 @@ _MIGRATIONS: Final = (
     CREATE INDEX message_by_change ON message (account, change);
     CREATE INDEX message_by_message_id ON message (account, message_id) WHERE message_id IS NOT NULL;
     """,
+    """
+    CREATE TABLE conversation (name TEXT PRIMARY KEY, touched REAL NOT NULL, content TEXT NOT NULL) WITHOUT ROWID;
+    CREATE INDEX conversation_by_age ON conversation (touched);
+    CREATE TABLE event (
+        account TEXT NOT NULL, id TEXT NOT NULL, body TEXT, kept_at REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+        owner TEXT, PRIMARY KEY (account, id)
+    ) WITHOUT ROWID;
+    CREATE INDEX event_to_handle ON event (owner) WHERE body IS NOT NULL;
+    CREATE INDEX event_by_age ON event (kept_at);
+    CREATE TABLE polled (account TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+    """,
 )
 """What makes each version of the file out of the one before; the first of them makes it out of nothing."""
 
@@ -257,6 +268,13 @@ class StateFile:
         }
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         return advice.get(code, f"SQLite says: {error}")
+
+
+def in_memory() -> sqlite3.Connection:
+    """A database like the file's, that is forgotten when it is closed."""
+    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    _migrate(db)
+    return db
 
 
 def _inode_if_not_empty(path: Path) -> int | None:

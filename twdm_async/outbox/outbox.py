@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from twdm_async import errors
 from twdm_async._quiet import quiet
 from twdm_async.models.checks import checked_characters
-from twdm_async.outbox.owners import Owner
 from twdm_async.outbox.rows import NewMessage, Rows
 from twdm_async.outbox.sending import Sending
 from twdm_async.outbox.settling import Settling
 from twdm_async.outbox.storage import Storage, woken
+from twdm_async.owners import Owner
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.spec import Priority, checked_seconds
 from twdm_async.resources.direct_messages import outgoing

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twdm_async._clock import Clock
-    from twdm_async.outbox.owners import Owner
     from twdm_async.outbox.rows import Rows, TakenUp
     from twdm_async.outbox.settling import Settling
+    from twdm_async.owners import Owner
 
 _log = logging.getLogger("twdm_async")
 

@@ -13,8 +13,8 @@ from attrs import frozen
 
 from twdm_async import errors
 from twdm_async.outbox.entry import State
-from twdm_async.outbox.owners import Lock
 from twdm_async.outbox.storage import Storage, woken
+from twdm_async.owners import Lock
 from twdm_async.resources.reconcile import Listed, relevant, settle
 from twdm_async.transport.sent import Sought
 
@@ -66,6 +66,7 @@ class Settling:
         self._here = asyncio.Lock()  # one at a time in this process
         self._everywhere = Lock(storage.path.with_name(f"{storage.path.name}.settling.lock"))
         self._runs = 0
+        self._tried: tuple[int, frozenset[int]] = (0, frozenset())  # echoes heard, and rows they were compared with
         self.undecided: set[int] = set()
         """Rows of which the list cannot tell what became of them. They are left as they are."""
 
@@ -90,6 +91,12 @@ class Settling:
         """Seconds until it is worth looking again."""
         unknown = await self._storage.do(lambda rows: rows.unknown(), only_reads=True)
         unknown = [one for one in unknown if one.id not in self.undecided]
+        tried = (self._reconciler.echo_count, frozenset(one.id for one in unknown))
+        if unknown and tried != self._tried:
+            self._tried = tried
+            if events := await self._reconciler.echoes([one.sought for one in unknown]):
+                await self._apply(_Known(events, set(), *self._known_here(events, unknown)))
+                return 0.0
         wait = min(map(self._settles_in, unknown), default=math.inf)
         if wait > 0:
             return max(wait, 0.01)
@@ -115,9 +122,22 @@ class Settling:
         except errors.QuotaWaitTooLong as error:
             await self._clock.sleep(error.wait)
             return 0.0
+        settled = await self._apply(_Known(events, ready, *self._known_here(events, unknown)))
+        if any(one.id not in settled for one in unknown):
+            await self._clock.sleep(pause)
+        return 0.0
+
+    def _known_here(
+        self, events: Sequence[Listed], unknown: Sequence[UnknownMessage]
+    ) -> tuple[set[str | None], Sequence[Sought]]:
+        """What this client knows of `events`: ids of other messages, and what it sent that has no id."""
         sent = self._reconciler.sent
         taken = {event.message.id for event in events if event.message.id in sent.ids}
-        known = _Known(events, ready, taken, relevant(sent.nameless, sought))
+        return taken, relevant(sent.nameless, [one.sought for one in unknown])
+
+    async def _apply(self, known: _Known) -> dict[int, DirectMessage | State | None]:
+        """Write down what can be settled, and tell it."""
+        sent = self._reconciler.sent
         settled = await self._storage.do(lambda rows: self._match(rows, known), is_durable=True)
         for row, message in settled.items():
             if message is None:
@@ -126,9 +146,7 @@ class Settling:
             elif not isinstance(message, State) and message.id is not None:
                 sent.note(message.id)
         self._storage.tell()
-        if any(one.id not in settled for one in unknown):
-            await self._clock.sleep(pause)
-        return 0.0
+        return settled
 
     def _match(self, rows: Rows, known: _Known) -> dict[int, DirectMessage | State | None]:
         """Settle what can be settled, and tell how; with ``None`` what cannot be decided. Runs in the file's thread."""

@@ -23,8 +23,20 @@ from twdm_async.quota.headers import LONGEST_WAIT, Limits, read_limits
 from twdm_async.quota.lanes import Lane, LaneQueue
 from twdm_async.quota.pacer import Pacer
 from twdm_async.quota.reserve import BulkShare, bulk_share
-from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, Scope
-from twdm_async.quota.store.contract import UNLIMITED, Bucket, Claim, Intent, Lifetime, QuotaStore, Slot, Wait
+from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, ReplyCredit, Scope
+from twdm_async.quota.store.contract import (
+    UNLIMITED,
+    Answering,
+    Bucket,
+    Claim,
+    Intent,
+    Lifetime,
+    Partner,
+    QuotaStore,
+    Reply,
+    Slot,
+    Wait,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +86,8 @@ class _Line:
     bulk_claims: tuple[Claim, ...]  # on the buckets in which bulk calls are counted once more
     reserve: float
     pacer: Pacer
+    credit: ReplyCredit | None
+    free_turn: asyncio.Lock = field(factory=asyncio.Lock)  # of those who need no slot, one at a time waits for the pace
     queue: LaneQueue[asyncio.Future[Slot]] = field(factory=LaneQueue[asyncio.Future[Slot]])
     intents: dict[asyncio.Future[Slot], Intent] = field(factory=dict["asyncio.Future[Slot]", Intent])
     usher: asyncio.Task[None] | None = None
@@ -128,7 +142,14 @@ class QuotaLimiter:
         self._lines: dict[str, _Line] = {}
         self._is_closed = False
 
-    async def admit(self, family: str, lane: Lane, max_wait: float | None = None, intent: Intent | None = None) -> Slot:
+    async def admit(
+        self,
+        family: str,
+        lane: Lane,
+        max_wait: float | None = None,
+        intent: Intent | None = None,
+        answering: Answering | None = None,
+    ) -> Slot:
         """Wait for a slot in every quota of `family`. Each slot must be settled or given back.
 
         Args:
@@ -136,6 +157,7 @@ class QuotaLimiter:
             lane: the line to wait in.
             max_wait: seconds; ``None`` waits as long as it takes.
             intent: what the store writes down together with the slot.
+            answering: whom the message is for, if it is one. A free reply gets a slot that counts nowhere.
 
         Raises:
             QuotaWaitTooLong: it would take longer than `max_wait`. Raised at once if that is known.
@@ -147,28 +169,98 @@ class QuotaLimiter:
             raise ClientClosed(endpoint=family)
         line = self._lines.get(family) or self._line(family)
         deadline = None if max_wait is None else self._clock.monotonic() + max_wait
-        if self._is_first(line, lane.priority) and (line.pacer.pace is None or await self._is_polite(line)):
-            taken: list[Slot] | Wait | None = None
-            try:
-                taken = await self._take_at_once(line, lane.priority, deadline, intent)
-            finally:
-                if not isinstance(taken, list):
-                    line.polite += 1
-            if isinstance(taken, list):
-                return taken[0]
+        if answering is None or line.credit is None:
+            slot = await self._admit_at_once(line, lane, deadline, intent)
+            return slot or await self._admit_in_turn(line, lane, deadline, intent)
+        partner = Partner(self._owners[Scope.APP], self._owners[Scope.USER], answering.person)
+        reply = await self._store.reply(partner, answering.server_time(), line.credit)
+        slot = None
+        try:
+            if reply.is_free and not self._is_held(line):
+                slot = await self._admit_free(line, deadline)
+            else:
+                slot = await self._admit_at_once(line, lane, deadline, intent)
+        finally:
+            if slot is None:  # what waits is not on its way; and the person may write meanwhile
+                self._store.unsent(reply)
+        if slot is None:
+            slot = await self._admit_in_turn(line, lane, deadline, intent)
+            reply = await self._note_reply(slot, partner, answering, line.credit)
+        slot.reply = reply
+        return slot
+
+    async def _admit_at_once(
+        self, line: _Line, lane: Lane, deadline: float | None, intent: Intent | None
+    ) -> Slot | None:
+        """A slot, if there is one now and nobody waits who goes first."""
+        if not self._is_first(line, lane.priority) or not (line.pacer.pace is None or await self._is_polite(line)):
+            return None
+        taken: list[Slot] | Wait | None = None
+        try:
+            taken = await self._take_at_once(line, lane.priority, deadline, intent)
+        finally:
+            if not isinstance(taken, list):
+                line.polite += 1
+        return taken[0] if isinstance(taken, list) else None
+
+    async def _admit_in_turn(self, line: _Line, lane: Lane, deadline: float | None, intent: Intent | None) -> Slot:
         if len(line.queue) >= self._max_waiting:
-            raise QuotaQueueFull(endpoint=family, waiting=len(line.queue))
+            raise QuotaQueueFull(endpoint=line.family, waiting=len(line.queue))
         if deadline is not None:
             self._refuse_if_too_long(line, lane, deadline)
         return await self._wait_in_line(line, lane, deadline, intent)
 
-    def settle(self, slot: Slot, *, seen: bool) -> None:
-        """The slot's request is over. `seen`: a reply came, so the server has counted it by now."""
+    async def _admit_free(self, line: _Line, deadline: float | None) -> Slot:
+        """It needs no slot, but has manners."""
+        try:
+            async with asyncio.timeout_at(deadline), line.free_turn:
+                await line.pacer.pass_through()
+        except TimeoutError:
+            raise self._wait(line, Priority.INTERACTIVE, 0) from None
+        if self._is_closed:
+            raise ClientClosed(endpoint=line.family)
+        return Slot(())
+
+    async def _note_reply(self, slot: Slot, partner: Partner, answering: Answering, credit: ReplyCredit) -> Reply:
+        """Note the message that leaves with `slot`."""
+        try:
+            return await self._store.reply(partner, answering.server_time(), credit)
+        except BaseException:
+            self._store.give_back(slot)
+            raise
+
+    def _is_held(self, line: _Line) -> bool:
+        """Whether the server said that nothing may leave."""
+        return any(self._store.usage(claim.bucket, claim.quotas[0]).held_for > 0 for claim in line.claims)
+
+    def note_inbound(self, person: str, at: datetime) -> None:
+        """A person has written to the account, so that replies may be free; see :mod:`twdm_async.quota.credit`.
+
+        Args:
+            person: the user id.
+            at: when that was, by the server's clock.
+        """
+        if any(self._table[family].credit for family in self._table):
+            partner = Partner(self._owners[Scope.APP], self._owners[Scope.USER], person)
+            self._store.heard(partner, at.timestamp())
+
+    def settle(self, slot: Slot, *, seen: bool, made: datetime | None = None) -> None:
+        """The slot's request is over.
+
+        Args:
+            slot: its slot.
+            seen: whether a reply came, so that the server has counted it by now.
+            made: when the message was made that it sent, if the reply said so.
+        """
         self._store.settle(slot, 0.0 if seen else self._grace)
+        if slot.reply is not None:
+            self._store.sent(slot.reply, made.timestamp() if made else None)
 
     def give_back(self, slot: Slot) -> None:
         """No byte of the slot's request left the machine."""
         self._store.give_back(slot)
+        if slot.reply is not None:
+            self._store.unsent(slot.reply)
 
     def learn(self, family: str, status: int, headers: Mapping[str, str]) -> None:
         """Take from a reply, good or bad, what it says about quotas. It can only tighten them."""
@@ -260,7 +352,7 @@ class QuotaLimiter:
             row = self._table[family]
             claims = self._claims(family, row.quotas, None)
             bulk_claims = self._claims(family, row.quotas, Priority.BULK)
-            line = self._lines[family] = _Line(family, claims, bulk_claims, row.reserve, Pacer(row.pace))
+            line = self._lines[family] = _Line(family, claims, bulk_claims, row.reserve, Pacer(row.pace), row.credit)
         return line
 
     def _claims(self, family: str, quotas: tuple[Quota, ...], share: Priority | None) -> tuple[Claim, ...]:

@@ -4,6 +4,7 @@ receipt*).
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import evolve, field, frozen
 
 from twdm_async._quiet import quiet
+from twdm_async.models.attachments import MessageMedia
 from twdm_async.models.checks import checked_id
 from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
+from twdm_async.models.users import User
 from twdm_async.quota.lanes import Lane
 from twdm_async.resources.download import download
+from twdm_async.resources.inbox import Inbox, checked_inbox
 from twdm_async.resources.message_data import Attachable, message_data
+from twdm_async.resources.polling import Poll, checked_times
 from twdm_async.resources.reconcile import SETTLE_AFTER, Listed, Reconciled, Reconciler
 from twdm_async.transport.call import Caller, Journal
 from twdm_async.transport.wire import Message
@@ -24,9 +29,9 @@ from twdm_async.transport.wire import Message
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncIterator, Sequence
+    from datetime import datetime
 
     from twdm_async.errors import DeliveryUnknown
-    from twdm_async.models.attachments import MessageMedia
     from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
     from twdm_async.quota.spec import Priority
     from twdm_async.transport.sent import Sought
@@ -243,6 +248,71 @@ class DirectMessages:
         }
         await self._caller.call("direct_messages.mark_read", arguments, type(None), max_wait=max_wait)
 
+    async def poll(
+        self,
+        inbox: Inbox | None = None,
+        *,
+        every: float = 60.0,
+        since: datetime | None = None,
+        sent: bool = False,
+    ) -> AsyncIterator[DirectMessage]:
+        """Go through messages as they come, without end and without webhooks (page *GET direct_messages/events/list*;
+        15 reads in 15 minutes, which :meth:`list` and :meth:`reconcile` take from, too).
+
+        Each message is handed out once, the oldest first. When the next one is asked for, it is known; with a file as
+        the inbox, also after a restart, and what came meanwhile is handed out then. A process that is killed while it
+        handles one gets that one again. Reads that fail are logged and done again, if that can help.
+
+        Args:
+            inbox: what is known; if not given, all is forgotten when the process ends. One reader for each account.
+            every: seconds between two reads.
+            since: where to begin the first time, at most 30 days back; now, if not given.
+            sent: whether messages are handed out, too, that the account itself sent, by whatever program.
+
+        Raises:
+            InvalidInput: one of the arguments is wrong.
+            InboxFailed: what is known cannot be read or kept.
+            ResponseError, MalformedResponse: the list cannot be had, and asking again would not help.
+        """
+        checked_times(every, since)
+        known = checked_inbox(inbox) or Inbox()
+        account = self.reconciler.credentials.user_id
+        if account is None:
+            account = (await self._caller.call("account.verify_credentials", {}, User)).id
+        poll = Poll(
+            account,
+            known,
+            self.list,
+            lambda message: self.note_event(message, account),
+            self._caller.server_time,
+            self._caller.clock,
+        )
+        try:
+            async with contextlib.aclosing(poll.messages(every, since, sent=sent)) as messages:
+                async for message in messages:
+                    yield message
+        finally:
+            if inbox is None:
+                await known.close()
+
+    def note_event(self, message: DirectMessage, account_id: str | None = None) -> None:
+        """Take in that a message exists, however it became known. :meth:`poll` and webhooks do so by themselves.
+
+        If a person sent it, replies to it may be free (:mod:`twdm_async.quota.credit`). If the account itself did, it
+        proves to :meth:`reconcile` and to outboxes that it was delivered.
+
+        Args:
+            message: with its id, its time and both who wrote it and who got it.
+            account_id: the account's user id, if its token does not begin with it.
+        """
+        me = account_id or self.reconciler.credentials.user_id
+        if me is None or message.id is None or message.created_at is None or message.sender_id is None:
+            return
+        if message.sender_id == me:
+            self.reconciler.hear(message)
+        elif message.recipient_id == me:
+            self._caller.note_inbound(message.sender_id, message.created_at)
+
     async def download(
         self,
         media: MessageMedia | str,
@@ -270,7 +340,7 @@ class DirectMessages:
             MediaFailed: it is larger than `most`.
             ResponseError, ConnectFailed: it could not be had.
         """
-        address = media if isinstance(media, str) else media.url
+        address = media.url if isinstance(media, MessageMedia) else media
         return await download(self._caller, address, Path(path), most, max_wait)
 
     async def reconcile(self, *unknowns: DeliveryUnknown, settle_after: float = SETTLE_AFTER) -> tuple[Reconciled, ...]:

@@ -16,8 +16,9 @@ It is said to be absent if it was not in a list that was asked for long enough a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -235,6 +236,29 @@ class Reconciler:
         self._open: list[_Question] = []
         self._found: OrderedDict[Sought, DirectMessage] = OrderedDict()  # who asks again gets the same answer
         self._turn = asyncio.Lock()  # while one reads the list, the others wait: it may settle theirs, too
+        self._echoes: OrderedDict[str, Listed] = OrderedDict()  # messages of this account that were heard of otherwise
+        self._news = asyncio.Event()
+        self.echo_count = 0
+        """How many were ever heard of."""
+
+    def hear(self, message: DirectMessage) -> None:
+        """A message of this account became known otherwise than by the answer to its sending."""
+        if message.id is None or message.id in self.sent.ids or message.id in self._echoes:
+            return
+        self._echoes[message.id] = listed(message, self.credentials)
+        if len(self._echoes) > _MOST_FOUND:
+            self._echoes.popitem(last=False)
+        self.echo_count += 1
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def echoes(self, sought: Sequence[Sought]) -> list[Listed]:
+        """What was heard of that could be one of `sought`. As of :meth:`events`, it is known whose the others are."""
+        people = {one.recipient_id for one in sought}
+        if not any(echo.message.recipient_id in people for echo in self._echoes.values()):
+            return []
+        await self._caller.quiet(people)
+        return [echo for echo in self._echoes.values() if echo.message.recipient_id in people]
 
     async def reconcile(
         self, unknowns: Sequence[DeliveryUnknown], settle_after: float, listing: Listing
@@ -248,9 +272,15 @@ class Reconciler:
         self._open += questions.values()
         try:
             while left := self._left(questions.values()):
+                news = self._news
+                async with self._turn:
+                    await self._settle_by_echoes()
                 wait = min(question.ready_at for question in left) - self._clock.monotonic()
-                if wait > 0:
-                    await self._clock.sleep(wait)
+                if wait > 0 and self._left(questions.values()):
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(wait):
+                            await news.wait()
+                    continue
                 async with self._turn:
                     if self._left(questions.values()):
                         await self._settle(listing)
@@ -272,7 +302,7 @@ class Reconciler:
 
     def server_time(self) -> float:
         """Seconds since 1970 by the server's clock, as far as it is known; in any thread."""
-        return self._clock.wall() + self._caller.wall_ahead
+        return self._caller.server_time()
 
     def settle_in(self) -> None:
         """To be called before each use.
@@ -307,8 +337,25 @@ class Reconciler:
         nameless = relevant(sent.nameless, sought)
         events = await self.events(sought, nameless, listing)
         ready = {place for place, one in enumerate(sought) if questions[one].ready_at <= asked_at}
-        now = self._clock.utc()
-        settlement = settle(sought, ready, events, taken=sent.ids, nameless=nameless, timeout=self.timeout, now=now)
+        self._match(questions, ready, events)
+
+    async def _settle_by_echoes(self) -> None:
+        """Find what was heard of already. What was not is not absent for that."""
+        questions = {question.sought: question for question in self._left(self._open)}
+        if events := await self.echoes(list(questions)):
+            self._match(questions, (), events)
+
+    def _match(self, questions: Mapping[Sought, _Question], ready: Container[int], events: Sequence[Listed]) -> None:
+        sought, sent = list(questions), self.sent
+        settlement = settle(
+            sought,
+            ready,
+            events,
+            taken=sent.ids,
+            nameless=relevant(sent.nameless, sought),
+            timeout=self.timeout,
+            now=self._clock.utc(),
+        )
         for place, message in settlement.found.items():
             sent.note(message.id or "")
             self._found[sought[place]] = message

@@ -93,6 +93,9 @@ class Segments:
     places: dict[int, tuple[int, int]] = field(factory=dict[int, tuple[int, int]])
     is_finished: bool = False
 
+    def __del__(self) -> None:
+        self.file.close()
+
     def put(self, index: int, segment: bytes) -> None:
         """Keep a segment."""
         start = self.file.seek(0, 2)

@@ -395,7 +395,8 @@ async def _read_body(request: web.Request) -> _Body:
     if request.content_type == "multipart/form-data":
         for name, value in (await request.post()).items():
             if isinstance(value, web.FileField):
-                body.files[name] = Upload(value.file.read(), value.content_type)
+                with value.file:
+                    body.files[name] = Upload(value.file.read(), value.content_type)
             elif isinstance(value, str):
                 body.fields[name] = value
             else:  # a part without a file name that is not text

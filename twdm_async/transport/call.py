@@ -22,7 +22,7 @@ from twdm_async.endpoints import ENDPOINTS, Host, Safety
 from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.observers import AttemptReport
 from twdm_async.quota.lanes import Lane
-from twdm_async.quota.store.contract import Intent, Slot
+from twdm_async.quota.store.contract import Answering, Intent, Slot
 from twdm_async.transport import retry, wire
 from twdm_async.transport.http import Attempt
 from twdm_async.transport.senders import Job, Senders
@@ -146,7 +146,7 @@ class Caller:
         self._signer = signer
         self._http = http
         self._credentials = credentials
-        self._clock = clock
+        self.clock = self._clock = clock
         self._max_wait = checked_wait(max_wait)
         self._uncounted_reads = uncounted_reads
         self._observers = observers
@@ -162,11 +162,6 @@ class Caller:
     def api_host(self) -> str:
         """Scheme and host of the API."""
         return self._hosts[Host.API]
-
-    @property
-    def wall_ahead(self) -> float:
-        """Seconds by which the server's clock is ahead of this machine's, as far as the signatures follow it."""
-        return self._signer.skew
 
     def settle_in(self) -> None:
         """To be called before each use: bind this to the running loop, if it is not bound yet.
@@ -187,6 +182,10 @@ class Caller:
         """Nobody holds the client any more, and it was not closed: let its senders end. May come from any thread."""
         if self._loop is not None and not self._loop.is_closed() and self._forks == forks():
             self._loop.call_soon_threadsafe(self.senders.end_waiting)
+
+    def note_inbound(self, person: str, at: datetime) -> None:
+        """A person has written to the account, at that time by the server's clock."""
+        self._limiter.note_inbound(person, at)
 
     async def quiet(self, recipient_ids: Container[str | None]) -> None:
         """Wait until no attempt is under way that was when this was called, and sends a message to one of them."""
@@ -275,7 +274,7 @@ class Caller:
         intent = call.journal.intent if call.journal else None
         began = self._clock.monotonic()
         try:
-            call.slot = await self._limiter.admit(endpoint.family, lane, patience, intent)
+            call.slot = await self._limiter.admit(endpoint.family, lane, patience, intent, self._answering(call))
         except errors.TwdmError as error:
             problem = error
             if isinstance(error, errors.QuotaStoreFailed) and endpoint.safety is Safety.READ and self._uncounted_reads:
@@ -288,6 +287,15 @@ class Caller:
             # It was sent and the server refused it: that is what the caller should know.
             problem = evolve(story.refusal, retry_at=problem.retry_at)
         raise retry.told_whole(problem, call.request, story)
+
+    def _answering(self, call: _Call) -> Answering | None:
+        """Whom the message is for that the call sends."""
+        message = call.request.message
+        return Answering(message.recipient_id, self.server_time) if message and message.recipient_id else None
+
+    def server_time(self) -> float:
+        """Seconds since 1970 by the server's clock, as far as it is known; in any thread."""
+        return self._clock.wall() + self._signer.skew
 
     async def _send(self, call: _Call) -> Any:
         """Have one attempt made by a sender. Who is cancelled here leaves it to go on, once it has begun."""
@@ -369,18 +377,21 @@ class Caller:
         no byte left.
         """
         outcome: Reply | Fault | None = None
+        decision: Any = None
         try:
             if call.journal is not None:
                 await call.journal.leaving(stamp, is_written=call.slot.intended)
             outcome = await self._http.exchange(call.request, self._signer.sign(call.request), attempt)
             if isinstance(outcome, Reply):
                 self._limiter.learn(call.request.endpoint.family, outcome.status, outcome.headers)
-            return outcome, self._decide(call, outcome, stamp)
+            decision = self._decide(call, outcome, stamp)
+            return outcome, decision
         except errors.TwdmError as error:  # the client was closed, or the journal could not be written
             return outcome, error
         finally:
             if attempt.sent:
-                self._limiter.settle(call.slot, seen=isinstance(outcome, Reply))
+                made = decision.created_at if isinstance(decision, DirectMessage) else None
+                self._limiter.settle(call.slot, seen=isinstance(outcome, Reply), made=made)
             else:
                 self._limiter.give_back(call.slot)
 

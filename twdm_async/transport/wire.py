@@ -233,7 +233,7 @@ def _parse(endpoint: Endpoint, reply: Reply) -> Any:
     problem = "an empty answer"
     if reply.body:
         try:
-            return _load(_decompressed(reply))
+            return load_json(_decompressed(reply))
         except (ValueError, RecursionError, zlib.error):
             problem = "an answer that is not JSON"
     raise errors.MalformedResponse(endpoint=endpoint.name, status=reply.status, problem=problem)
@@ -270,7 +270,12 @@ def _no_constant(name: str) -> Any:
 _decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
 
 
-def _load(body: bytes) -> Any:
+def load_json(body: bytes) -> Any:
+    """What `body` says.
+
+    Raises:
+        ValueError, RecursionError: it is no JSON, or none that means one thing.
+    """
     return _decoder.decode(body.decode("utf-8"))
 
 
@@ -288,7 +293,7 @@ _LONGEST_MESSAGE = 500
 def refusal(endpoint: Endpoint, reply: Reply) -> errors.ResponseError:
     """The error that a reply with a bad status, or with an errors body, stands for."""
     try:
-        body = _load(_decompressed(reply))
+        body = load_json(_decompressed(reply))
     except (ValueError, RecursionError, zlib.error):
         body = None  # HTML, nothing at all, or broken: the status says what there is to say
     entries = _error_entries(body)

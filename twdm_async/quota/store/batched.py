@@ -17,14 +17,32 @@ from attrs import define
 
 from twdm_async.errors import QuotaStoreFailed
 from twdm_async.quota.ledger import Usage, window
-from twdm_async.quota.store.contract import Intent, Lifetime, QuotaStore, Slot, Wait
-from twdm_async.quota.store.steps import Asked, GiveBack, Hold, Look, Looked, Settle, Step, Take, Taken, Tighten, Told
+from twdm_async.quota.store.contract import Intent, Lifetime, Partner, QuotaStore, Reply, Slot, Wait
+from twdm_async.quota.store.steps import (
+    Answer,
+    Asked,
+    BeginReply,
+    Begun,
+    EndReply,
+    GiveBack,
+    Hear,
+    Hold,
+    Look,
+    Looked,
+    Settle,
+    Step,
+    Take,
+    Taken,
+    Tighten,
+    Told,
+    WithdrawReply,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from twdm_async._clock import Clock
-    from twdm_async.quota.spec import Quota
+    from twdm_async.quota.spec import Quota, ReplyCredit
     from twdm_async.quota.store.contract import Bucket, Claim
 
 _LARGEST_CALL: Final = 500  # steps
@@ -37,7 +55,7 @@ _MOST_RARELY, _MOST_OFTEN = 30.0, 0.02  # seconds between two looks at whether o
 @define(eq=False)
 class _Question:
     step: Asked
-    answer: asyncio.Future[Looked | Taken]
+    answer: asyncio.Future[Looked | Taken | Begun]
 
 
 @define(eq=False)
@@ -82,7 +100,7 @@ class BatchedQuotaStore(QuotaStore):
         self._owner = ""
 
     @abstractmethod
-    async def _run(self, steps: Sequence[Step]) -> list[Looked | Taken | None]:
+    async def _run(self, steps: Sequence[Step]) -> list[Answer]:
         """Carry out `steps`, in order, and answer each; nothing is asked while this runs.
 
         Raises:
@@ -106,10 +124,25 @@ class BatchedQuotaStore(QuotaStore):
         names = tuple([f"{self._owner}{next(self._names):x}" for _ in range(most)])
         intents = {names[0]: intent} if intent else {}
         answer = await self._ask(Take(claims, names, lifetime.to_send + lifetime.to_settle, intents))
-        if isinstance(answer, Looked):
+        if not isinstance(answer, Taken):
             return self._wait(claims)
         send_by = asked_at + lifetime.to_send
         return [Slot(claims, name, send_by, intended=name in answer.written) for name in names[: answer.count]]
+
+    async def reply(self, partner: Partner, now: float, credit: ReplyCredit) -> Reply:
+        self._settle_in()
+        name = f"{self._owner}{next(self._names):x}"
+        answer = await self._ask(BeginReply(partner, name, now, credit))
+        return Reply(partner, name, isinstance(answer, Begun) and answer.is_free)
+
+    def sent(self, reply: Reply, made: float | None) -> None:
+        self._tell(EndReply(reply.partner, reply.name, made))
+
+    def unsent(self, reply: Reply) -> None:
+        self._tell(WithdrawReply(reply.partner, reply.name))
+
+    def heard(self, partner: Partner, at: float) -> None:
+        self._tell(Hear(partner, at))
 
     async def close(self) -> None:
         await super().close()
@@ -158,7 +191,7 @@ class BatchedQuotaStore(QuotaStore):
         self._start_call()
         await flushed
 
-    async def _ask(self, step: Asked) -> Looked | Taken:
+    async def _ask(self, step: Asked) -> Looked | Taken | Begun:
         self._settle_in()
         question = _Question(step, asyncio.get_running_loop().create_future())
         self._asked.append(question)
@@ -236,8 +269,15 @@ class BatchedQuotaStore(QuotaStore):
         self._changed.clear()
         return looks
 
-    def _deliver(self, step: Asked, questions: Sequence[_Question], answer: Looked | Taken) -> None:
+    def _deliver(self, step: Asked, questions: Sequence[_Question], answer: Looked | Taken | Begun) -> None:
         """Share what was taken among those who asked for the same."""
+        if isinstance(step, BeginReply) or isinstance(answer, Begun):
+            for question in questions:
+                if question.answer.cancelled():
+                    self._undo(question, answer)
+                else:
+                    question.answer.set_result(answer)
+            return
         self._note(step, answer)
         if isinstance(answer, Taken):
             self._changed[step.claims] = None
@@ -253,7 +293,7 @@ class BatchedQuotaStore(QuotaStore):
             else:
                 question.answer.set_result(share or Looked(()))
 
-    def _note(self, step: Asked, answer: Looked | Taken) -> None:
+    def _note(self, step: Take | Look, answer: Looked | Taken) -> None:
         now = self._clock.monotonic()
         all_known = [self._known_of(claim.bucket, quota) for claim in step.claims for quota in claim.quotas]
         looked = answer if isinstance(answer, Looked) else answer.then
@@ -267,8 +307,10 @@ class BatchedQuotaStore(QuotaStore):
                 known.used = used
                 known.in_flight += answer.count
 
-    def _undo(self, question: _Question, answer: Looked | Taken | None) -> None:
+    def _undo(self, question: _Question, answer: Looked | Taken | Begun | None) -> None:
         """Who asked is gone."""
+        if isinstance(question.step, BeginReply):
+            self._tell(WithdrawReply(question.step.partner, question.step.name))
         if isinstance(question.step, Take) and isinstance(answer, Taken):
             for name in question.step.names[: answer.count]:
                 self.give_back(Slot(question.step.claims, name))
@@ -280,7 +322,9 @@ class BatchedQuotaStore(QuotaStore):
             told = ()  # whatever is wrong may be wrong with that
         # A slot may have been taken nevertheless.
         taken = [question.step for question in asked if isinstance(question.step, Take)]
-        undone = [GiveBack(_buckets(step.claims), step.names) for step in taken]
+        undone: list[Told] = [GiveBack(_buckets(step.claims), step.names) for step in taken]
+        begun = [question.step for question in asked if isinstance(question.step, BeginReply)]
+        undone += [WithdrawReply(step.partner, step.name) for step in begun]
         self._told = [*told, *undone, *self._told][-_MOST_UNTOLD:]
         unanswered, self._asked = [*asked, *self._asked], []
         for question in unanswered:
@@ -327,10 +371,13 @@ def _done(flushes: Sequence[asyncio.Future[None]]) -> None:
 def _alike(questions: Sequence[_Question]) -> dict[Asked, list[_Question]]:
     """Each thing that is asked for, once, and who asks for it."""
     groups: dict[tuple[tuple[Claim, ...], float | None], list[_Question]] = {}
-    for question in questions:
-        lifetime = question.step.lifetime if isinstance(question.step, Take) else None
-        groups.setdefault((question.step.claims, lifetime), []).append(question)
     alike: dict[Asked, list[_Question]] = {}
+    for question in questions:
+        if isinstance(question.step, BeginReply):
+            alike[question.step] = [question]
+        else:
+            lifetime = question.step.lifetime if isinstance(question.step, Take) else None
+            groups.setdefault((question.step.claims, lifetime), []).append(question)
     for (claims, lifetime), group in groups.items():
         if lifetime is None:
             alike[Look(claims)] = group

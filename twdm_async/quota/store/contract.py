@@ -19,7 +19,7 @@ from attrs import define, frozen
 from twdm_async._forks import forks
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.parking import Parking
-from twdm_async.quota.spec import Priority, Quota, Scope, checked_part
+from twdm_async.quota.spec import Priority, Quota, ReplyCredit, Scope, checked_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,6 +81,49 @@ class Intent:
     server_time: Callable[[], float]
 
 
+@frozen(cache_hash=True)
+class Partner:
+    """Somebody an account writes to.
+
+    Args:
+        app: the app it belongs to, by a name that gives no key away.
+        owner: the account, by such a name.
+        person: the user id.
+    """
+
+    app: str
+    owner: str
+    person: str
+
+
+@frozen
+class Answering:
+    """Whom a message is for that waits to leave.
+
+    Args:
+        person: the user id.
+        server_time: tells the server's time in seconds since 1970, as far as it is known.
+    """
+
+    person: str
+    server_time: Callable[[], float]
+
+
+@frozen
+class Reply:
+    """A message to a person that is about to leave. It must be told as sent or unsent exactly once.
+
+    Args:
+        partner: who gets it.
+        name: what the store knows it by.
+        is_free: whether the server is certain not to count it.
+    """
+
+    partner: Partner
+    name: str = ""
+    is_free: bool = False
+
+
 @define(eq=False)
 class Slot:
     """The right to send one request. It must be settled or given back exactly once.
@@ -90,12 +133,14 @@ class Slot:
         name: what the store knows it by.
         send_by: by the monotonic clock, when the request must have left, or else the slot must be given back.
         intended: whether an intent was written down with it.
+        reply: what was noted of the message that it is for.
     """
 
     claims: tuple[Claim, ...]
     name: str = ""
     send_by: float = math.inf
     intended: bool = False
+    reply: Reply | None = None
 
 
 @frozen
@@ -240,6 +285,29 @@ class QuotaStore(ABC):
     @abstractmethod
     def tighten(self, bucket: Bucket, quota: Quota, remaining: int, seconds: float) -> None:
         """The server said that `remaining` are left in its window, which ends in `seconds`."""
+
+    async def reply(self, partner: Partner, now: float, credit: ReplyCredit) -> Reply:  # noqa: ARG002 - see below
+        """Note a message to `partner` that is about to leave, and tell whether it is free; see
+        :mod:`twdm_async.quota.credit`. A store that does not keep what it hears of people has none that are.
+
+        Args:
+            partner: who gets it.
+            now: seconds since 1970 by the server's clock, as far as it is known.
+            credit: the rule.
+
+        Raises:
+            QuotaStoreFailed: it cannot be known or kept.
+        """
+        return Reply(partner)
+
+    def sent(self, reply: Reply, made: float | None) -> None:  # noqa: B027 - as above
+        """The message may have arrived. `made` is when, by the server's clock, if it said so."""
+
+    def unsent(self, reply: Reply) -> None:  # noqa: B027 - as above
+        """No byte of the message left the machine."""
+
+    def heard(self, partner: Partner, at: float) -> None:  # noqa: B027 - as above
+        """`partner` has written to the account, at that time by the server's clock."""
 
     @abstractmethod
     def usage(self, bucket: Bucket, quota: Quota) -> Usage:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Self
 
 from twdm_async._clock import Clock
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
+from twdm_async.quota.credit import Conversation
 from twdm_async.quota.ledger import Ledger, Usage, window
-from twdm_async.quota.store.contract import Bucket, Claim, Intent, Lifetime, QuotaStore, Slot, Wait, assumed
+from twdm_async.quota.store.contract import (
+    Bucket,
+    Claim,
+    Intent,
+    Lifetime,
+    Partner,
+    QuotaStore,
+    Reply,
+    Slot,
+    Wait,
+    assumed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from twdm_async.quota.spec import Quota
+    from twdm_async.quota.spec import Quota, ReplyCredit
 
 
 class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
@@ -27,6 +41,8 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
         super().__init__(assume_spent=assume_spent)
         self._clock = clock or Clock()
         self._ledgers: dict[Bucket, Ledger] = {}
+        self._conversations: OrderedDict[Partner, Conversation] = OrderedDict()  # the one touched last comes last
+        self._names = itertools.count()
 
     @property
     def address(self) -> str:
@@ -81,6 +97,24 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
         now = self._clock.monotonic()
         self._ledger(Claim(bucket, (quota,))).tighten(now, quota, remaining, now + seconds)
 
+    async def reply(self, partner: Partner, now: float, credit: ReplyCredit) -> Reply:
+        self._settle_in()
+        conversation = self._conversation(partner)
+        name = f"{next(self._names):x}"
+        is_free = conversation.begin(name, now, credit)
+        while next(iter(self._conversations.values())).is_over(now, credit):
+            self._conversations.popitem(last=False)
+        return Reply(partner, name, is_free)
+
+    def sent(self, reply: Reply, made: float | None) -> None:
+        self._conversation(reply.partner).end(reply.name, made)
+
+    def unsent(self, reply: Reply) -> None:
+        self._conversation(reply.partner).withdraw(reply.name)
+
+    def heard(self, partner: Partner, at: float) -> None:
+        self._conversation(partner).hear(at)
+
     def usage(self, bucket: Bucket, quota: Quota) -> Usage:
         return self._ledger(Claim(bucket, (quota,))).usage(self._clock.monotonic(), quota)
 
@@ -97,6 +131,14 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
                 "the client after the fork, or share a SQLiteQuotaStore"
             )
             raise QuotaStoreFailed(store=self.address, problem=problem)
+
+    def _conversation(self, partner: Partner) -> Conversation:
+        conversation = self._conversations.get(partner)
+        if conversation is None:
+            conversation = self._conversations[partner] = Conversation()
+        else:
+            self._conversations.move_to_end(partner)
+        return conversation
 
     def _ledger(self, claim: Claim) -> Ledger:
         ledger = self._ledgers.get(claim.bucket)

@@ -9,6 +9,7 @@
 -- ARGV[4]  what the clock had reached when the caller was told last, and
 -- ARGV[5]  what it cannot have passed now; only if the caller knows an epoch
 -- ARGV[6]  the part of a quota that is taken as spent if nothing is known of it
+-- ARGV[7]  how many of the keys these are; those behind them are of conversations
 --
 -- Answers, as JSON: [epoch, now, [an answer for each step]]; or [], if less is known here than the caller was told.
 
@@ -242,6 +243,69 @@ function steps.tighten(index, quota, remaining, seconds)
     bucket.others[per] = known
     redis.call('HSET', bucket.facts, 'others:' .. per, known[1], 'until:' .. per, moment(known[2]))
   end
+end
+
+-- Conversations: as in credit.py, which says why; a hash of opened, and of begun and made for each message.
+local SHORTER, UNDER_WAY = 600, 3600
+
+local function conversation_at(place)
+  local key = KEYS[tonumber(ARGV[7]) + place + 1]
+  redis.call('EXPIRE', key, 7 * 86400)
+  return key
+end
+
+local function was_before(begun, made, opened)
+  return opened and ((made and made < opened) or begun + UNDER_WAY < opened)
+end
+
+local function sends_of(key)
+  local found, sends = redis.call('HGETALL', key), {}
+  for place = 1, #found, 2 do
+    if found[place] ~= 'opened' then
+      local begun, made = string.match(found[place + 1], '^(%S+) (%S+)$')
+      table.insert(sends, {found[place], tonumber(begun), tonumber(made)})  -- a made that is not known is nil
+    end
+  end
+  return sends
+end
+
+function steps.begin_reply(place, name, at, replies, per)
+  local key = conversation_at(place)
+  local opened, count = tonumber(redis.call('HGET', key, 'opened') or nil), 0
+  for _, send in ipairs(sends_of(key)) do
+    if not was_before(send[2], send[3], opened) and send[1] ~= name then
+      count = count + 1
+    end
+  end
+  redis.call('HSET', key, name, moment(at) .. ' ?')
+  redis.call('EXPIRE', key, math.ceil(per + 2 * UNDER_WAY))
+  local is_open = opened and opened - SHORTER < at and at < opened + per - SHORTER
+  return (is_open and count < replies) and 'free' or 'counted'
+end
+
+function steps.end_reply(place, name, made)
+  local key = conversation_at(place)
+  local found = redis.call('HGET', key, name)
+  local begun = found and string.match(found, '^(%S+)') or '1e18'
+  redis.call('HSET', key, name, begun .. ' ' .. (type(made) == 'number' and moment(made) or '?'))
+end
+
+function steps.withdraw_reply(place, name)
+  redis.call('HDEL', conversation_at(place), name)
+end
+
+function steps.hear(place, at)
+  local key = conversation_at(place)
+  local opened = tonumber(redis.call('HGET', key, 'opened') or nil)
+  if not opened or at > opened then
+    redis.call('HSET', key, 'opened', moment(at))
+    for _, send in ipairs(sends_of(key)) do
+      if was_before(send[2], send[3], at) then
+        redis.call('HDEL', key, send[1])
+      end
+    end
+  end
+  redis.call('EXPIRE', key, 7 * 86400)
 end
 
 local answers = {}

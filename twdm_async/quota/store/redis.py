@@ -29,13 +29,29 @@ from twdm_async._clock import Clock
 from twdm_async.errors import InvalidInput
 from twdm_async.quota.ledger import Usage, window
 from twdm_async.quota.store.batched import BatchedQuotaStore, refused
-from twdm_async.quota.store.steps import GiveBack, Hold, Look, Looked, Settle, Step, Take, Taken, Tighten
+from twdm_async.quota.store.steps import (
+    Answer,
+    BeginReply,
+    Begun,
+    EndReply,
+    GiveBack,
+    Hear,
+    Hold,
+    Look,
+    Looked,
+    Settle,
+    Step,
+    Take,
+    Taken,
+    Tighten,
+    WithdrawReply,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from twdm_async.quota.spec import Quota
-    from twdm_async.quota.store.contract import Bucket, Claim
+    from twdm_async.quota.store.contract import Bucket, Claim, Partner
 
 _log = logging.getLogger("twdm_async")
 
@@ -120,15 +136,15 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
         if leads_nowhere:
             raise InvalidInput(parameter="url", problem="it is no address of a Redis server")
 
-    async def _run(self, steps: Sequence[Step]) -> list[Looked | Taken | None]:
-        answers: list[Looked | Taken | None] = [None] * len(steps)
+    async def _run(self, steps: Sequence[Step]) -> list[Answer]:
+        answers: list[Answer] = [None] * len(steps)
         for app in dict.fromkeys(_app_of(step) for step in steps):
             places = [place for place, step in enumerate(steps) if _app_of(step) == app]
             for place, answer in zip(places, await self._run_for(app, [steps[p] for p in places]), strict=True):
                 answers[place] = answer
         return answers
 
-    async def _run_for(self, app: str, steps: Sequence[Step]) -> list[Looked | Taken | None]:
+    async def _run_for(self, app: str, steps: Sequence[Step]) -> list[Answer]:
         errors = self._library.exceptions
         try:
             try:
@@ -158,14 +174,15 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
             epoch, told, then = self._epochs[app]
             not_after = told + (sent_at - then) * _FASTER + _SLACK
         arguments = (
-            len(writer.keys),
-            *writer.keys,
+            len(writer.all_keys),
+            *writer.all_keys,
             words,
             epoch,
             secrets.token_hex(8),
             f"{told:.6f}",
             f"{not_after:.6f}",
             self.assume_spent,
+            len(writer.keys),
         )
         try:
             text = await self._redis.evalsha(self._sha, *arguments)
@@ -205,8 +222,14 @@ class _Writer:
         self._tag = tag
         self._again = again
         self._indices: dict[Bucket, int] = {}
+        self._conversations: dict[str, int] = {}
 
-    def words(self, step: Step) -> list[Any]:
+    @property
+    def all_keys(self) -> list[str]:
+        """The clock, three for each bucket, one for each conversation."""
+        return [*self.keys, *self._conversations]
+
+    def words(self, step: Step) -> list[Any]:  # noqa: C901 - a case for each kind of step
         match step:
             case Take():
                 return ["take", self._claims(step.claims), step.names, step.lifetime, self._again]
@@ -220,9 +243,25 @@ class _Writer:
                 return ["hold", self._index(step.bucket), step.seconds]
             case Tighten():
                 return ["tighten", self._index(step.bucket), _words(step.quota), step.remaining, step.seconds]
+            case BeginReply():
+                credit = step.credit
+                return ["begin_reply", self._place(step.partner), step.name, step.now, credit.replies, credit.per]
+            case EndReply():
+                return ["end_reply", self._place(step.partner), step.name, step.made]
+            case WithdrawReply():
+                return ["withdraw_reply", self._place(step.partner), step.name]
+            case Hear():
+                return ["hear", self._place(step.partner), step.at]
 
     def _claims(self, claims: tuple[Claim, ...]) -> list[Any]:
         return [[self._index(claim.bucket), [_words(quota) for quota in claim.quotas]] for claim in claims]
+
+    def _place(self, partner: Partner) -> int:
+        """The place of its key among the script's."""
+        key = f"{self._tag}:conversation:{partner.owner}:{partner.person}"
+        if key not in self._conversations:
+            self._conversations[key] = len(self._conversations)
+        return self._conversations[key]
 
     def _index(self, bucket: Bucket) -> int:
         index = self._indices.get(bucket)
@@ -245,9 +284,13 @@ def _app_of(step: Step) -> str:
             return step.buckets[0].app
         case Hold() | Tighten():
             return step.bucket.app
+        case BeginReply() | EndReply() | WithdrawReply() | Hear():
+            return step.partner.app
 
 
-def _read(step: Step, words: Any) -> Looked | Taken | None:
+def _read(step: Step, words: Any) -> Answer:
+    if isinstance(step, BeginReply):
+        return Begun(words == "free")
     if not isinstance(step, Take | Look):
         return None
     quotas = [quota for claim in step.claims for quota in claim.quotas]

@@ -12,6 +12,8 @@ outbox in the same file is forced there at once, together with the message's new
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import sqlite3
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import unquote, urlsplit
@@ -20,19 +22,36 @@ from attrs import define
 
 from twdm_async._clock import Clock
 from twdm_async.errors import InvalidInput
+from twdm_async.quota.credit import Conversation
 from twdm_async.quota.ledger import Usage, usage_of, window
 from twdm_async.quota.store.batched import BatchedQuotaStore, refused
 from twdm_async.quota.store.contract import assumed
-from twdm_async.quota.store.steps import GiveBack, Hold, Look, Looked, Settle, Step, Take, Taken, Tighten
+from twdm_async.quota.store.steps import (
+    Answer,
+    BeginReply,
+    Begun,
+    EndReply,
+    GiveBack,
+    Hear,
+    Hold,
+    Look,
+    Looked,
+    Settle,
+    Step,
+    Take,
+    Taken,
+    Tighten,
+    WithdrawReply,
+)
 from twdm_async.state_file import FileTrouble, StateFile, checked_path
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from twdm_async.quota.spec import Quota
-    from twdm_async.quota.store.contract import Bucket, Claim, Intent
+    from twdm_async.quota.store.contract import Bucket, Claim, Intent, Partner
 
 _SYNC_WITHIN: Final = 1.0  # seconds
 _IF_BAD: Final = (
@@ -90,7 +109,7 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
         if was_forked:
             self._file.leave_behind()
 
-    async def _run(self, steps: Sequence[Step]) -> list[Looked | Taken | None]:
+    async def _run(self, steps: Sequence[Step]) -> list[Answer]:
         if self._sync_timer is None:
             self._sync_timer = asyncio.get_running_loop().call_later(_SYNC_WITHIN, self._sync_soon)
         return await self._file.run(lambda: self._work(steps))
@@ -99,10 +118,10 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
         self._sync_timer = None
         self._file.sync_soon()
 
-    def _work(self, steps: Sequence[Step]) -> list[Looked | Taken | None]:
+    def _work(self, steps: Sequence[Step]) -> list[Answer]:
         """Carry out `steps` in one transaction. Runs in the file's own thread."""
 
-        def work(db: sqlite3.Connection) -> list[Looked | Taken | None]:
+        def work(db: sqlite3.Connection) -> list[Answer]:
             page = _Page(db, self._clock, self.assume_spent)
             answers = [page.do(step) for step in steps]
             page.write()
@@ -136,7 +155,7 @@ class _Page:
         self._uptime = clock.uptime()
         self._now = self._advance(self._uptime, clock.wall())
 
-    def do(self, step: Step) -> Looked | Taken | None:
+    def do(self, step: Step) -> Answer:  # noqa: C901 - a case for each kind of step
         match step:
             case Take():
                 return self._take(step)
@@ -156,6 +175,17 @@ class _Page:
                 row.held_until = max(row.held_until, self._now + step.seconds)
             case Tighten():
                 self._tighten(step)
+            case BeginReply():
+                return self._begin_reply(step)
+            case EndReply():
+                with self._conversation(step.partner) as conversation:
+                    conversation.end(step.name, step.made)
+            case WithdrawReply():
+                with self._conversation(step.partner) as conversation:
+                    conversation.withdraw(step.name)
+            case Hear():
+                with self._conversation(step.partner) as conversation:
+                    conversation.hear(step.at)
         return None
 
     def write(self) -> None:
@@ -164,6 +194,26 @@ class _Page:
             "UPDATE bucket SET held_until = ?, longest = ?, slots = ? WHERE id = ?",
             [(row.held_until, row.longest, row.slots, row.id) for row in self._rows.values()],
         )
+
+    def _begin_reply(self, step: BeginReply) -> Begun:
+        with self._conversation(step.partner) as conversation:
+            is_free = conversation.begin(step.name, step.now, step.credit)
+        # A row is worth two that are old, so there are never many of these.
+        oldest = "SELECT name, content FROM conversation ORDER BY touched LIMIT 2"
+        for name, content in self._db.execute(oldest).fetchall():
+            if Conversation.from_json(json.loads(content)).is_over(step.now, step.credit):
+                self._db.execute("DELETE FROM conversation WHERE name = ?", (name,))
+        return Begun(is_free)
+
+    @contextlib.contextmanager
+    def _conversation(self, partner: Partner) -> Generator[Conversation]:
+        """What is known of `partner`, to be changed."""
+        name = f"{partner.app} {partner.owner} {partner.person}"
+        found = self._db.execute("SELECT content FROM conversation WHERE name = ?", (name,)).fetchone()
+        conversation = Conversation.from_json(json.loads(found[0])) if found else Conversation()
+        yield conversation
+        row = (name, max(conversation.touched, 0.0), json.dumps(conversation.as_json()))
+        self._db.execute("INSERT OR REPLACE INTO conversation (name, touched, content) VALUES (?, ?, ?)", row)
 
     def _advance(self, uptime: float, wall: float) -> float:
         found = self._db.execute("SELECT now, uptime, wall FROM clock").fetchone()

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from attrs import field, frozen
 
 from twdm_async.quota.ledger import Usage
-from twdm_async.quota.spec import Quota
-from twdm_async.quota.store.contract import Bucket, Claim, Intent
+from twdm_async.quota.spec import Quota, ReplyCredit
+from twdm_async.quota.store.contract import Bucket, Claim, Intent, Partner
 
 
 @frozen
@@ -70,8 +70,43 @@ class Tighten:
     seconds: float
 
 
-Asked = Take | Look
-Told = Settle | GiveBack | Hold | Tighten
+@frozen
+class BeginReply:
+    """A message called `name` is about to leave to `partner`. `now` is the server's time."""
+
+    partner: Partner
+    name: str
+    now: float
+    credit: ReplyCredit
+
+
+@frozen
+class EndReply:
+    """It may have arrived. `made` is when, by the server's clock, if that is known."""
+
+    partner: Partner
+    name: str
+    made: float | None
+
+
+@frozen
+class WithdrawReply:
+    """It never left."""
+
+    partner: Partner
+    name: str
+
+
+@frozen
+class Hear:
+    """`partner` has written, at that time by the server's clock."""
+
+    partner: Partner
+    at: float
+
+
+Asked = Take | Look | BeginReply
+Told = Settle | GiveBack | Hold | Tighten | EndReply | WithdrawReply | Hear
 Step = Asked | Told
 
 
@@ -97,3 +132,13 @@ class Taken:
     used: tuple[int, ...]
     then: Looked | None = None
     written: frozenset[str] = frozenset()
+
+
+@frozen
+class Begun:
+    """Whether a message that is about to leave is free."""
+
+    is_free: bool
+
+
+Answer = Looked | Taken | Begun | None

@@ -1,5 +1,5 @@
-"""Which processes that use an outbox are alive. Each holds a lock on a file of its own, which ends with it, however it
-ends.
+"""Which processes that use a state file are alive. Each holds a lock on a file of its own, which ends with it, however
+it ends.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Lock:
 
 
 class Owner:
-    """One user of the outbox at `path`: a name that is alive as long as its process is, or until it is released."""
+    """One user of the file at `path`: a name that is alive as long as its process is, or until it is released."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

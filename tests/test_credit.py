@@ -1,0 +1,180 @@
+"""Replies that do not count: no message leaves without a slot that the server would count."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.pictures import PNG
+from tests.stores import HandClock, make
+from tests.virtual_time import LoopClock, run
+from twdm_async import Client, MemoryQuotaStore, Quota, QuotaTable, ReplyCredit, Scope, SQLiteQuotaStore
+from twdm_async.quota.credit import Conversation
+from twdm_async.quota.store.contract import Partner
+from twdm_async.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+DAY = 86_400.0
+CREDIT = ReplyCredit(5, per=DAY)
+
+
+def server_counts(inbound: Sequence[float], sends: Sequence[float]) -> list[bool]:
+    """The real rule: of each message, in order, whether it counts."""
+    counts: list[bool] = []
+    for at in sends:
+        opened = max((one for one in inbound if one <= at), default=None)
+        used = sum(opened is not None and opened <= other < at for other in sends[: len(counts)])
+        counts.append(opened is None or at >= opened + DAY or used >= 5)
+    return counts
+
+
+@given(
+    st.lists(st.integers(0, 3 * int(DAY)), max_size=6),
+    st.lists(st.tuples(st.integers(0, 3 * int(DAY)), st.integers(-300, 300), st.booleans()), max_size=40),
+    st.integers(0, 4 * 3600),
+)
+def test_what_is_believed_free_is_free(inbound: list[int], sends: list[tuple[int, int, bool]], heard_late: int) -> None:
+    """Whatever comes when, however late it is heard of, with a clock that is wrong by up to five minutes, and with
+    answers that do not tell when a message was made.
+    """
+    sends = sorted({at: (at, wrong, told) for at, wrong, told in sends}.values())
+    counts = server_counts([float(at) for at in inbound], [float(at) for at, _, _ in sends])
+    conversation = Conversation()
+    happenings = sorted(
+        [(at + heard_late, 0, number) for number, at in enumerate(inbound)]
+        + [(at, 1, number) for number, (at, _, _) in enumerate(sends)]
+    )
+    for _, kind, number in happenings:
+        if kind == 0:
+            conversation.hear(float(inbound[number]))
+            continue
+        at, wrong, is_told = sends[number]
+        if conversation.begin(str(number), float(at + wrong), CREDIT):
+            assert not counts[number]
+        conversation.end(str(number), float(at) if is_told else None)
+        conversation = Conversation.from_json(json.loads(json.dumps(conversation.as_json())))
+
+
+def test_five_replies_are_free_and_a_new_message_opens_five_more() -> None:
+    conversation = Conversation()
+    assert not conversation.begin("a", 900.0, CREDIT)
+    conversation.end("a", 900.0)
+    conversation.hear(1000.0)
+    frees = []
+    for number in range(7):
+        frees.append(conversation.begin(f"b{number}", 1001.0 + number, CREDIT))
+        conversation.end(f"b{number}", 1001.0 + number)
+    assert frees == [True] * 5 + [False] * 2
+    conversation.hear(2000.0)
+    assert conversation.begin("c", 2001.0, CREDIT)
+    conversation.withdraw("c")
+    assert conversation.begin("d", 1000.0 + DAY, CREDIT), "the later message counts"
+    assert not conversation.begin("e", 2000.0 + DAY - 599, CREDIT), "the day is ten minutes shorter"
+    assert not conversation.is_over(2000.0 + DAY, CREDIT)
+    assert conversation.is_over(2000.0 + 3 * DAY, CREDIT)
+
+
+def test_what_was_sent_before_the_message_was_known_used_the_credit() -> None:
+    conversation = Conversation()
+    for number in range(5):
+        conversation.begin(str(number), 1010.0, CREDIT)
+        conversation.end(str(number), 1011.0)
+    conversation.hear(1000.0)  # it came late: all five were replies to it
+    assert not conversation.begin("x", 1020.0, CREDIT)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
+async def test_the_stores_agree(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Each does what the pure rule says, also after it was closed and opened again, where it can."""
+    url = request.getfixturevalue("redis_url") if kind == "redis" else None
+    generator, clock, model = random.Random(7), HandClock(), dict[str, Conversation]()
+    store = make(kind, clock, tmp_path, url)
+    seen = set()
+    try:
+        for step in range(400):
+            now = clock.wall()
+            person = generator.choice("ab")
+            partner, conversation = Partner("brand", "anna", person), model.setdefault(person, Conversation())
+            clock.now += generator.choice([1.0, 50.0, 700.0])
+            if generator.random() < 0.25:
+                at = now - generator.choice([0.0, 100.0, 5000.0])
+                store.heard(partner, at)
+                conversation.hear(at)
+                continue
+            reply = await store.reply(partner, now, CREDIT)
+            assert reply.is_free == conversation.begin(str(step), now, CREDIT)
+            seen.add(reply.is_free)
+            match generator.randrange(4):
+                case 0:
+                    store.unsent(reply)
+                    conversation.withdraw(str(step))
+                case 1:
+                    store.sent(reply, None)
+                    conversation.end(str(step), None)
+                case 2:
+                    store.sent(reply, now)
+                    conversation.end(str(step), now)
+                case _:
+                    pass  # its process has died
+            if kind == "sqlite" and step % 100 == 99:
+                await store.close()
+                store = SQLiteQuotaStore(store._path, clock=clock)  # type: ignore[attr-defined]  # it is one
+    finally:
+        await store.close()
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_in_the_simulation_the_quota_holds_under_the_real_rule(seed: int) -> None:
+    """Three days of a bot that answers and newsletters, with people who write at random; each message of a person is
+    heard of late, or never. The sandbox counts by the real rule.
+    """
+    table = QuotaTable.default().replace("direct_messages.send", Quota(60, DAY), Quota(1000, DAY, scope=Scope.APP))
+    generator = random.Random(seed)
+
+    async def main() -> Sandbox:
+        clock = LoopClock()
+        async with (
+            Sandbox(quotas=table, latency=(0.02, 8.0), clock=clock, seed=seed) as sandbox,
+            Client(
+                sandbox.credentials,
+                api_url=sandbox.url,
+                upload_url=sandbox.url,
+                quotas=table,
+                quota_store=MemoryQuotaStore(clock=clock),
+                clock=clock,
+            ) as client,
+        ):
+            agent = client.agent(await client.custom_profiles.create("Anna", PNG))
+
+            async def talk(number: int) -> None:
+                person = sandbox.person(1000 + number)
+                for _ in range(6):
+                    await asyncio.sleep(generator.expovariate(1 / 30_000))
+                    person.writes("hello")
+                    written_at = datetime.fromtimestamp(clock.wall(), UTC)
+                    await asyncio.sleep(generator.choice([0.1, 5.0, 4000.0]))
+                    if generator.random() < 0.9:
+                        client._limiter.note_inbound(person.id, written_at)
+                    for count in range(generator.randrange(8)):
+                        await agent.send(person.id, f"{number} {count}", max_wait=None)
+
+            await asyncio.gather(*(talk(number) for number in range(20)))
+        return sandbox
+
+    sandbox = run(main())
+    assert sandbox.breaches == []
+    free = sum(not message.is_counted for message in sandbox.messages)
+    windows = [window.count for window in sandbox.windows if window.family == "direct_messages.send"]
+    assert free > 100
+    assert sum(windows) // 2 == len(sandbox.messages) - free

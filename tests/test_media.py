@@ -1,0 +1,260 @@
+"""Uploads: from anywhere, in segments, by both back ends; and what goes wrong with files."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.pictures import PNG
+from tests.virtual_time import LoopClock, run
+from twdm_async import Client, InvalidInput, MediaFailed, NotFound, UploadProgress
+from twdm_async.resources.media import SEGMENT
+from twdm_async.sandbox import Fault, Sandbox, uploads
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+    from pathlib import Path
+
+MP4 = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"
+GIF = b"GIF89a\x01\0\x01\0\0\0\0;"
+
+
+def film(size: int) -> bytes:
+    """Something that looks like a film, in which no two segments are alike."""
+    return (MP4 + b"".join(number.to_bytes(4) for number in range(size // 4)))[:size]
+
+
+def quickly(test: Callable[[Client, Sandbox], Coroutine[Any, Any, None]], **options: Any) -> None:
+    """Run `test` in virtual time, since the API asks to wait for whole seconds."""
+
+    async def main() -> None:
+        clock = LoopClock()
+        async with (
+            Sandbox(clock=clock) as sandbox,
+            Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock, **options) as client,
+        ):
+            await test(client, sandbox)
+
+    run(main())
+
+
+async def pieces(content: bytes, length: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), length):
+        yield content[start : start + length]
+
+
+@pytest.mark.parametrize("media_api", ["v1.1", "v2"])
+@pytest.mark.parametrize("kind", ["path", "bytes", "file", "iterator", "large pieces"])
+def test_a_film_from_anywhere(tmp_path: Path, media_api: str, kind: str) -> None:
+    content = film(2 * SEGMENT + 12_345)
+    path = tmp_path / "film"
+    path.write_bytes(content)
+    told: list[UploadProgress] = []
+
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        with path.open("rb") as file:
+            source: Any = {
+                "path": path,
+                "bytes": content,
+                "file": file,
+                "iterator": pieces(content, 77_777),
+                "large pieces": pieces(content, len(content)),
+            }[kind]
+            size = len(content) if kind in {"iterator", "large pieces"} else None
+            media = await client.media.upload(source, category="dm_video", size=size, shared=True, progress=told.append)
+        stored = sandbox.media[media.id]
+        assert stored.content == content
+        assert (stored.category, stored.shared, stored.is_ready) == ("dm_video", True, True)
+        assert media.processing is not None
+        assert media.processing.state == "succeeded"
+        assert media.size == len(content)
+        sent = await client.direct_messages.send(5, "look", attachment=media)
+        assert sent.attachment is not None
+
+    quickly(main, media_api=media_api)
+    sent = [SEGMENT, 2 * SEGMENT, len(content)]
+    assert [one.sent for one in told] == [*sent, len(content), len(content)]
+    assert [one.processed for one in told][-2:] == [50, 100]
+
+
+@pytest.mark.parametrize("media_api", ["v1.1", "v2"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_picture_and_an_animation(media_api: str, shared: bool) -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        for content, category in ((PNG, "dm_image"), (GIF, "dm_gif"), (PNG, None)):
+            media = await client.media.upload(content, category=category, shared=shared)  # type: ignore[arg-type]
+            stored = sandbox.media[media.id]
+            assert (stored.content, stored.shared) == (content, shared)
+
+    quickly(main, media_api=media_api)
+
+
+@pytest.mark.parametrize("kind", ["reset", "close", "503", "cut"])
+def test_a_connection_cut_in_the_middle_goes_on_at_the_segment(kind: str) -> None:
+    content = film(5 * SEGMENT)
+
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        sandbox.faults.append(Fault(kind, endpoint="media.upload_append", nth=3, processed=kind == "cut"))
+        media = await client.media.upload(content, category="dm_video")
+        assert sandbox.media[media.id].content == content
+        uploads = [one for one in sandbox.requests if one.path == "/1.1/media/upload.json" and one.method == "POST"]
+        assert len(uploads) == 1 + 5 + 1 + 1, "one segment was sent twice"
+
+    quickly(main)
+
+
+def test_fault_43_processing_that_fails_or_takes_too_long() -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        with pytest.raises(MediaFailed, match="InvalidMedia: Unsupported video format") as caught:
+            await client.media.upload(MP4.replace(b"mp42", b"fail", 1), category="dm_video")
+        assert caught.value.media_id in sandbox.media
+        with pytest.raises(MediaFailed, match=r"not processed it after 1\.5 s"):
+            await client.media.upload(MP4, category="dm_video", processing_timeout=1.5)
+
+    quickly(main)
+
+
+@pytest.mark.parametrize(("seconds", "longest"), [(0, 90.0), (None, 100.0), (10**9, 250.0), (-5, 90.0)])
+def test_fault_43_an_odd_time_to_check_after(
+    seconds: int | None, longest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = uploads._described
+
+    def oddly(media: Any, **options: Any) -> dict[str, Any]:
+        answer = described(media, **options)
+        info = answer.get("processing_info", {})
+        if "check_after_secs" in info:
+            rest = {key: value for key, value in info.items() if key != "check_after_secs"}
+            answer["processing_info"] = rest if seconds is None else rest | {"check_after_secs": seconds}
+        return answer
+
+    monkeypatch.setattr(uploads, "_described", oddly)
+
+    async def main(client: Client, _: Sandbox) -> None:
+        began = client.clock.monotonic()
+        await client.media.upload(MP4, category="dm_video")
+        assert client.clock.monotonic() - began < longest
+
+    quickly(main)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "problem"),
+    [(b"", {}, "empty"), (b"text, not a film, by its bytes", {}, "first bytes"), (MP4, {}, "category: is needed"),
+     (MP4, {"category": "dm_image"}, "does not take"), (PNG, {"category": "dm_video"}, "does not take"),
+     (PNG, {"category": "dm_gif"}, "does not take"), (PNG, {"category": "DmImage"}, "must be one of"),
+     (PNG + b"\0" * 5_300_000, {}, "may have"), (GIF + b"\0" * 16_000_000, {"category": "dm_gif"}, "may have"),
+     ("a.png", {}, "pathlib.Path"), (io.StringIO("x"), {}, "file of bytes"), (5, {}, "pathlib.Path"),
+     (PNG, {"size": -1}, "size"), (PNG, {"processing_timeout": -1}, "processing_timeout")],
+    ids=range(14),
+)  # fmt: skip
+async def test_fault_43_bad_files(client: Client, sandbox: Sandbox, source: Any, options: Any, problem: str) -> None:
+    with pytest.raises(InvalidInput, match=problem):
+        await client.media.upload(source, **options)
+    assert not sandbox.requests
+
+
+async def test_an_iterator_must_say_how_long_it_is_and_be_right(client: Client, sandbox: Sandbox) -> None:
+    with pytest.raises(InvalidInput, match="size"):
+        await client.media.upload(pieces(PNG, 5))
+    with pytest.raises(InvalidInput, match="bytes"):
+        await client.media.upload(strings(), size=5)
+    assert not sandbox.requests
+    for size in (len(PNG) - 1, len(PNG) + 1):
+        with pytest.raises(InvalidInput, match="changed"):
+            await client.media.upload(pieces(PNG, 5), size=size)
+    assert not sandbox.requests
+
+
+async def strings() -> AsyncIterator[Any]:
+    yield "text"
+
+
+async def test_fault_43_a_film_that_shrinks_while_it_is_read(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "film"
+    path.write_bytes(film(3 * SEGMENT))
+
+    def shrink(_: UploadProgress) -> None:
+        with path.open("r+b") as file:
+            file.truncate(SEGMENT + 5)
+
+    with pytest.raises(InvalidInput, match="changed"):
+        await client.media.upload(path, category="dm_video", progress=shrink)
+
+
+async def test_cancel_leaves_no_task(client: Client, sandbox: Sandbox) -> None:
+    before = asyncio.all_tasks()
+    sandbox.faults.append(Fault("silence", endpoint="media.upload_append", nth=2))
+    sent = asyncio.Event()
+    task = asyncio.ensure_future(
+        client.media.upload(film(4 * SEGMENT), category="dm_video", progress=lambda _: sent.set())
+    )
+    await sent.wait()
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await client.close(timeout=0.1)
+    left = [one for one in asyncio.all_tasks() - before if "sandbox" not in repr(one) and "web" not in repr(one)]
+    assert left == []
+
+
+async def test_an_unknown_back_end(sandbox: Sandbox) -> None:
+    with pytest.raises(InvalidInput, match="media_api"):
+        Client(sandbox.credentials, media_api="v3")  # type: ignore[arg-type]  # that is what is tested
+
+
+async def test_segments_that_are_refused(client: Client, sandbox: Sandbox) -> None:
+    sandbox.faults.append(Fault("errors_texts", endpoint="media.upload_finalize"))
+    with pytest.raises(Exception, match="something is wrong"):
+        await client.media.upload(MP4, category="dm_video")
+    with pytest.raises(NotFound):
+        await client._caller.call(
+            "media.upload_status", {"command": "STATUS", "media_id": (await client.media.upload(PNG)).id}, type(None)
+        )
+
+
+_UPLOAD = """
+import asyncio, resource, sys
+from pathlib import Path
+from twdm_async import Client, Credentials
+
+async def main():
+    keys = Credentials(consumer_key=sys.argv[3], consumer_secret=sys.argv[4], access_token=sys.argv[5], access_token_secret=sys.argv[6])
+    async with Client(keys, api_url=sys.argv[1], upload_url=sys.argv[1]) as client:
+        await client.media.upload(Path(sys.argv[2]).read_bytes()[:3_000_000], category="dm_video")  # all is loaded now
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        media = await client.media.upload(Path(sys.argv[2]), category="dm_video")
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        unit = 1024 if sys.platform != "darwin" else 1
+        print(media.id, (after - before) * unit)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("size", [pytest.param(200 * 1024 * 1024, marks=pytest.mark.soak), 40 * 1024 * 1024])
+async def test_a_large_film_takes_little_memory(tmp_path: Path, sandbox: Sandbox, size: int) -> None:
+    """A process of its own uploads it, and says by how much its memory grew at the most."""
+    path = tmp_path / "film"
+    with path.open("wb") as file:
+        file.write(film(3_000_000))
+        file.truncate(size)
+    sandbox.faults.append(Fault("reset", endpoint="media.upload_append", nth=12, processed=False))
+    keys = sandbox.credentials
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _UPLOAD, sandbox.url, str(path), keys.consumer_key, keys.consumer_secret,
+        keys.access_token, keys.access_token_secret, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    media_id, grown = out.decode().split()
+    print(f"{size / 2**20:.0f} MB in segments took {int(grown) / 2**20:.1f} MB of memory")  # noqa: T201 - a measurement
+    assert int(grown) < 30 * 2**20
+    stored = sandbox.media[media_id]
+    assert stored.size == size
+    assert len([one for one in sandbox.requests if one.fault]) == 1

@@ -1,0 +1,134 @@
+"""Receiving without webhooks: the list of messages, read again and again (page *GET direct_messages/events/list*).
+
+The list may be read 15 times in 15 minutes, and shows the newest first. Each round reads it back to a few minutes
+before the last one's newest message, since messages may appear in it a little out of order; what was handed out before
+is known by its id. A message is handed out once: when the next one is asked for, or the iterator is closed, it is
+written down as known; so a process that is killed while it handles one gets it again, and no other.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from twdm_async.errors import InvalidInput, RateLimited, TwdmError
+from twdm_async.resources.inbox import Inbox, Received
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+    from twdm_async._clock import Clock
+    from twdm_async.models.direct_messages import DirectMessage
+
+_OUT_OF_ORDER: Final = timedelta(minutes=5)
+_SHORTEST: Final = 1.0  # seconds between two rounds
+
+_log = logging.getLogger("twdm_async")
+
+
+class Poll:
+    """One reader of an account's list.
+
+    Args:
+        account: its user id.
+        inbox: what is known.
+        listing: begins to read the list.
+        note: is told of every message that was not known, whoever sent it.
+        server_time: tells the server's time in seconds since 1970.
+        clock: where time comes from.
+    """
+
+    def __init__(
+        self,
+        account: str,
+        inbox: Inbox,
+        listing: Callable[[], AsyncIterator[DirectMessage]],
+        note: Callable[[DirectMessage], None],
+        server_time: Callable[[], float],
+        clock: Clock,
+    ) -> None:
+        self._account = account
+        self._inbox = inbox
+        self._listing = listing
+        self._note = note
+        self._server_time = server_time
+        self._clock = clock
+
+    async def messages(self, every: float, since: datetime | None, *, sent: bool) -> AsyncGenerator[DirectMessage]:
+        """Hand out messages as they come, the oldest first.
+
+        Args:
+            every: seconds between two rounds.
+            since: where to begin if nothing was read before; now, if not given.
+            sent: whether those are handed out, too, that the account itself sent.
+        """
+        until = await self._inbox.polled_until(self._account)
+        floor = since if until is None else None
+        if until is None:
+            until = self._server_time() if since is None else since.timestamp()
+            if since is None:
+                await self._know_all(until)
+        while True:
+            began = self._clock.monotonic()
+            new = await self._round(until, floor)
+            if new is not None:
+                floor = None
+            for message in new or ():
+                try:
+                    if sent or message.sender_id != self._account:
+                        yield message
+                finally:  # whoever got it is done with it, or with all of them
+                    await self._inbox.set_polled_until(self._account, until, [self._received(message)])
+            until = max(until, *(message.created_at.timestamp() for message in new or () if message.created_at), until)
+            await self._inbox.set_polled_until(self._account, until)
+            await self._clock.sleep(max(_SHORTEST, every - (self._clock.monotonic() - began)))
+
+    async def _round(self, until: float, floor: datetime | None) -> list[DirectMessage] | None:
+        """What is new since `until`, but not from before `floor`; ``None`` if the list cannot be had now."""
+        try:
+            new = await self._unknown(datetime.fromtimestamp(until, UTC) - _OUT_OF_ORDER)
+        except TwdmError as error:
+            if not error.safe_to_retry and not isinstance(error, RateLimited):
+                raise
+            _log.warning("the list of messages could not be had, and is asked for again: %s", error)
+            return None
+        if floor is not None:
+            old = [message for message in new if message.created_at is None or message.created_at < floor]
+            await self._inbox.set_polled_until(self._account, until, list(map(self._received, old)))
+            new = [message for message in new if message not in old]
+        for message in new:
+            self._note(message)
+        return new
+
+    async def _know_all(self, until: float) -> None:
+        """What is there already is not new."""
+        seen = await self._unknown(datetime.fromtimestamp(until, UTC) - _OUT_OF_ORDER)
+        await self._inbox.set_polled_until(self._account, until, [self._received(message) for message in seen])
+
+    async def _unknown(self, since: datetime) -> list[DirectMessage]:
+        """The messages since then that are not known, the oldest first."""
+        found: dict[str, DirectMessage] = {}
+        async for message in self._listing():
+            if message.created_at is not None and message.created_at < since:
+                break
+            if message.id is not None:
+                found[message.id] = message
+        known = await self._inbox.known(self._account, found)
+        new = [message for message_id, message in found.items() if message_id not in known]
+        return sorted(new, key=lambda message: (message.created_at or since, message.id or ""))
+
+    def _received(self, message: DirectMessage) -> Received:
+        return Received(self._account, message.id or "")
+
+
+def checked_times(every: float, since: datetime | None) -> None:
+    """Raise if a poll cannot be made with these.
+
+    Raises:
+        InvalidInput: `every` is no time that 15 reads in 15 minutes allow, or `since` is not aware.
+    """
+    if isinstance(every, bool) or not isinstance(every, (int, float)) or not _SHORTEST <= every <= 86_400:
+        raise InvalidInput(parameter="every", problem="must be seconds, from 1 to a day")
+    if since is not None and (not isinstance(since, datetime) or since.tzinfo is None):
+        raise InvalidInput(parameter="since", problem="must be an aware datetime, such as datetime.now(UTC)")

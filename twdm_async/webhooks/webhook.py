@@ -1,0 +1,244 @@
+"""A webhook: what comes is checked, kept, answered, and then handled.
+
+X wants an answer within seconds, and sends what was not answered only a few times more. So an event is answered when it
+is on the disk, and handled afterwards, by whom and for as long as it takes; what was not handled when the process ended
+is handled by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Self
+from urllib.parse import parse_qs
+
+from aiohttp import web
+from attrs import frozen
+
+from twdm_async.client import Client
+from twdm_async.credentials import Credentials
+from twdm_async.errors import InboxFailed, InvalidInput
+from twdm_async.resources.inbox import Inbox, Received, checked_inbox
+from twdm_async.webhooks.events import Event, MessageEvent, read_events, read_with_content
+from twdm_async.webhooks.signature import crc_response, is_signed
+
+Handler = Callable[[Event], Awaitable[None]]
+
+SIGNATURE_HEADER: Final = "x-twitter-webhooks-signature"
+_LARGEST_BODY: Final = 1024 * 1024  # bytes
+_MOST_TRIES: Final = 3
+_PAUSES: Final = (1.0, 5.0)  # seconds before the second and the third try
+
+_log = logging.getLogger("twdm_async")
+
+
+@frozen
+class WebhookReply:
+    """What to answer.
+
+    Args:
+        status: the HTTP status.
+        body: what goes with it.
+        content_type: of `body`.
+    """
+
+    status: int
+    body: bytes = b""
+    content_type: str = "text/plain"
+
+
+class Webhook:
+    """Receives the events of one app's accounts. Use it as ``async with Webhook(...) as webhook``, around whatever
+    serves HTTP.
+
+    Events of one person are handled one after the other, in the order in which they came; those of different people at
+    the same time. Each event is handled once, however often it is sent; with a file as the inbox, also over restarts.
+    (If the process dies while an event is handled, it is handled again.) If `handle` raises, that is logged, and it is
+    called again twice.
+
+    Args:
+        credentials: of the app; the consumer secret is what X signs with.
+        handle: is awaited for each event but the account's own messages.
+        inbox: remembers events; if not given, all is forgotten when the process ends. It is yours to close.
+        clients: of the accounts. They learn of every message: replies to people who wrote may be free, and the
+            account's own messages are proof of delivery.
+        with_echoes: whether `handle` gets the account's own messages, too.
+        at_once: how many events are handled at the same time.
+        largest_body: bytes that a webhook may have.
+
+    Raises:
+        InvalidInput: something of this is not what it should be.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        handle: Handler,
+        *,
+        inbox: Inbox | None = None,
+        clients: Sequence[Client] = (),
+        with_echoes: bool = False,
+        at_once: int = 100,
+        largest_body: int = _LARGEST_BODY,
+    ) -> None:
+        if not isinstance(credentials, Credentials):
+            raise InvalidInput(parameter="credentials", problem="must be Credentials")
+        if not callable(handle):
+            raise InvalidInput(parameter="handle", problem="must be a function that is awaited with an event")
+        for name, value in {"at_once": at_once, "largest_body": largest_body}.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidInput(parameter=name, problem="must be a whole number, 1 or more")
+        if not all(isinstance(client, Client) for client in clients):
+            raise InvalidInput(parameter="clients", problem="must be a list of Client")
+        self._credentials = credentials
+        self._handle = handle
+        self._own_inbox = Inbox() if checked_inbox(inbox) is None else None
+        self._inbox = inbox or self._own_inbox or Inbox()
+        self._clients = tuple(clients)
+        self._with_echoes = with_echoes
+        self._places = asyncio.Semaphore(at_once)
+        self._largest_body = largest_body
+        self._waiting: dict[tuple[str, str | None], deque[tuple[Event, Received]]] = {}  # for each person, in order
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+
+    async def receive(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> WebhookReply:
+        """Take in one request, from whatever serves HTTP. It never raises for what is sent.
+
+        Args:
+            method: ``GET`` for a check, ``POST`` for events.
+            query: the raw query, without ``?``.
+            headers: by name, in any case.
+            body: the raw bytes.
+
+        Returns:
+            What to answer: 200; 400 for what cannot be read; 403 if the signature is wrong; 405 for another method; 413
+            for a body that is too large; 503 if the events could not be kept, so that they are sent again.
+        """
+        if method == "GET":
+            return self._check(query)
+        if method != "POST":
+            return WebhookReply(405)
+        if len(body) > self._largest_body:
+            return WebhookReply(413)
+        signature = next((value for name, value in headers.items() if name.lower() == SIGNATURE_HEADER), None)
+        if not is_signed(self._credentials.consumer_secret, body, signature):
+            return WebhookReply(403)
+        try:
+            events = read_with_content(body)
+        except InvalidInput:
+            return WebhookReply(400)
+        try:
+            await self._take_in(events)
+        except InboxFailed as error:
+            _log.error("webhook: %s", error)
+            return WebhookReply(503)
+        return WebhookReply(200)
+
+    async def serve(self, request: web.Request) -> web.Response:
+        """The same, as a handler of ``aiohttp.web``: ``app.router.add_route("*", "/webhook", webhook.serve)``."""
+        if request.content_length is not None and request.content_length > self._largest_body:
+            reply = WebhookReply(413)
+        else:
+            body = bytearray()
+            async for piece in request.content.iter_any():
+                body += piece
+                if len(body) > self._largest_body:
+                    break
+            reply = await self.receive(request.method, request.rel_url.raw_query_string, request.headers, bytes(body))
+        return web.Response(status=reply.status, body=reply.body, content_type=reply.content_type)
+
+    async def settled(self) -> None:
+        """Wait until everything that was received so far is handled."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self, timeout: float = 5.0) -> None:
+        """Take in nothing any more.
+
+        Args:
+            timeout: seconds to wait for what is being handled. What is not handled by then is for the next process.
+        """
+        self._is_closed = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._own_inbox is not None:
+            await self._own_inbox.close()
+
+    async def __aenter__(self) -> Self:
+        for received in await self._inbox.take_over():
+            for event in read_events(received.body or "{}"):
+                self._put(event, received)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _check(self, query: str) -> WebhookReply:
+        try:
+            tokens = parse_qs(query, max_num_fields=10).get("crc_token", [])
+            answer = crc_response(self._credentials.consumer_secret, tokens[0] if len(tokens) == 1 else "")
+        except (InvalidInput, ValueError):
+            return WebhookReply(400)
+        return WebhookReply(200, json.dumps(answer).encode(), "application/json")
+
+    async def _take_in(self, events: Sequence[tuple[Event, str]]) -> None:
+        """Keep what is new, and have it handled."""
+        if self._is_closed:
+            raise InboxFailed(path="(closed)", problem="the webhook is closed")
+        by_key = {(event.for_user_id, event.key): (event, content) for event, content in events}
+        kept = [Received(account, key, content) for (account, key), (_, content) in by_key.items()]
+        new = await self._inbox.keep(kept) if kept else []
+        for received in new:
+            event, _ = by_key[received.account, received.id]
+            self._put(event, received)
+
+    def _put(self, event: Event, received: Received) -> None:
+        if isinstance(event, MessageEvent):
+            for client in self._clients:
+                if client.direct_messages.reconciler.credentials.user_id in {event.for_user_id, None}:
+                    client.direct_messages.note_event(event.message, event.for_user_id)
+        person = (event.for_user_id, event.person_id)
+        line = self._waiting.get(person)
+        if line is not None:
+            line.append((event, received))
+            return
+        line = self._waiting[person] = deque([(event, received)])
+        task = asyncio.create_task(self._work(person, line), name="twdm_async webhook")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _work(self, person: tuple[str, str | None], line: deque[tuple[Event, Received]]) -> None:
+        """Handle what one person does, until nothing is left."""
+        try:
+            while line and not self._is_closed:
+                try:
+                    async with self._places:
+                        await self._handle_surely(*line[0])
+                except InboxFailed as error:  # it is kept, and handled once more
+                    _log.error("webhook: %s", error)
+                    await asyncio.sleep(_PAUSES[-1])
+                else:
+                    line.popleft()
+        finally:
+            self._waiting.pop(person, None)
+
+    async def _handle_surely(self, event: Event, received: Received) -> None:
+        is_echo = isinstance(event, MessageEvent) and event.is_echo
+        if not is_echo or self._with_echoes:
+            while (tries := await self._inbox.begin(received)) <= _MOST_TRIES:
+                try:
+                    await self._handle(event)
+                except Exception:  # noqa: BLE001 - whatever it is, the others are to be handled
+                    _log.exception("webhook: the handler failed, try %d of %d", tries, _MOST_TRIES)
+                    if tries < _MOST_TRIES:
+                        await asyncio.sleep(_PAUSES[tries - 1])
+                else:
+                    break
+        await self._inbox.done(received)
