@@ -226,7 +226,7 @@ from twdm_async import Client, Credentials
 async def main():
     keys = Credentials(consumer_key=sys.argv[3], consumer_secret=sys.argv[4], access_token=sys.argv[5], access_token_secret=sys.argv[6])
     async with Client(keys, api_url=sys.argv[1], upload_url=sys.argv[1]) as client:
-        await client.media.upload(Path(sys.argv[2]).read_bytes()[:3_000_000], category="dm_video")  # all is loaded now
+        await client.account.verify_credentials()  # all is loaded now
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         media = await client.media.upload(Path(sys.argv[2]), category="dm_video")
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -355,7 +355,7 @@ async def test_what_is_not_answered_is_sent_again() -> None:
                     raise ConnectionError
                 return await real(*arguments)
 
-            webhook.receive = failing  # type: ignore[method-assign]  # it breaks down twice
+            webhook.receive = failing  # type: ignore[assignment,method-assign]  # it breaks down twice
             sandbox.person(5).writes("hello")
             await sandbox.delivered()
             await webhook.settled()
