@@ -10,7 +10,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import parse_qsl
 
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 from attrs import evolve
 
 from twdm_async._clock import Clock
@@ -393,20 +393,31 @@ async def _body(request: web.Request) -> _Body:
 async def _read_body(request: web.Request) -> _Body:
     body = _Body()
     if request.content_type == "multipart/form-data":
-        for name, value in (await request.post()).items():
-            if isinstance(value, web.FileField):
-                with value.file:
-                    body.files[name] = Upload(value.file.read(), value.content_type)
-            elif isinstance(value, str):
-                body.fields[name] = value
-            else:  # a part without a file name that is not text
-                body.files[name] = Upload(bytes(value), "application/octet-stream")
+        async for part in await request.multipart():
+            if not isinstance(part, BodyPartReader) or part.name is None:
+                raise Refusal(400, 214, "Could not parse the request.")
+            content = bytes(await part.read())
+            if len(content) > _LARGEST_BODY:
+                raise Refusal(413, 324, "File size exceeds the maximum.")
+            text = None if part.filename is not None else _text(content)
+            if text is not None:
+                body.fields[part.name] = text
+            else:
+                content_type = part.headers.get("Content-Type", "application/octet-stream")
+                body.files[part.name] = Upload(content, content_type)
         return body
     body.raw = await request.read()
     if request.content_type == _FORM:
         body.form = body.raw.decode("latin-1")
         body.fields = dict(parse_qsl(body.raw.decode(), keep_blank_values=True))
     return body
+
+
+def _text(content: bytes) -> str | None:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:  # a part without a file name that is not text
+        return None
 
 
 def _call(request: web.Request, body: _Body, account: StoredAccount, url: str) -> Call:
