@@ -10,9 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import samples
-from twdm_async import CustomProfile, DirectMessage, Media, User, WelcomeMessage
+from tests import samples_family as family
+from twdm_async import (
+    CustomProfile,
+    DirectMessage,
+    LocationRequest,
+    Media,
+    MessageMedia,
+    Person,
+    RateLimitStatus,
+    SharedCoordinate,
+    SharedPlace,
+    TextInput,
+    User,
+    WelcomeMessage,
+    WelcomeMessageRule,
+)
 from twdm_async.models.convert import converter
 from twdm_async.models.custom_profiles import CustomProfilePage
+from twdm_async.models.direct_messages import DirectMessagePage
+from twdm_async.models.media import MediaV2
+from twdm_async.models.welcome_messages import WelcomeMessagePage, WelcomeMessageRulePage
 
 ROUND_TRIPS = [
     (CustomProfile, samples.CUSTOM_PROFILE["custom_profile"]),
@@ -24,6 +42,46 @@ ROUND_TRIPS = [
     (WelcomeMessage, samples.WELCOME_MESSAGE["welcome_message"]),
     (User, samples.USER),
     (Media, samples.MEDIA),
+]
+
+
+ROUND_TRIPS += [
+    (DirectMessage, {**family.DIRECT_MESSAGE_SHOWN["event"], "apps": family.DIRECT_MESSAGE_SHOWN["apps"]}),
+    (DirectMessagePage, family.DIRECT_MESSAGE_LIST),
+    (DirectMessagePage, family.DIRECT_MESSAGE_LIST_EMPTY),
+    *((DirectMessage, event) for event in family.DIRECT_MESSAGE_LIST["events"]),
+    (DirectMessage, family.QUICK_REPLY_TEXT_INPUT),
+    (DirectMessage, family.QUICK_REPLY_LOCATION),
+    (DirectMessage, family.REQUEST_WITH_PROFILE["event"]),
+    *((WelcomeMessage, one) for one in family.WELCOME_MESSAGE_LIST["welcome_messages"]),
+    (WelcomeMessage, family.WELCOME_MESSAGE_NAMED["welcome_message"]),
+    (WelcomeMessage, family.WELCOME_MESSAGE_WITH_ENTITIES["welcome_message"]),
+    (WelcomeMessagePage, family.WELCOME_MESSAGE_LIST),
+    (WelcomeMessageRule, family.WELCOME_MESSAGE_RULE["welcome_message_rule"]),
+    (WelcomeMessageRulePage, family.WELCOME_MESSAGE_RULE_LIST),
+    (WelcomeMessageRulePage, family.WELCOME_MESSAGE_RULE_LIST_EMPTY),
+    (Media, family.MEDIA_INIT),
+    (Media, family.MEDIA_FINALIZED),
+    (Media, family.MEDIA_PENDING),
+    (Media, family.MEDIA_IN_PROGRESS),
+    (Media, family.MEDIA_SUCCEEDED),
+    (Media, family.MEDIA_FAILED),
+    (MediaV2, family.MEDIA_V2_INITIALIZED["data"]),
+    (MediaV2, family.MEDIA_V2_FINALIZED["data"]),
+    (RateLimitStatus, family.RATE_LIMIT_STATUS),
+    (User, family.VERIFIED_USER),
+    *(
+        (DirectMessage, event)
+        for name, sample in vars(family).items()
+        if name.startswith(("WEBHOOK_", "XAA_"))
+        for event in sample.get("data", {}).get("payload", sample).get("direct_message_events", [])
+    ),
+    *(
+        (Person, user.get("data", user))
+        for name, sample in vars(family).items()
+        if name.startswith(("WEBHOOK_", "XAA_"))
+        for user in sample.get("data", {}).get("payload", sample)["users"].values()
+    ),
 ]
 
 
@@ -132,3 +190,57 @@ def test_unknown_json_comes_back_as_it_was(extra: dict[str, Any]) -> None:
     except ValueError:
         return  # it made something up for a field that we do know
     assert converter.unstructure(message) == event
+
+
+def test_what_hangs_on_received_messages_is_typed() -> None:
+    page = converter.structure(family.DIRECT_MESSAGE_LIST, DirectMessagePage)
+    kinds = {type(message.attachment) for message in page.events}
+    assert kinds >= {MessageMedia, SharedCoordinate, SharedPlace}
+    assert any(message.quick_reply_response for message in page.events)
+    assert any(message.initiated_via for message in page.events)
+    assert any(message.quick_replies for message in page.events)
+    assert any(message.ctas and message.ctas[0].tco_url for message in page.events)
+    text_input = converter.structure(family.QUICK_REPLY_TEXT_INPUT, DirectMessage).quick_replies
+    assert isinstance(text_input, TextInput)
+    assert text_input.keyboard
+    location = converter.structure(family.QUICK_REPLY_LOCATION, DirectMessage).quick_replies
+    assert isinstance(location, LocationRequest)
+
+
+def test_indices_of_entities_fit_the_text_that_is_returned() -> None:
+    seen = 0
+    for event in family.DIRECT_MESSAGE_LIST["events"]:
+        message = converter.structure(event, DirectMessage)
+        assert message.text is not None
+        for kind, mark in (("hashtags", "#"), ("symbols", "$")):
+            for entity in (message.entities or {}).get(kind, []):
+                start, end = entity["indices"]
+                assert message.text[start:end] == mark + entity["text"]
+                seen += 1
+        for url in (message.entities or {}).get("urls", []):
+            start, end = url["indices"]
+            assert message.text[start:end] == url["url"]
+            seen += 1
+    assert seen > 1
+
+
+@given(st.lists(st.tuples(st.text("ab &<>;é😀", max_size=5), st.booleans()), max_size=8))
+def test_indices_are_moved_as_the_text_is(parts: list[tuple[str, bool]]) -> None:
+    escape = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+    raw, entities, expected = "", [], []
+    text = ""
+    for part, is_entity in parts:
+        if is_entity:
+            entities.append({"indices": [len(raw), len(raw) + len(part.translate(escape))], "text": part})
+            expected.append(part)
+        raw, text = raw + part.translate(escape), text + part
+    message = DirectMessage(raw_text=raw, raw_entities={"hashtags": entities, "odd": 5})
+    assert message.text == text
+    moved = (message.entities or {})["hashtags"]
+    assert [text[one["indices"][0] : one["indices"][1]] for one in moved] == expected
+
+
+@pytest.mark.parametrize("indices", [None, [], ["x"], [5, "y"], 7, [True, 1], [-5, 10**9]])
+def test_odd_indices_do_no_harm(indices: Any) -> None:
+    message = DirectMessage(raw_text="a &amp; b", raw_entities={"urls": [{"indices": indices}, 5], "x": None})
+    assert message.entities is not None

@@ -78,14 +78,14 @@ class WelcomeMessagePage:
     """One page of the list of welcome messages, as the page *GET direct_messages/welcome_messages/list* shows it.
 
     Args:
-        welcome_messages: those on this page; there may be none.
+        welcome_messages: those on this page; ``None`` if the API left the list out, since there are none.
         next_cursor: what the next page is asked for with; ``None`` on the last one.
         apps: what the API says of the apps that made them.
         extra: everything else the API said.
     """
 
-    welcome_messages: tuple[WelcomeMessage, ...] = field(
-        default=(), metadata=at(listed(WelcomeMessage), "welcome_messages")
+    welcome_messages: tuple[WelcomeMessage, ...] | None = field(
+        default=None, metadata=at(listed(WelcomeMessage), "welcome_messages")
     )
     next_cursor: str | None = field(default=None, metadata=at(TEXT, "next_cursor"))
     apps: Mapping[str, Any] | None = field(default=None, repr=False, hash=False, metadata=at(OBJECT, "apps"))
@@ -112,17 +112,16 @@ class WelcomeMessageRule:
 
 @frozen(kw_only=True)
 class WelcomeMessageRulePage:
-    """One page of the list of rules, as the page *GET direct_messages/welcome_messages/rules/list* shows it. If there
-    are none, the API leaves the list out.
+    """One page of the list of rules, as the page *GET direct_messages/welcome_messages/rules/list* shows it.
 
     Args:
-        welcome_message_rules: those on this page.
+        welcome_message_rules: those on this page; ``None`` if the API left the list out, since there are none.
         next_cursor: what the next page is asked for with; ``None`` on the last one.
         extra: everything else the API said.
     """
 
-    welcome_message_rules: tuple[WelcomeMessageRule, ...] = field(
-        default=(), metadata=at(listed(WelcomeMessageRule), "welcome_message_rules")
+    welcome_message_rules: tuple[WelcomeMessageRule, ...] | None = field(
+        default=None, metadata=at(listed(WelcomeMessageRule), "welcome_message_rules")
     )
     next_cursor: str | None = field(default=None, metadata=at(TEXT, "next_cursor"))
     extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)

@@ -64,11 +64,13 @@ class Poll:
             sent: whether those are handed out, too, that the account itself sent.
         """
         until = await self._inbox.polled_until(self._account)
-        floor = since if until is None else None
+        is_first = until is None
         if until is None:
-            until = self._server_time() if since is None else since.timestamp()
+            # The API tells milliseconds.
+            until = self._server_time() if since is None else int(since.timestamp() * 1000) / 1000
             if since is None:
                 await self._know_all(until)
+        floor = until if is_first and since is not None else None
         while True:
             began = self._clock.monotonic()
             new = await self._round(until, floor)
@@ -84,7 +86,7 @@ class Poll:
             await self._inbox.set_polled_until(self._account, until)
             await self._clock.sleep(max(_SHORTEST, every - (self._clock.monotonic() - began)))
 
-    async def _round(self, until: float, floor: datetime | None) -> list[DirectMessage] | None:
+    async def _round(self, until: float, floor: float | None) -> list[DirectMessage] | None:
         """What is new since `until`, but not from before `floor`; ``None`` if the list cannot be had now."""
         try:
             new = await self._unknown(datetime.fromtimestamp(until, UTC) - _OUT_OF_ORDER)
@@ -94,7 +96,7 @@ class Poll:
             _log.warning("the list of messages could not be had, and is asked for again: %s", error)
             return None
         if floor is not None:
-            old = [message for message in new if message.created_at is None or message.created_at < floor]
+            old = [message for message in new if message.created_at is None or message.created_at.timestamp() < floor]
             await self._inbox.set_polled_until(self._account, until, list(map(self._received, old)))
             new = [message for message in new if message not in old]
         for message in new:

@@ -122,7 +122,7 @@ class WelcomeMessages:
         """
         pages = self._caller.pages("welcome_messages.list", WelcomeMessagePage, count=_LARGEST_PAGE, max_wait=max_wait)
         async for page in pages:
-            for message in page.welcome_messages:
+            for message in page.welcome_messages or ():
                 yield message
 
     @quiet
@@ -234,7 +234,7 @@ class WelcomeMessageRules:
             "welcome_message_rules.list", WelcomeMessageRulePage, count=_LARGEST_PAGE, max_wait=max_wait
         )
         async for page in pages:
-            for rule in page.welcome_message_rules:
+            for rule in page.welcome_message_rules or ():
                 yield rule
 
     async def delete(self, rule_id: str | int, *, max_wait: float | None = None) -> None:

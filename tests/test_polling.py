@@ -1,0 +1,243 @@
+"""Receiving by reading the list: within its quota, nothing missed, nothing twice, over restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.virtual_time import LoopClock, run
+from twdm_async import Client, DeliveryUnknown, Forbidden, Inbox, InboxFailed, InvalidInput, MemoryQuotaStore
+from twdm_async.quota.store.contract import Partner
+from twdm_async.sandbox import Fault, Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+    from pathlib import Path
+
+
+def polling(test: Callable[[Client, Sandbox], Coroutine[Any, Any, None]]) -> None:
+    """Run `test` in virtual time: rounds are a minute apart."""
+
+    async def main() -> None:
+        clock = LoopClock()
+        async with (
+            Sandbox(clock=clock) as sandbox,
+            Client(
+                sandbox.credentials,
+                api_url=sandbox.url,
+                upload_url=sandbox.url,
+                clock=clock,
+                quota_store=MemoryQuotaStore(clock=clock),
+            ) as client,
+        ):
+            await test(client, sandbox)
+            assert sandbox.breaches == []
+
+    run(main())
+
+
+@contextlib.asynccontextmanager
+async def collecting(
+    client: Client, inbox: Inbox | None, into: list[str | None], **options: Any
+) -> AsyncIterator[None]:
+    """Texts come into `into` as long as the block lasts."""
+
+    async def collect() -> None:
+        async for message in client.direct_messages.poll(inbox, **options):
+            into.append(message.text)  # noqa: PERF401 - a list that is extended has nothing before it ends
+
+    task = asyncio.ensure_future(collect())
+    await asyncio.sleep(1)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def test_what_people_write_comes_once_and_in_order() -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        sandbox.person(5).writes("before it began")
+        seen: list[str | None] = []
+        async with collecting(client, None, seen):
+            for number in range(130):  # more than two pages, and an echo among them
+                sandbox.person(5 + number % 7).writes(f"{number} <3")
+                if number == 77:
+                    await client.direct_messages.send(5, "an echo")
+                await asyncio.sleep(11)
+            await asyncio.sleep(4000)
+        assert seen == [f"{number} <3" for number in range(130)]
+
+    polling(main)
+
+
+def test_echoes_if_wanted_and_from_when() -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        sandbox.person(5).writes("long ago")
+        await asyncio.sleep(100)
+        since = datetime.fromtimestamp(client.clock.wall(), UTC)
+        sandbox.person(5).writes("lately")
+        seen: list[str | None] = []
+        async with collecting(client, None, seen, sent=True, since=since):
+            await client.direct_messages.send(5, "an echo")
+            await asyncio.sleep(200)
+        assert seen == ["lately", "an echo"]
+
+    polling(main)
+
+
+def test_over_restarts_nothing_is_missed_and_nothing_comes_twice() -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        seen: list[str | None] = []
+        number = 0
+
+        def write(count: int) -> None:
+            nonlocal number
+            for _ in range(count):
+                sandbox.person(5 + number % 3).writes(str(number))
+                number += 1
+
+        inbox = Inbox()  # its file's thread does not live in virtual time
+        messages = client.direct_messages
+        first = messages.poll(inbox)
+        beginning = asyncio.ensure_future(anext(first))
+        await asyncio.sleep(5)
+        for restart in range(12):
+            write(restart * 7)
+            await asyncio.sleep(400)
+            taken = 0
+            if restart == 0:
+                write(1)
+                seen.append((await beginning).text)
+                await first.aclose()  # type: ignore[attr-defined]  # it is a generator
+                continue
+            async for message in messages.poll(inbox):
+                seen.append(message.text)
+                taken += 1
+                if taken == restart * 5:
+                    break
+        async with collecting(client, inbox, seen):
+            await asyncio.sleep(4000)
+        assert Counter(seen) == Counter(str(one) for one in range(number))
+        await inbox.close()
+
+    polling(main)
+
+
+async def test_the_inbox_remembers_over_restarts_in_its_file(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
+    seen: list[str | None] = []
+    for restart in range(3):
+        async with Inbox(tmp_path / "state.db") as inbox, asyncio.timeout(20):
+            poll = client.direct_messages.poll(inbox, every=1.0)
+            beginning = asyncio.ensure_future(anext(poll))
+            if restart == 0:
+                while not [request for request in sandbox.requests if "list" in request.path]:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.1)
+            sandbox.person(5).writes(f"{restart}a")
+            sandbox.person(6).writes(f"{restart}b")
+            seen += [(await beginning).text, (await anext(poll)).text]
+            await poll.aclose()  # type: ignore[attr-defined]  # it is a generator
+    assert seen == ["0a", "0b", "1a", "1b", "2a", "2b"]
+
+
+def test_one_that_was_killed_while_it_was_handled_comes_again() -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        inbox = Inbox()
+        killed = client.direct_messages.poll(inbox)
+        coming = asyncio.ensure_future(anext(killed))
+        await asyncio.sleep(5)
+        sandbox.person(5).writes("handle me")
+        assert (await coming).text == "handle me"  # and now nothing more is ever asked of it
+        seen: list[str | None] = []
+        async with collecting(client, inbox, seen):
+            await asyncio.sleep(100)
+        assert seen == ["handle me"]
+        await killed.aclose()  # type: ignore[attr-defined]  # it is a generator
+        await inbox.close()
+
+    polling(main)
+
+
+def test_a_list_that_fails_is_read_again_and_what_cannot_help_is_told() -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        seen: list[str | None] = []
+        async with collecting(client, None, seen):
+            sandbox.faults.append(Fault("503", endpoint="direct_messages.list"))
+            sandbox.person(5).writes("hello")
+            await asyncio.sleep(300)
+            sandbox.faults.clear()
+            await asyncio.sleep(1500)
+        assert seen == ["hello"]
+        keys = sandbox.add_account(permission="read")
+        async with Client(keys, api_url=sandbox.url, clock=client.clock) as other:
+            with pytest.raises(Forbidden):
+                await anext(other.direct_messages.poll())
+
+    polling(main)
+
+
+def test_it_lives_within_fifteen_reads_in_fifteen_minutes() -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        seen: list[str | None] = []
+        async with collecting(client, None, seen, every=1.0):
+            for number in range(40):
+                sandbox.person(5).writes(str(number))
+                await asyncio.sleep(100)
+            await asyncio.sleep(1000)
+        assert seen == [str(number) for number in range(40)]
+
+    polling(main)
+
+
+def test_it_feeds_the_credit_and_reconcile() -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        seen: list[str | None] = []
+        async with collecting(client, None, seen):
+            sandbox.person(5).writes("hello")
+            sandbox.faults.append(Fault("reset", endpoint="direct_messages.send"))
+            with pytest.raises(DeliveryUnknown) as caught:
+                await client.direct_messages.send(6, "into the dark")
+            sandbox.faults.clear()
+            await asyncio.sleep(100)
+            for _ in range(6):
+                await client.direct_messages.send(5, "an answer")
+            reads = len(sandbox.requests)
+            (settled,) = await client.direct_messages.reconcile(caught.value)
+            assert settled.delivered == "yes"
+            assert len(sandbox.requests) == reads, "it was known already"
+        assert [message.is_counted for message in sandbox.messages[1:]] == [False] * 5 + [True]
+        (used,) = {one.used for one in client.quota_state() if one.endpoint == "direct_messages.send"}
+        assert used == 2, "the one into the dark, and the sixth answer"
+        partner = Partner(client._limiter._owners["app"], client._limiter._owners["user"], "5")  # type: ignore[index]
+        assert len(client.quota_store._conversations[partner].sends) == 6  # type: ignore[attr-defined]
+
+    polling(main)
+
+
+@pytest.mark.parametrize(
+    "options", [{"every": 0}, {"every": "x"}, {"every": 1e9}, {"since": datetime(2027, 1, 1)}, {"inbox": "path"}]  # noqa: DTZ001 - that is what is tested
+)  # fmt: skip
+async def test_bad_arguments(client: Client, sandbox: Sandbox, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        await anext(client.direct_messages.poll(**options))
+    assert not sandbox.requests
+
+
+async def test_an_inbox_that_cannot_be_had(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput):
+        Inbox(":memory:")
+    async with Inbox(tmp_path / "none" / "x.db") as inbox:
+        with pytest.raises(InboxFailed, match="folder"):
+            await anext(client.direct_messages.poll(inbox))
+    with pytest.raises(InboxFailed, match="closed"):
+        await anext(client.direct_messages.poll(inbox))
+    (tmp_path / "bad.db").write_bytes(b"no database at all, but a text")
+    async with Inbox(tmp_path / "bad.db") as inbox:
+        with pytest.raises(InboxFailed, match="damaged"):
+            await anext(client.direct_messages.poll(inbox, since=datetime.now(UTC) - timedelta(days=1)))
