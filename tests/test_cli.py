@@ -431,8 +431,119 @@ async def test_the_demonstration(tmp_path: Path) -> None:
 async def test_help_names_every_command(twdm: Twdm) -> None:
     code, out, _ = await twdm("--help")
     assert code == 0
-    for command in ("demo", "sandbox", "send", "send-many", "profiles", "account"):
+    for command in (
+        "demo",
+        "sandbox",
+        "send",
+        "send-many",
+        "profiles",
+        "account",
+        "messages",
+        "welcome",
+        "media",
+        "doctor",
+    ):
         assert command in out
+
+
+# ---- the rest of the family ----
+
+
+async def test_messages_are_shown_saved_and_deleted(
+    twdm: Twdm, sandbox: Sandbox, client: Client, tmp_path: Path
+) -> None:
+    media = await client.media.upload(PNG, category="dm_image")
+    sent = await client.direct_messages.send(5, "here & there", attachment=media)
+    received = sandbox.person(5).writes("thanks <3")
+    code, out, _ = await twdm("messages", "list")
+    listed = json.loads(out)
+    assert code == 0
+    assert [(one["id"], one["sender_id"]) for one in listed] == [(received, "5"), (sent.id, "2244994945")]
+    assert listed[0]["text"] == "thanks <3"
+    assert len(json.loads((await twdm("messages", "list", "--most", "1"))[1])) == 1
+    path = tmp_path / "saved"
+    code, out, _ = await twdm("messages", "get", str(sent.id), "--save", str(path))
+    assert (code, json.loads(out)["text"].split(" https")[0], path.read_bytes()) == (0, "here & there", PNG)
+    code, _, err = await twdm("messages", "get", received, "--save", str(path))
+    assert (code, "no file" in err) == (1, True)
+    assert (await twdm("messages", "delete", received))[0] == 0
+    code, _, err = await twdm("messages", "get", received)
+    assert (code, "code 34" in err) == (1, True)
+
+
+async def test_listening_shows_each_message_once_over_restarts(twdm: Twdm, sandbox: Sandbox) -> None:
+    sandbox.person(5).writes("before")
+    for number in range(2):
+        process = await twdm.start("messages", "listen", "--every", "1")
+        assert process.stdout is not None
+        reads = len(sandbox.requests)
+        while number == 0 and len(sandbox.requests) == reads:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
+        sandbox.person(5).writes(f"hello {number}")
+        async with asyncio.timeout(20):
+            line = await process.stdout.readline()
+        assert json.loads(line)["text"] == f"hello {number}"
+        process.send_signal(signal.SIGINT)
+        rest, err = await process.communicate()
+        assert (process.returncode, rest, err) == (0, b"", b"")
+
+
+async def test_welcome_messages(twdm: Twdm, sandbox: Sandbox) -> None:
+    code, out, err = await twdm(
+        "welcome",
+        "create",
+        "Hello & welcome",
+        "--name",
+        "first",
+        "--choice",
+        "Order=o",
+        "--choice",
+        "Bill",
+        "--default",
+    )
+    assert code == 0, err
+    made = json.loads(out)
+    assert made["text"] == "Hello & welcome"
+    person = sandbox.person(5)
+    assert person.welcome is not None
+    assert person.welcome["message_data"]["quick_reply"]["options"] == [
+        {"label": "Order", "metadata": "o"},
+        {"label": "Bill"},
+    ]
+    assert json.loads((await twdm("welcome", "update", made["id"], "Good day"))[1])["text"] == "Good day"
+    other = json.loads((await twdm("welcome", "create", "Other"))[1])["id"]
+    assert (await twdm("welcome", "default", other))[0] == 0
+    listed = json.loads((await twdm("welcome", "list"))[1])
+    assert [one["text"] for one in listed["welcome_messages"]] == ["Good day", "Other"]
+    assert [one["welcome_message_id"] for one in listed["rules"]] == [other]
+    assert (await twdm("welcome", "clear"))[0] == 0
+    assert sandbox.person(5).welcome is None
+    assert (await twdm("welcome", "delete", other))[0] == 0
+    code, _, err = await twdm("welcome", "create", "x", "--choice", "y" * 37)
+    assert (code, "label" in err) == (2, True)
+
+
+async def test_a_film_is_uploaded(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    path.write_bytes(b"\0\0\0\x18ftypmp42" + b"x" * 3_000_000)
+    for version in ("v1.1", "v2"):
+        code, out, err = await twdm("media", "upload", str(path), "--category", "dm_video", "--media-api", version)
+        assert code == 0, err
+        assert sandbox.media[json.loads(out)["id"]].content == path.read_bytes()
+    code, _, err = await twdm("media", "upload", str(path))
+    assert (code, "category: is needed" in err) == (2, True)
+
+
+async def test_the_doctor_says_what_is_missing(twdm: Twdm, sandbox: Sandbox) -> None:
+    code, out, _ = await twdm("doctor")
+    assert (code, out.count("yes")) == (0, 4)
+    assert "0 of 1000 (user)" in out
+    keys = sandbox.add_account(permission="read-write", allowlisted=False)
+    twdm.environ |= {"TWDM_ACCESS_TOKEN": keys.access_token, "TWDM_ACCESS_TOKEN_SECRET": keys.access_token_secret}
+    code, out, _ = await twdm("doctor")
+    words = " ".join(out.replace("│", " ").split())
+    assert (code, "Read, Write, and Direct Messages" in words, "allow-list" in words) == (1, True, True)
 
 
 # ---- the outbox ----

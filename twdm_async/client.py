@@ -113,6 +113,7 @@ class Client:
             raise InvalidInput(parameter="max_waiting", problem="must be a whole number, 0 or more")
         if not all(callable(one) and not inspect.iscoroutinefunction(one) for one in observers):
             raise InvalidInput(parameter="observers", problem="must be functions, and none that has to be awaited")
+        self._credentials = credentials
         self._clock = clock = clock or Clock()
         hosts = {
             Host.API: checked_host(api_url, "api_url"),
@@ -149,6 +150,11 @@ class Client:
         self.direct_messages = DirectMessages(self._caller, Reconciler(self._caller, credentials, clock, timeout))
         self.welcome_messages = WelcomeMessages(self._caller)
         self.welcome_message_rules = WelcomeMessageRules(self._caller)
+
+    @property
+    def credentials(self) -> Credentials:
+        """The keys. They do not show themselves."""
+        return self._credentials
 
     @property
     def quota_store(self) -> QuotaStore:

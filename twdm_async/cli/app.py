@@ -29,7 +29,11 @@ from twdm_async.cli.connect import (
     show,
     shown,
 )
+from twdm_async.cli.doctor import examine
+from twdm_async.cli.media import media
+from twdm_async.cli.messages import messages
 from twdm_async.cli.outbox import outbox
+from twdm_async.cli.welcome import welcome
 from twdm_async.resources.reconcile import SETTLE_AFTER
 from twdm_async.sandbox import Sandbox
 
@@ -44,6 +48,9 @@ profiles = typer.Typer(help="Make, show and delete custom profiles.", no_args_is
 account = typer.Typer(help="The account that posts.", no_args_is_help=True)
 app.add_typer(profiles, name="profiles")
 app.add_typer(account, name="account")
+app.add_typer(messages, name="messages")
+app.add_typer(welcome, name="welcome")
+app.add_typer(media, name="media")
 app.add_typer(outbox, name="outbox")
 
 ProfileId = Annotated[str, typer.Argument(help="A custom profile's id.")]
@@ -86,6 +93,12 @@ async def _serve(port: int, time_scale: float) -> None:
         memory.cleanup()
         await double.close()
         typer.echo(f"# {len(double.messages)} messages, {len(double.breaches)} requests over a quota", err=True)
+
+
+@app.command()
+def doctor(api_url: ApiUrl = DEFAULT_API_URL, username: Username = None, quota_store: QuotaStoreUrl = None) -> None:
+    """Find out what the account and its keys are good for, and what is missing. Ends with 1 if something is."""
+    raise typer.Exit(run(examine(api_url, username, quota_store)))
 
 
 @app.command()

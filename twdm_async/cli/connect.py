@@ -24,6 +24,8 @@ from twdm_async.quota.store import QuotaStore, SQLiteQuotaStore
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
 
+    from twdm_async.models import DirectMessage, WelcomeMessage
+
 T = TypeVar("T")
 
 ApiUrl = Annotated[
@@ -80,6 +82,7 @@ async def open_client(
     username: str | None,
     quota_store: str | None,
     max_wait: float | None = None,
+    media_api: str = "v1.1",
 ) -> AsyncGenerator[Client]:
     """A client for the keys in the environment, or in ``~/.twurlrc`` if there are none or `username` is given.
 
@@ -92,7 +95,14 @@ async def open_client(
     upload_url = upload_url or api_url.replace("https://api.", "https://upload.")
     async with (
         _store(quota_store) as store,
-        Client(credentials, api_url=api_url, upload_url=upload_url, quota_store=store, max_wait=max_wait) as client,
+        Client(
+            credentials,
+            api_url=api_url,
+            upload_url=upload_url,
+            quota_store=store,
+            max_wait=max_wait,
+            media_api="v2" if media_api == "v2" else "v1.1",
+        ) as client,
     ):
         yield client
 
@@ -105,11 +115,14 @@ async def open_outbox(client: Client, path: Path | None, settle_after: float) ->
         InvalidInput: `settle_after` is no number of seconds.
         OutboxFailed: the file cannot be had.
     """
-    if path is None:
-        scheme, _, file = client.quota_store.address.partition(":///")
-        path = Path(file) if scheme == "sqlite" else _state_folder() / "outbox.db"
-    async with Outbox(client, path, settle_after=settle_after) as outbox:
+    async with Outbox(client, path or state_file_of(client, "outbox.db"), settle_after=settle_after) as outbox:
         yield outbox
+
+
+def state_file_of(client: Client, name: str) -> Path:
+    """The file of the client's quota store; if it has none, the one called `name` in the state folder."""
+    scheme, _, file = client.quota_store.address.partition(":///")
+    return Path(file) if scheme == "sqlite" else _state_folder() / name
 
 
 def _state_folder() -> Path:
@@ -159,6 +172,11 @@ def shown(model: Any) -> dict[str, Any]:
     """What a model shows of itself."""
     shown: dict[str, Any] = asdict(model, filter=lambda field, value: field.repr and value is not None)
     return {name: value.name.lower() if isinstance(value, enum.IntEnum) else value for name, value in shown.items()}
+
+
+def message_shown(message: DirectMessage | WelcomeMessage) -> dict[str, Any]:
+    """What a message shows of itself, and its text, for somebody who asked for it."""
+    return shown(message) | {"text": message.text}
 
 
 def _json_value(value: Any) -> str:

@@ -198,6 +198,7 @@ class Received:
         path: path and query.
         status: what it was answered, or would have been; 0 if it was not carried out.
         fault: what went wrong with it, if anything did.
+        endpoint: its name, such as ``direct_messages.send``; empty if there is no such call.
     """
 
     at: float
@@ -206,6 +207,7 @@ class Received:
     path: str = field(repr=False)
     status: int
     fault: str | None = None
+    endpoint: str = ""
 
 
 @define(eq=False)

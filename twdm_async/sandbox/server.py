@@ -261,7 +261,7 @@ class Sandbox:
             if family != "media.upload":
                 kind, processed = self._draw(family)
             if kind is not None and not processed:
-                self._record(request, None, 0, kind)
+                self._record(request, None, 0, family, kind)
                 return await self._go_wrong(kind, request, Answer({}), None)
             try:
                 body = await _body(request)
@@ -269,7 +269,7 @@ class Sandbox:
                     family = route.family_of(body.fields.get("command"))
                     kind, processed = self._draw(family)
                     if kind is not None and not processed:
-                        self._record(request, None, 0, kind)
+                        self._record(request, None, 0, family, kind)
                         return await self._go_wrong(kind, request, Answer({}), None)
                 account = self._let_in(request, body)
                 _check_access(account, family)
@@ -280,7 +280,7 @@ class Sandbox:
                 answer = Answer(refusal.body, refusal.status)
             except ConnectionError:  # the client is gone before it has said what it wants
                 return web.Response()
-            self._record(request, account, answer.status, kind)
+            self._record(request, account, answer.status, family, kind)
             window = window if route.tells_limits else None
             await self._travel()
             if kind is not None:
@@ -348,15 +348,15 @@ class Sandbox:
 
     async def _nothing_here(self, request: web.Request) -> web.Response:
         refusal = no_such_page()
-        self._record(request, None, refusal.status)
+        self._record(request, None, refusal.status, "")
         return self._response(Answer(refusal.body, refusal.status), None)
 
     def _record(
-        self, request: web.Request, account: StoredAccount | None, status: int, fault: str | None = None
+        self, request: web.Request, account: StoredAccount | None, status: int, endpoint: str, fault: str | None = None
     ) -> None:
         now = self._clock.monotonic()
         account_id = account.id if account else None
-        self.requests.append(Received(now, account_id, request.method, request.raw_path, status, fault))
+        self.requests.append(Received(now, account_id, request.method, request.raw_path, status, fault, endpoint))
 
     async def _travel(self) -> None:
         least, most = self._latency

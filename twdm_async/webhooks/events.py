@@ -47,7 +47,7 @@ class Event:
         raise NotImplementedError
 
     @property
-    def person_id(self) -> str | None:
+    def person_id(self) -> str:
         """The other one in the conversation."""
         raise NotImplementedError
 
@@ -73,9 +73,9 @@ class MessageEvent(Event):
         return self.message.sender_id == self.for_user_id
 
     @property
-    def person_id(self) -> str | None:
+    def person_id(self) -> str:
         """The other one in the conversation."""
-        return self.message.recipient_id if self.is_echo else self.message.sender_id
+        return (self.message.recipient_id if self.is_echo else self.message.sender_id) or ""
 
     @property
     def sender(self) -> Person | None:
@@ -105,7 +105,7 @@ class TypingEvent(Event):
         return f"typing {self.sender_id} {self.created_at.timestamp():.3f}"
 
     @property
-    def person_id(self) -> str | None:
+    def person_id(self) -> str:
         """The other one in the conversation."""
         return self.recipient_id if self.sender_id == self.for_user_id else self.sender_id
 
@@ -134,7 +134,7 @@ class ReadEvent(Event):
         return f"read {self.sender_id} {self.last_read_event_id}"
 
     @property
-    def person_id(self) -> str | None:
+    def person_id(self) -> str:
         """The other one in the conversation."""
         return self.recipient_id if self.sender_id == self.for_user_id else self.sender_id
 

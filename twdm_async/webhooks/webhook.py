@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Final, Self
 from urllib.parse import parse_qs
 
@@ -101,7 +101,7 @@ class Webhook:
         self._with_echoes = with_echoes
         self._places = asyncio.Semaphore(at_once)
         self._largest_body = largest_body
-        self._waiting: dict[tuple[str, str | None], deque[tuple[Event, Received]]] = {}  # for each person, in order
+        self._waiting: dict[tuple[str, str], deque[tuple[Event, Received]]] = {}  # for each person, in order
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
@@ -150,6 +150,13 @@ class Webhook:
                     break
             reply = await self.receive(request.method, request.rel_url.raw_query_string, request.headers, bytes(body))
         return web.Response(status=reply.status, body=reply.body, content_type=reply.content_type)
+
+    async def lifespan(self, _: web.Application) -> AsyncIterator[None]:
+        """This webhook's life within that of an ``aiohttp.web`` application:
+        ``app.cleanup_ctx.append(webhook.lifespan)`` takes the place of ``async with webhook``.
+        """
+        async with self:
+            yield
 
     async def settled(self) -> None:
         """Wait until everything that was received so far is handled."""
@@ -214,7 +221,7 @@ class Webhook:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _work(self, person: tuple[str, str | None], line: deque[tuple[Event, Received]]) -> None:
+    async def _work(self, person: tuple[str, str], line: deque[tuple[Event, Received]]) -> None:
         """Handle what one person does, until nothing is left."""
         try:
             while line and not self._is_closed:
