@@ -135,7 +135,9 @@ def test_only_aiohttp_s_own_place_touches_it() -> None:
     assert users == {"twdm_async.transport.http", "twdm_async.client"}
 
 
-@pytest.mark.parametrize("name", ["twdm_async", "twdm_async.models", "twdm_async.sandbox", "twdm_async.quota.store"])
+@pytest.mark.parametrize(
+    "name", ["twdm_async", "twdm_async.models", "twdm_async.sandbox", "twdm_async.quota.store", "twdm_async.webhooks"]
+)
 def test_all_is_what_is_exported(name: str) -> None:
     module = importlib.import_module(name)
     public = {key for key, value in vars(module).items() if not key.startswith("_") and not inspect.ismodule(value)}

@@ -295,6 +295,7 @@ async def test_keys_that_are_refused_end_it_and_everything_stays(sandbox: Sandbo
 
 async def test_a_network_that_is_away_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twdm_async.transport.retry._FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr("twdm_async.outbox.sending._LONGEST_PAUSE", 0.1)
     async with Sandbox() as sandbox:
         port = int(sandbox.url.rpartition(":")[2])
     async with box(sandbox, path) as outbox, outbox.running():
@@ -505,7 +506,10 @@ async def test_what_another_process_is_sending_may_be_what_is_found(sandbox: San
         other.release()
 
 
-async def test_a_proxy_or_a_login_page_in_between_rejects_nothing(sandbox: Sandbox, path: Path) -> None:
+async def test_a_proxy_or_a_login_page_in_between_rejects_nothing(
+    sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twdm_async.outbox.sending._LONGEST_PAUSE", 0.1)
     sandbox.faults += [Fault("proxy_407", nth=1), Fault("redirect_elsewhere", nth=2)]
     async with box(sandbox, path) as outbox:
         await outbox.put("5", TEXT)

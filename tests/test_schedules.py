@@ -215,13 +215,13 @@ def many(first: int, last: int) -> list[object]:
     return [range(first), *(pytest.param(part, marks=pytest.mark.soak) for part in parts)]
 
 
-@pytest.mark.parametrize("seeds", many(300, 9000), ids=str)
+@pytest.mark.parametrize("seeds", many(120, 9000), ids=str)
 @pytest.mark.timeout(300)
 def test_no_schedule_breaches(seeds: range) -> None:
     assert sum(check(seed, None) for seed in seeds) > 5 * len(seeds)
 
 
-@pytest.mark.parametrize("seeds", many(40, 1100), ids=str)
+@pytest.mark.parametrize("seeds", many(20, 1100), ids=str)
 @pytest.mark.timeout(300)
 def test_no_schedule_breaches_over_crashes_and_restarts(seeds: range, tmp_path: Path) -> None:
     assert sum(check(seed, tmp_path / f"{seed}.db") for seed in seeds) > 5 * len(seeds)
@@ -239,7 +239,7 @@ def test_the_check_finds_what_a_careless_ledger_lets_pass(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Ledger, "settle", careless)
     failed = 0
-    for seed in range(100):
+    for seed in range(60):
         try:
             check(seed, None)
         except AssertionError:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, assert_type
 
 from twdm_async import (
+    AccessFinding,
     Agent,
     AttemptReport,
     CallToAction,
@@ -16,12 +17,18 @@ from twdm_async import (
     CustomProfile,
     DeliveryUnknown,
     DirectMessage,
+    Inbox,
     InvalidInput,
+    LocationRequest,
     Media,
     MemoryQuotaStore,
+    MessageMedia,
     Pace,
+    Person,
     Priority,
+    Processing,
     QuickReply,
+    QuickReplyResponse,
     Quota,
     QuotaQueueFull,
     QuotaState,
@@ -30,15 +37,24 @@ from twdm_async import (
     QuotaTable,
     QuotaWaitTooLong,
     RateLimited,
+    RateLimitStatus,
     Reconciled,
     RedisQuotaStore,
+    ReplyCredit,
     Scope,
+    SharedCoordinate,
+    SharedPlace,
+    SourceApp,
     SQLiteQuotaStore,
+    TextInput,
+    UploadProgress,
     User,
     WelcomeMessage,
+    WelcomeMessageRule,
 )
 from twdm_async.outbox import Entry, Outbox, State
 from twdm_async.sandbox import Sandbox, StoredMessage
+from twdm_async.webhooks import Event, MessageEvent, Webhook, WebhookReply, read_events
 
 if TYPE_CHECKING:
     import aiohttp
@@ -153,3 +169,57 @@ def watched(keys: Credentials) -> None:
         assert_type(report.took, float)
 
     Client(keys, observers=[observer])
+
+
+async def family(client: Client) -> None:
+    message = await client.direct_messages.get("1")
+    assert_type(message, DirectMessage)
+    assert_type(message.source_app, SourceApp | None)
+    assert_type(message.quick_reply_response, QuickReplyResponse | None)
+    assert_type(message.attachment, MessageMedia | SharedCoordinate | SharedPlace | None)
+    assert_type(message.quick_replies, tuple[QuickReply, ...] | TextInput | LocationRequest | None)
+    assert_type(message.ctas, tuple[CallToAction, ...])
+    await client.direct_messages.delete(1)
+    await client.direct_messages.indicate_typing("5")
+    await client.direct_messages.mark_read("5", "1")
+    if isinstance(message.attachment, MessageMedia):
+        assert_type(await client.direct_messages.download(message.attachment, Path("x"), most=5), int)
+    await client.direct_messages.send(
+        5, attachment=SharedCoordinate(longitude=1.0, latitude=2.0), quick_replies=TextInput("How many?")
+    )
+    welcome = await client.welcome_messages.update("1", "hello")
+    assert_type(welcome, WelcomeMessage)
+    assert_type(client.welcome_messages.list(), AsyncIterator[WelcomeMessage])
+    assert_type(await client.welcome_message_rules.set_default(welcome), WelcomeMessageRule)
+    assert_type(client.welcome_message_rules.list(), AsyncIterator[WelcomeMessageRule])
+    assert_type(await client.application.rate_limit_status("account"), RateLimitStatus)
+    assert_type(await client.account.check_access(), tuple[AccessFinding, ...])
+
+    def progress(one: UploadProgress) -> None:
+        assert_type(one.processed, int | None)
+
+    media = await client.media.upload(Path("film.mp4").open("rb"), category="dm_video", progress=progress)  # noqa: ASYNC230, SIM115 - it is never run
+    assert_type(media.processing, Processing | None)
+
+
+async def receiving(client: Client, keys: Credentials) -> None:
+    async with Inbox(Path("inbox.db")) as inbox:
+        async for message in client.direct_messages.poll(inbox, every=60.0):
+            assert_type(message, DirectMessage)
+
+        async def handle(event: Event) -> None:
+            if isinstance(event, MessageEvent):
+                assert_type(event.message, DirectMessage)
+                assert_type(event.sender, Person | None)
+
+        async with Webhook(keys, handle, inbox=inbox, clients=[client]) as webhook:
+            reply = await webhook.receive("POST", "", {}, b"")
+            assert_type(reply, WebhookReply)
+    assert_type(read_events(b"{}"), tuple[Event, ...])
+    Client(keys, media_api="v2")
+    QuotaTable.default().replace("direct_messages.send", Quota(1, per=1.0), credit=ReplyCredit(5, per=60.0))
+
+
+async def other_side(sandbox: Sandbox) -> None:
+    await sandbox.subscribe("http://127.0.0.1:1/", envelope="x_activity")
+    assert_type(sandbox.person(5).writes("hello"), str)
