@@ -134,12 +134,12 @@ async def test_the_stores_agree(kind: str, tmp_path: Path, request: pytest.Fixtu
     assert seen == {True, False}
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (1, 2))])
 def test_in_the_simulation_the_quota_holds_under_the_real_rule(seed: int) -> None:
     """Three days of a bot that answers and newsletters, with people who write at random; each message of a person is
     heard of late, or never. The sandbox counts by the real rule.
     """
-    table = QuotaTable.default().replace("direct_messages.send", Quota(60, DAY), Quota(1000, DAY, scope=Scope.APP))
+    table = QuotaTable.default().replace("direct_messages.send", Quota(20, DAY), Quota(1000, DAY, scope=Scope.APP))
     generator = random.Random(seed)
 
     async def main() -> Sandbox:
@@ -159,7 +159,7 @@ def test_in_the_simulation_the_quota_holds_under_the_real_rule(seed: int) -> Non
 
             async def talk(number: int) -> None:
                 person = sandbox.person(1000 + number)
-                for _ in range(6):
+                for _ in range(4):
                     await asyncio.sleep(generator.expovariate(1 / 30_000))
                     person.writes("hello")
                     written_at = datetime.fromtimestamp(clock.wall(), UTC)
@@ -169,12 +169,12 @@ def test_in_the_simulation_the_quota_holds_under_the_real_rule(seed: int) -> Non
                     for count in range(generator.randrange(8)):
                         await agent.send(person.id, f"{number} {count}", max_wait=None)
 
-            await asyncio.gather(*(talk(number) for number in range(20)))
+            await asyncio.gather(*(talk(number) for number in range(12)))
         return sandbox
 
     sandbox = run(main())
     assert sandbox.breaches == []
     free = sum(not message.is_counted for message in sandbox.messages)
     windows = [window.count for window in sandbox.windows if window.family == "direct_messages.send"]
-    assert free > 100
+    assert free > 50
     assert sum(windows) // 2 == len(sandbox.messages) - free

@@ -215,7 +215,7 @@ def many(first: int, last: int) -> list[object]:
     return [range(first), *(pytest.param(part, marks=pytest.mark.soak) for part in parts)]
 
 
-@pytest.mark.parametrize("seeds", many(120, 9000), ids=str)
+@pytest.mark.parametrize("seeds", many(100, 9000), ids=str)
 @pytest.mark.timeout(300)
 def test_no_schedule_breaches(seeds: range) -> None:
     assert sum(check(seed, None) for seed in seeds) > 5 * len(seeds)

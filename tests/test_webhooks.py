@@ -352,7 +352,7 @@ async def test_what_is_not_answered_is_sent_again() -> None:
                 nonlocal failures
                 failures -= 1
                 if failures > 0:
-                    raise ConnectionError
+                    raise RuntimeError("no")
                 return await real(*arguments)
 
             webhook.receive = failing  # type: ignore[assignment,method-assign]  # it breaks down twice
