@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -15,13 +15,24 @@ from hypothesis import strategies as st
 from tests.pictures import PNG
 from tests.stores import HandClock, make
 from tests.virtual_time import LoopClock, run
-from twdm_async import Client, MemoryQuotaStore, Quota, QuotaTable, ReplyCredit, Scope, SQLiteQuotaStore
+from twdm_async import (
+    Client,
+    Lane,
+    MemoryQuotaStore,
+    Quota,
+    QuotaTable,
+    QuotaWaitTooLong,
+    ReplyCredit,
+    Scope,
+    SQLiteQuotaStore,
+)
 from twdm_async.quota.credit import Conversation
-from twdm_async.quota.store.contract import Partner
+from twdm_async.quota.limiter import QuotaLimiter
+from twdm_async.quota.store.contract import Answering, Partner
 from twdm_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
 DAY = 86_400.0
@@ -84,6 +95,25 @@ def test_five_replies_are_free_and_a_new_message_opens_five_more() -> None:
     assert conversation.is_over(2000.0 + 3 * DAY, CREDIT)
 
 
+def test_somebody_who_never_writes_is_not_remembered_for_ever() -> None:
+    conversation = Conversation()
+    for day in range(400):
+        conversation.begin(str(day), day * DAY, CREDIT)
+        conversation.end(str(day), day * DAY)
+    assert len(conversation.sends) <= 2
+
+
+def test_a_clock_that_is_set_forward_and_back_opens_nothing() -> None:
+    conversation = Conversation()
+    conversation.hear(1000.0)
+    for number in range(5):
+        assert conversation.begin(str(number), 1001.0, CREDIT)
+        conversation.end(str(number), 1001.0)
+    assert not conversation.begin("in two days", 1000.0 + 2 * DAY, CREDIT)
+    conversation.withdraw("in two days")
+    assert not conversation.begin("now", 1002.0, CREDIT)
+
+
 def test_what_was_sent_before_the_message_was_known_used_the_credit() -> None:
     conversation = Conversation()
     for number in range(5):
@@ -91,6 +121,126 @@ def test_what_was_sent_before_the_message_was_known_used_the_credit() -> None:
         conversation.end(str(number), 1011.0)
     conversation.hear(1000.0)  # it came late: all five were replies to it
     assert not conversation.begin("x", 1020.0, CREDIT)
+
+
+# ---- at the gate ----
+
+SEND = "direct_messages.send"
+
+
+def at_the_gate(
+    test: Callable[[QuotaLimiter, MemoryQuotaStore, LoopClock], Coroutine[Any, Any, None]], limit: int
+) -> None:
+    """Run `test` in virtual time, with so many messages in ten seconds."""
+
+    async def main() -> None:
+        clock = LoopClock()
+        store = MemoryQuotaStore(clock=clock)
+        table = QuotaTable.default().replace(SEND, Quota(limit, per=10.0))
+        limiter = QuotaLimiter(table, store, account="anna", app="brand", clock=clock, timeout=30.0)
+        await test(limiter, store, clock)
+        limiter.close()
+
+    run(main())
+
+
+def noted(store: MemoryQuotaStore) -> int:
+    """How many messages to the person are noted."""
+    return len(store._conversations[Partner("brand", "anna", "5")].sends)
+
+
+def write(limiter: QuotaLimiter, clock: LoopClock) -> None:
+    limiter.note_inbound("5", datetime.fromtimestamp(clock.wall(), UTC))
+
+
+def test_what_waits_is_noted_when_it_leaves_and_not_before() -> None:
+    async def main(limiter: QuotaLimiter, store: MemoryQuotaStore, clock: LoopClock) -> None:
+        answering = Answering("5", clock.wall)
+        first = await limiter.admit(SEND, Lane(), answering=answering)
+        assert noted(store) == 1
+        waiting = asyncio.ensure_future(limiter.admit(SEND, Lane(), answering=answering))
+        given_up = asyncio.ensure_future(limiter.admit(SEND, Lane(), answering=answering))
+        await asyncio.sleep(1)
+        assert noted(store) == 1
+        given_up.cancel()
+        limiter.settle(first, seen=True, made=datetime.fromtimestamp(clock.wall(), UTC))
+        second = await waiting
+        assert noted(store) == 2
+        limiter.give_back(second)
+        assert noted(store) == 1
+        with pytest.raises(QuotaWaitTooLong):
+            _ = [await limiter.admit(SEND, Lane(), 1.0, answering=answering) for _ in range(2)]
+        assert noted(store) == 2, "the one that was refused is not"
+
+    at_the_gate(main, limit=1)
+
+
+def test_a_free_reply_leaves_while_the_quota_is_spent_but_not_while_it_is_held() -> None:
+    async def main(limiter: QuotaLimiter, store: MemoryQuotaStore, clock: LoopClock) -> None:
+        answering = Answering("5", clock.wall)
+        limiter.settle(await limiter.admit(SEND, Lane()), seen=True)
+        write(limiter, clock)
+        for _ in range(4):
+            slot = await limiter.admit(SEND, Lane(), 0.0, answering=answering)
+            assert slot.claims == ()
+            limiter.settle(slot, seen=True, made=datetime.fromtimestamp(clock.wall(), UTC))
+        limiter.refused(SEND, {})
+        with pytest.raises(QuotaWaitTooLong):
+            await limiter.admit(SEND, Lane(), 5.0, answering=answering)
+        assert noted(store) == 4
+        await asyncio.sleep(100)
+        assert (await limiter.admit(SEND, Lane(), 0.0, answering=answering)).claims == ()
+        assert (await limiter.admit(SEND, Lane(), 0.0, answering=answering)).claims != (), "that was the fifth"
+
+    at_the_gate(main, limit=1)
+
+
+def test_nobody_is_noted_where_nothing_is_free() -> None:
+    async def main() -> None:
+        clock = LoopClock()
+        store = MemoryQuotaStore(clock=clock)
+        table = QuotaTable.default().replace(SEND, Quota(1, per=10.0), credit=None)
+        limiter = QuotaLimiter(table, store, account="anna", app="brand", clock=clock, timeout=30.0)
+        write(limiter, clock)
+        slot = await limiter.admit(SEND, Lane(), answering=Answering("5", clock.wall))
+        assert slot.claims
+        assert not store._conversations
+
+    run(main())
+
+
+def test_free_replies_have_manners() -> None:
+    async def main() -> None:
+        clock = LoopClock()
+        table = QuotaTable.default()
+        store = MemoryQuotaStore(clock=clock)
+        limiter = QuotaLimiter(table, store, account="anna", app="brand", clock=clock, timeout=30.0)
+        for person in range(100):
+            limiter.note_inbound(str(person), datetime.fromtimestamp(clock.wall(), UTC))
+        began = clock.monotonic()
+        slots = await asyncio.gather(
+            *(limiter.admit(SEND, Lane(), answering=Answering(str(person), clock.wall)) for person in range(100))
+        )
+        assert {slot.claims for slot in slots} == {()}
+        assert clock.monotonic() - began == pytest.approx(4.0, abs=0.2), "twenty at once, then twenty a second"
+        with pytest.raises(QuotaWaitTooLong):
+            await limiter.admit(SEND, Lane(), 0.01, answering=Answering("5", clock.wall))
+
+    run(main())
+
+
+async def test_what_was_sent_before_the_person_wrote_uses_no_credit(client: Client, sandbox: Sandbox) -> None:
+    """The answers tell when the messages were made, by the same clock as the person's."""
+    for _ in range(6):
+        await client.direct_messages.send(5, "hello")
+    await asyncio.sleep(0.01)
+    event_id = sandbox.person(5).writes("thanks")
+    client.direct_messages.note_event(await client.direct_messages.get(event_id))
+    for _ in range(6):
+        await client.direct_messages.send(5, "you are welcome")
+    (used,) = {one.used for one in client.quota_state() if one.endpoint == SEND}
+    assert used == 7
+    assert [message.is_counted for message in sandbox.messages] == [True] * 6 + [False] * 5 + [True]
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
@@ -105,7 +255,7 @@ async def test_the_stores_agree(kind: str, tmp_path: Path, request: pytest.Fixtu
             now = clock.wall()
             person = generator.choice("ab")
             partner, conversation = Partner("brand", "anna", person), model.setdefault(person, Conversation())
-            clock.now += generator.choice([1.0, 50.0, 700.0])
+            clock.now += generator.choice([1.0, 50.0, 700.0, 700.0, 40_000.0])
             if generator.random() < 0.25:
                 at = now - generator.choice([0.0, 100.0, 5000.0])
                 store.heard(partner, at)

@@ -47,7 +47,7 @@ async def listening(webhook: Webhook) -> AsyncIterator[str]:
     """A server of our own that has the webhook mounted; its URL."""
     app = web.Application()
     app.router.add_route("*", "/webhook", webhook.serve)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, lingering_time=0.1)  # seconds to read on what was refused
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

@@ -58,6 +58,7 @@ class Conversation:
     def begin(self, name: str, now: float, credit: ReplyCredit) -> bool:
         """A message called `name` is about to leave; whether it is free."""
         self.touched = max(self.touched, now)
+        self._forget(now - credit.per - _UNDER_WAY)
         replies = sum(not self._was_before(*send) for send in self.sends.values())
         is_open = self.opened - _SHORTER < now < self.opened + credit.per - _SHORTER
         self.sends[name] = (now, math.inf)
@@ -75,6 +76,14 @@ class Conversation:
     def is_over(self, now: float, credit: ReplyCredit) -> bool:
         """Whether nothing of it matters any more."""
         return self.touched + credit.per + _UNDER_WAY < now
+
+    def _forget(self, before: float) -> None:
+        """What is so old does not matter: neither the person's message, nor what was sent then. Both are forgotten
+        together, so that a clock that is set forward and back again opens nothing.
+        """
+        if self.opened < before:
+            self.opened = -math.inf
+        self.sends = {name: send for name, send in self.sends.items() if send[0] >= before}
 
     def _was_before(self, begun: float, made: float) -> bool:
         return made < self.opened or begun + _UNDER_WAY < self.opened

@@ -272,8 +272,15 @@ end
 function steps.begin_reply(place, name, at, replies, per)
   local key = conversation_at(place)
   local opened, count = tonumber(redis.call('HGET', key, 'opened') or nil), 0
+  local before = at - per - UNDER_WAY
+  if opened and opened < before then
+    opened = nil
+    redis.call('HDEL', key, 'opened')
+  end
   for _, send in ipairs(sends_of(key)) do
-    if not was_before(send[2], send[3], opened) and send[1] ~= name then
+    if send[2] < before then
+      redis.call('HDEL', key, send[1])
+    elseif not was_before(send[2], send[3], opened) and send[1] ~= name then
       count = count + 1
     end
   end

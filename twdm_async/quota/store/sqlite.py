@@ -198,7 +198,7 @@ class _Page:
     def _begin_reply(self, step: BeginReply) -> Begun:
         with self._conversation(step.partner) as conversation:
             is_free = conversation.begin(step.name, step.now, step.credit)
-        # A row is worth two that are old, so there are never many of these.
+        # Each that is begun removes up to two that are over, so there are never many.
         oldest = "SELECT name, content FROM conversation ORDER BY touched LIMIT 2"
         for name, content in self._db.execute(oldest).fetchall():
             if Conversation.from_json(json.loads(content)).is_over(step.now, step.credit):
