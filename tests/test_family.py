@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,6 +32,7 @@ from twdm_async import (
 from twdm_async.endpoints import ENDPOINTS
 from twdm_async.sandbox import Fault, Reading, Sandbox, Typing
 from twdm_async.sandbox.routes import ROUTES
+from twdm_async.transport.wire import Sink
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,6 +190,15 @@ async def test_a_download_that_breaks_begins_anew(client: Client, sandbox: Sandb
     sandbox.faults.append(Fault("cut", endpoint="direct_messages.download", nth=1))
     await client.direct_messages.download(sent.attachment, tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == PNG * 10_000
+
+
+def test_a_second_try_that_is_shorter_leaves_nothing_of_the_first() -> None:
+    target = io.BytesIO()
+    sink = Sink(target, 100)
+    for content in (b"longer", b"short"):
+        sink.begin()
+        sink.write(content)
+    assert (target.getvalue(), sink.size) == (b"short", 5)
 
 
 # ---- welcome messages ----

@@ -170,6 +170,20 @@ async def test_an_iterator_must_say_how_long_it_is_and_be_right(client: Client, 
     assert not sandbox.requests
 
 
+async def test_an_iterator_without_end_is_not_read_to_its_end(client: Client) -> None:
+    given = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal given
+        while given < 1000:
+            given += 1
+            yield PNG
+
+    with pytest.raises(InvalidInput, match="changed"):
+        await client.media.upload(endless(), size=3 * len(PNG))
+    assert given < 10
+
+
 async def strings() -> AsyncIterator[Any]:
     yield "text"
 

@@ -182,6 +182,23 @@ def test_a_list_that_fails_is_read_again_and_what_cannot_help_is_told() -> None:
     polling(main)
 
 
+def test_a_message_that_appears_late_and_out_of_order_is_not_missed() -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        seen: list[str | None] = []
+        async with collecting(client, None, seen):
+            late = sandbox.person(5).writes("late")
+            event = sandbox._state.events.pop(late)
+            await asyncio.sleep(30)
+            sandbox.person(6).writes("prompt")
+            await asyncio.sleep(100)
+            assert seen == ["prompt"]
+            sandbox._state.events = {late: event, **sandbox._state.events}
+            await asyncio.sleep(100)
+        assert seen == ["prompt", "late"]
+
+    polling(main)
+
+
 def test_it_lives_within_fifteen_reads_in_fifteen_minutes() -> None:
     async def main(client: Client, sandbox: Sandbox) -> None:
         seen: list[str | None] = []

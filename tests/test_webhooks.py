@@ -275,6 +275,32 @@ async def test_an_event_is_handled_once_in_order_and_over_restarts(tmp_path: Pat
     assert b"& more" not in (tmp_path / "inbox.db").read_bytes().replace(b"\\u0026", b"&")[-100:]
 
 
+async def test_one_person_s_events_go_one_after_the_other_and_people_do_not_wait_for_each_other() -> None:
+    under_way: dict[str, int] = {}
+    most_people, order = 0, list[str]()
+
+    async def handle(event: Event) -> None:
+        nonlocal most_people
+        under_way[event.person_id] = under_way.get(event.person_id, 0) + 1
+        assert under_way[event.person_id] == 1
+        most_people = max(most_people, sum(under_way.values()))
+        await asyncio.sleep(0.005)
+        under_way[event.person_id] -= 1
+        order.append(event.key)
+
+    event = samples.WEBHOOK_MESSAGE_RECEIVED["direct_message_events"][0]
+    create = event["message_create"]
+    async with Webhook(KEYS, handle, at_once=5) as webhook:
+        for number in range(40):
+            one = event | {"id": str(number), "message_create": create | {"sender_id": str(900 + number % 8)}}
+            body = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED | {"direct_message_events": [one]}).encode()
+            assert (await webhook.receive("POST", "", {HEADER: _signature(SECRET, body)}, body)).status == 200
+        await webhook.settled()
+    assert most_people == 5
+    for person in range(8):
+        assert [int(key) for key in order if int(key) % 8 == person] == list(range(person, 40, 8))
+
+
 async def test_what_was_not_handled_is_handled_by_the_next_process(tmp_path: Path) -> None:
     body = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED).encode()
     seen: list[Event] = []
@@ -403,6 +429,26 @@ async def test_an_echo_that_comes_later_wakes_who_waits(client: Client, sandbox:
     client.direct_messages.note_event(echo.message)
     async with asyncio.timeout(5):
         assert (await waiting)[0].delivered == "yes"
+
+
+async def test_the_echo_of_a_message_that_is_under_way_proves_nothing_about_another(
+    client: Client, sandbox: Sandbox
+) -> None:
+    """The first never arrived; the second says the same, and its echo comes before its answer."""
+    sandbox.faults.append(Fault("reset", endpoint="direct_messages.send", nth=1, processed=False))
+    with pytest.raises(DeliveryUnknown) as caught:
+        await client.direct_messages.send(5, "hello")
+    sandbox._latency = (0.2, 0.2)
+    second = asyncio.ensure_future(client.direct_messages.send(5, "hello"))
+    while not sandbox.messages:
+        await asyncio.sleep(0.01)
+    event = sandbox._state.events[sandbox.messages[0].id].shown
+    (echo,) = read_events(json.dumps({"for_user_id": sandbox.messages[0].sender_id, "direct_message_events": [event]}))
+    assert isinstance(echo, MessageEvent)
+    client.direct_messages.note_event(echo.message)
+    (settled,) = await client.direct_messages.reconcile(caught.value, settle_after=0.5)
+    assert settled.delivered == "no"
+    assert (await second).id == sandbox.messages[0].id
 
 
 async def test_an_echo_is_proof_of_delivery_to_an_outbox(tmp_path: Path, sandbox: Sandbox, client: Client) -> None:
