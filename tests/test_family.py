@@ -19,10 +19,12 @@ from twdm_async import (
     Forbidden,
     InvalidInput,
     LocationRequest,
+    MalformedResponse,
     MediaFailed,
     MessageMedia,
     NotFound,
     QuickReply,
+    ResponseError,
     ServerError,
     SharedCoordinate,
     SharedPlace,
@@ -171,7 +173,18 @@ async def test_a_file_is_downloaded(client: Client, sandbox: Sandbox, tmp_path: 
             await other.direct_messages.download(sent.attachment, tmp_path / "stolen")
     with pytest.raises(InvalidInput, match="cannot be written"):
         await client.direct_messages.download(sent.attachment, tmp_path / "none" / "x")
+    for nothing in (".", "/", "a\0b"):
+        with pytest.raises(InvalidInput, match="not the path of a file"):
+            await client.direct_messages.download(sent.attachment, nothing)
     assert [one.name for one in tmp_path.iterdir()] == ["picture"]
+    assert path.stat().st_mode & 0o777 == 0o600
+    sandbox.faults.append(Fault("errors_with_200", endpoint="direct_messages.download"))
+    with pytest.raises(ServerError):
+        await client.direct_messages.download(sent.attachment, path)
+    sandbox.faults[:] = [Fault("204", endpoint="direct_messages.download")]
+    with pytest.raises(MalformedResponse):
+        await client.direct_messages.download(sent.attachment, path)
+    assert path.read_bytes() == PNG * 1000
 
 
 @pytest.mark.parametrize("address", [None, 5, "", "x", "https://example.com/a", "http://ton.twitter.com/1.1/a",
@@ -279,6 +292,23 @@ async def test_who_gives_up_does_not_leave_half_of_it_undone(client: Client, san
 async def test_a_rule_for_a_message_that_is_none(client: Client) -> None:
     with pytest.raises(BadRequest):
         await client.welcome_message_rules.set_default(12345)
+    first = await client.welcome_messages.create("first")
+    rule = await client.welcome_message_rules.set_default(first)
+    with pytest.raises(ResponseError):
+        await client.welcome_message_rules.set_default(12345)
+    assert (await client.welcome_message_rules.get(rule.id)).welcome_message_id == first.id, "nothing was deleted"
+
+
+async def test_the_old_rule_is_made_again_while_the_quota_of_lists_is_spent(client: Client, sandbox: Sandbox) -> None:
+    first, second = [await client.welcome_messages.create(text) for text in ("first", "second")]
+    await client.welcome_message_rules.set_default(first)
+    for _ in range(13):
+        await standing(client)
+    sandbox.faults.append(Fault("error_text", endpoint="welcome_message_rules.create", nth=2))
+    with pytest.raises(BadRequest):
+        await client.welcome_message_rules.set_default(second, max_wait=0.0)
+    (owner_and_rule,) = sandbox._state.rules.values()
+    assert owner_and_rule[1]["welcome_message_id"] == first.id
 
 
 async def test_a_profile_that_the_reply_does_not_repeat_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.virtual_time import LoopClock, run
-from twdm_async import Client, DeliveryUnknown, Forbidden, Inbox, InboxFailed, InvalidInput, MemoryQuotaStore
+from twdm_async import (
+    Client,
+    DeliveryUnknown,
+    DirectMessage,
+    Forbidden,
+    Inbox,
+    InboxFailed,
+    InvalidInput,
+    MemoryQuotaStore,
+)
 from twdm_async.quota.store.contract import Partner
+from twdm_async.resources.inbox import Received
 from twdm_async.sandbox import Fault, Sandbox
 
 if TYPE_CHECKING:
@@ -63,6 +73,7 @@ async def collecting(
 def test_what_people_write_comes_once_and_in_order() -> None:
     async def main(client: Client, sandbox: Sandbox) -> None:
         sandbox.person(5).writes("before it began")
+        await asyncio.sleep(1)
         seen: list[str | None] = []
         async with collecting(client, None, seen):
             for number in range(130):  # more than two pages, and an echo among them
@@ -114,12 +125,14 @@ def test_over_restarts_nothing_is_missed_and_nothing_comes_twice() -> None:
             if restart == 0:
                 write(1)
                 seen.append((await beginning).text)
+                await inbox.handled(await beginning)
                 await first.aclose()  # type: ignore[attr-defined]  # it is a generator
                 continue
             async for message in messages.poll(inbox):
                 seen.append(message.text)
                 taken += 1
                 if taken == restart * 5:
+                    await inbox.handled(message)
                     break
         async with collecting(client, inbox, seen):
             await asyncio.sleep(4000)
@@ -141,9 +154,74 @@ async def test_the_inbox_remembers_over_restarts_in_its_file(sandbox: Sandbox, c
                 await asyncio.sleep(0.1)
             sandbox.person(5).writes(f"{restart}a")
             sandbox.person(6).writes(f"{restart}b")
-            seen += [(await beginning).text, (await anext(poll)).text]
+            seen += [(await beginning).text, (last := await anext(poll)).text]
+            await inbox.handled(last)
             await poll.aclose()  # type: ignore[attr-defined]  # it is a generator
     assert seen == ["0a", "0b", "1a", "1b", "2a", "2b"]
+
+
+async def test_only_a_received_message_can_be_handled() -> None:
+    async with Inbox() as inbox:
+        with pytest.raises(InvalidInput):
+            await inbox.handled(DirectMessage())
+
+
+def test_who_breaks_off_gets_the_last_one_again() -> None:
+    """By an exception, say: it was not handled."""
+
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        seen: list[str | None] = []
+        inbox = Inbox()
+        began = datetime.fromtimestamp(client.clock.wall(), UTC)
+        for number in range(3):
+            sandbox.person(5).writes(str(number))
+            await asyncio.sleep(1)
+        for _ in range(2):
+            with contextlib.suppress(RuntimeError):
+                async for message in client.direct_messages.poll(inbox, since=began):
+                    seen.append(message.text)
+                    if len(seen) == 2:
+                        raise RuntimeError
+                    if message.text == "2":
+                        break
+        assert seen == ["0", "1", "1", "2"]
+        await inbox.close()
+
+    polling(main)
+
+
+def test_a_first_read_that_fails_and_what_comes_before_it() -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        seen: list[str | None] = []
+        sandbox.faults.append(Fault("503", endpoint="direct_messages.list"))
+        async with collecting(client, None, seen):
+            await asyncio.sleep(100)
+            sandbox.person(5).writes("after it began, before it could read")
+            sandbox.faults.clear()
+            await asyncio.sleep(200)
+        assert seen == ["after it began, before it could read"]
+
+    polling(main)
+
+
+def test_what_a_webhook_has_told_is_not_read_for_ever() -> None:
+    """Each round ends a little before the newest message, whoever has it known."""
+
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        seen: list[str | None] = []
+        inbox = Inbox()
+        async with collecting(client, inbox, seen):
+            for _ in range(100):
+                event_id = sandbox.person(5).writes("told by a webhook")
+                await inbox.keep([Received(sandbox.credentials.user_id or "", event_id)])
+                await asyncio.sleep(60)
+            before = len(sandbox.requests)
+            await asyncio.sleep(600)
+        assert len(sandbox.requests) - before <= 11
+        assert seen == []
+        await inbox.close()
+
+    polling(main)
 
 
 def test_one_that_was_killed_while_it_was_handled_comes_again() -> None:

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from tests import samples_family as samples
-from twdm_async import Client, Credentials, DeliveryUnknown, DirectMessage, Inbox, InvalidInput
+from twdm_async import Client, Credentials, DeliveryUnknown, DirectMessage, Inbox, InboxFailed, InvalidInput
 from twdm_async.outbox import Outbox, State
 from twdm_async.sandbox import Fault, Sandbox
 from twdm_async.webhooks import (
@@ -321,16 +321,17 @@ async def test_what_was_not_handled_is_handled_by_the_next_process(tmp_path: Pat
     assert seen == list(read_events(body))
 
 
-async def test_a_handler_that_fails_is_called_again_and_does_not_stop_the_others(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("error", [RuntimeError("no"), asyncio.CancelledError()])
+async def test_a_handler_that_fails_is_not_called_again_and_does_not_stop_the_others(
+    caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
-    monkeypatch.setattr("twdm_async.webhooks.webhook._PAUSES", (0.01, 0.01))
-    tries: dict[str, int] = {}
+    """What it sent before it failed would be sent twice."""
+    calls: list[str] = []
 
     async def handle(event: Event) -> None:
-        tries[event.key] = tries.get(event.key, 0) + 1
-        if tries[event.key] < 3 or event.key == "1":
-            raise RuntimeError("no")
+        calls.append(event.key)
+        if event.key == "1":
+            raise error
 
     event = samples.WEBHOOK_MESSAGE_RECEIVED["direct_message_events"][0]
     async with Webhook(KEYS, handle) as webhook:
@@ -339,8 +340,99 @@ async def test_a_handler_that_fails_is_called_again_and_does_not_stop_the_others
             body = json.dumps(envelope).encode()
             await webhook.receive("POST", "", {HEADER: _signature(SECRET, body)}, body)
         await webhook.settled()
-    assert tries == {"1": 3, "2": 3}
-    assert "try 3 of 3" in caplog.text
+    assert calls == ["1", "2"]
+    assert "the handler" in caplog.text
+
+
+async def test_who_hangs_up_while_an_event_is_kept_loses_nothing(tmp_path: Path) -> None:
+    seen: list[Event] = []
+
+    async def handle(event: Event) -> None:
+        seen.append(event)
+
+    body = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED).encode()
+    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
+        request = asyncio.ensure_future(webhook.receive("POST", "", {HEADER: _signature(SECRET, body)}, body))
+        await asyncio.sleep(0)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        await webhook.settled()
+    assert len(seen) == 1
+
+
+async def test_restarts_do_not_use_an_event_up_but_deaths_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    body = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED).encode()
+    calls = 0
+
+    async def never(_: Event) -> None:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(1000)
+
+    for _ in range(5):
+        async with Inbox(tmp_path / "inbox.db") as inbox:
+            webhook = Webhook(KEYS, never, inbox=inbox)
+            async with webhook:
+                await webhook.receive("POST", "", {HEADER: _signature(SECRET, body)}, body)
+                await asyncio.sleep(0.05)
+                await webhook.close(timeout=0.01)
+    assert calls == 5
+    async with Inbox(tmp_path / "inbox.db") as inbox:
+        (received,) = await inbox.take_over()
+        for _ in range(3):
+            await inbox.begin(received)  # and then the process dies
+    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, never, inbox=inbox) as webhook:
+        await webhook.settled()
+    assert calls == 5
+    assert "is given up: 3 processes ended" in caplog.text
+
+
+async def test_an_inbox_that_fails_afterwards_is_told_again_and_nothing_is_handled_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twdm_async.webhooks.webhook._PAUSE", 0.01)
+    seen: list[Event] = []
+    done, failures = Inbox.done, 3
+
+    async def handle(event: Event) -> None:
+        seen.append(event)
+
+    async def failing(self: Inbox, event: Any) -> None:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise InboxFailed(path="x", problem="the disk is full")
+        await done(self, event)
+
+    monkeypatch.setattr(Inbox, "done", failing)
+    body = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED).encode()
+    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
+        await webhook.receive("POST", "", {HEADER: _signature(SECRET, body)}, body)
+        await webhook.settled()
+    assert (len(seen), failures) == (1, -1)
+
+
+async def test_a_process_takes_over_from_another_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twdm_async.webhooks.webhook._TAKE_OVER_EVERY", 0.05)
+    body = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED).encode()
+    seen = asyncio.Event()
+
+    async def never(_: Event) -> None:
+        await asyncio.sleep(1000)
+
+    async def handle(_: Event) -> None:
+        seen.set()
+
+    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, handle, inbox=inbox):
+        async with Inbox(tmp_path / "inbox.db") as other:
+            webhook = Webhook(KEYS, never, inbox=other)
+            async with webhook:
+                await webhook.receive("POST", "", {HEADER: _signature(SECRET, body)}, body)
+                await asyncio.sleep(0.2)
+                assert not seen.is_set(), "it is alive"
+                await webhook.close(timeout=0.01)
+        async with asyncio.timeout(5):
+            await seen.wait()
 
 
 async def test_an_inbox_that_fails_lets_the_sender_try_again(tmp_path: Path, sandbox: Sandbox) -> None:

@@ -260,8 +260,9 @@ class DirectMessages:
         15 reads in 15 minutes, which :meth:`list` and :meth:`reconcile` take from, too).
 
         Each message is handed out once, the oldest first. When the next one is asked for, it is known; with a file as
-        the inbox, also after a restart, and what came meanwhile is handed out then. A process that is killed while it
-        handles one gets that one again. Reads that fail are logged and done again, if that can help.
+        the inbox, also after a restart, and what came meanwhile is handed out then. Who stops in the middle of one, by
+        an exception, a ``break`` or a ``kill``, gets that one again, unless :meth:`Inbox.handled` was told. Reads that
+        fail are logged and done again, if that can help.
 
         Args:
             inbox: what is known; if not given, all is forgotten when the process ends. One reader for each account.
@@ -323,7 +324,9 @@ class DirectMessages:
     ) -> int:
         """Save a file that hangs on a message (page *Message attachments*, *Downloading media*).
 
-        It is written to another name first, so what is at `path` is always a whole file.
+        It is written to another name first, so what is at `path` is always a whole file; for its owner alone. Of a
+        film, the address is that of its first picture: the film itself is elsewhere (``video_info``), and X has not
+        documented who may read it there.
 
         Args:
             media: the attachment of a message, or its address. It must be on ``ton.twitter.com`` or ``ton.x.com``:

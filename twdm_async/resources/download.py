@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from twdm_async.errors import InvalidInput
+from twdm_async.errors import InvalidInput, MalformedResponse
 from twdm_async.transport.oauth1 import checked_files_host
 from twdm_async.transport.wire import Sink
 
@@ -27,16 +28,21 @@ async def download(caller: Caller, address: str | None, path: Path, most: int, m
     Raises:
         InvalidInput: the address is not one that requests are signed for, or the file cannot be written.
         MediaFailed: it is larger than `most` bytes.
+        MalformedResponse: the answer is no file.
     """
     host, file = _checked(address, caller)
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:
         raise InvalidInput(parameter="most", problem="must be a number of bytes, 1 or more")
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(6)}.part")
+    draft = _draft_of(path)
     try:
-        with draft.open("xb") as target:
+        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as target:
             sink = Sink(target, most)
             await caller.call(
                 "direct_messages.download", {}, type(None), path_id=file, files_host=host, sink=sink, max_wait=max_wait
+            )
+        if not sink.is_whole:
+            raise MalformedResponse(
+                endpoint="direct_messages.download", status=200, problem="an answer that is no file"
             )
         await asyncio.to_thread(draft.replace, path)
     except OSError as error:
@@ -46,6 +52,13 @@ async def download(caller: Caller, address: str | None, path: Path, most: int, m
     finally:
         draft.unlink(missing_ok=True)
     raise InvalidInput(parameter="path", problem=problem)
+
+
+def _draft_of(path: Path) -> Path:
+    """Where the file is written first."""
+    if not path.name or "\0" in str(path):
+        raise InvalidInput(parameter="path", problem="is not the path of a file")
+    return path.with_name(f"{path.name}.{secrets.token_hex(6)}.part")
 
 
 def _checked(address: str | None, caller: Caller) -> tuple[str, str]:

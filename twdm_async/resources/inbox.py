@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterable, Sequence
 
+    from twdm_async.models.direct_messages import DirectMessage
+
 T = TypeVar("T")
 
-_REMEMBERED: Final = 32 * 86_400.0  # seconds; nothing older than 30 days can be received again
-_IF_BAD: Final = "put it back, or move it away; some of the last 30 days may then be received once more"
+_REMEMBERED: Final = 400 * 86_400.0  # seconds; a webhook that somebody has kept could be sent again at any time
+_IF_BAD: Final = "put it back, or move it away; some events may then be received once more"
 
 
 @frozen
@@ -96,14 +98,35 @@ class Inbox:
         return await self._do(lambda db: {one for one in wanted if db.execute(query, (account, one)).fetchone()})
 
     async def begin(self, event: Received) -> int:
-        """It is about to be handled. Returns the how manieth time that is.
+        """It is about to be handled. Returns how often that was begun before, and came to no end.
 
         Raises:
             InboxFailed: it cannot be kept.
         """
         query = "UPDATE event SET tries = tries + 1 WHERE account = ? AND id = ? RETURNING tries"
         found = await self._do(lambda db: db.execute(query, (event.account, event.id)).fetchone())
-        return int(found[0]) if found else 1
+        return int(found[0]) - 1 if found else 0
+
+    async def not_begun(self, event: Received) -> None:
+        """It was not handled after all.
+
+        Raises:
+            InboxFailed: it cannot be kept.
+        """
+        query = "UPDATE event SET tries = tries - 1 WHERE account = ? AND id = ?"
+        await self._do(lambda db: db.execute(query, (event.account, event.id)))
+
+    async def handled(self, message: DirectMessage) -> None:
+        """A message that :meth:`~twdm_async.resources.direct_messages.DirectMessages.poll` handed out was handled. It
+        is known anyway when the next one is asked for; this is for who stops before.
+
+        Raises:
+            InvalidInput: it is no message that was received.
+            InboxFailed: it cannot be kept.
+        """
+        if message.id is None or message.recipient_id is None:
+            raise InvalidInput(parameter="message", problem="must be one that was received")
+        await self.keep([Received(message.recipient_id, message.id)])
 
     async def done(self, event: Received) -> None:
         """It was handled. It is known from now on, and its content is forgotten.

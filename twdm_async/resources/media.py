@@ -23,7 +23,7 @@ from twdm_async.transport.wire import File
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-SEGMENT: Final = 2 * 1024 * 1024
+SEGMENT: Final = 1024 * 1024
 """Bytes. The API takes up to a thousand segments of up to 5 MB."""
 
 _SHORTEST_CHECK, _USUAL_CHECK, _LONGEST_CHECK = 1.0, 5.0, 60.0  # seconds between two looks at the processing
@@ -134,10 +134,11 @@ class MediaUploads:
         while last.processing is not None and last.processing.state not in _DONE:
             seconds = last.processing.check_after_secs
             wait = min(max(_USUAL_CHECK if seconds is None else seconds, _SHORTEST_CHECK), _LONGEST_CHECK)
-            if self._clock.monotonic() + wait > deadline:
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
                 problem = f"the API had not processed it after {timeout:g} s"
                 raise MediaFailed(endpoint=back.status_name, problem=problem, media_id=media.id)
-            await self._clock.sleep(wait)
+            await self._clock.sleep(min(wait, left))
             last = await back.status(media.id)
             if last.processing is not None and last.processing.progress_percent is not None:
                 tell(UploadProgress(size, size, last.processing.progress_percent))

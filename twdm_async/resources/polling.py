@@ -2,8 +2,11 @@
 
 The list may be read 15 times in 15 minutes, and shows the newest first. Each round reads it back to a few minutes
 before the last one's newest message, since messages may appear in it a little out of order; what was handed out before
-is known by its id. A message is handed out once: when the next one is asked for, or the iterator is closed, it is
-written down as known; so a process that is killed while it handles one gets it again, and no other.
+is known by its id.
+
+A message is known when the next one is asked for. So who stops in the middle of one, by an exception, a ``break`` or a
+``kill``, gets that one again, and no other; who has handled it before stopping says so to the inbox:
+:meth:`Inbox.handled <twdm_async.Inbox.handled>`.
 """
 
 from __future__ import annotations
@@ -64,61 +67,52 @@ class Poll:
             sent: whether those are handed out, too, that the account itself sent.
         """
         until = await self._inbox.polled_until(self._account)
-        is_first = until is None
+        floor = None
         if until is None:
             # The API tells milliseconds.
-            until = self._server_time() if since is None else int(since.timestamp() * 1000) / 1000
-            if since is None:
-                await self._know_all(until)
-        floor = until if is_first and since is not None else None
+            floor = until = int((self._server_time() if since is None else since.timestamp()) * 1000) / 1000
         while True:
             began = self._clock.monotonic()
-            new = await self._round(until, floor)
-            if new is not None:
+            found = await self._round(until, floor)
+            if found is not None:
                 floor = None
-            for message in new or ():
-                try:
+                new, newest = found
+                for message in new:
                     if sent or message.sender_id != self._account:
                         yield message
-                finally:  # whoever got it is done with it, or with all of them
                     await self._inbox.set_polled_until(self._account, until, [self._received(message)])
-            until = max(until, *(message.created_at.timestamp() for message in new or () if message.created_at), until)
-            await self._inbox.set_polled_until(self._account, until)
+                until = max(until, newest)
+                await self._inbox.set_polled_until(self._account, until)
             await self._clock.sleep(max(_SHORTEST, every - (self._clock.monotonic() - began)))
 
-    async def _round(self, until: float, floor: float | None) -> list[DirectMessage] | None:
-        """What is new since `until`, but not from before `floor`; ``None`` if the list cannot be had now."""
+    async def _round(self, until: float, floor: float | None) -> tuple[list[DirectMessage], float] | None:
+        """What is new since `until`, but not from before `floor`, the oldest first; and when the newest of all was
+        made. ``None`` if the list cannot be had now.
+        """
+        since = datetime.fromtimestamp(until, UTC) - _OUT_OF_ORDER
+        found: dict[str, DirectMessage] = {}
         try:
-            new = await self._unknown(datetime.fromtimestamp(until, UTC) - _OUT_OF_ORDER)
+            async for message in self._listing():
+                if message.created_at is not None and message.created_at < since:
+                    break
+                if message.id is not None:
+                    found[message.id] = message
         except TwdmError as error:
             if not error.safe_to_retry and not isinstance(error, RateLimited):
                 raise
             _log.warning("the list of messages could not be had, and is asked for again: %s", error)
             return None
+        known = await self._inbox.known(self._account, found)
+        new = [message for message_id, message in found.items() if message_id not in known]
+        new.sort(key=lambda message: (message.created_at or since, message.id or ""))
         if floor is not None:
             old = [message for message in new if message.created_at is None or message.created_at.timestamp() < floor]
             await self._inbox.set_polled_until(self._account, until, list(map(self._received, old)))
             new = [message for message in new if message not in old]
         for message in new:
             self._note(message)
-        return new
-
-    async def _know_all(self, until: float) -> None:
-        """What is there already is not new."""
-        seen = await self._unknown(datetime.fromtimestamp(until, UTC) - _OUT_OF_ORDER)
-        await self._inbox.set_polled_until(self._account, until, [self._received(message) for message in seen])
-
-    async def _unknown(self, since: datetime) -> list[DirectMessage]:
-        """The messages since then that are not known, the oldest first."""
-        found: dict[str, DirectMessage] = {}
-        async for message in self._listing():
-            if message.created_at is not None and message.created_at < since:
-                break
-            if message.id is not None:
-                found[message.id] = message
-        known = await self._inbox.known(self._account, found)
-        new = [message for message_id, message in found.items() if message_id not in known]
-        return sorted(new, key=lambda message: (message.created_at or since, message.id or ""))
+        times = [message.created_at.timestamp() for message in found.values() if message.created_at is not None]
+        return new, max(times, default=until)
 
     def _received(self, message: DirectMessage) -> Received:
         return Received(self._account, message.id or "")

@@ -255,10 +255,10 @@ class Reconciler:
     async def echoes(self, sought: Sequence[Sought]) -> list[Listed]:
         """What was heard of that could be one of `sought`. As of :meth:`events`, it is known whose the others are."""
         people = {one.recipient_id for one in sought}
-        if not any(echo.message.recipient_id in people for echo in self._echoes.values()):
-            return []
-        await self._caller.quiet(people)
-        return [echo for echo in self._echoes.values() if echo.message.recipient_id in people]
+        echoes = [echo for echo in self._echoes.values() if echo.message.recipient_id in people]
+        if echoes:
+            await self._caller.quiet(people)
+        return echoes
 
     async def reconcile(
         self, unknowns: Sequence[DeliveryUnknown], settle_after: float, listing: Listing

@@ -5,14 +5,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from attrs import frozen
 
 from twdm_async._quiet import quiet
-from twdm_async.errors import DeliveryUnknown, InvalidInput, NotFound, RateLimited, ResponseError, TwdmError
+from twdm_async.errors import (
+    DeliveryUnknown,
+    InvalidInput,
+    NotFound,
+    RateLimited,
+    ResponseError,
+    ServerError,
+    TwdmError,
+)
 from twdm_async.models.checks import checked_id
 from twdm_async.models.welcome_messages import (
     WelcomeMessage,
@@ -25,13 +34,16 @@ from twdm_async.transport.call import Caller
 from twdm_async.transport.wire import Message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Sequence
 
     from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
 
 _LONGEST_TEXT: Final = 9_990
 _LARGEST_PAGE: Final = 50
+_PAUSES: Final = (0.0, 0.5, 2.0, 8.0)  # seconds before each try to have a rule again
 _NAME: Final = re.compile(r"[A-Za-z0-9\-_ #@]{1,100}")
+
+T = TypeVar("T")
 
 _log = logging.getLogger("twdm_async")
 
@@ -257,9 +269,10 @@ class WelcomeMessageRules:
     ) -> WelcomeMessageRule:
         """Let everybody see this welcome message from now on (guide *Welcome messages*, *Setting a default*).
 
-        The new rule is made before the old ones are deleted. If the API does not take a second rule, the old ones go
-        first; and if the new one is then not taken, the old one is made again. So the account is not left without a
-        rule, also if the caller gives up meanwhile. Calling it again after an error does no harm.
+        The new rule is made before the old ones are deleted. If the API does not take a second rule, and the message is
+        there, the old ones go first; and if the new one is then not taken, the old one is made again. So the account is
+        not left without a rule, also if the caller gives up meanwhile: what has begun is then ended first. Calling it
+        again after an error does no harm.
 
         Args:
             welcome_message: the message, or its id.
@@ -272,32 +285,28 @@ class WelcomeMessageRules:
             InvalidInput: the id is none.
             ResponseError, ConnectFailed, MalformedResponse, DeliveryUnknown: it could not be done.
         """
-        change = asyncio.ensure_future(self._set_default(_id_of(welcome_message), max_wait))
-        try:
-            return await asyncio.shield(change)
-        except asyncio.CancelledError:
-            # Half of it must not be left undone. Whoever gave up waits no longer than that takes.
-            await asyncio.wait([change])
-            if not change.cancelled():
-                change.exception()
-            raise
-
-    async def _set_default(self, welcome_message_id: str, max_wait: float | None) -> WelcomeMessageRule:
+        welcome_message_id = _id_of(welcome_message)
         old = [rule async for rule in self.list(max_wait=max_wait)]
-        standing = next((rule for rule in old if rule.welcome_message_id == welcome_message_id), None)
-        if standing is not None and len(old) == 1:
-            return standing
+        if [rule.welcome_message_id for rule in old] == [welcome_message_id]:
+            return old[0]
         try:
             new = await self._create_surely(welcome_message_id, old, max_wait)
         except RateLimited:
             raise
-        except ResponseError:
+        except ResponseError as error:
             if not old:
                 raise
-            new = await self._replace(welcome_message_id, old, max_wait)
+            refusal = error
         else:
-            await self._delete_all(old, max_wait)
-        return new
+            await _to_the_end(self._delete_all(old))
+            return new
+        try:
+            await self._caller.call(
+                "welcome_messages.get", {"id": welcome_message_id}, WelcomeMessage, max_wait=max_wait
+            )
+        except NotFound:
+            raise refusal.with_traceback(None) from None
+        return await _to_the_end(self._replace(welcome_message_id, old))
 
     async def _create_surely(
         self, welcome_message_id: str, old: Sequence[WelcomeMessageRule], max_wait: float | None
@@ -313,27 +322,48 @@ class WelcomeMessageRules:
                 return rule
         raise unknown.with_traceback(None)
 
-    async def _replace(
-        self, welcome_message_id: str, old: Sequence[WelcomeMessageRule], max_wait: float | None
-    ) -> WelcomeMessageRule:
+    async def _replace(self, welcome_message_id: str, old: Sequence[WelcomeMessageRule]) -> WelcomeMessageRule:
         """Make a rule where there may be only one."""
         try:
-            await self._delete_all(old, max_wait)
-            return await self._create_surely(welcome_message_id, old, max_wait)
+            await self._delete_all(old)
+            return await self._create_surely(welcome_message_id, old, None)
         except TwdmError as error:
             problem = error
-        left = [rule async for rule in self.list(max_wait=max_wait)]
         before = next((rule.welcome_message_id for rule in old if rule.welcome_message_id), None)
-        if not left and before is not None:
-            await self._create_surely(before, (), max_wait)
+        if before is not None:
+            await self._restore(before)
         raise problem.with_traceback(None)
 
-    async def _delete_all(self, rules: Sequence[WelcomeMessageRule], max_wait: float | None) -> None:
-        for rule in rules:
+    async def _restore(self, welcome_message_id: str) -> None:
+        """Have a rule again, whatever it takes. If there is one, it is refused, and that is as good."""
+        for pause in _PAUSES:
+            await self._caller.clock.sleep(pause)
             try:
-                await self.delete(rule.id, max_wait=max_wait)
-            except NotFound:  # somebody else was faster
-                continue
+                await self.create(welcome_message_id)
+            except TwdmError as error:
+                is_there = isinstance(error, ResponseError) and not isinstance(error, (RateLimited, ServerError))
+                if is_there:
+                    return
+            else:
+                return
+        _log.error("welcome messages: the account may have no rule now; the last one could not be made again")
+
+    async def _delete_all(self, rules: Sequence[WelcomeMessageRule]) -> None:
+        for rule in rules:
+            with contextlib.suppress(NotFound):  # somebody else was faster
+                await self.delete(rule.id)
+
+
+async def _to_the_end(change: Coroutine[Any, Any, T]) -> T:
+    """Await `change`, half of which must not be left undone: who gives up waits no longer than that takes."""
+    task = asyncio.ensure_future(change)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # nobody hears of it
+        raise
 
 
 def _id_of(welcome_message: WelcomeMessage | str | int) -> str:

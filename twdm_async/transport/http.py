@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from twdm_async.transport.wire import Request, Sink
 
 _MOST_UNDER_WAY: Final = 100
+_JSON: Final = "application/json"
 _PIECE: Final = 256 * 1024  # bytes of a file that are written at once
 _USER_AGENT: Final = "twdm_async"
 
@@ -136,9 +137,8 @@ class HttpTransport:
                     allow_redirects=False,
                     trace_request_ctx=request.endpoint.name,
                 ) as response:
-                    is_file = request.sink is not None and response.status == 200
-                    if request.sink is not None and is_file:
-                        body: bytes | None = await _save(response, request.sink, attempt)
+                    if request.sink is not None and response.status == 200 and response.content_type != _JSON:
+                        body: bytes | None = await self._save(response, request.sink, attempt)
                     else:
                         body = await _read(response)
             if body is None:
@@ -151,6 +151,27 @@ class HttpTransport:
             self._under_way.discard(scope)
             if not self._under_way:
                 self._idle.set()
+
+    async def _save(self, response: aiohttp.ClientResponse, sink: Sink, attempt: Attempt) -> bytes:
+        """Let the body go where it should. Nothing of it is kept. As long as it comes, there is time."""
+        sink.begin()
+        async for piece in response.content.iter_chunked(_PIECE):
+            if not self._is_closed:
+                attempt.extend()
+            writing = asyncio.ensure_future(asyncio.to_thread(sink.write, piece))
+            try:
+                await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                await asyncio.wait([writing])  # nobody else may write meanwhile
+                raise
+            except MediaFailed:
+                response.close()
+                raise
+            except OSError as error:  # of the disk, not of the network
+                response.close()
+                raise InvalidInput(parameter="path", problem=f"cannot be written: {error.strerror}") from None
+        sink.is_whole = True
+        return b""
 
     async def close(self, timeout: float) -> None:
         """Send nothing any more, wait up to `timeout` seconds for what is under way, then end our connections."""
@@ -220,22 +241,6 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
             response.close()
             return None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-async def _save(response: aiohttp.ClientResponse, sink: Sink, attempt: Attempt) -> bytes:
-    """Let the body go where it should. Nothing of it is kept. As long as it comes, there is time."""
-    sink.begin()
-    async for piece in response.content.iter_chunked(_PIECE):
-        attempt.extend()
-        try:
-            await asyncio.to_thread(sink.write, piece)
-        except MediaFailed:
-            response.close()
-            raise
-        except OSError as error:  # of the disk, not of the network
-            response.close()
-            raise InvalidInput(parameter="path", problem=f"cannot be written: {error.strerror}") from None
-    return b""
 
 
 def _fault(error: aiohttp.ClientError | TimeoutError | OSError, sent: bool) -> Fault:

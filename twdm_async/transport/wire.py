@@ -60,17 +60,19 @@ class Sink:
         target: is written to, from its beginning.
         most: bytes it may have.
         size: bytes it has so far.
+        is_whole: whether that is all of it.
     """
 
     target: BinaryIO
     most: int
     size: int = 0
+    is_whole: bool = False
 
     def begin(self) -> None:
         """It is read from the beginning, perhaps once more."""
         self.target.seek(0)
         self.target.truncate()
-        self.size = 0
+        self.size, self.is_whole = 0, False
 
     def write(self, piece: bytes) -> None:
         """Take the next piece.

@@ -12,7 +12,8 @@ import json
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Final, Self
+from functools import partial
+from typing import Final, Self, TypeVar
 from urllib.parse import parse_qs
 
 from aiohttp import web
@@ -25,12 +26,15 @@ from twdm_async.resources.inbox import Inbox, Received, checked_inbox
 from twdm_async.webhooks.events import Event, MessageEvent, read_events, read_with_content
 from twdm_async.webhooks.signature import crc_response, is_signed
 
+T = TypeVar("T")
+
 Handler = Callable[[Event], Awaitable[None]]
 
 SIGNATURE_HEADER: Final = "x-twitter-webhooks-signature"
 _LARGEST_BODY: Final = 1024 * 1024  # bytes
-_MOST_TRIES: Final = 3
-_PAUSES: Final = (1.0, 5.0)  # seconds before the second and the third try
+_MOST_DEATHS: Final = 3
+_PAUSE: Final = 5.0  # seconds before an inbox that failed is asked again
+_TAKE_OVER_EVERY: Final = 30.0  # seconds
 
 _log = logging.getLogger("twdm_async")
 
@@ -56,15 +60,17 @@ class Webhook:
 
     Events of one person are handled one after the other, in the order in which they came; those of different people at
     the same time. Each event is handled once, however often it is sent; with a file as the inbox, also over restarts.
-    (If the process dies while an event is handled, it is handled again.) If `handle` raises, that is logged, and it is
-    called again twice.
+
+    If `handle` raises, that is logged, and the event is done: to call it again could send a message twice. If the
+    process ends while an event is handled, the next one handles it again (unless processes have died of it three
+    times). So what must be sent just once for an event goes into an outbox, with the event's key.
 
     Args:
         credentials: of the app; the consumer secret is what X signs with.
         handle: is awaited for each event but the account's own messages.
         inbox: remembers events; if not given, all is forgotten when the process ends. It is yours to close.
-        clients: of the accounts. They learn of every message: replies to people who wrote may be free, and the
-            account's own messages are proof of delivery.
+        clients: of the accounts, with tokens that begin with the account's user id, as X' do. They learn of every
+            message: replies to people who wrote may be free, and the account's own messages are proof of delivery.
         with_echoes: whether `handle` gets the account's own messages, too.
         at_once: how many events are handled at the same time.
         largest_body: bytes that a webhook may have.
@@ -103,6 +109,7 @@ class Webhook:
         self._largest_body = largest_body
         self._waiting: dict[tuple[str, str], deque[tuple[Event, Received]]] = {}  # for each person, in order
         self._tasks: set[asyncio.Task[None]] = set()
+        self._keeper: asyncio.Task[None] | None = None
         self._is_closed = False
 
     async def receive(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> WebhookReply:
@@ -131,8 +138,11 @@ class Webhook:
             events = read_with_content(body)
         except InvalidInput:
             return WebhookReply(400)
+        taking_in = asyncio.create_task(self._take_in(events), name="twdm_async webhook")
+        self._tasks.add(taking_in)
+        taking_in.add_done_callback(self._tasks.discard)
         try:
-            await self._take_in(events)
+            await asyncio.shield(taking_in)  # who hangs up does not stop it halfway
         except InboxFailed as error:
             _log.error("webhook: %s", error)
             return WebhookReply(503)
@@ -170,6 +180,9 @@ class Webhook:
             timeout: seconds to wait for what is being handled. What is not handled by then is for the next process.
         """
         self._is_closed = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
         for task in self._tasks:
@@ -179,13 +192,26 @@ class Webhook:
             await self._own_inbox.close()
 
     async def __aenter__(self) -> Self:
-        for received in await self._inbox.take_over():
-            for event in read_events(received.body or "{}"):
-                self._put(event, received)
+        await self._take_over()
+        self._keeper = asyncio.create_task(self._take_over_often(), name="twdm_async webhook")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def _take_over(self) -> None:
+        """Handle what processes left that have ended."""
+        for received in await self._inbox.take_over():
+            for event in read_events(received.body or "{}"):
+                self._put(event, received)
+
+    async def _take_over_often(self) -> None:
+        while True:
+            await asyncio.sleep(_TAKE_OVER_EVERY)
+            try:
+                await self._take_over()
+            except InboxFailed as error:
+                _log.error("webhook: %s", error)
 
     def _check(self, query: str) -> WebhookReply:
         try:
@@ -209,7 +235,7 @@ class Webhook:
     def _put(self, event: Event, received: Received) -> None:
         if isinstance(event, MessageEvent):
             for client in self._clients:
-                if client.direct_messages.reconciler.credentials.user_id in {event.for_user_id, None}:
+                if client.credentials.user_id == event.for_user_id:
                     client.direct_messages.note_event(event.message, event.for_user_id)
         person = (event.for_user_id, event.person_id)
         line = self._waiting.get(person)
@@ -225,27 +251,39 @@ class Webhook:
         """Handle what one person does, until nothing is left."""
         try:
             while line and not self._is_closed:
-                try:
-                    async with self._places:
-                        await self._handle_surely(*line[0])
-                except InboxFailed as error:  # it is kept, and handled once more
-                    _log.error("webhook: %s", error)
-                    await asyncio.sleep(_PAUSES[-1])
-                else:
-                    line.popleft()
+                event, received = line[0]
+                async with self._places:
+                    if self._is_wanted(event):
+                        await self._handle_once(event, received)
+                await self._surely(partial(self._inbox.done, received))
+                line.popleft()
         finally:
             self._waiting.pop(person, None)
 
-    async def _handle_surely(self, event: Event, received: Received) -> None:
-        is_echo = isinstance(event, MessageEvent) and event.is_echo
-        if not is_echo or self._with_echoes:
-            while (tries := await self._inbox.begin(received)) <= _MOST_TRIES:
-                try:
-                    await self._handle(event)
-                except Exception:  # noqa: BLE001 - whatever it is, the others are to be handled
-                    _log.exception("webhook: the handler failed, try %d of %d", tries, _MOST_TRIES)
-                    if tries < _MOST_TRIES:
-                        await asyncio.sleep(_PAUSES[tries - 1])
-                else:
-                    break
-        await self._inbox.done(received)
+    def _is_wanted(self, event: Event) -> bool:
+        return self._with_echoes or not (isinstance(event, MessageEvent) and event.is_echo)
+
+    async def _handle_once(self, event: Event, received: Received) -> None:
+        deaths = await self._surely(partial(self._inbox.begin, received))
+        if deaths >= _MOST_DEATHS:
+            _log.error("webhook: event %s is given up: %d processes ended while they handled it", event.key, deaths)
+            return
+        try:
+            await self._handle(event)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # it is closed; that is not the event's fault
+                await self._inbox.not_begun(received)
+                raise
+            _log.exception("webhook: the handler cancelled itself")
+        except Exception:  # noqa: BLE001 - whatever it is, the others are to be handled
+            _log.exception("webhook: the handler failed")
+
+    async def _surely(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What the inbox answers, as soon as it can."""
+        while True:
+            try:
+                return await ask()
+            except InboxFailed as error:
+                _log.error("webhook: %s", error)
+                await asyncio.sleep(_PAUSE)
