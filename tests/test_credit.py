@@ -19,6 +19,7 @@ from twdm_async import (
     Client,
     Lane,
     MemoryQuotaStore,
+    Pace,
     Quota,
     QuotaTable,
     QuotaWaitTooLong,
@@ -70,7 +71,7 @@ def test_what_is_believed_free_is_free(inbound: list[int], sends: list[tuple[int
             conversation.hear(float(inbound[number]))
             continue
         at, wrong, is_told = sends[number]
-        if conversation.begin(str(number), float(at + wrong), CREDIT):
+        if conversation.begin(str(number), float(at + wrong), CREDIT).is_free:
             assert not counts[number]
         conversation.end(str(number), float(at) if is_told else None)
         conversation = Conversation.from_json(json.loads(json.dumps(conversation.as_json())))
@@ -78,19 +79,19 @@ def test_what_is_believed_free_is_free(inbound: list[int], sends: list[tuple[int
 
 def test_five_replies_are_free_and_a_new_message_opens_five_more() -> None:
     conversation = Conversation()
-    assert not conversation.begin("a", 900.0, CREDIT)
+    assert not conversation.begin("a", 900.0, CREDIT).is_free
     conversation.end("a", 900.0)
     conversation.hear(1000.0)
     frees = []
     for number in range(7):
-        frees.append(conversation.begin(f"b{number}", 1001.0 + number, CREDIT))
+        frees.append(conversation.begin(f"b{number}", 1001.0 + number, CREDIT).is_free)
         conversation.end(f"b{number}", 1001.0 + number)
     assert frees == [True] * 5 + [False] * 2
     conversation.hear(2000.0)
-    assert conversation.begin("c", 2001.0, CREDIT)
+    assert conversation.begin("c", 2001.0, CREDIT).is_free
     conversation.withdraw("c")
-    assert conversation.begin("d", 1000.0 + DAY, CREDIT), "the later message counts"
-    assert not conversation.begin("e", 2000.0 + DAY - 599, CREDIT), "the day is ten minutes shorter"
+    assert conversation.begin("d", 1000.0 + DAY, CREDIT).is_free, "the later message counts"
+    assert not conversation.begin("e", 2000.0 + DAY - 599, CREDIT).is_free, "the day is ten minutes shorter"
     assert not conversation.is_over(2000.0 + DAY, CREDIT)
     assert conversation.is_over(2000.0 + 3 * DAY, CREDIT)
 
@@ -101,17 +102,21 @@ def test_somebody_who_never_writes_is_not_remembered_for_ever() -> None:
         conversation.begin(str(day), day * DAY, CREDIT)
         conversation.end(str(day), day * DAY)
     assert len(conversation.sends) <= 2
+    for number in range(1000):
+        conversation.begin(f"b{number}", 400 * DAY, CREDIT)
+        conversation.end(f"b{number}", None)
+    assert len(conversation.sends) <= 7
 
 
 def test_a_clock_that_is_set_forward_and_back_opens_nothing() -> None:
     conversation = Conversation()
     conversation.hear(1000.0)
     for number in range(5):
-        assert conversation.begin(str(number), 1001.0, CREDIT)
+        assert conversation.begin(str(number), 1001.0, CREDIT).is_free
         conversation.end(str(number), 1001.0)
-    assert not conversation.begin("in two days", 1000.0 + 2 * DAY, CREDIT)
+    assert not conversation.begin("in two days", 1000.0 + 2 * DAY, CREDIT).is_free
     conversation.withdraw("in two days")
-    assert not conversation.begin("now", 1002.0, CREDIT)
+    assert not conversation.begin("now", 1002.0, CREDIT).is_free
 
 
 def test_what_was_sent_before_the_message_was_known_used_the_credit() -> None:
@@ -120,7 +125,7 @@ def test_what_was_sent_before_the_message_was_known_used_the_credit() -> None:
         conversation.begin(str(number), 1010.0, CREDIT)
         conversation.end(str(number), 1011.0)
     conversation.hear(1000.0)  # it came late: all five were replies to it
-    assert not conversation.begin("x", 1020.0, CREDIT)
+    assert not conversation.begin("x", 1020.0, CREDIT).is_free
 
 
 # ---- at the gate ----
@@ -209,6 +214,74 @@ def test_nobody_is_noted_where_nothing_is_free() -> None:
     run(main())
 
 
+def test_a_reply_that_waits_becomes_free_when_its_person_writes() -> None:
+    async def main(limiter: QuotaLimiter, _: MemoryQuotaStore, clock: LoopClock) -> None:
+        limiter.settle(await limiter.admit(SEND, Lane()), seen=True)
+        waiting = [
+            asyncio.ensure_future(limiter.admit(SEND, Lane(), answering=Answering(person, clock.wall)))
+            for person in ("6", "5", "5")
+        ]
+        await asyncio.sleep(1)
+        write(limiter, clock)
+        async with asyncio.timeout(0.1):
+            slots = await asyncio.gather(*waiting[1:])
+        assert {slot.claims for slot in slots} == {()}
+        assert not waiting[0].done()
+        assert (await waiting[0]).claims, "the other one's turn comes"
+        assert not next(iter(limiter._lines.values())).answering
+
+    at_the_gate(main, limit=1)
+
+
+def test_a_slot_counts_as_long_as_a_free_one_could_have_come_later() -> None:
+    """The fifth reply is slow; the sixth, with a slot, overtakes it and gets the fifth's place. The fifth is
+    counted.
+    """
+
+    async def main(limiter: QuotaLimiter, _: MemoryQuotaStore, clock: LoopClock) -> None:
+        answering = Answering("5", clock.wall)
+        write(limiter, clock)
+        slots = [await limiter.admit(SEND, Lane(), answering=answering) for _ in range(6)]
+        limiter.settle(slots[5], seen=True, made=datetime.fromtimestamp(clock.wall(), UTC))
+        began = clock.monotonic()
+        await limiter.admit(SEND, Lane())
+        assert clock.monotonic() - began >= 10.0 + 100.0
+
+    at_the_gate(main, limit=1)
+
+
+def test_what_a_person_wrote_before_anything_was_noted_opens_nothing() -> None:
+    async def main(limiter: QuotaLimiter, _: MemoryQuotaStore, clock: LoopClock) -> None:
+        limiter.note_inbound("5", datetime.fromtimestamp(clock.wall() - 10, UTC))
+        assert (await limiter.admit(SEND, Lane(), answering=Answering("5", clock.wall))).claims
+
+    at_the_gate(main, limit=1)
+
+
+def test_who_waits_for_manners_looks_again_whether_it_is_free() -> None:
+    """The server has refused meanwhile."""
+
+    async def main() -> None:
+        clock = LoopClock()
+        table = QuotaTable.default().replace(SEND, Quota(1, per=1000.0), pace=Pace(1, per=10.0))
+        store = MemoryQuotaStore(clock=clock)
+        limiter = QuotaLimiter(table, store, account="anna", app="brand", clock=clock, timeout=30.0)
+        write(limiter, clock)
+        answering = Answering("5", clock.wall)
+        first = await limiter.admit(SEND, Lane(), answering=answering)
+        assert first.claims == ()
+        assert first.send_by < clock.monotonic() + 100
+        second = asyncio.ensure_future(limiter.admit(SEND, Lane(), answering=answering))
+        await asyncio.sleep(5)
+        limiter.refused(SEND, {"Retry-After": "500"})
+        await asyncio.sleep(400)
+        assert not second.done()
+        await second
+        assert clock.monotonic() >= 505
+
+    run(main())
+
+
 def test_free_replies_have_manners() -> None:
     async def main() -> None:
         clock = LoopClock()
@@ -249,6 +322,8 @@ async def test_the_stores_agree(kind: str, tmp_path: Path, request: pytest.Fixtu
     url = request.getfixturevalue("redis_url") if kind == "redis" else None
     generator, clock, model = random.Random(7), HandClock(), dict[str, Conversation]()
     store = make(kind, clock, tmp_path, url)
+    await store.reply(Partner("brand", "anna", "nobody"), clock.wall(), CREDIT)
+    clock.now += 10_000
     seen = set()
     try:
         for step in range(400):
@@ -262,8 +337,9 @@ async def test_the_stores_agree(kind: str, tmp_path: Path, request: pytest.Fixtu
                 conversation.hear(at)
                 continue
             reply = await store.reply(partner, now, CREDIT)
-            assert reply.is_free == conversation.begin(str(step), now, CREDIT)
-            seen.add(reply.is_free)
+            freedom = conversation.begin(str(step), now, CREDIT)
+            assert (reply.is_free, reply.is_open) == (freedom.is_free, freedom.is_open)
+            seen.add((reply.is_free, reply.is_open))
             match generator.randrange(4):
                 case 0:
                     store.unsent(reply)
@@ -281,7 +357,7 @@ async def test_the_stores_agree(kind: str, tmp_path: Path, request: pytest.Fixtu
                 store = SQLiteQuotaStore(store._path, clock=clock)  # type: ignore[attr-defined]  # it is one
     finally:
         await store.close()
-    assert seen == {True, False}
+    assert seen == {(True, True), (False, True), (False, False)}
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (1, 2))])

@@ -105,7 +105,11 @@ async def test_the_bot_answers_two_hundred_people_at_once(tmp_path: Path) -> Non
         Inbox(tmp_path / "bot.db") as inbox,
         Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=table, max_wait=0.0) as client,
     ):
-        runner = web.AppRunner(await program.bot(client, inbox))
+        webhook = await program.bot(client, inbox)
+        app = web.Application()
+        app.router.add_route("*", "/webhook", webhook.serve)
+        app.cleanup_ctx.append(webhook.lifespan)
+        runner = web.AppRunner(app)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -215,6 +216,25 @@ async def test_cancel_leaves_no_task(client: Client, sandbox: Sandbox) -> None:
     await client.close(timeout=0.1)
     left = [one for one in asyncio.all_tasks() - before if "sandbox" not in repr(one) and "web" not in repr(one)]
     assert left == []
+
+
+@pytest.mark.parametrize("media_api", ["v1.1", "v2"])
+@pytest.mark.parametrize("kind", ["reset", "503", "half_json"])
+def test_a_lost_answer_to_the_last_step_is_asked_for(media_api: str, kind: str) -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        name = "media.upload_finalize" if media_api == "v1.1" else "media_v2.finalize"
+        sandbox.faults.append(Fault(kind, endpoint=name, nth=1, processed=True))
+        media = await client.media.upload(film(SEGMENT), category="dm_video")
+        assert sandbox.media[media.id].is_ready
+        assert media.size == SEGMENT
+
+    quickly(main, media_api=media_api)
+
+
+async def test_a_pipe_is_not_opened(client: Client, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidInput, match="no regular file"):
+        await client.media.upload(tmp_path / "pipe")
 
 
 async def test_an_unknown_back_end(sandbox: Sandbox) -> None:

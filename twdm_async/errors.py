@@ -115,8 +115,8 @@ class QuotaWaitTooLong(TwdmError):
         scope: whose quota it is, ``"user"`` or ``"app"``.
         wait: seconds until a slot is free, at the least.
         retry_at: when that is (UTC).
-        limit: requests the quota allows in ``per`` seconds.
-        per: the quota's window in seconds.
+        limit: requests the quota allows in ``per`` seconds; infinity if none is documented, and the server said so.
+        per: the quota's window in seconds; 0 if none is documented.
     """
 
     endpoint: str
@@ -128,9 +128,12 @@ class QuotaWaitTooLong(TwdmError):
     safe_to_retry: bool = True
 
     def __str__(self) -> str:
+        quota = f"the {self.scope} quota ({self.limit:g} in {self.per:g} s) frees a slot in"
+        if not self.per:
+            quota = "the server asked to wait for"
         return (
-            f"{self.endpoint}: the {self.scope} quota ({self.limit:g} in {self.per:g} s) frees a slot in "
-            f"{self.wait:.3g} s at the earliest; try again at {self.retry_at.isoformat(timespec='seconds')}"
+            f"{self.endpoint}: {quota} {self.wait:.3g} s at the earliest; "
+            f"try again at {self.retry_at.isoformat(timespec='seconds')}"
         )
 
 

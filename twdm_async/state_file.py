@@ -68,6 +68,8 @@ _MIGRATIONS: Final = (
     """
     CREATE TABLE conversation (name TEXT PRIMARY KEY, touched REAL NOT NULL, content TEXT NOT NULL) WITHOUT ROWID;
     CREATE INDEX conversation_by_age ON conversation (touched);
+    CREATE TABLE noted_since (at REAL NOT NULL);
+    INSERT INTO noted_since VALUES (CAST(strftime('%s', 'now') AS REAL));
     CREATE TABLE event (
         account TEXT NOT NULL, id TEXT NOT NULL, body TEXT, kept_at REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
         owner TEXT, PRIMARY KEY (account, id)

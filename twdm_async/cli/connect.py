@@ -176,7 +176,11 @@ def shown(model: Any) -> dict[str, Any]:
 
 def message_shown(message: DirectMessage | WelcomeMessage) -> dict[str, Any]:
     """What a message shows of itself, and its text, for somebody who asked for it."""
-    return shown(message) | {"text": message.text}
+    choices = message.quick_replies
+    labels = [one.label for one in choices] if isinstance(choices, tuple) else []
+    buttons = [cta.label for cta in message.ctas]
+    more = {"choices": labels, "buttons": buttons}
+    return shown(message) | {"text": message.text} | {name: one for name, one in more.items() if one}
 
 
 def _json_value(value: Any) -> str:

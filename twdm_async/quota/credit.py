@@ -12,6 +12,9 @@ only err on the safe side:
   sent before the person's message became known here were replies to it, too.
 - Whether a message was made before or after the person's, only the server's own times tell, which both carry. One whose
   time is not known counts as made after.
+- Messages to one person may overtake each other, so that the server counts one that was free here in place of one
+  with a slot. Such a slot counts for as long as any of them could have been on its way.
+- What a person wrote before anything was noted here opens nothing.
 - The day is taken to be ten minutes shorter: five by which the clock here may be wrong (else the server refuses what is
   signed with it), and five for a request to arrive.
 
@@ -23,7 +26,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from twdm_async._json import Json, is_object
 
@@ -34,18 +37,50 @@ _SHORTER: Final = 600.0  # seconds
 _UNDER_WAY: Final = 3600.0  # seconds: no request is so long on its way
 
 
+@frozen
+class Freedom:
+    """What the server will make of a message.
+
+    Args:
+        is_free: whether it is certain not to count it.
+        is_open: whether others to the same person may be free.
+    """
+
+    is_free: bool = False
+    is_open: bool = False
+
+
+@frozen
+class Send:
+    """A message to the person.
+
+    Args:
+        begun: when it was about to leave.
+        made: when it was made, if that is known.
+        is_over: whether it has left, and came to an end.
+    """
+
+    begun: float
+    made: float | None = None
+    is_over: bool = False
+
+    def was_before(self, opened: float) -> bool:
+        """Whether it certainly was made before then."""
+        return (self.made is not None and self.made < opened) or self.begun + _UNDER_WAY < opened
+
+
 @define
 class Conversation:
     """What is known of one person and one account.
 
     Args:
         opened: when the person's latest message was made.
-        sends: messages to that person: when each was begun, and made, which is infinity until it is known.
+        sends: messages to that person, by name.
         touched: when something was last noted.
     """
 
     opened: float = -math.inf
-    sends: dict[str, tuple[float, float]] = field(factory=dict[str, tuple[float, float]])
+    sends: dict[str, Send] = field(factory=dict[str, Send])
     touched: float = -math.inf
 
     def hear(self, at: float) -> None:
@@ -53,21 +88,22 @@ class Conversation:
         self.touched = max(self.touched, at)
         if at > self.opened:
             self.opened = at
-            self.sends = {name: send for name, send in self.sends.items() if not self._was_before(*send)}
+            self.sends = {name: send for name, send in self.sends.items() if not send.was_before(at)}
 
-    def begin(self, name: str, now: float, credit: ReplyCredit) -> bool:
+    def begin(self, name: str, now: float, credit: ReplyCredit) -> Freedom:
         """A message called `name` is about to leave; whether it is free."""
         self.touched = max(self.touched, now)
-        self._forget(now - credit.per - _UNDER_WAY)
-        replies = sum(not self._was_before(*send) for send in self.sends.values())
-        is_open = self.opened - _SHORTER < now < self.opened + credit.per - _SHORTER
-        self.sends[name] = (now, math.inf)
-        return is_open and replies < credit.replies
+        self._forget(now - credit.per - _UNDER_WAY, credit.replies)
+        replies = sum(not send.was_before(self.opened) for send in self.sends.values())
+        is_open = self.opened - _SHORTER < now < self.opened + credit.per + _UNDER_WAY
+        self.sends[name] = Send(now)
+        is_free = is_open and now < self.opened + credit.per - _SHORTER and replies < credit.replies
+        return Freedom(is_free=is_free, is_open=is_open)
 
     def end(self, name: str, made: float | None) -> None:
         """It may have arrived. `made` is when, if that is known."""
-        begun, _ = self.sends.get(name, (math.inf, math.inf))
-        self.sends[name] = (begun, math.inf if made is None else made)
+        begun = self.sends[name].begun if name in self.sends else math.inf
+        self.sends[name] = Send(begun, made, is_over=True)
 
     def withdraw(self, name: str) -> None:
         """It never left."""
@@ -77,26 +113,39 @@ class Conversation:
         """Whether nothing of it matters any more."""
         return self.touched + credit.per + _UNDER_WAY < now
 
-    def _forget(self, before: float) -> None:
+    def _forget(self, before: float, enough: int) -> None:
         """What is so old does not matter: neither the person's message, nor what was sent then. Both are forgotten
-        together, so that a clock that is set forward and back again opens nothing.
+        together, so that a clock that is set forward and back again opens nothing. And of those that have come to their
+        end, the latest are `enough` to know that the credit is used up.
         """
         if self.opened < before:
             self.opened = -math.inf
-        self.sends = {name: send for name, send in self.sends.items() if send[0] >= before}
-
-    def _was_before(self, begun: float, made: float) -> bool:
-        return made < self.opened or begun + _UNDER_WAY < self.opened
+        left = {name: send for name, send in self.sends.items() if send.begun >= before}
+        over = sorted((name for name in left if left[name].is_over), key=lambda name: _moment(left[name]))
+        for name in over[: max(0, len(over) - enough)]:
+            del left[name]
+        self.sends = left
 
     def as_json(self) -> Json:
         """For a store."""
-        sends = {name: [begun, None if made == math.inf else made] for name, (begun, made) in self.sends.items()}
-        return {"opened": None if self.opened == -math.inf else self.opened, "sends": sends, "touched": self.touched}
+        sends = {name: [_finite(send.begun), send.made, send.is_over] for name, send in self.sends.items()}
+        return {"opened": _finite(self.opened), "sends": sends, "touched": self.touched}
 
     @classmethod
     def from_json(cls, kept: Json) -> Conversation:
         """What :meth:`as_json` made."""
         if not is_object(kept):
             return cls()
-        sends = {name: (begun, math.inf if made is None else made) for name, (begun, made) in kept["sends"].items()}
+        sends = {
+            name: Send(math.inf if begun is None else begun, made, is_over)
+            for name, (begun, made, is_over) in kept["sends"].items()
+        }
         return cls(-math.inf if kept["opened"] is None else kept["opened"], sends, kept["touched"])
+
+
+def _moment(send: Send) -> float:
+    return math.inf if send.made is None else send.made
+
+
+def _finite(moment: float) -> float | None:
+    return moment if math.isfinite(moment) else None

@@ -89,6 +89,7 @@ class _Line:
     credit: ReplyCredit | None
     free_turn: asyncio.Lock = field(factory=asyncio.Lock)  # of those who need no slot, one at a time waits for the pace
     queue: LaneQueue[asyncio.Future[Slot]] = field(factory=LaneQueue[asyncio.Future[Slot]])
+    answering: dict[str, set[asyncio.Future[Slot]]] = field(factory=dict[str, "set[asyncio.Future[Slot]]"])  # by person
     intents: dict[asyncio.Future[Slot], Intent] = field(factory=dict["asyncio.Future[Slot]", Intent])
     usher: asyncio.Task[None] | None = None
     parked: asyncio.Future[None] | None = None  # what the usher waits for
@@ -98,10 +99,21 @@ class _Line:
     refusals: int = 0  # holds in a row
     held_until: float = -math.inf
 
+    def answering_discard(self, person: str | None, turn: asyncio.Future[Slot]) -> None:
+        """It waits no longer."""
+        turns = self.answering.get(person or "", set())
+        turns.discard(turn)
+        if not turns:
+            self.answering.pop(person or "", None)
+
     def unpark(self) -> None:
         """Those who wait have changed: the usher should look again."""
         if self.parked is not None and not self.parked.done():
             self.parked.set_result(None)
+
+
+class _PersonWrote(Exception):
+    """The person wrote to whom a message waits to leave."""
 
 
 class QuotaLimiter:
@@ -173,20 +185,49 @@ class QuotaLimiter:
             slot = await self._admit_at_once(line, lane, deadline, intent)
             return slot or await self._admit_in_turn(line, lane, deadline, intent)
         partner = Partner(self._owners[Scope.APP], self._owners[Scope.USER], answering.person)
-        reply = await self._store.reply(partner, answering.server_time(), line.credit)
-        slot = None
+        while True:
+            slot = await self._admit_reply(line, lane, deadline, intent, (partner, answering))
+            if slot is not None:
+                return slot
+            try:
+                slot = await self._admit_in_turn(line, lane, deadline, intent, answering.person)
+            except _PersonWrote:
+                continue  # so it may be free now
+            try:
+                slot.reply = await self._note_reply(line, deadline, partner, answering)
+            except BaseException:
+                self._store.give_back(slot)
+                raise
+            return slot
+
+    async def _admit_reply(
+        self,
+        line: _Line,
+        lane: Lane,
+        deadline: float | None,
+        intent: Intent | None,
+        whom: tuple[Partner, Answering],
+    ) -> Slot | None:
+        """A slot for a message that can leave now: one that counts nowhere, if it is free."""
+        reply = await self._note_reply(line, deadline, *whom)
+        slot: Slot | None = None
         try:
+            if reply.is_free and not self._is_held(line) and not line.pacer.is_ready():
+                # It needs no slot, but has manners; and when it is its turn, it may be free no longer.
+                self._store.unsent(reply)
+                await self._wait_for_manners(line, deadline)
+                reply = await self._note_reply(line, deadline, *whom)
+                line.polite += 1
             if reply.is_free and not self._is_held(line):
-                slot = await self._admit_free(line, deadline)
+                await self._is_polite(line)
+                slot = Slot((), send_by=self._clock.monotonic() + self._lifetime.to_send)
             else:
                 slot = await self._admit_at_once(line, lane, deadline, intent)
         finally:
             if slot is None:  # what waits is not on its way; and the person may write meanwhile
                 self._store.unsent(reply)
-        if slot is None:
-            slot = await self._admit_in_turn(line, lane, deadline, intent)
-            reply = await self._note_reply(slot, partner, answering, line.credit)
-        slot.reply = reply
+        if slot is not None:
+            slot.reply = reply
         return slot
 
     async def _admit_at_once(
@@ -203,15 +244,16 @@ class QuotaLimiter:
                 line.polite += 1
         return taken[0] if isinstance(taken, list) else None
 
-    async def _admit_in_turn(self, line: _Line, lane: Lane, deadline: float | None, intent: Intent | None) -> Slot:
+    async def _admit_in_turn(
+        self, line: _Line, lane: Lane, deadline: float | None, intent: Intent | None, person: str | None = None
+    ) -> Slot:
         if len(line.queue) >= self._max_waiting:
             raise QuotaQueueFull(endpoint=line.family, waiting=len(line.queue))
         if deadline is not None:
             self._refuse_if_too_long(line, lane, deadline)
-        return await self._wait_in_line(line, lane, deadline, intent)
+        return await self._wait_in_line(line, lane, deadline, intent, person)
 
-    async def _admit_free(self, line: _Line, deadline: float | None) -> Slot:
-        """It needs no slot, but has manners."""
+    async def _wait_for_manners(self, line: _Line, deadline: float | None) -> None:
         try:
             async with asyncio.timeout_at(deadline), line.free_turn:
                 await line.pacer.pass_through()
@@ -219,15 +261,17 @@ class QuotaLimiter:
             raise self._wait(line, Priority.INTERACTIVE, 0) from None
         if self._is_closed:
             raise ClientClosed(endpoint=line.family)
-        return Slot(())
 
-    async def _note_reply(self, slot: Slot, partner: Partner, answering: Answering, credit: ReplyCredit) -> Reply:
-        """Note the message that leaves with `slot`."""
+    async def _note_reply(self, line: _Line, deadline: float | None, partner: Partner, answering: Answering) -> Reply:
+        """Note a message that is about to leave."""
+        if line.credit is None:
+            return Reply(partner)
+        patience = None if deadline is None else max(deadline, self._clock.monotonic() + _STORE_PATIENCE)
         try:
-            return await self._store.reply(partner, answering.server_time(), credit)
-        except BaseException:
-            self._store.give_back(slot)
-            raise
+            async with asyncio.timeout_at(patience):
+                return await self._store.reply(partner, answering.server_time(), line.credit)
+        except TimeoutError:
+            raise _no_answer(self._store) from None
 
     def _is_held(self, line: _Line) -> bool:
         """Whether the server said that nothing may leave."""
@@ -243,6 +287,9 @@ class QuotaLimiter:
         if any(self._table[family].credit for family in self._table):
             partner = Partner(self._owners[Scope.APP], self._owners[Scope.USER], person)
             self._store.heard(partner, at.timestamp())
+            for line in self._lines.values():
+                for turn in line.answering.pop(person, ()):
+                    _refuse(turn, _PersonWrote())
 
     def settle(self, slot: Slot, *, seen: bool, made: datetime | None = None) -> None:
         """The slot's request is over.
@@ -252,7 +299,12 @@ class QuotaLimiter:
             seen: whether a reply came, so that the server has counted it by now.
             made: when the message was made that it sent, if the reply said so.
         """
-        self._store.settle(slot, 0.0 if seen else self._grace)
+        grace = 0.0 if seen else self._grace
+        if slot.reply is not None and slot.reply.is_open:
+            # Of two messages to one person, a free one and one with this slot, the server may have counted the other
+            # one, when it came; and that one may still be on its way.
+            grace = max(grace, self._lifetime.to_send + self._lifetime.to_settle)
+        self._store.settle(slot, grace)
         if slot.reply is not None:
             self._store.sent(slot.reply, made.timestamp() if made else None)
 
@@ -444,6 +496,7 @@ class QuotaLimiter:
                     seconds = max(seconds, share.allowed_in(used + bulk_ahead + 1))
                 waits.append((seconds, quota.scope, quota))
         seconds, scope, binding = max(waits, key=lambda wait: wait[0])
+        binding = None if binding is UNLIMITED else binding  # then it is the server that said so
         limit = binding.burst if isinstance(binding, Pace) else binding.limit if binding else math.inf
         return QuotaWaitTooLong(
             endpoint=line.family,
@@ -454,9 +507,13 @@ class QuotaLimiter:
             per=binding.per if binding else 0.0,
         )
 
-    async def _wait_in_line(self, line: _Line, lane: Lane, deadline: float | None, intent: Intent | None) -> Slot:
+    async def _wait_in_line(  # noqa: C901 - one way in, and every way out
+        self, line: _Line, lane: Lane, deadline: float | None, intent: Intent | None, person: str | None
+    ) -> Slot:
         turn: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         line.queue.push(turn, lane)
+        if person is not None:
+            line.answering.setdefault(person, set()).add(turn)
         if intent is not None:
             line.intents[turn] = intent
         if line.usher is None:
@@ -476,6 +533,7 @@ class QuotaLimiter:
         finally:
             line.queue.discard(turn, lane)
             line.intents.pop(turn, None)
+            line.answering_discard(person, turn)
             if not line.queue:
                 line.unpark()
         if self._clock.monotonic() - line.asking_since > _STORE_PATIENCE:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import evolve, field, frozen
 
 from twdm_async._quiet import quiet
+from twdm_async.errors import InvalidInput
 from twdm_async.models.attachments import MessageMedia
 from twdm_async.models.checks import checked_id
 from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
@@ -305,7 +306,12 @@ class DirectMessages:
         Args:
             message: with its id, its time and both who wrote it and who got it.
             account_id: the account's user id, if its token does not begin with it.
+
+        Raises:
+            InvalidInput: it is no message.
         """
+        if not isinstance(message, DirectMessage):
+            raise InvalidInput(parameter="message", problem="must be a DirectMessage")
         me = account_id or self.reconciler.credentials.user_id
         if me is None or message.id is None or message.created_at is None or message.sender_id is None:
             return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from attrs import evolve, frozen
 
 from twdm_async._clock import Clock
-from twdm_async.errors import MediaFailed
+from twdm_async.errors import MediaFailed, ResponseError
 from twdm_async.models.media import HEAD, Media, MediaCategory, MediaV2, checked_type
 from twdm_async.quota.spec import checked_seconds
 from twdm_async.resources.media_source import Opened, Source, opened
@@ -124,7 +124,13 @@ class MediaUploads:
             sent, index = sent + len(piece), index + 1
             if sent < file.size:
                 tell(UploadProgress(sent, file.size))
-        return await back.finish(media_id)
+        try:
+            return await back.finish(media_id)
+        except ResponseError as error:
+            if error.delivered != "unknown":
+                raise
+            # An answer was lost, and what was finished cannot be finished twice: ask how far it is.
+            return evolve(await back.status(media_id), size=file.size)
 
     async def _processed(
         self, back: _BackEnd, media: Media, size: int, tell: Callable[[UploadProgress], None], timeout: float

@@ -99,7 +99,9 @@ async def _begin(pieces: AsyncIterator[bytes], size: int | None) -> Opened:
 
 def _open(path: Path) -> IO[bytes]:
     try:
-        return path.open("rb")
+        if not path.exists() or path.is_file() or path.is_dir():
+            return path.open("rb")
+        problem = "is no regular file"  # to open a pipe may take for ever
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     except ValueError:  # a NUL in the path

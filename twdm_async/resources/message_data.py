@@ -72,7 +72,7 @@ def media_id(media: Media | str | int, parameter: str) -> str:
     try:
         return checked_id(media, parameter)
     except InvalidInput:
-        problem = "must be an uploaded file or its media id; give a file by its pathlib.Path"
+        problem = "must be an uploaded file or its media id; client.media.upload(...) makes one of a pathlib.Path"
     raise InvalidInput(parameter=parameter, problem=problem)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import re
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -287,8 +288,10 @@ class WelcomeMessageRules:
         """
         welcome_message_id = _id_of(welcome_message)
         old = [rule async for rule in self.list(max_wait=max_wait)]
-        if [rule.welcome_message_id for rule in old] == [welcome_message_id]:
-            return old[0]
+        standing = [rule for rule in old if rule.welcome_message_id == welcome_message_id]
+        if standing:
+            await _to_the_end(self._delete_all([rule for rule in old if rule is not standing[-1]]))
+            return standing[-1]
         try:
             new = await self._create_surely(welcome_message_id, old, max_wait)
         except RateLimited:
@@ -339,7 +342,7 @@ class WelcomeMessageRules:
         for pause in _PAUSES:
             await self._caller.clock.sleep(pause)
             try:
-                await self.create(welcome_message_id)
+                await self.create(welcome_message_id, max_wait=math.inf)
             except TwdmError as error:
                 is_there = isinstance(error, ResponseError) and not isinstance(error, (RateLimited, ServerError))
                 if is_there:

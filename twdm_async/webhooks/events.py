@@ -156,8 +156,8 @@ def read_events(body: bytes | str) -> tuple[Event, ...]:
 def read_with_content(body: bytes | str) -> list[tuple[Event, str]]:
     """The same, each with what it can be read from again."""
     try:
-        document = load_json(body.encode() if isinstance(body, str) else body)
-    except (ValueError, RecursionError):
+        document = load_json(body.encode() if isinstance(body, str) else bytes(body))
+    except (ValueError, TypeError, RecursionError):
         document = None
     if not is_object(document):
         raise InvalidInput(parameter="body", problem="is no JSON object")

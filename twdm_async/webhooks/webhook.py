@@ -8,6 +8,7 @@ is handled by the next one.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 from collections import deque
@@ -28,7 +29,7 @@ from twdm_async.webhooks.signature import crc_response, is_signed
 
 T = TypeVar("T")
 
-Handler = Callable[[Event], Awaitable[None]]
+Handler = Callable[[Event], Awaitable[None] | None]
 
 SIGNATURE_HEADER: Final = "x-twitter-webhooks-signature"
 _LARGEST_BODY: Final = 1024 * 1024  # bytes
@@ -67,7 +68,7 @@ class Webhook:
 
     Args:
         credentials: of the app; the consumer secret is what X signs with.
-        handle: is awaited for each event but the account's own messages.
+        handle: is called for each event but the account's own messages, and awaited if it is a coroutine function.
         inbox: remembers events; if not given, all is forgotten when the process ends. It is yours to close.
         clients: of the accounts, with tokens that begin with the account's user id, as X' do. They learn of every
             message: replies to people who wrote may be free, and the account's own messages are proof of delivery.
@@ -93,11 +94,11 @@ class Webhook:
         if not isinstance(credentials, Credentials):
             raise InvalidInput(parameter="credentials", problem="must be Credentials")
         if not callable(handle):
-            raise InvalidInput(parameter="handle", problem="must be a function that is awaited with an event")
+            raise InvalidInput(parameter="handle", problem="must be a function that is called with an event")
         for name, value in {"at_once": at_once, "largest_body": largest_body}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InvalidInput(parameter=name, problem="must be a whole number, 1 or more")
-        if not all(isinstance(client, Client) for client in clients):
+        if not isinstance(clients, (list, tuple)) or not all(isinstance(client, Client) for client in clients):
             raise InvalidInput(parameter="clients", problem="must be a list of Client")
         self._credentials = credentials
         self._handle = handle
@@ -125,6 +126,8 @@ class Webhook:
             What to answer: 200; 400 for what cannot be read; 403 if the signature is wrong; 405 for another method; 413
             for a body that is too large; 503 if the events could not be kept, so that they are sent again.
         """
+        if not isinstance(body, bytes):
+            raise InvalidInput(parameter="body", problem="must be the raw bytes, since they are what is signed")
         if method == "GET":
             return self._check(query)
         if method != "POST":
@@ -269,7 +272,9 @@ class Webhook:
             _log.error("webhook: event %s is given up: %d processes ended while they handled it", event.key, deaths)
             return
         try:
-            await self._handle(event)
+            handling = self._handle(event)
+            if inspect.isawaitable(handling):
+                await handling
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():  # it is closed; that is not the event's fault

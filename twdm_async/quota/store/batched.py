@@ -133,7 +133,9 @@ class BatchedQuotaStore(QuotaStore):
         self._settle_in()
         name = f"{self._owner}{next(self._names):x}"
         answer = await self._ask(BeginReply(partner, name, now, credit))
-        return Reply(partner, name, isinstance(answer, Begun) and answer.is_free)
+        return (
+            Reply(partner, name, answer.is_free, answer.is_open) if isinstance(answer, Begun) else Reply(partner, name)
+        )
 
     def sent(self, reply: Reply, made: float | None) -> None:
         self._tell(EndReply(reply.partner, reply.name, made))

@@ -117,11 +117,13 @@ class Reply:
         partner: who gets it.
         name: what the store knows it by.
         is_free: whether the server is certain not to count it.
+        is_open: whether others to the same person may be free.
     """
 
     partner: Partner
     name: str = ""
     is_free: bool = False
+    is_open: bool = False
 
 
 @define(eq=False)

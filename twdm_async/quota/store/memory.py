@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Self
 
@@ -42,6 +43,7 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
         self._clock = clock or Clock()
         self._ledgers: dict[Bucket, Ledger] = {}
         self._conversations: OrderedDict[Partner, Conversation] = OrderedDict()  # the one touched last comes last
+        self._since = math.floor(self._clock.wall())  # what was sent before is not known
         self._names = itertools.count()
 
     @property
@@ -101,10 +103,10 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
         self._settle_in()
         conversation = self._conversation(partner)
         name = f"{next(self._names):x}"
-        is_free = conversation.begin(name, now, credit)
+        freedom = conversation.begin(name, now, credit)
         while next(iter(self._conversations.values())).is_over(now, credit):
             self._conversations.popitem(last=False)
-        return Reply(partner, name, is_free)
+        return Reply(partner, name, freedom.is_free, freedom.is_open)
 
     def sent(self, reply: Reply, made: float | None) -> None:
         self._conversation(reply.partner).end(reply.name, made)
@@ -113,7 +115,8 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
         self._conversation(reply.partner).withdraw(reply.name)
 
     def heard(self, partner: Partner, at: float) -> None:
-        self._conversation(partner).hear(at)
+        if at >= self._since:
+            self._conversation(partner).hear(at)
 
     def usage(self, bucket: Bucket, quota: Quota) -> Usage:
         return self._ledger(Claim(bucket, (quota,))).usage(self._clock.monotonic(), quota)

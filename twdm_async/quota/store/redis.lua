@@ -43,6 +43,8 @@ else
 end
 redis.call('HSET', KEYS[1], 'now', moment(now), 'time', moment(time), 'epoch', epoch)
 redis.call('EXPIRE', KEYS[1], KEEP_FACTS)
+redis.call('HSETNX', KEYS[1], 'since', moment(math.floor(time)))
+local since = tonumber(redis.call('HGET', KEYS[1], 'since'))  -- messages that were sent before are not known
 
 local buckets = {}
 
@@ -245,56 +247,81 @@ function steps.tighten(index, quota, remaining, seconds)
   end
 end
 
--- Conversations: as in credit.py, which says why; a hash of opened, and of begun and made for each message.
-local SHORTER, UNDER_WAY = 600, 3600
+-- Conversations: as in credit.py, which says why; a hash of when the person wrote ("opened"), and for each message of
+-- when it was begun, when it was made ("?" if that is not known), and whether it is over.
+local SHORTER, UNDER_WAY, KEEP_CONVERSATION = 600, 3600, 7 * 86400
 
 local function conversation_at(place)
-  local key = KEYS[tonumber(ARGV[7]) + place + 1]
-  redis.call('EXPIRE', key, 7 * 86400)
-  return key
+  return KEYS[tonumber(ARGV[7]) + place + 1]
 end
 
-local function was_before(begun, made, opened)
-  return opened and ((made and made < opened) or begun + UNDER_WAY < opened)
+local function note(key, name, begun, made, is_over)
+  local words = moment(begun) .. ' ' .. (made and moment(made) or '?') .. ' ' .. (is_over and 'over' or 'out')
+  redis.call('HSET', key, name, words)
+  redis.call('EXPIRE', key, KEEP_CONVERSATION)
+end
+
+local function opened_at(key)
+  return tonumber(redis.call('HGET', key, 'opened') or nil)
 end
 
 local function sends_of(key)
   local found, sends = redis.call('HGETALL', key), {}
   for place = 1, #found, 2 do
     if found[place] ~= 'opened' then
-      local begun, made = string.match(found[place + 1], '^(%S+) (%S+)$')
-      table.insert(sends, {found[place], tonumber(begun), tonumber(made)})  -- a made that is not known is nil
+      local begun, made, state = string.match(found[place + 1], '^(%S+) (%S+) (%S+)$')
+      table.insert(sends, {name = found[place], begun = tonumber(begun), made = tonumber(made), over = state == 'over'})
     end
   end
   return sends
 end
 
+local function was_before(send, opened)
+  return opened and ((send.made and send.made < opened) or send.begun + UNDER_WAY < opened)
+end
+
+-- Of those that have come to their end, the latest are enough.
+local function forget(key, before, enough)
+  local over = {}
+  for _, send in ipairs(sends_of(key)) do
+    if send.begun < before then
+      redis.call('HDEL', key, send.name)
+    elseif send.over then
+      table.insert(over, send)
+    end
+  end
+  table.sort(over, function(a, b) return (a.made or math.huge) < (b.made or math.huge) end)
+  for place = 1, #over - enough do
+    redis.call('HDEL', key, over[place].name)
+  end
+end
+
 function steps.begin_reply(place, name, at, replies, per)
-  local key = conversation_at(place)
-  local opened, count = tonumber(redis.call('HGET', key, 'opened') or nil), 0
-  local before = at - per - UNDER_WAY
+  local key, before = conversation_at(place), at - per - UNDER_WAY
+  local opened, count = opened_at(key), 0
   if opened and opened < before then
     opened = nil
     redis.call('HDEL', key, 'opened')
   end
+  redis.call('HDEL', key, name)  -- the first time, only the answer was lost
+  forget(key, before, replies)
   for _, send in ipairs(sends_of(key)) do
-    if send[2] < before then
-      redis.call('HDEL', key, send[1])
-    elseif not was_before(send[2], send[3], opened) and send[1] ~= name then
+    if not was_before(send, opened) then
       count = count + 1
     end
   end
-  redis.call('HSET', key, name, moment(at) .. ' ?')
-  redis.call('EXPIRE', key, math.ceil(per + 2 * UNDER_WAY))
-  local is_open = opened and opened - SHORTER < at and at < opened + per - SHORTER
-  return (is_open and count < replies) and 'free' or 'counted'
+  note(key, name, at)
+  if not opened or opened - SHORTER >= at or at >= opened + per + UNDER_WAY then
+    return 'counted'
+  end
+  return (at < opened + per - SHORTER and count < replies) and 'free' or 'open'
 end
 
 function steps.end_reply(place, name, made)
   local key = conversation_at(place)
   local found = redis.call('HGET', key, name)
-  local begun = found and string.match(found, '^(%S+)') or '1e18'
-  redis.call('HSET', key, name, begun .. ' ' .. (type(made) == 'number' and moment(made) or '?'))
+  local begun = found and tonumber(string.match(found, '^(%S+)')) or 1e12
+  note(key, name, begun, type(made) == 'number' and made, true)
 end
 
 function steps.withdraw_reply(place, name)
@@ -303,16 +330,16 @@ end
 
 function steps.hear(place, at)
   local key = conversation_at(place)
-  local opened = tonumber(redis.call('HGET', key, 'opened') or nil)
-  if not opened or at > opened then
+  local opened = opened_at(key)
+  if at >= since and (not opened or at > opened) then
     redis.call('HSET', key, 'opened', moment(at))
+    redis.call('EXPIRE', key, KEEP_CONVERSATION)
     for _, send in ipairs(sends_of(key)) do
-      if was_before(send[2], send[3], at) then
-        redis.call('HDEL', key, send[1])
+      if was_before(send, at) then
+        redis.call('HDEL', key, send.name)
       end
     end
   end
-  redis.call('EXPIRE', key, 7 * 86400)
 end
 
 local answers = {}

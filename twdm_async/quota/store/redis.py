@@ -290,7 +290,7 @@ def _app_of(step: Step) -> str:
 
 def _read(step: Step, words: Any) -> Answer:
     if isinstance(step, BeginReply):
-        return Begun(words == "free")
+        return Begun(words == "free", words in {"free", "open"})
     if not isinstance(step, Take | Look):
         return None
     quotas = [quota for claim in step.claims for quota in claim.quotas]

@@ -184,8 +184,10 @@ class _Page:
                 with self._conversation(step.partner) as conversation:
                     conversation.withdraw(step.name)
             case Hear():
-                with self._conversation(step.partner) as conversation:
-                    conversation.hear(step.at)
+                (since,) = self._db.execute("SELECT at FROM noted_since").fetchone()
+                if step.at >= since:  # what was sent before is not known
+                    with self._conversation(step.partner) as conversation:
+                        conversation.hear(step.at)
         return None
 
     def write(self) -> None:
@@ -197,13 +199,13 @@ class _Page:
 
     def _begin_reply(self, step: BeginReply) -> Begun:
         with self._conversation(step.partner) as conversation:
-            is_free = conversation.begin(step.name, step.now, step.credit)
+            freedom = conversation.begin(step.name, step.now, step.credit)
         # Each that is begun removes up to two that are over, so there are never many.
         oldest = "SELECT name, content FROM conversation ORDER BY touched LIMIT 2"
         for name, content in self._db.execute(oldest).fetchall():
             if Conversation.from_json(json.loads(content)).is_over(step.now, step.credit):
                 self._db.execute("DELETE FROM conversation WHERE name = ?", (name,))
-        return Begun(is_free)
+        return Begun(freedom.is_free, freedom.is_open)
 
     @contextlib.contextmanager
     def _conversation(self, partner: Partner) -> Generator[Conversation]:

@@ -136,9 +136,10 @@ class Taken:
 
 @frozen
 class Begun:
-    """Whether a message that is about to leave is free."""
+    """Whether a message that is about to leave is free, and whether others to the same person may be."""
 
     is_free: bool
+    is_open: bool
 
 
 Answer = Looked | Taken | Begun | None
