@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 secrets.watch()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """More workers than processors: a third of the time, tests wait for processes of their own and for timers."""
+    processors = os.cpu_count() or 1
+    return processors + (processors + 1) // 2
+
+
 @pytest.fixture(autouse=True)
 def nothing_secret_is_shown() -> Iterator[None]:
     """No test may make anything show a key or the text of a message."""

@@ -86,7 +86,7 @@ async def test_four_processes_on_one_redis_of_which_one_is_killed(redis_url: str
         await working(sandbox, 2 * LIMIT)
         processes[0].kill()
         killed_at = time.monotonic()
-        await working(sandbox, 6 * LIMIT)
+        await working(sandbox, 5 * LIMIT)
         said = await end(processes)
         assert_no_breach(sandbox)
         assert not said.strip(), said

@@ -24,6 +24,7 @@ Everything is pure: times come in as arguments, in seconds since 1970 by the ser
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, field, frozen
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _SHORTER: Final = 600.0  # seconds
 _UNDER_WAY: Final = 3600.0  # seconds: no request is so long on its way
+_TIDY: Final = 16  # messages; as long as there are fewer, none is forgotten
 
 
 @frozen
@@ -82,6 +84,7 @@ class Conversation:
     opened: float = -math.inf
     sends: dict[str, Send] = field(factory=dict[str, Send])
     touched: float = -math.inf
+    _tidy_at: int = field(default=_TIDY, init=False, repr=False, eq=False)
 
     def hear(self, at: float) -> None:
         """The person wrote at that time."""
@@ -94,7 +97,8 @@ class Conversation:
         """A message called `name` is about to leave; whether it is free."""
         self.touched = max(self.touched, now)
         self._forget(now - credit.per - _UNDER_WAY, credit.replies)
-        replies = sum(not send.was_before(self.opened) for send in self.sends.values())
+        later = (send for send in self.sends.values() if not send.was_before(self.opened))
+        replies = sum(1 for _ in islice(later, credit.replies))
         is_open = self.opened - _SHORTER < now < self.opened + credit.per + _UNDER_WAY
         self.sends[name] = Send(now)
         is_free = is_open and now < self.opened + credit.per - _SHORTER and replies < credit.replies
@@ -120,11 +124,14 @@ class Conversation:
         """
         if self.opened < before:
             self.opened = -math.inf
+        if len(self.sends) < self._tidy_at:
+            return
         left = {name: send for name, send in self.sends.items() if send.begun >= before}
         over = sorted((name for name in left if left[name].is_over), key=lambda name: _moment(left[name]))
         for name in over[: max(0, len(over) - enough)]:
             del left[name]
         self.sends = left
+        self._tidy_at = 2 * len(left) + _TIDY
 
     def as_json(self) -> Json:
         """For a store."""
