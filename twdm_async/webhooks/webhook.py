@@ -22,7 +22,7 @@ from attrs import frozen
 
 from twdm_async.client import Client
 from twdm_async.credentials import Credentials
-from twdm_async.errors import InboxFailed, InvalidInput
+from twdm_async.errors import InboxFailed, InvalidInput, TwdmError
 from twdm_async.resources.inbox import Inbox, Received, checked_inbox
 from twdm_async.webhooks.events import Event, MessageEvent, read_events, read_with_content
 from twdm_async.webhooks.signature import crc_response, is_signed
@@ -114,7 +114,8 @@ class Webhook:
         self._is_closed = False
 
     async def receive(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> WebhookReply:
-        """Take in one request, from whatever serves HTTP. It never raises for what is sent.
+        """Take in one request, from whatever serves HTTP. It never raises for what is sent. What else X tells, of posts
+        or followers say, is answered with 200 and left out.
 
         Args:
             method: ``GET`` for a check, ``POST`` for events.
@@ -125,6 +126,9 @@ class Webhook:
         Returns:
             What to answer: 200; 400 for what cannot be read; 403 if the signature is wrong; 405 for another method; 413
             for a body that is too large; 503 if the events could not be kept, so that they are sent again.
+
+        Raises:
+            InvalidInput: `body` is not bytes.
         """
         if not isinstance(body, bytes):
             raise InvalidInput(parameter="body", problem="must be the raw bytes, since they are what is signed")
@@ -143,7 +147,7 @@ class Webhook:
             return WebhookReply(400)
         taking_in = asyncio.create_task(self._take_in(events), name="twdm_async webhook")
         self._tasks.add(taking_in)
-        taking_in.add_done_callback(self._tasks.discard)
+        taking_in.add_done_callback(self._ended)
         try:
             await asyncio.shield(taking_in)  # who hangs up does not stop it halfway
         except InboxFailed as error:
@@ -239,7 +243,10 @@ class Webhook:
         if isinstance(event, MessageEvent):
             for client in self._clients:
                 if client.credentials.user_id == event.for_user_id:
-                    client.direct_messages.note_event(event.message, event.for_user_id)
+                    try:
+                        client.direct_messages.note_event(event.message)
+                    except TwdmError as error:  # that is no reason not to handle it
+                        _log.warning("webhook: a client could not be told of a message: %s", error)
         person = (event.for_user_id, event.person_id)
         line = self._waiting.get(person)
         if line is not None:
@@ -248,7 +255,12 @@ class Webhook:
         line = self._waiting[person] = deque([(event, received)])
         task = asyncio.create_task(self._work(person, line), name="twdm_async webhook")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited for it has it; perhaps nobody did
 
     async def _work(self, person: tuple[str, str], line: deque[tuple[Event, Received]]) -> None:
         """Handle what one person does, until nothing is left."""
