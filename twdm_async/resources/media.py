@@ -138,13 +138,11 @@ class MediaUploads:
         deadline = self._clock.monotonic() + timeout
         last = media
         while last.processing is not None and last.processing.state not in _DONE:
-            seconds = last.processing.check_after_secs
-            wait = min(max(_USUAL_CHECK if seconds is None else seconds, _SHORTEST_CHECK), _LONGEST_CHECK)
             left = deadline - self._clock.monotonic()
             if left <= 0:
                 problem = f"the API had not processed it after {timeout:g} s"
                 raise MediaFailed(endpoint=back.status_name, problem=problem, media_id=media.id)
-            await self._clock.sleep(min(wait, left))
+            await self._clock.sleep(min(_check_after(last.processing.check_after_secs), left))
             last = await back.status(media.id)
             if last.processing is not None and last.processing.progress_percent is not None:
                 tell(UploadProgress(size, size, last.processing.progress_percent))
@@ -154,6 +152,11 @@ class MediaUploads:
             problem = f"the API could not process it{': ' if words else ''}{': '.join(words)}"
             raise MediaFailed(endpoint=back.status_name, problem=problem, media_id=media.id)
         return evolve(media, processing=last.processing)  # the later answers do not tell all of it again
+
+
+def _check_after(said: int | None) -> float:
+    """Seconds until the next look at the processing, where the API said so many."""
+    return min(max(_USUAL_CHECK if said is None else said, _SHORTEST_CHECK), _LONGEST_CHECK)
 
 
 def _nobody(_: UploadProgress) -> None:
