@@ -22,7 +22,7 @@ secrets.watch()
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """More workers than processors: a third of the time, tests wait for processes of their own and for timers."""
+    """More workers than processors: much of the time, tests wait for processes of their own and for timers."""
     processors = os.cpu_count() or 1
     return processors + (processors + 1) // 2
 

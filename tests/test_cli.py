@@ -511,13 +511,12 @@ async def test_welcome_messages(twdm: Twdm, sandbox: Sandbox, client: Client) ->
     ]
     assert json.loads((await twdm("welcome", "update", made["id"], "Good day"))[1])["text"] == "Good day"
     other = (await client.welcome_messages.create("Other")).id
-    assert (await twdm("welcome", "default", other))[0] == 0
+    await client.welcome_message_rules.set_default(other)
     listed = json.loads((await twdm("welcome", "list"))[1])
     assert [one["text"] for one in listed["welcome_messages"]] == ["Good day", "Other"]
     assert [one["welcome_message_id"] for one in listed["rules"]] == [other]
     assert (await twdm("welcome", "clear"))[0] == 0
     assert sandbox.person(5).welcome is None
-    assert (await twdm("welcome", "delete", other))[0] == 0
 
 
 async def test_a_film_is_uploaded(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:

@@ -209,13 +209,20 @@ def check(seed: int, path: Path | None) -> int:
     return len(made[0].counted)
 
 
+_LONG = 3000
+
+
 def many(first: int, last: int) -> list[object]:
-    """Some of them in every run, and all of them in a long one."""
+    """Some of them in every run, more in a long one, and all of them in a thorough one."""
     parts = [range(start, min(start + 500, last)) for start in range(first, last, 500)]
-    return [range(first), *(pytest.param(part, marks=pytest.mark.soak) for part in parts)]
+    long = [pytest.param(part, marks=pytest.mark.soak) for part in parts if part.start < _LONG]
+    thorough = [
+        pytest.param(part, marks=(pytest.mark.soak, pytest.mark.thorough)) for part in parts if part.start >= _LONG
+    ]
+    return [range(first), *long, *thorough]
 
 
-@pytest.mark.parametrize("seeds", many(100, 9000), ids=str)
+@pytest.mark.parametrize("seeds", many(50, 9000), ids=str)
 @pytest.mark.timeout(300)
 def test_no_schedule_breaches(seeds: range) -> None:
     assert sum(check(seed, None) for seed in seeds) > 5 * len(seeds)
