@@ -25,9 +25,9 @@ from __future__ import annotations
 
 import math
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from twdm_async._json import Json, is_object
 
@@ -39,8 +39,7 @@ _UNDER_WAY: Final = 3600.0  # seconds: no request is so long on its way
 _TIDY: Final = 16  # messages; as long as there are fewer, none is forgotten
 
 
-@frozen
-class Freedom:
+class Freedom(NamedTuple):
     """What the server will make of a message.
 
     Args:
@@ -52,7 +51,7 @@ class Freedom:
     is_open: bool = False
 
 
-@frozen
+@define
 class Send:
     """A message to the person.
 

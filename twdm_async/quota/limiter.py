@@ -266,9 +266,10 @@ class QuotaLimiter:
         """Note a message that is about to leave."""
         if line.credit is None:
             return Reply(partner)
-        patience = None if deadline is None else max(deadline, self._clock.monotonic() + _STORE_PATIENCE)
+        if deadline is None:
+            return await self._store.reply(partner, answering.server_time(), line.credit)
         try:
-            async with asyncio.timeout_at(patience):
+            async with asyncio.timeout_at(max(deadline, self._clock.monotonic() + _STORE_PATIENCE)):
                 return await self._store.reply(partner, answering.server_time(), line.credit)
         except TimeoutError:
             raise _no_answer(self._store) from None
