@@ -34,13 +34,11 @@ class Received:
         account: the user id of the account that received it.
         id: what tells it from the account's other events.
         body: as JSON, for whoever handles it; ``None`` if it is only to be known.
-        tries: how often it was begun to be handled.
     """
 
     account: str
     id: str
     body: str | None = field(default=None, repr=False)
-    tries: int = 0
 
 
 class Inbox:
@@ -150,7 +148,7 @@ class Inbox:
             dead = [one for one in owners if one != me and (one is None or self._is_dead(one))]
             taken: list[Any] = []
             for owner in dead:
-                query = "SELECT kept_at, account, id, body, tries FROM event WHERE owner IS ? AND body IS NOT NULL"
+                query = "SELECT kept_at, account, id, body FROM event WHERE owner IS ? AND body IS NOT NULL"
                 taken += db.execute(query, (owner,)).fetchall()
                 db.execute("UPDATE event SET owner = ? WHERE owner IS ? AND body IS NOT NULL", (me, owner))
             return [Received(*rest) for _, *rest in sorted(taken)]

@@ -102,8 +102,8 @@ class Webhook:
             raise InvalidInput(parameter="clients", problem="must be a list of Client")
         self._credentials = credentials
         self._handle = handle
-        self._own_inbox = Inbox() if checked_inbox(inbox) is None else None
-        self._inbox = inbox or self._own_inbox or Inbox()
+        self._inbox = checked_inbox(inbox) or Inbox()
+        self._owns_inbox = inbox is None
         self._clients = tuple(clients)
         self._with_echoes = with_echoes
         self._places = asyncio.Semaphore(at_once)
@@ -195,8 +195,8 @@ class Webhook:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._own_inbox is not None:
-            await self._own_inbox.close()
+        if self._owns_inbox:
+            await self._inbox.close()
 
     async def __aenter__(self) -> Self:
         await self._take_over()
