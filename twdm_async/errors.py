@@ -10,6 +10,8 @@
     ├── ConnectFailed            no answer was had, and asking again can do no harm
     ├── ClientClosed             (also RuntimeError) the client was closed before the call could leave
     ├── WrongEventLoop           (also RuntimeError) the client belongs to another event loop, or another process
+    ├── IncompatibleAiohttp      (also RuntimeError) the installed aiohttp does not tell when a request leaves
+    ├── InternalError            (also RuntimeError) a mistake of this library
     ├── OutboxFailed             the outbox' file could not be read or written
     ├── InboxFailed              the inbox' file could not be read or written
     ├── MediaFailed              a file could not be processed by the API, or is larger than it may be
@@ -49,6 +51,8 @@ __all__ = [
     "DeliveryUnknown",
     "Forbidden",
     "InboxFailed",
+    "IncompatibleAiohttp",
+    "InternalError",
     "InvalidInput",
     "LooksAutomated",
     "MalformedResponse",
@@ -69,6 +73,9 @@ __all__ = [
 ]
 
 Delivered = Literal["no", "unknown", "yes"]
+
+Subject = Literal["message", "account", "unclear", "intermediary"]
+"""What a refusal is about; see :class:`ResponseError`."""
 
 
 def _restore(cls: type[TwdmError], facts: dict[str, Any]) -> TwdmError:
@@ -216,6 +223,38 @@ class WrongEventLoop(TwdmError, RuntimeError):
 
 
 @define(kw_only=True, slots=False, eq=False, str=False)
+class IncompatibleAiohttp(TwdmError, RuntimeError):
+    """The installed aiohttp sends requests in a way that this library does not know. Nothing was sent, since it could
+    not be told whether a message has left.
+
+    Args:
+        version: of aiohttp.
+    """
+
+    version: str
+
+    def __str__(self) -> str:
+        return (
+            f"aiohttp {self.version} does not tell when a request leaves; install a version that twdm_async supports "
+            "(pip install --upgrade twdm_async)"
+        )
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
+class InternalError(TwdmError, RuntimeError):
+    """This library made a mistake. Please report it; the words hold no key and no text of a message.
+
+    Args:
+        problem: the class of the exception that was not expected, and the line that raised it.
+    """
+
+    problem: str
+
+    def __str__(self) -> str:
+        return f"twdm_async made a mistake ({self.problem}); please report it"
+
+
+@define(kw_only=True, slots=False, eq=False, str=False)
 class OutboxFailed(TwdmError):
     """The file of an outbox could not be read or written, or is not to be trusted. What it holds is as it was.
 
@@ -323,7 +362,7 @@ class MalformedResponse(TwdmError):
 
 @define(kw_only=True, slots=False, eq=False, str=False)
 class ResponseError(TwdmError):
-    """The API refused the request.
+    """The request was refused.
 
     Args:
         endpoint: the endpoint's name.
@@ -331,6 +370,10 @@ class ResponseError(TwdmError):
         codes: the API's error codes, in its order; empty if it gave none.
         messages: the API's words, in the same order.
         sent_at: when the attempt was made (UTC).
+        subject: what the refusal is about. ``"message"``: this recipient or this wording; others can be sent.
+            ``"account"``: the account, its keys or the app; whatever is sent is refused. ``"unclear"``: the API's
+            answer does not tell. ``"intermediary"``: the answer has no error code of the API, so it came from a proxy, a
+            firewall or a login page in between, and the same request may succeed later.
     """
 
     endpoint: str
@@ -338,6 +381,7 @@ class ResponseError(TwdmError):
     codes: tuple[int, ...] = ()
     messages: tuple[str, ...] = ()
     sent_at: datetime | None = None
+    subject: Subject = "unclear"
 
     def __str__(self) -> str:
         codes = f", code {', '.join(map(str, self.codes))}" if self.codes else ""
@@ -373,12 +417,14 @@ class NotAllowlisted(Forbidden):
 
 @define(kw_only=True, slots=False, eq=False, str=False)
 class RecipientUnreachable(Forbidden):
-    """This person cannot be written to: blocked, closed to messages, suspended (codes 63, 150, 349)."""
+    """This person cannot be written to: blocked, closed to messages, suspended (codes 63, 150, 349, 476; 326 if it
+    says that the person does not follow).
+    """
 
 
 @define(kw_only=True, slots=False, eq=False, str=False)
 class LooksAutomated(Forbidden):
-    """The antispam guard stopped it (code 226). Pause for long and change what is sent."""
+    """The antispam guard stopped this message (code 226). It will stop it again; change what it says."""
 
 
 @define(kw_only=True, slots=False, eq=False, str=False)

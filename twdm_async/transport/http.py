@@ -8,13 +8,15 @@ import asyncio
 import contextlib
 import io
 import os
+import select
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 import aiohttp
 from yarl import URL
 
-from twdm_async.errors import ClientClosed, InvalidInput, MediaFailed
+from twdm_async.errors import ClientClosed, IncompatibleAiohttp, InvalidInput, MediaFailed
 from twdm_async.transport.wire import LARGEST_REPLY, Fault, File, Reply
 
 if TYPE_CHECKING:
@@ -31,17 +33,19 @@ _USER_AGENT: Final = "twdm_async"
 class Attempt:
     """One request on its way. Whoever holds it can tell, also after a cancellation, whether bytes left."""
 
-    __slots__ = ("_deadline", "sent")
+    __slots__ = ("_connection", "_deadline", "authorization", "sent")
 
     def __init__(self) -> None:
         self.sent = False
+        self.authorization = ""  # its signature
         self._deadline: tuple[asyncio.Timeout, float] | None = None
+        self._connection: asyncio.BaseTransport | None = None
 
     def expire(self, scope: asyncio.Timeout, seconds: float) -> None:
         """Let `scope` end `seconds` after the first byte."""
         self._deadline = (scope, seconds)
 
-    def begin(self) -> None:
+    def begin(self, connection: asyncio.BaseTransport | None) -> None:
         """The connection is there, and the first byte is about to leave."""
         if self.sent:
             # aiohttp repeats an idempotent request by itself if a kept connection turns out to be dead. Every request
@@ -49,6 +53,7 @@ class Attempt:
             # is ours.
             raise _Repeated("the connection was lost")
         self.sent = True
+        self._connection = connection
         self.extend()
 
     def extend(self) -> None:
@@ -58,22 +63,92 @@ class Attempt:
             if not scope.expired():
                 scope.reschedule(asyncio.get_running_loop().time() + seconds)
 
+    def distrust(self) -> None:
+        """Close the connection: what came over it was the answer to another request, so the next one would be, too."""
+        if self._connection is not None:
+            self._connection.close()
+
 
 class _Repeated(aiohttp.ClientError):
     pass
 
 
+class _Unasked(aiohttp.ClientError):
+    """A kept connection holds bytes that nobody asked for, or was closed. Nothing was sent over it."""
+
+
 _current: ContextVar[Attempt] = ContextVar("twdm_async_attempt")
+_used: WeakSet[Any] = WeakSet()
+"""Connections that have carried a request."""
+_checked: set[str] = set()
+"""Versions of aiohttp of which :func:`check_hook` knows that they are good."""
 
 
 class _TrackedRequest(aiohttp.ClientRequest):
-    """Tells the attempt when its bytes leave. aiohttp makes one where the request is made, so the context is the
-    attempt's.
+    """Tells the attempt when its bytes leave, and uses no connection on which something came that nobody asked for.
+
+    aiohttp makes one where the request is made, so the context is the attempt's.
     """
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        _current.get().begin()
+        protocol = conn.protocol
+        transport = None if protocol is None else protocol.transport
+        if protocol is not None and transport is not None:
+            if protocol in _used and (protocol.should_close or _has_bytes(transport)):
+                raise _Unasked  # and aiohttp closes the connection
+            _used.add(protocol)
+        attempt = _current.get()
+        # Only now, so that aiohttp finds no reason to refuse what it took from .netrc; that is replaced here.
+        self.headers["Authorization"] = attempt.authorization
+        attempt.begin(transport)
         return await super().send(conn)
+
+
+def _has_bytes(transport: asyncio.BaseTransport) -> bool:
+    """Whether something waits to be read, be it the end of the connection. So far, the loop may not have looked."""
+    connected = transport.get_extra_info("socket")
+    if connected is None:
+        return False
+    watch = select.poll()
+    watch.register(connected.fileno(), select.POLLIN)
+    return bool(watch.poll(0))
+
+
+class _NoConnection:
+    """Stands in for a connection where aiohttp is only to come as far as sending."""
+
+    protocol: Any = None
+
+    def __init__(self) -> None:
+        self.protocol = self
+        self.transport = None
+
+    def set_response_params(self, **_: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Nowhere(aiohttp.BaseConnector):
+    async def connect(self, *_: Any, **__: Any) -> Any:
+        return _NoConnection()
+
+
+async def check_hook() -> None:
+    """Have aiohttp send a request to nowhere, to see that it tells when the first byte is about to leave.
+
+    Raises:
+        IncompatibleAiohttp: it does not, so it could not be told whether a message left.
+    """
+    if aiohttp.__version__ in _checked:
+        return
+    attempt = Attempt()
+    _current.set(attempt)
+    async with aiohttp.ClientSession(connector=_Nowhere(), request_class=_TrackedRequest) as session:
+        with contextlib.suppress(Exception):  # there is nothing to send it with
+            await session.get("http://127.0.0.1/")
+    if not attempt.sent or not isinstance(getattr(aiohttp.client_proto.ResponseHandler, "should_close", None), property):
+        raise IncompatibleAiohttp(version=aiohttp.__version__)
+    _checked.add(aiohttp.__version__)
 
 
 class HttpTransport:
@@ -81,7 +156,8 @@ class HttpTransport:
 
     Args:
         borrowed: a session whose connections are used, and which is never closed; ``None`` makes one.
-        timeout: seconds one attempt may take, from the connection on; connecting may take as long again.
+        timeout: seconds one attempt may take, from the connection on; having one may take as long again, the wait for
+            a place in a borrowed session's pool included.
         trace_configs: aiohttp's, which see every request, its signature included.
     """
 
@@ -118,32 +194,24 @@ class HttpTransport:
 
         Raises:
             ClientClosed: it was closed.
+            IncompatibleAiohttp: it cannot be told when bytes leave.
             MediaFailed, InvalidInput: a file is too large, or cannot be written.
         """
+        if self._session is None:
+            await check_hook()
         if self._is_closed:
             raise ClientClosed(endpoint=request.endpoint.name)
         session = self._session or self._open()
         _current.set(attempt)
-        scope = asyncio.timeout(None)
+        attempt.authorization = authorization
+        scope = asyncio.timeout(self._timeout)  # until there is a connection; then it begins anew
         self._under_way.add(scope)
         try:
             async with scope:
                 attempt.expire(scope, self._timeout)
-                async with session.request(
-                    request.endpoint.method,
-                    URL(request.target, encoded=True),
-                    data=_body(request.body),
-                    headers=_headers(request, authorization),
-                    allow_redirects=False,
-                    trace_request_ctx=request.endpoint.name,
-                ) as response:
-                    if request.sink is not None and response.status == 200 and response.content_type != _JSON:
-                        body: bytes | None = await self._save(response, request.sink, attempt)
-                    else:
-                        body = await _read(response)
-            if body is None:
-                return Fault("the reply is longer than any reply may be", sent=True, lasting=True)
-            return Reply(response.status, response.headers, body)
+                while True:
+                    with contextlib.suppress(_Unasked):
+                        return await self._exchange(session, request, attempt)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             # What aiohttp raises is not passed on: its repr shows the Authorization header.
             return _fault(error, attempt.sent)
@@ -151,6 +219,26 @@ class HttpTransport:
             self._under_way.discard(scope)
             if not self._under_way:
                 self._idle.set()
+
+    async def _exchange(self, session: aiohttp.ClientSession, request: Request, attempt: Attempt) -> Reply | Fault:
+        async with session.request(
+            request.endpoint.method,
+            URL(request.target, encoded=True),
+            data=_body(request.body),
+            headers=_headers(request),
+            allow_redirects=False,
+            trace_request_ctx=request.endpoint.name,
+        ) as response:
+            if not attempt.sent:  # a reply without a request: what aiohttp does is not what it did in the check
+                attempt.sent = True
+                return Fault("this version of aiohttp does not tell when a request leaves", sent=True, lasting=True)
+            if request.sink is not None and response.status == 200 and response.content_type != _JSON:
+                body: bytes | None = await self._save(response, request.sink, attempt)
+            else:
+                body = await _read(response)
+        if body is None:
+            return Fault("the reply is longer than any reply may be", sent=True, lasting=True)
+        return Reply(response.status, response.headers, body)
 
     async def _save(self, response: aiohttp.ClientResponse, sink: Sink, attempt: Attempt) -> bytes:
         """Let the body go where it should. Nothing of it is kept. As long as it comes, there is time."""
@@ -199,11 +287,7 @@ class HttpTransport:
             trust_env=lender.trust_env if lender else False,
             trace_configs=self._trace_configs,
             cookie_jar=aiohttp.DummyCookieJar(),
-            # Only connecting is aiohttp's to bound: its total would count the wait for a pooled connection, too. So
-            # would its connect; but our own pool has no bound, so there it is the time for the name and the connection.
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=None if lender else self._timeout, sock_connect=self._timeout
-            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # all of it is bounded here
             headers={"Accept-Encoding": "identity", "User-Agent": _USER_AGENT},
             auto_decompress=False,
             request_class=_TrackedRequest,
@@ -211,11 +295,8 @@ class HttpTransport:
         return self._session
 
 
-def _headers(request: Request, authorization: str) -> dict[str, str]:
-    headers = {"Authorization": authorization}
-    if request.content_type is not None:
-        headers["Content-Type"] = request.content_type
-    return headers
+def _headers(request: Request) -> dict[str, str] | None:
+    return None if request.content_type is None else {"Content-Type": request.content_type}
 
 
 def _body(body: bytes | Mapping[str, str | File]) -> bytes | aiohttp.FormData | None:
