@@ -1,15 +1,22 @@
-"""Errors that show nothing of what was sent or signed, not even in a traceback that prints what its frames hold."""
+"""Errors that show nothing of what was sent or signed, not even in a traceback that prints what its frames hold; and
+mistakes of this library, which come out as errors of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+import os
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from twdm_async.errors import TwdmError
+from twdm_async.errors import InternalError, TwdmError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+_PACKAGE: Final = f"{Path(__file__).parent}{os.sep}"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,5 +54,18 @@ def quiet(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
             return await running
         except (TwdmError, asyncio.CancelledError) as error:
             raise error.with_traceback(None) from None
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody could have expected it
+            raise mistake(error) from None
 
     return without_frames
+
+
+def mistake(error: Exception) -> TwdmError:
+    """`error`, if it was raised on purpose; else one of ours that says which and where, and not what it holds."""
+    if isinstance(error, TwdmError):
+        return error
+    place = "an unknown place"
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename.startswith(_PACKAGE):
+            place = f"{frame.filename.removeprefix(_PACKAGE)}:{frame.lineno}"
+    return InternalError(problem=f"{type(error).__name__} in {place}")

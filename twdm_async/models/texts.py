@@ -19,6 +19,22 @@ def unescaped(text: str | None) -> str | None:
     return "".join(character for character, _ in _characters(text)) if text and "&" in text else text
 
 
+def written(raw_text: str | None, raw_entities: Mapping[str, Any] | None) -> str | None:
+    """The text as it was sent: with every ``t.co`` link made what it stands for; ``None`` if that is not told of one.
+
+    Args:
+        raw_text: as the API gave it.
+        raw_entities: likewise.
+    """
+    text = raw_text or ""
+    urls = (raw_entities or {}).get("urls")
+    for url in urls if is_array(urls) else []:
+        if is_object(url) and isinstance(url.get("url"), str) and isinstance(url.get("expanded_url"), str):
+            is_attachment = "/messages/media/" in url["expanded_url"]  # the API adds it to the text by itself
+            text = text.replace(url["url"], "" if is_attachment else url["expanded_url"])
+    return None if "//t.co/" in text else unescaped(text)
+
+
 def _characters(raw_text: str) -> list[tuple[str, int]]:
     """The characters that were written, and how many stand for each of them in `raw_text`."""
     characters: list[tuple[str, int]] = []

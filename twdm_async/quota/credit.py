@@ -10,6 +10,8 @@ only err on the safe side:
 - Nothing is assumed of people of whom nothing was heard.
 - Every message to a person is noted *before* its first byte leaves, whether it takes a slot or not; for those that were
   sent before the person's message became known here were replies to it, too.
+- What somebody else sends as the same account, by hand in the app for instance, is noted when it becomes known by a
+  webhook or a list. It is noted by its id, and so are the answers to our own sends, so each message counts once.
 - Whether a message was made before or after the person's, only the server's own times tell, which both carry. One whose
   time is not known counts as made after.
 - Messages to one person may overtake each other, so that the server counts one that was free here in place of one
@@ -104,9 +106,11 @@ class Conversation:
         return Freedom(is_free=is_free, is_open=is_open)
 
     def end(self, name: str, made: float | None) -> None:
-        """It may have arrived. `made` is when, if that is known."""
+        """It may have arrived. `made` is when, if that is known. It need not have begun here."""
         begun = self.sends[name].begun if name in self.sends else math.inf
         self.sends[name] = Send(begun, made, is_over=True)
+        if made is not None:
+            self.touched = max(self.touched, made)
 
     def withdraw(self, name: str) -> None:
         """It never left."""

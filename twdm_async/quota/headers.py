@@ -20,6 +20,8 @@ from datetime import UTC
 LONGEST_WAIT = 25 * 3600.0
 """Seconds. No window of this API is longer than a day; a server that says more is not believed."""
 
+_EARLIEST, _LATEST = 1.1e9, 4.2e9  # seconds since 1970: before the API was, and the year 2103
+
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -42,10 +44,13 @@ _NOTHING_SAID = Limits(None, None, None)
 
 
 def server_time(headers: Mapping[str, str]) -> float | None:
-    """Seconds since 1970 by the server's clock, if the reply says."""
+    """Seconds since 1970 by the server's clock, if the reply says so and can be believed."""
     text = headers.get("Date")
-    if text is None:
-        return None
+    seconds = None if text is None else _moment(text)
+    return seconds if seconds is not None and _EARLIEST <= seconds <= _LATEST else None
+
+
+def _moment(text: str) -> float | None:
     try:
         date = parsedate_to_datetime(text)
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
@@ -91,5 +96,5 @@ def _seconds(text: str | None, now: float) -> float | None:
     number = _number(text)
     if number is not None or text is None:
         return number
-    date = server_time({"Date": text})
+    date = _moment(text)
     return None if date is None else date - now

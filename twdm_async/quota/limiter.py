@@ -145,9 +145,7 @@ class QuotaLimiter:
         self._store = store
         self._owners = {Scope.USER: account, Scope.APP: app}
         self._clock = clock
-        # Also the time in which a connection is made goes by before the first byte.
-        self._lifetime = Lifetime(to_send=timeout, to_settle=3 * timeout)
-        self._grace = 2 * timeout
+        self._lifetime = Lifetime.from_timeout(timeout)
         self._max_waiting = max_waiting
         # Accounts take turns where they wait for the same bucket.
         self._parking_lanes = {priority: Lane(account, priority=priority) for priority in Priority}
@@ -292,22 +290,43 @@ class QuotaLimiter:
                 for turn in line.answering.pop(person, ()):
                     _refuse(turn, _PersonWrote())
 
-    def settle(self, slot: Slot, *, seen: bool, made: datetime | None = None) -> None:
+    def note_outbound(self, person: str, message_id: str, at: datetime) -> None:
+        """Note a message of the account to a person that this client did not send: it may have used a free reply.
+
+        Args:
+            person: the user id.
+            message_id: the message's id. However often it is noted, by whomever, it is one message.
+            at: when it was made, by the server's clock.
+        """
+        if any(self._table[family].credit for family in self._table):
+            partner = Partner(self._owners[Scope.APP], self._owners[Scope.USER], person)
+            self._store.sent(Reply(partner, _by_id(message_id)), at.timestamp())
+
+    def settle(
+        self, slot: Slot, *, seen: bool, made: datetime | None = None, message_id: str | None = None
+    ) -> None:
         """The slot's request is over.
 
         Args:
             slot: its slot.
             seen: whether a reply came, so that the server has counted it by now.
             made: when the message was made that it sent, if the reply said so.
+            message_id: its id, likewise.
         """
-        grace = 0.0 if seen else self._grace
+        grace = 0.0 if seen else self._lifetime.grace
         if slot.reply is not None and slot.reply.is_open:
             # Of two messages to one person, a free one and one with this slot, the server may have counted the other
             # one, when it came; and that one may still be on its way.
             grace = max(grace, self._lifetime.to_send + self._lifetime.to_settle)
         self._store.settle(slot, grace)
         if slot.reply is not None:
-            self._store.sent(slot.reply, made.timestamp() if made else None)
+            told_at = made.timestamp() if made else None
+            if slot.reply.is_open and message_id is not None:
+                # From now on it has the name under which others hear of it, so that it counts once.
+                self._store.sent(evolve(slot.reply, name=_by_id(message_id)), told_at)
+                self._store.unsent(slot.reply)
+            else:
+                self._store.sent(slot.reply, told_at)
 
     def give_back(self, slot: Slot) -> None:
         """No byte of the slot's request left the machine."""
@@ -322,7 +341,7 @@ class QuotaLimiter:
         if limits.remaining is not None and limits.reset_in:
             self._tighten(line, limits.remaining, limits.reset_in)
         if status in {420, 429}:
-            self.refused(family, headers)
+            self.refused(family, headers, is_for_all=status == 420)
         elif line.held_until <= self._clock.monotonic():
             line.refusals = 0
 
@@ -340,21 +359,30 @@ class QuotaLimiter:
         # If the clocks do not agree, the window may have just begun.
         self._tighten(line, remaining, seconds if 0 < seconds <= longest else longest)
 
-    def refused(self, family: str, headers: Mapping[str, str]) -> None:
-        """The server refused a request for quota: send nothing for a while."""
+    def refused(self, family: str, headers: Mapping[str, str], *, is_for_all: bool = False) -> None:
+        """Send nothing for a while: the server refused a request for quota.
+
+        Args:
+            family: the endpoint family of the request.
+            headers: of the reply.
+            is_for_all: whether no call of the account may leave meanwhile. After a status 420 the API has refused
+                every call for a day.
+        """
         line = self._line(family)
         now = self._clock.monotonic()
         is_held = line.held_until > now
         # Of many that were under way together, the first refusal is the news; the others are the same one again.
         refusals = line.refusals - is_held
         seconds = self._hold_for(line, read_limits(headers, self._clock.wall()), refusals)
-        line.refusals = refusals + 1
         if not is_held:
-            _log.warning("%s: the server refused for quota; nothing is sent for %.0f s", line.family, seconds)
-        line.held_until = max(line.held_until, now + seconds)
-        for claim in line.claims:
-            if claim.bucket.scope is Scope.USER:
-                self._store.hold(claim.bucket, seconds)
+            what = "no call of this account leaves" if is_for_all else "nothing is sent"
+            _log.warning("%s: the server refused for quota; %s for %.0f s", line.family, what, seconds)
+        for held in map(self._line, self._table) if is_for_all else (line,):
+            held.held_until = max(held.held_until, now + seconds)
+            held.refusals = max(held.refusals, refusals + 1)
+            for claim in held.claims:
+                if claim.bucket.scope is Scope.USER:
+                    self._store.hold(claim.bucket, seconds)
 
     def state(self) -> tuple[QuotaState, ...]:
         """Every documented quota and how far it is used, as this process last knew."""
@@ -664,6 +692,10 @@ class QuotaLimiter:
             seconds = min(said if said >= 1 else 2.0 ** min(refusals, 12), LONGEST_WAIT)
         # Some jitter, so that clients which were refused together do not come back together.
         return max(seconds, 1.0) * random.uniform(1.0, 1.1)
+
+
+def _by_id(message_id: str) -> str:
+    return f"id {message_id}"
 
 
 def _has_slot(turn: asyncio.Future[Slot]) -> bool:

@@ -24,10 +24,9 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import define, frozen
 
-from twdm_async._json import is_array, is_object
 from twdm_async.errors import Delivered, DeliveryUnknown, InvalidInput
 from twdm_async.models.direct_messages import DirectMessage
-from twdm_async.models.texts import unescaped
+from twdm_async.models.texts import written
 from twdm_async.quota.spec import checked_seconds
 from twdm_async.transport.sent import SentMessages, Sought
 
@@ -71,15 +70,10 @@ class Listed:
 
 
 def listed(message: DirectMessage, credentials: Credentials) -> Listed:
-    """`message`, ready to be compared: with every ``t.co`` link made what it stands for."""
-    text = message.raw_text or ""
-    urls = (message.raw_entities or {}).get("urls")
-    for url in urls if is_array(urls) else []:
-        if is_object(url) and isinstance(url.get("url"), str) and isinstance(url.get("expanded_url"), str):
-            is_attachment = "/messages/media/" in url["expanded_url"]  # the API adds it to the text by itself
-            text = text.replace(url["url"], "" if is_attachment else url["expanded_url"])
-    is_odd = "//t.co/" in text or None in {message.id, message.created_at, message.recipient_id}
-    return Listed(message, None if is_odd else credentials.fingerprint(unescaped(text) or ""))
+    """`message`, ready to be compared."""
+    text = written(message.raw_text, message.raw_entities)
+    is_odd = text is None or None in {message.id, message.created_at, message.recipient_id}
+    return Listed(message, None if is_odd else credentials.fingerprint(text or ""))
 
 
 def span(sought: Sought, timeout: float) -> tuple[datetime, datetime]:

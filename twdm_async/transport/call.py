@@ -18,6 +18,7 @@ from attrs import define, evolve
 
 from twdm_async import errors
 from twdm_async._forks import forks
+from twdm_async._quiet import mistake
 from twdm_async.endpoints import ENDPOINTS, Host, Safety
 from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.observers import AttemptReport
@@ -83,6 +84,10 @@ class Journal(ABC):
     @abstractmethod
     async def ended(self, outcome: Any) -> None:
         """What came of the attempt: an answer, an error, or :class:`~twdm_async.transport.retry.Again`."""
+
+    @abstractmethod
+    def cut_off(self, outcome: Any) -> None:
+        """The same, where the task that made the attempt was cancelled and can wait for nothing."""
 
     @abstractmethod
     def over(self) -> None:
@@ -187,6 +192,11 @@ class Caller:
         """A person has written to the account, at that time by the server's clock."""
         self._limiter.note_inbound(person, at)
 
+    def note_outbound(self, person: str, message_id: str, at: datetime) -> None:
+        """The account has written to a person, at that time by the server's clock."""
+        if message_id not in self.sent.ids:
+            self._limiter.note_outbound(person, message_id, at)
+
     async def quiet(self, recipient_ids: Container[str | None]) -> None:
         """Wait until no attempt is under way that was when this was called, and sends a message to one of them."""
         over: list[asyncio.Event] = []
@@ -229,12 +239,20 @@ class Caller:
             TwdmError: any of the tree, as :mod:`twdm_async.transport.retry` decides.
         """
         self.settle_in()
-        hosts = self._hosts if files_host is None else {**self._hosts, Host.FILES: files_host}
-        request = wire.encode(ENDPOINTS[name], hosts, arguments, path_id=path_id, message=message)
-        request.sink = sink
-        del arguments  # a traceback that shows what its frames hold is not to show a message
-        context = contextvars.copy_context() if self._observers else None
-        call = _Call(request, into, journal, context)
+        try:
+            hosts = self._hosts if files_host is None else {**self._hosts, Host.FILES: files_host}
+            request = wire.encode(ENDPOINTS[name], hosts, arguments, path_id=path_id, message=message)
+            request.sink = sink
+            del arguments  # a traceback that shows what its frames hold is not to show a message
+            context = contextvars.copy_context() if self._observers else None
+            answer: T = await self._attempts(_Call(request, into, journal, context), lane, max_wait)
+            return answer
+        except errors.TwdmError:
+            raise
+        except Exception as error:  # noqa: BLE001 - nobody could have expected it
+            raise mistake(error) from None
+
+    async def _attempts(self, call: _Call, lane: Lane, max_wait: float | None) -> Any:
         patience = checked_wait(max_wait) if max_wait is not None else self._max_wait
         while True:
             patience = await self._admit(call, lane, patience)
@@ -242,8 +260,7 @@ class Caller:
             if isinstance(decision, errors.TwdmError):
                 raise decision
             if not isinstance(decision, retry.Again):
-                answer: T = decision
-                return answer
+                return decision
             call.story = decision.story
             if decision.after:
                 await self._clock.sleep(decision.after)
@@ -261,11 +278,15 @@ class Caller:
             TwdmError: as :meth:`call`.
         """
         arguments = {"count": str(count)}
+        cursors: set[str] = set()
         while True:
             page = await self.call(name, arguments, into, max_wait=max_wait)
             yield page
             if not page.next_cursor:
                 return
+            if page.next_cursor in cursors:
+                raise errors.MalformedResponse(endpoint=name, status=200, problem="a cursor that was told before")
+            cursors.add(page.next_cursor)
             arguments["cursor"] = page.next_cursor
 
     async def _admit(self, call: _Call, lane: Lane, patience: float | None) -> float | None:
@@ -333,10 +354,12 @@ class Caller:
         attempt = Attempt()
         try:
             outcome, decision = await self._exchange(call, attempt, stamp)
-        except Exception:
-            if call.journal is not None:  # a mistake of ours is no reason to leave it open
-                await call.journal.ended(_failed(call.request, stamp, left=attempt.sent))
-            raise
+        except Exception as error:  # noqa: BLE001 - a mistake of ours is no reason to leave it open
+            outcome, decision = None, self._failed(call.request, stamp, mistake(error), left=attempt.sent)
+        except BaseException as cancelled:
+            if call.journal is not None:  # whoever comes next will write it down
+                call.journal.cut_off(self._failed(call.request, stamp, _CUT_OFF, left=attempt.sent))
+            raise cancelled from None
         try:
             if call.journal is not None:
                 await call.journal.ended(decision)
@@ -384,25 +407,35 @@ class Caller:
             outcome = await self._http.exchange(call.request, self._signer.sign(call.request), attempt)
             if isinstance(outcome, Reply):
                 self._limiter.learn(call.request.endpoint.family, outcome.status, outcome.headers)
-            decision = self._decide(call, outcome, stamp)
+            decision = self._decide(call, outcome, stamp, attempt)
             return outcome, decision
         except errors.TwdmError as error:  # the client was closed, or the journal could not be written
             return outcome, error
         finally:
             if attempt.sent:
-                made = decision.created_at if isinstance(decision, DirectMessage) else None
-                self._limiter.settle(call.slot, seen=isinstance(outcome, Reply), made=made)
+                answer = decision if isinstance(decision, DirectMessage) else None
+                self._limiter.settle(
+                    call.slot,
+                    seen=isinstance(outcome, Reply),
+                    made=answer.created_at if answer else None,
+                    message_id=answer.id if answer else None,
+                )
             else:
                 self._limiter.give_back(call.slot)
 
-    def _decide(self, call: _Call, outcome: Reply | Fault, stamp: float) -> Any:
+    def _decide(self, call: _Call, outcome: Reply | Fault, stamp: float, attempt: Attempt) -> Any:
         """What follows from `outcome`: the answer, the error, or that there must be another attempt."""
         request, error = call.request, None
         if isinstance(outcome, Reply):
             try:
                 answer = wire.read(request.endpoint, outcome, call.into)
-            except errors.TwdmError as problem:
-                error = wire.without_text(problem, request.message.text if request.message else None)
+                if problem := self._mismatch(request, answer):
+                    attempt.distrust()
+                    raise errors.MalformedResponse(
+                        endpoint=request.endpoint.name, status=outcome.status, problem=problem
+                    )
+            except errors.TwdmError as refusal:
+                error = wire.without_text(refusal, request.message.text if request.message else None)
             else:
                 self._budget.earn()
                 return answer
@@ -418,8 +451,7 @@ class Caller:
             may_retry=self._budget.has_some,
         )
         if isinstance(decision, errors.DeliveryUnknown):
-            fingerprint = self._fingerprint(request.message) if request.message else None
-            return evolve(decision, fingerprint=fingerprint, ended_at=self._clock.utc())
+            return self._identified(decision, request)
         if isinstance(decision, retry.Again):
             if decision.server_time is not None:
                 self._signer.skew = decision.server_time - self._clock.wall()
@@ -427,9 +459,33 @@ class Caller:
                 self._budget.spend()
         return decision
 
+    def _failed(self, request: Request, stamp: float, error: errors.TwdmError, *, left: bool) -> errors.TwdmError:
+        """What is known of an attempt that `error` ended, and not what came of it."""
+        if not left or request.endpoint.safety is not Safety.SEND_ONCE:
+            return evolve(error, delivered="unknown") if left else error
+        unknown = retry.unknown(request, str(error), datetime.fromtimestamp(stamp, UTC))
+        try:
+            return self._identified(unknown, request)
+        except Exception:  # noqa: BLE001 - that may have been the mistake
+            return unknown
+
+    def _identified(self, unknown: errors.DeliveryUnknown, request: Request) -> errors.DeliveryUnknown:
+        """`unknown`, with what the message can be looked for by."""
+        fingerprint = self._fingerprint(request.message) if request.message else None
+        return evolve(unknown, fingerprint=fingerprint, ended_at=self._clock.utc())
+
+    def _mismatch(self, request: Request, answer: Any) -> str | None:
+        """What is wrong with `answer`, if it answers another request: anything may come over a kept connection."""
+        if not isinstance(answer, DirectMessage) or request.message is None:
+            return None
+        if answer.id is not None and answer.id in self.sent.ids:
+            return "the answer to an earlier request"
+        return None if wire.is_answer_to(request.message, answer) else "no answer to this message"
+
     def _note_sent(self, message: Message | None, answer: DirectMessage, stamp: float) -> None:
         if answer.id is not None:
             self.sent.note(answer.id)
+            self.sent.note_listable(answer.id, answer.created_at or datetime.fromtimestamp(stamp, UTC))
         elif message is not None and message.recipient_id is not None:
             fingerprint, _, content = self._fingerprint(message).partition(" ")
             sent_at = datetime.fromtimestamp(stamp, UTC)
@@ -450,12 +506,7 @@ class Caller:
                 _log.exception("an observer failed")
 
 
-def _failed(request: Request, stamp: float, *, left: bool) -> errors.TwdmError:
-    """What is known of an attempt that ended in a mistake of this library."""
-    name, problem = request.endpoint.name, "this library failed at it"
-    if left:
-        return errors.DeliveryUnknown(endpoint=name, problem=problem, sent_at=datetime.fromtimestamp(stamp, UTC))
-    return errors.ConnectFailed(endpoint=name, problem=problem)
+_CUT_OFF: Final = errors.InternalError(problem="the task was cancelled that waited for the answer")
 
 
 def checked_wait(max_wait: float | None) -> float | None:

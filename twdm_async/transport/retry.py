@@ -7,8 +7,10 @@ no byte left: refused, DNS, timeout         again, up to three tries            
 no byte left, and none ever will: TLS       ``ConnectFailed``                        the same
 429, 420                                    again, when the quota's hold has ended   the same
 401 with code 135: clock                    again once, with the server's time       the same
+"you already said that" (151, 187)          ``DeliveryUnknown``: it may have it      its error
 any other refusal                           its error                                the same
 5xx, reset, timeout, unreadable answer      ``DeliveryUnknown``, never sent again    again, up to three tries
+an answer that is another request's         the same                                 the same
 ==========================================  =======================================  ===============================
 
 Between two tries lies a random time, up to a bound that doubles (*full jitter*), or what ``Retry-After`` asks for if
@@ -24,7 +26,7 @@ from attrs import evolve, frozen
 from twdm_async import errors
 from twdm_async.endpoints import Safety
 from twdm_async.quota.headers import retry_after, server_time
-from twdm_async.transport.wire import Fault, Reply
+from twdm_async.transport.wire import Fault, Reply, may_have_arrived
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -135,11 +137,14 @@ def decide(
         theirs = server_time(outcome.headers)
         if theirs is not None and not story.resynchronised:
             return Again(evolve(story, resynchronised=True), server_time=theirs)
-    if error is not None and _is_answer(error):
+    is_send = request.endpoint.safety is Safety.SEND_ONCE
+    if error is not None and _is_answer(error) and not (is_send and _may_have_arrived(error)):
         return told_whole(error, request, story)
     story = evolve(story, left=True)
-    if request.endpoint.safety is Safety.SEND_ONCE:
-        return _unknown(request, outcome, error, sent_at)
+    if is_send:
+        status = outcome.status if isinstance(outcome, Reply) else None
+        codes = error.codes if isinstance(error, errors.ResponseError) else ()
+        return unknown(request, _said(outcome, error), sent_at, status, codes)
     if may_retry and not (isinstance(outcome, Fault) and outcome.lasting):
         return Again(story, backoff)
     failed = error or errors.ConnectFailed(endpoint=request.endpoint.name, problem=_said(outcome, error))
@@ -168,15 +173,28 @@ def _is_answer(error: errors.TwdmError) -> bool:
     return error.status not in _UNANSWERED or bool(error.codes)
 
 
-def _unknown(
-    request: Request, outcome: Reply | Fault, error: errors.TwdmError | None, sent_at: datetime
+def _may_have_arrived(error: errors.TwdmError) -> bool:
+    return isinstance(error, errors.ResponseError) and may_have_arrived(error)
+
+
+def unknown(
+    request: Request, problem: str, sent_at: datetime, status: int | None = None, codes: tuple[int, ...] = ()
 ) -> errors.DeliveryUnknown:
+    """That `request` left, and it is not known what came of it.
+
+    Args:
+        request: what was asked.
+        problem: what happened instead of an answer.
+        sent_at: when the attempt was made (UTC).
+        status: the HTTP status, if a reply came.
+        codes: the API's error codes, if it gave some.
+    """
     return errors.DeliveryUnknown(
         endpoint=request.endpoint.name,
-        problem=_said(outcome, error),
+        problem=problem,
         sent_at=sent_at,
-        status=outcome.status if isinstance(outcome, Reply) else None,
-        codes=error.codes if isinstance(error, errors.ResponseError) else (),
+        status=status,
+        codes=codes,
         recipient_id=request.message.recipient_id if request.message else None,
         custom_profile_id=request.message.custom_profile_id if request.message else None,
     )
@@ -187,6 +205,8 @@ def _said(outcome: Reply | Fault, error: errors.TwdmError | None) -> str:
         return outcome.problem
     if isinstance(error, errors.MalformedResponse):
         return f"HTTP {outcome.status}, {error.problem}"
+    if error is not None and _may_have_arrived(error):
+        return f"HTTP {outcome.status}, the API says that it has this message already"
     if isinstance(error, errors.ResponseError) and error.codes:
         return f"HTTP {outcome.status}, code {', '.join(map(str, error.codes))}"
     return f"HTTP {outcome.status}"

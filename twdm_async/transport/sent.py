@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from attrs import define, field, frozen
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 _MOST: Final = 20_000  # more than an app may send in a day
 
@@ -34,20 +35,39 @@ class Sought:
 
 @define
 class SentMessages:
-    """The latest of them: their ids, or what those without one can be found by. The oldest are forgotten."""
+    """What is known of the account's messages. Of each kind, the oldest are forgotten.
+
+    Args:
+        ids: of messages that were sent, and are known whose they are.
+        nameless: what those without an id can be found by.
+        listable: messages that the list must show, whoever sent them, and when they were made or about to leave.
+        deleted: ids of those that it shows no longer.
+    """
 
     ids: OrderedDict[str | None, None] = field(factory=OrderedDict[str | None, None], repr=False)
     nameless: OrderedDict[Sought, None] = field(factory=OrderedDict[Sought, None], repr=False)
+    listable: OrderedDict[str, datetime] = field(factory=OrderedDict[str, datetime], repr=False)
+    deleted: OrderedDict[str, None] = field(factory=OrderedDict[str, None], repr=False)
 
     def note(self, message: str | Sought) -> None:
         """A message was sent: its id, or what is known of one whose reply did not tell it."""
         if isinstance(message, str):
-            _add(self.ids, message)
+            _keep(self.ids, message, None)
         else:
-            _add(self.nameless, message)
+            _keep(self.nameless, message, None)
+
+    def note_listable(self, message_id: str, at: datetime) -> None:
+        """A message exists, so the list must show it."""
+        if message_id not in self.deleted:
+            _keep(self.listable, message_id, at)
+
+    def note_deleted(self, message_id: str) -> None:
+        """A message was deleted, so the list need not show it."""
+        self.listable.pop(message_id, None)
+        _keep(self.deleted, message_id, None)
 
 
-def _add(kept: OrderedDict[T, None], item: T) -> None:
-    kept[item] = None
+def _keep(kept: OrderedDict[T, V], item: T, value: V) -> None:
+    kept[item] = value
     if len(kept) > _MOST:
         kept.popitem(last=False)

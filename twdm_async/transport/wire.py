@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import html
 import json
+import unicodedata
 import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
@@ -17,9 +18,12 @@ from twdm_async import errors
 from twdm_async._json import is_array, is_object
 from twdm_async.endpoints import Encoding, Endpoint, Host
 from twdm_async.models.convert import converter
+from twdm_async.models.texts import written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from twdm_async.models.direct_messages import DirectMessage
 
 T = TypeVar("T")
 
@@ -284,10 +288,18 @@ def load_json(body: bytes) -> Any:
 # ---- refusals: every shape of error body, to one error of the tree ----
 
 _UNAUTHORIZED = frozenset({32, 89, 99, 135, 215})
-_UNREACHABLE = frozenset({63, 150, 349})
+_UNREACHABLE = frozenset({63, 150, 349, 476})
 _NOT_ALLOWLISTED = frozenset({87, 220})
 _NO_ACCESS = frozenset({200, 453})
 _SERVER_TROUBLE = frozenset({130, 131})
+_ABOUT_THE_MESSAGE = frozenset(
+    {17, 38, 44, 50, 63, 108, 120, 150, 151, 187, 195, 214, 226, 323, 324, 325, 349, 354, 386, 407, 476}
+)
+_ABOUT_THE_ACCOUNT = _UNAUTHORIZED | _NOT_ALLOWLISTED | _NO_ACCESS | {64, 68, 92, 93, 251, 261, 416, 417}
+_LOCKED_OR_NOT_FOLLOWED = 326  # one code for both; the words tell
+_DUPLICATE = frozenset({151, 187})
+_DUPLICATE_WORDS = ("already said", "already sent", "duplicate")
+_API_PROBLEMS = ("https://api.twitter.com/2/problems/", "https://api.x.com/2/problems/")
 _CARRIES_PROFILE = ("custom_profiles.", "direct_messages.send", "welcome_messages.create")
 _LONGEST_MESSAGE = 500
 
@@ -301,8 +313,47 @@ def refusal(endpoint: Endpoint, reply: Reply) -> errors.ResponseError:
     entries = _error_entries(body)
     codes = tuple(code for code, _ in entries if code is not None)
     messages = tuple(message[:_LONGEST_MESSAGE] for _, message in entries if message)
-    cls = _class_of(endpoint, reply.status, frozenset(codes), " ".join(messages).lower())
-    return cls(endpoint=endpoint.name, status=reply.status, codes=codes, messages=messages)
+    words = " ".join(messages).lower()
+    cls = _class_of(endpoint, reply.status, frozenset(codes), words)
+    subject = _subject_of(frozenset(codes), words, body)
+    error = cls(endpoint=endpoint.name, status=reply.status, codes=codes, messages=messages, subject=subject)
+    return evolve(error, safe_to_retry=True) if subject == "intermediary" else error
+
+
+def _subject_of(codes: frozenset[int], words: str, body: Any) -> errors.Subject:
+    """What a refusal is about: the one place that decides it. An account that is refused goes before all else."""
+    if not codes:
+        problem = body.get("type") if is_object(body) else None
+        return "unclear" if str(problem).startswith(_API_PROBLEMS) else "intermediary"
+    if codes & _ABOUT_THE_ACCOUNT or (_LOCKED_OR_NOT_FOLLOWED in codes and "locked" in words):
+        return "account"
+    if codes & _ABOUT_THE_MESSAGE or (_LOCKED_OR_NOT_FOLLOWED in codes and "follow" in words):
+        return "message"
+    return "unclear"
+
+
+def may_have_arrived(error: errors.ResponseError) -> bool:
+    """Whether the API refused a message since it has it already: that may be the very one that was just sent."""
+    words = " ".join(error.messages).lower()
+    return bool(_DUPLICATE.intersection(error.codes)) and any(word in words for word in _DUPLICATE_WORDS)
+
+
+def is_answer_to(message: Message, answer: DirectMessage) -> bool:
+    """Whether `answer` can be the answer to the sending of `message`: it goes to the same person and, as far as that
+    can be compared, says the same.
+    """
+    if answer.recipient_id != message.recipient_id:
+        return False
+    if answer.raw_text == message.text or not message.text:
+        return True
+    theirs, ours = _letters(written(answer.raw_text, answer.raw_entities) or ""), _letters(message.text)
+    return theirs == ours or not theirs or not ours
+
+
+def _letters(text: str) -> str:
+    """The letters and digits of `text`: whatever else the API may do to a text, these it leaves."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(character for character in folded if character.isalnum())
 
 
 def without_text(error: errors.TwdmError, text: str | None) -> errors.TwdmError:

@@ -162,13 +162,28 @@ class Wait:
 class Lifetime:
     """How long a request can take, in seconds.
 
+    A request leaves within `to_send` of its slot, or not at all. Then a connection is had within the timeout of an
+    attempt, the reply comes within another one, and whoever waited for it says so at once. Where no reply was seen, the
+    server acts within `grace` of the moment in which it was given up, or never: what was on its way by then has arrived
+    or is lost.
+
     Args:
-        to_send: from its slot to its first byte.
+        to_send: from its slot to the beginning of its attempt.
         to_settle: from then until its outcome is known, or the server can no longer count it.
+        grace: from the moment in which nobody waits for a reply any longer until the server can no longer count it.
+        whole: all of it, with another timeout for a process that notices late: what has not been done by then never
+            will be.
     """
 
     to_send: float
     to_settle: float
+    grace: float = 0.0
+    whole: float = 0.0
+
+    @classmethod
+    def from_timeout(cls, timeout: float) -> Lifetime:
+        """The lifetime of requests of which an attempt may take `timeout` seconds from the connection on."""
+        return cls(to_send=timeout, to_settle=3 * timeout, grace=2 * timeout, whole=5 * timeout)
 
 
 class QuotaStore(ABC):
