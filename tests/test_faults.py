@@ -17,7 +17,6 @@ import aiohttp
 import pytest
 import trustme
 
-from tests.samples import SENT_WITH_PROFILE
 from tests.scripted import http, serving
 from tests.test_http import KEYS, PROFILE, SENT, TEXT, close_at_once, connected, in_flight, saying, send, silence, used
 from tests.virtual_time import LoopClock, run
@@ -219,7 +218,7 @@ def test_fault_34_a_clock_that_is_wrong_or_steps_while_messages_are_sent(wrong_b
 
 async def later(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await asyncio.sleep(0.3)
-    writer.write(http(json.dumps(SENT_WITH_PROFILE).encode(), "200 OK", "Connection: close"))
+    writer.write(SENT.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
     await writer.drain()
 
 

@@ -48,7 +48,11 @@ KEYS = Credentials(
     consumer_key="SENTINELck", consumer_secret="SENTINELcs", access_token="SENTINELat", access_token_secret="SENTINELas"
 )
 TEXT = "SENTINEL" + "text"
-SENT = http(json.dumps(SENT_WITH_PROFILE).encode())
+CREATE = SENT_WITH_PROFILE["event"]["message_create"] | {
+    "target": {"recipient_id": "5"}, "message_data": {"text": TEXT},
+}  # fmt: skip
+SENT = http(json.dumps({"event": {"type": "message_create", "message_create": CREATE}}).encode())
+"""The answer to what :func:`send` sends, as the page prints it."""
 PROFILE = http(json.dumps(CUSTOM_PROFILE).encode())
 
 
@@ -378,7 +382,7 @@ async def test_fault_45_cancelled_before_the_wire_the_slot_comes_back() -> None:
 async def test_the_time_runs_from_the_connection_not_from_the_pool() -> None:
     async def slow(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.3)
-        writer.write(http(json.dumps(SENT_WITH_PROFILE).encode(), "200 OK", "Connection: close"))
+        writer.write(SENT.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
         await writer.drain()
 
     async with (

@@ -372,8 +372,8 @@ class ResponseError(TwdmError):
         sent_at: when the attempt was made (UTC).
         subject: what the refusal is about. ``"message"``: this recipient or this wording; others can be sent.
             ``"account"``: the account, its keys or the app; whatever is sent is refused. ``"unclear"``: the API's
-            answer does not tell. ``"intermediary"``: the answer has no error code of the API, so it came from a proxy, a
-            firewall or a login page in between, and the same request may succeed later.
+            answer does not tell. ``"intermediary"``: the answer has no error code of the API, so it came from a proxy,
+            a firewall or a login page in between, and the same request may succeed later.
     """
 
     endpoint: str

@@ -78,6 +78,10 @@ _MIGRATIONS: Final = (
     CREATE INDEX event_by_age ON event (kept_at);
     CREATE TABLE polled (account TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE message ADD COLUMN tries INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE message ADD COLUMN not_before REAL NOT NULL DEFAULT 0;
+    """,
 )
 """What makes each version of the file out of the one before; the first of them makes it out of nothing."""
 

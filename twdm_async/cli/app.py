@@ -34,7 +34,7 @@ from twdm_async.cli.media import media
 from twdm_async.cli.messages import messages
 from twdm_async.cli.outbox import outbox
 from twdm_async.cli.welcome import welcome
-from twdm_async.resources.reconcile import SETTLE_AFTER
+from twdm_async.resources.evidence import SETTLE_AFTER
 from twdm_async.sandbox import Sandbox
 
 app = typer.Typer(

@@ -26,7 +26,7 @@ from twdm_async.cli.connect import (
 from twdm_async.cli.send_many import PriorityName
 from twdm_async.errors import InvalidInput
 from twdm_async.outbox import Outbox, State
-from twdm_async.resources.reconcile import SETTLE_AFTER
+from twdm_async.resources.evidence import SETTLE_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

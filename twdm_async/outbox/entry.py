@@ -12,7 +12,7 @@ from twdm_async.quota.spec import Priority
 
 class State(enum.StrEnum):
     """How far a message has come: queued → sending → sent, rejected or unknown; unknown → sent or absent; absent →
-    sending again. What waits may expire.
+    sending again. What waits may expire, and what fails again and again is given up.
     """
 
     QUEUED = "queued"
@@ -22,18 +22,20 @@ class State(enum.StrEnum):
     SENT = "sent"
     """It arrived."""
     REJECTED = "rejected"
-    """The API said no, for good."""
+    """The API refused this message, for good."""
     UNKNOWN = "unknown"
     """It left, and no readable answer came. The list of messages will tell."""
     ABSENT = "absent"
     """It left, and did not arrive. It is sent again."""
+    FAILED = "failed"
+    """It was tried again and again while others got through, and never arrived. It is not tried any more."""
     EXPIRED = "expired"
     """Its time was over before it could be sent."""
 
     @property
     def is_final(self) -> bool:
         """Whether nothing more will be done about it."""
-        return self in {State.SENT, State.REJECTED, State.EXPIRED}
+        return self in {State.SENT, State.REJECTED, State.FAILED, State.EXPIRED}
 
 
 @frozen(kw_only=True)
@@ -47,7 +49,7 @@ class Entry:
         custom_profile_id: the profile it goes under; ``None`` for the account's own.
         priority: what it waits with.
         message_id: the API's id, once it is sent; some replies do not tell it.
-        error: what the API or the connection said, in words.
+        error: why it has not arrived, in words; of one that waits, why it does.
         attempts: how often it left, or was about to.
         put_at: when it was put here (UTC).
         changed_at: when it came into this state (UTC).

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from twdm_async import errors
 from twdm_async._quiet import quiet
 from twdm_async.models.checks import checked_characters
+from twdm_async.outbox.entry import State
 from twdm_async.outbox.rows import NewMessage, Rows
 from twdm_async.outbox.sending import Sending
 from twdm_async.outbox.settling import Settling
@@ -28,7 +29,7 @@ from twdm_async.owners import Owner
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.spec import Priority, checked_seconds
 from twdm_async.resources.direct_messages import outgoing
-from twdm_async.resources.reconcile import SETTLE_AFTER
+from twdm_async.resources.evidence import checked_settle_after
 from twdm_async.state_file import checked_path
 
 if TYPE_CHECKING:
@@ -37,13 +38,14 @@ if TYPE_CHECKING:
 
     from twdm_async.client import Client
     from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
-    from twdm_async.outbox.entry import Entry, State
+    from twdm_async.outbox.entry import Entry
     from twdm_async.resources.message_data import Attachable
 
 T = TypeVar("T")
 
 _LOOK_EVERY: Final = 0.25  # seconds, for what other processes do
 _LONGEST_KEY: Final = 500
+_LARGEST_NUMBER: Final = 2**63 - 1
 
 
 class Outbox:
@@ -56,18 +58,20 @@ class Outbox:
         client: sends them.
         path: of the file; it is made if it is not there, for its owner alone. If it is the file of the client's
             :class:`SQLiteQuotaStore`, a message and the slot it is sent with are written down together.
-        settle_after: seconds after which a message that may have arrived, and is not in the API's list of messages, is
-            sent again.
+        settle_after: seconds after which a message that may have arrived, and is not in the API's list of messages, may
+            be sent again: ten minutes, or five times the client's timeout if that is more. The list has been seen to
+            lag by three minutes; see :mod:`twdm_async.resources.evidence`. Pauses after a message failed are a multiple
+            of it.
 
     Raises:
-        InvalidInput: `path` is no path, or `settle_after` is no number of seconds.
+        InvalidInput: `path` is not a path, or `settle_after` is so short that a message may still be on its way.
     """
 
-    def __init__(self, client: Client, path: str | os.PathLike[str], *, settle_after: float = SETTLE_AFTER) -> None:
-        checked_seconds(settle_after, "settle_after")
+    def __init__(self, client: Client, path: str | os.PathLike[str], *, settle_after: float | None = None) -> None:
+        self._reconciler = client.direct_messages.reconciler
+        settle_after = checked_settle_after(settle_after, self._reconciler.timeout)
         path = checked_path(path)
         self._clock = client.clock
-        self._reconciler = client.direct_messages.reconciler
         self._owner = Owner(path)
         self._storage = Storage(path, self._reconciler.credentials.account, self._clock)
         self._sending = Sending(
@@ -76,9 +80,10 @@ class Outbox:
             self._owner,
             Settling(self._storage, client.direct_messages, self._clock, settle_after),
             self._clock,
+            settle_after=settle_after,
             has_slots=client.quota_store.shares(path),
         )
-        self._to_put: list[tuple[NewMessage, asyncio.Future[Entry | None]]] = []
+        self._to_put: list[tuple[NewMessage, asyncio.Future[Entry | errors.InvalidInput]]] = []
         self._putting = asyncio.Lock()
         self._is_closed = False
 
@@ -138,16 +143,21 @@ class Outbox:
             content=fingerprint(message.message.content) if message.message.content else "",
             payload=payload,
             priority=Lane(priority=priority).priority,
-            not_after=None if not_after is None else _checked_time(not_after, "not_after").timestamp(),
+            not_after=None if not_after is None else _checked_time(not_after, "not_after"),
         )
         entry = await self._put(new)
-        if entry is None:
-            raise errors.InvalidInput(parameter="key", problem="was used for another message")
+        if isinstance(entry, errors.InvalidInput):
+            raise entry
         self._storage.tell()
         return entry
 
     async def get(self, key: str) -> Entry | None:
-        """What became of the message called `key`; ``None`` if there is none."""
+        """Tell what became of the message called `key`; ``None`` if there is none.
+
+        Raises:
+            InvalidInput: `key` is not a text that a key can be.
+        """
+        checked_characters(key, "key")
         return await self._do(lambda rows: rows.get(key), only_reads=True)
 
     async def counts(self) -> dict[State, int]:
@@ -155,11 +165,19 @@ class Outbox:
         return await self._do(lambda rows: rows.counts(), only_reads=True)
 
     async def select(self, *states: State) -> list[Entry]:
-        """All messages in these states, in the order in which they were put."""
-        return await self._do(lambda rows: rows.select(states), only_reads=True)
+        """Tell all messages in these states, in the order in which they were put.
+
+        Raises:
+            InvalidInput: one of them is not a state.
+        """
+        try:
+            wanted = [State(state) for state in states]
+        except ValueError:
+            raise errors.InvalidInput(parameter="states", problem=f"must be of {', '.join(State)}") from None
+        return await self._do(lambda rows: rows.select(wanted), only_reads=True)
 
     async def events(self, after: int | None = None) -> AsyncIterator[Entry]:
-        """Every outcome as it comes, whichever process had it: sent, rejected, unknown, absent, expired.
+        """Tell every outcome as it comes, whichever process had it: sent, rejected, unknown, absent, failed, expired.
 
         It does not end by itself. Of a message that has two outcomes in quick succession, only the later may be told.
 
@@ -167,7 +185,9 @@ class Outbox:
             after: begin behind the outcome of this number (:attr:`Entry.number`); 0 begins with the oldest that is
                 still kept. If not given, it begins now.
         """
-        if after is not None and (isinstance(after, bool) or not isinstance(after, int) or after < 0):
+        if after is not None and (
+            isinstance(after, bool) or not isinstance(after, int) or not 0 <= after <= _LARGEST_NUMBER
+        ):
             raise errors.InvalidInput(parameter="after", problem="must be the number of an outcome, or 0")
         number = await self._do(lambda rows: rows.last_number(), only_reads=True) if after is None else after
         while not self._is_closed:
@@ -178,8 +198,8 @@ class Outbox:
             await woken(news, _LOOK_EVERY)
 
     async def outcome(self, key: str) -> Entry:
-        """Wait until it is known what became of the message called `key`: sent, rejected or expired. Somebody must be
-        sending.
+        """Wait until it is known what became of the message called `key`: sent, rejected, failed or expired. Somebody
+        must be sending.
 
         Raises:
             InvalidInput: there is no such message.
@@ -194,20 +214,23 @@ class Outbox:
             await woken(news, _LOOK_EVERY)
 
     async def retry(self, *keys: str) -> int:
-        """Let messages that were rejected or have expired be sent again. Returns how many there were.
+        """Let messages that were rejected, have failed or have expired be sent again. Return how many there were.
 
         What is unknown cannot be retried: it may have arrived.
         """
+        _check_keys(keys)
         count = await self._do(lambda rows: sum(map(rows.retry, keys)))
         self._storage.tell()
         return count
 
     async def withdraw(self, *keys: str) -> int:
-        """Take messages back that have not left, and that nobody is about to send. Returns how many there were."""
+        """Take messages back that have not left, and that nobody is about to send. Return how many there were."""
+        _check_keys(keys)
         return await self._do(lambda rows: sum(map(rows.withdraw, keys)), is_durable=True)
 
     async def purge(self, *, older_than: timedelta | float) -> int:
-        """Forget messages that were sent or rejected or have expired, and their keys, so that these can be used again.
+        """Forget messages that were sent or rejected, have failed or expired, and their keys, so that these can be used
+        again.
 
         Args:
             older_than: how long ago, in seconds or as a ``timedelta``. What was sent in the last half hour, or later
@@ -233,8 +256,8 @@ class Outbox:
             How many messages are in each state.
 
         Raises:
-            Unauthorized, NotAllowlisted, QuotaStoreFailed: the next message would be refused for the same. The messages
-                are still there.
+            Unauthorized, NotAllowlisted, ResponseError, QuotaStoreFailed: the next message would be refused for the
+                same. The messages are still there.
             ConnectFailed: there will never be a connection, such as where a certificate is wrong.
             OutboxFailed: the file could not be read or written.
             ClientClosed: the client was closed.
@@ -316,10 +339,10 @@ class Outbox:
         self._reconciler.settle_in()
         return await self._storage.do(work, is_durable=is_durable, only_reads=only_reads)
 
-    async def _put(self, new: NewMessage) -> Entry | None:
+    async def _put(self, new: NewMessage) -> Entry | errors.InvalidInput:
         """Keep `new`, together with all that is put in the same moment."""
         self._reconciler.settle_in()
-        kept: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
+        kept: asyncio.Future[Entry | errors.InvalidInput] = asyncio.get_running_loop().create_future()
         item = (new, kept)
         self._to_put.append(item)
         try:
@@ -341,6 +364,11 @@ class Outbox:
         await self._sending.run(workers, stop, is_draining=is_draining)
 
 
+def _check_keys(keys: Sequence[str]) -> None:
+    for key in keys:
+        checked_characters(key, "keys")
+
+
 def _checked_key(key: str) -> str:
     checked_characters(key, "key")
     if not 1 <= len(key) <= _LONGEST_KEY:
@@ -348,7 +376,12 @@ def _checked_key(key: str) -> str:
     return key
 
 
-def _checked_time(time: datetime, parameter: str) -> datetime:
-    if not isinstance(time, datetime) or time.tzinfo is None:
-        raise errors.InvalidInput(parameter=parameter, problem="must be an aware datetime, such as datetime.now(UTC)")
-    return time
+def _checked_time(time: datetime, parameter: str) -> float:
+    """`time` in seconds since 1970."""
+    problem = "must be an aware datetime, such as datetime.now(UTC)"
+    if isinstance(time, datetime) and time.tzinfo is not None:
+        try:
+            return time.timestamp()
+        except (OverflowError, ValueError, OSError):
+            problem = "must be a time that can be told in seconds; leave it out if there is none"
+    raise errors.InvalidInput(parameter=parameter, problem=problem)

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import field, frozen
 
+from twdm_async.errors import InvalidInput
 from twdm_async.outbox.entry import Entry, State
+from twdm_async.outbox.verdicts import Retry, backoff, most_tries
 from twdm_async.quota.spec import Priority
 from twdm_async.transport.sent import Sought
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
 _ENTRY: Final = (
     "key, state, recipient_id, custom_profile_id, priority, message_id, error, attempts, put_at, changed_at, "
@@ -26,6 +28,8 @@ _ENTRY: Final = (
 _OUTCOME: Final = "state NOT IN ('queued', 'sending')"
 _KEPT: Final = 1800.0  # seconds
 _TO_SEND: Final = "owner IS NULL AND state IN ('queued', 'absent')"
+_LONGEST_WAIT: Final = 86_400.0  # seconds; who waits longer waits since the clock was set back
+_FINAL: Final = ", ".join(f"'{state}'" for state in State if state.is_final)
 
 
 @frozen
@@ -54,6 +58,7 @@ class TakenUp:
     payload: str = field(repr=False)
     lane: str
     not_after: float | None
+    tries: int
 
 
 @frozen
@@ -94,8 +99,8 @@ class Rows:
         self._account = account
         self._wall = wall
 
-    def put(self, new: NewMessage) -> Entry | None:
-        """Keep a message, if there is none of this key. ``None`` if there is another one of this key."""
+    def put(self, new: NewMessage) -> Entry | InvalidInput:
+        """Keep a message, if there is none of this key; an error if there is another one of this key."""
         found = self._db.execute(
             "SELECT digest FROM message WHERE account = ? AND key = ?", (self._account, new.key)
         ).fetchone()
@@ -109,8 +114,10 @@ class Rows:
                  State.QUEUED, self._wall),
             )  # fmt: skip
         elif found[0] != new.digest:
-            return None
-        return self.get(new.key)
+            return InvalidInput(parameter="key", problem="was used for another message")
+        kept = self.get(new.key)
+        assert kept is not None  # noqa: S101 - it was just put there
+        return kept
 
     def get(self, key: str) -> Entry | None:
         """The message of this key."""
@@ -150,11 +157,14 @@ class Rows:
         for (row,) in self._db.execute(query, (self._account, self._wall)).fetchall():
             self.end(row, State.EXPIRED)
         query = (
-            "SELECT id, key, recipient_id, custom_profile_id, payload, lane, not_after FROM message "  # noqa: S608 - as above
-            f"WHERE account = ? AND priority = ? AND {_TO_SEND} AND lane {{}} ? ORDER BY lane, id LIMIT 1"
+            "SELECT id, key, recipient_id, custom_profile_id, payload, lane, not_after, tries FROM message "  # noqa: S608 - as above
+            f"WHERE account = ? AND priority = ? AND {_TO_SEND} AND lane {{}} ? AND not_before NOT BETWEEN ? AND ? "
+            "ORDER BY lane, id LIMIT 1"
         )
+        waiting = (self._wall + 1e-6, self._wall + _LONGEST_WAIT)
         for comparison, lane in ((">", after), (">=", "")):
-            found = self._db.execute(query.format(comparison), (self._account, int(priority), lane)).fetchone()
+            facts = (self._account, int(priority), lane, *waiting)
+            found = self._db.execute(query.format(comparison), facts).fetchone()
             if found is not None:
                 self._db.execute("UPDATE message SET owner = ? WHERE id = ?", (owner, found[0]))
                 return TakenUp(*found)
@@ -179,21 +189,42 @@ class Rows:
             (state, message_id, error, self._wall, self.last_number(), row),
         )
 
-    def lose_sight(self, row: int, error: str, uptime: float, signed_at: float | None = None) -> None:
+    def mark_unknown(self, row: int, error: str, uptime: float, signed_at: float | None = None) -> None:
         """It may or may not have arrived. `signed_at` is what its signature said, if that is known."""
         self.end(row, State.UNKNOWN, error=error)
         if signed_at is not None:
             self._db.execute("UPDATE message SET sent_at = ? WHERE id = ?", (signed_at, row))
         self._db.execute("UPDATE message SET ended_at = ?, ended_uptime = ? WHERE id = ?", (self._wall, uptime, row))
 
-    def put_back(self, row: int, owner: str | None) -> None:
-        """It did not leave. It is `owner`'s, or anybody's."""
+    def put_back(self, row: int, owner: str | None, retry: Retry) -> None:
+        """It did not arrive. It is `owner`'s, or anybody's, to be tried again."""
         self._db.execute(
-            "UPDATE message SET state = 'queued', slot = NULL, owner = ? "
-            "WHERE id = ? AND state IN ('sending', 'queued')",
-            (owner, row),
+            "UPDATE message SET state = iif(state = 'sending', 'queued', state), slot = NULL, owner = ?, tries = ?, "
+            "not_before = ?, error = coalesce(?, error) WHERE id = ? AND state IN ('sending', 'queued', 'absent')",
+            (owner, retry.tries, self._wall + retry.after, retry.error, row),
         )
-        self._db.execute("UPDATE message SET owner = ? WHERE id = ? AND state = 'absent'", (owner, row))
+
+    def end_absent(self, row: int, settle_after: float) -> State:
+        """It did not arrive, by the list's word. Return whether it is to be sent again, or given up."""
+        (tries,) = self._db.execute("SELECT tries + 1 FROM message WHERE id = ?", (row,)).fetchone()
+        self._db.execute(
+            "UPDATE message SET tries = ?, not_before = ? WHERE id = ?",
+            (tries, self._wall + backoff(tries, settle_after), row),
+        )
+        if self.is_given_up(tries):
+            (said,) = self._db.execute("SELECT error FROM message WHERE id = ?", (row,)).fetchone()
+            self.end(row, State.FAILED, error=f"it did not arrive in {tries} attempts; the last one ended so: {said}")
+            return State.FAILED
+        self.end(row, State.ABSENT, error="it did not arrive")
+        return State.ABSENT
+
+    def is_given_up(self, tries: int) -> bool:
+        """Whether a message that has failed so often is not tried any more."""
+        if tries < 1:
+            return False
+        query = "SELECT count(*), coalesce(sum(tries > 0), 0) FROM message WHERE account = ? AND attempts > 0"
+        tried, failed = self._db.execute(query, (self._account,)).fetchone()
+        return tries >= most_tries(failed, tried)
 
     def let_go(self, row: int, owner: str) -> None:
         """`owner` does not work on it any more, and nothing of it left."""
@@ -207,23 +238,28 @@ class Rows:
         query = "UPDATE message SET owner = NULL WHERE account = ? AND owner = ? AND state != 'sending'"
         self._db.execute(query, (self._account, owner))
 
-    def bury(self, is_dead: Callable[[str], bool], own: str, uptime: float) -> int:
-        """Take over from those who died. Returns how many messages became unknown."""
+    def reclaim(self, is_dead: Callable[[str], bool], own: str, in_hand: Collection[int], uptime: float) -> int:
+        """Take over from owners that ended, and what `own` was sending and has no longer `in_hand`. Return how many
+        messages became unknown.
+        """
+        lost: list[tuple[int, str]] = []
+        query = "SELECT id, owner FROM message WHERE account = ? AND state = 'sending'"
+        sending = self._db.execute(query, (self._account,)).fetchall()
         query = "SELECT DISTINCT owner FROM message WHERE account = ? AND owner IS NOT NULL AND owner != ?"
-        owners = self._db.execute(query, (self._account, own))
-        lost = 0
-        for (owner,) in owners.fetchall():
-            if is_dead(owner):
-                query = "SELECT id FROM message WHERE account = ? AND owner = ? AND state = 'sending'"
-                for (row,) in self._db.execute(query, (self._account, owner)).fetchall():
-                    self.lose_sight(row, "its process ended before the answer came", uptime)
-                    lost += 1
-                self.give_up(owner)
-        query = "SELECT id FROM message WHERE account = ? AND owner IS NULL AND state = 'sending'"
-        for (row,) in self._db.execute(query, (self._account,)).fetchall():
-            self.lose_sight(row, "nobody knows who was sending it", uptime)
-            lost += 1
-        return lost
+        owners = [owner for (owner,) in self._db.execute(query, (self._account, own))]
+        dead = {owner for owner in owners if is_dead(owner)}
+        lost += [(row, "its process ended before the answer came") for row, owner in sending if owner in dead]
+        lost += [(row, "nobody knows who was sending it") for row, owner in sending if owner is None]
+        lost += [
+            (row, "it was broken off before the answer came")
+            for row, owner in sending
+            if owner == own and row not in in_hand
+        ]
+        for row, error in lost:
+            self.mark_unknown(row, error, uptime)
+        for owner in dead:
+            self.give_up(owner)
+        return len(lost)
 
     def unknown(self) -> list[UnknownMessage]:
         """All messages that may or may not have arrived."""
@@ -254,12 +290,20 @@ class Rows:
         query = "SELECT 1 FROM message WHERE account = ? AND message_id = ?"
         return self._db.execute(query, (self._account, message_id)).fetchone() is not None
 
+    def listable(self, since: datetime) -> dict[str, datetime]:
+        """The ids of messages that left then or later and arrived, and when they left: the list must show them."""
+        query = (
+            "SELECT message_id, sent_at FROM message WHERE account = ? AND state = 'sent' AND message_id IS NOT NULL "
+            "AND sent_at >= ?"
+        )
+        return {row[0]: _utc(row[1]) for row in self._db.execute(query, (self._account, since.timestamp()))}
+
     def retry(self, key: str) -> bool:
-        """Let a message that was refused or has expired be sent again."""
+        """Let a message that was refused, was given up or has expired be sent again."""
         return bool(
             self._db.execute(
-                "UPDATE message SET state = 'queued', error = NULL, not_after = NULL, changed_at = ? "
-                "WHERE account = ? AND key = ? AND state IN ('rejected', 'expired')",
+                "UPDATE message SET state = 'queued', error = NULL, not_after = NULL, tries = 0, not_before = 0, "
+                "changed_at = ? WHERE account = ? AND key = ? AND state IN ('rejected', 'failed', 'expired')",
                 (self._wall, self._account, key),
             ).rowcount
         )
@@ -274,7 +318,7 @@ class Rows:
         # What was sent while an unknown one may have been must be known, to be told from it; also from one that says
         # the same and is still to come.
         query = (
-            "DELETE FROM message WHERE account = ? AND state IN ('sent', 'rejected', 'expired') AND changed_at <= ? "
+            f"DELETE FROM message WHERE account = ? AND state IN ({_FINAL}) AND changed_at <= ? "  # noqa: S608 - as above
             "AND changed_at <= (SELECT coalesce(min(sent_at) - 7200, 1e12) FROM message WHERE account = ? "
             "AND state IN ('unknown', 'sending'))"
         )

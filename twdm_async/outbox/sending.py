@@ -7,13 +7,14 @@ import json
 import logging
 import math
 import random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from attrs import define
 
 from twdm_async import errors
 from twdm_async.outbox.entry import State
 from twdm_async.outbox.storage import Storage, woken
+from twdm_async.outbox.verdicts import Ended, Judge, Retry, Sent, Stop, Unknown, Verdict
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.spec import Priority
 from twdm_async.quota.store.contract import Intent
@@ -29,22 +30,11 @@ if TYPE_CHECKING:
     from twdm_async.outbox.settling import Settling
     from twdm_async.owners import Owner
 
-_log = logging.getLogger("twdm_async")
+_log = logging.getLogger(__name__)
 
 _LOOK_EVERY, _WAKE_EVERY = 0.25, 5.0  # seconds
-_BURY_EVERY: Final = 1.0  # seconds
+_RECLAIM_EVERY: Final = 1.0  # seconds
 _LONGEST_PAUSE: Final = 60.0  # seconds between two tries to reach the API
-_WOULD_ALL_FAIL: Final = (
-    errors.Unauthorized,
-    errors.NotAllowlisted,
-    errors.LooksAutomated,
-    errors.QuotaStoreFailed,
-    errors.OutboxFailed,
-    errors.ClientClosed,
-    errors.WrongEventLoop,
-)
-_ABOUT_THE_ACCOUNT: Final = frozenset({64, 87, 93, 220, 261, 326, 416, 453})
-"""Codes that say that this account or app may not send, whatever it sends."""
 
 
 @define(kw_only=True, slots=False, eq=False, str=False)
@@ -66,6 +56,7 @@ class Sending:
         owner: who has taken up those that are sent here.
         settling: settles those whose answer did not come.
         clock: where time comes from.
+        settle_after: seconds; the measure of pauses after a message failed.
         has_slots: whether the quota store lives in the same file.
     """
 
@@ -77,6 +68,7 @@ class Sending:
         settling: Settling,
         clock: Clock,
         *,
+        settle_after: float,
         has_slots: bool,
     ) -> None:
         self.storage = storage
@@ -84,13 +76,14 @@ class Sending:
         self.clock = clock
         self.has_slots = has_slots
         self.reconciler = direct_messages.reconciler
-        self.under_way: set[object] = set()
-        self.unwritten: list[Callable[[Rows], None]] = []
-        """Outcomes that the file could not take. They are written before anything else is sent."""
+        self.judge = Judge(settle_after, _LONGEST_PAUSE, random.random)
+        self.under_way: set[_Attempts] = set()
+        self.unwritten: dict[int, Callable[[Rows], object]] = {}
+        """By row, outcomes that the file has not taken yet. They are written before anything else is sent."""
         self._direct_messages = direct_messages
         self._settling = settling
         self._last_lane = dict.fromkeys(Priority, "")
-        self._pause = 0.0
+        self._in_hand: dict[int, Priority] = {}  # rows that a task of this process works on
         self._stops: set[asyncio.Event] = set()
 
     async def run(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
@@ -120,7 +113,7 @@ class Sending:
             await woken(self.storage.news, _LOOK_EVERY)
 
     async def _run(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
-        await self._bury()
+        await self._reclaim()
         failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         tasks: set[asyncio.Task[None]] = set()
 
@@ -139,7 +132,7 @@ class Sending:
 
         for priority in Priority:
             begin(self._dispatch(priority, workers, stop, begin))
-        for work in (self._settling.run(stop), self._bury_often(), self.storage.watch(_LOOK_EVERY, _WAKE_EVERY)):
+        for work in (self._settling.run(stop), self._reclaim_often(), self.storage.watch(_LOOK_EVERY, _WAKE_EVERY)):
             begin(work)
         try:
             await self._wait_for_the_end(stop, is_draining=is_draining)
@@ -167,21 +160,27 @@ class Sending:
             await woken(news, _WAKE_EVERY)
 
     async def write_what_is_left(self) -> None:
-        """Write down what the file could not take before."""
-        steps = list(self.unwritten)
+        """Write down what the file has not taken before."""
+        steps = dict(self.unwritten)
         if steps:
-            await self.storage.do(lambda rows: [step(rows) for step in steps], is_durable=True)
-            del self.unwritten[: len(steps)]
+            await self.storage.do(lambda rows: [step(rows) for step in steps.values()], is_durable=True)
+            for row, step in steps.items():
+                if self.unwritten.get(row) is step:
+                    del self.unwritten[row]
+            self.storage.tell()
 
-    async def _bury_often(self) -> None:
+    async def _reclaim_often(self) -> None:
         while True:
-            await asyncio.sleep(_BURY_EVERY)
-            await self._bury()
+            await asyncio.sleep(_RECLAIM_EVERY)
+            await self.write_what_is_left()
+            await self._reclaim()
 
-    async def _bury(self) -> None:
-        """Take over from processes that ended."""
+    async def _reclaim(self) -> None:
+        """Take over from processes that ended, and from tasks of this one that did not come to their end."""
+        in_hand = {*self._in_hand, *(attempts.row for attempts in self.under_way), *self.unwritten}
         lost = await self.storage.do(
-            lambda rows: rows.bury(self.owner.is_dead, self.owner.name, self.clock.uptime()), is_durable=True
+            lambda rows: rows.reclaim(self.owner.is_dead, self.owner.name, in_hand, self.clock.uptime()),
+            is_durable=True,
         )
         if lost:
             _log.warning("outbox: %d messages of a process that ended may or may not have arrived", lost)
@@ -194,6 +193,11 @@ class Sending:
         while not stop.is_set():
             await places.acquire()
             news = self.storage.news
+            wait = self.judge.wait(self.clock.monotonic())
+            if wait or (self.judge.is_troubled and priority in self._in_hand.values()):
+                places.release()
+                await woken(news, min(wait, _WAKE_EVERY) or _WAKE_EVERY)
+                continue
             taken = await self.storage.do(
                 lambda rows: rows.take_up(self.owner.name, priority, self._last_lane[priority])
             )
@@ -202,6 +206,7 @@ class Sending:
                 await news.wait()
             else:
                 self._last_lane[priority] = taken.lane
+                self._in_hand[taken.id] = priority
                 begin(self._send(taken, priority, places))
 
     async def _send(self, taken: TakenUp, priority: Priority, places: asyncio.Semaphore) -> None:
@@ -210,61 +215,40 @@ class Sending:
         max_wait = math.inf if taken.not_after is None else max(0.0, taken.not_after - self.clock.wall())
         try:
             await self._direct_messages.deliver(_outgoing(taken), lane=lane, max_wait=max_wait, journal=attempts)
-        except (errors.QuotaWaitTooLong, errors.RateLimited):
-            await attempts.write(lambda rows: rows.end(taken.id, State.EXPIRED, error="its quota is free too late"))
-        except (errors.QuotaQueueFull, errors.ConnectFailed) as error:
-            if not error.safe_to_retry:
+        except errors.TwdmError as error:
+            await attempts.close(error)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
                 raise
-            await self._rest(error)
-        except errors.TwdmError as error:  # it was written down
-            if would_all_fail(error):
-                raise
-            if _is_from_between(error):
-                await self._rest(error)
-        else:
-            self._pause = 0.0
+            # Only the task was cancelled that made the attempt; what came of it is written down.
         finally:
-            await attempts.abandon()
-        places.release()  # not if the next one would fail as well
-
-    async def _rest(self, error: errors.TwdmError) -> None:
-        """Nothing reaches the API now: wait, longer each time."""
-        _log.warning("outbox: nothing can be sent now: %s", error)
-        self._pause = min(_LONGEST_PAUSE, 2 * self._pause or 1.0)
-        await self.clock.sleep(self._pause * random.uniform(0.5, 1.0))
-
-
-def would_all_fail(error: errors.TwdmError) -> bool:
-    """Whether the next message would be refused for the same: sending ends, and the message stays where it is."""
-    if not isinstance(error, errors.ResponseError):
-        return isinstance(error, _WOULD_ALL_FAIL)
-    is_no_page = isinstance(error, errors.NotFound) and (not error.codes or 34 in error.codes)
-    is_about_the_account = bool(_ABOUT_THE_ACCOUNT.intersection(error.codes))
-    return isinstance(error, _WOULD_ALL_FAIL) or is_no_page or is_about_the_account
-
-
-def _is_from_between(error: errors.TwdmError) -> bool:
-    """Whether it was not the API that refused, but something on the way: a proxy, or a network that wants a login."""
-    if not isinstance(error, errors.ResponseError) or error.codes:
-        return False
-    return error.status == 407 or 300 <= error.status < 400
+            try:
+                await attempts.abandon()
+            finally:
+                del self._in_hand[taken.id]
+                self.storage.tell()
+        places.release()  # not if the next one would be refused for the same
 
 
 class _Attempts(Journal):
     """Writes down how far one message came."""
 
     def __init__(self, sending: Sending, taken: TakenUp) -> None:
+        self.row = taken.id
         self._sending = sending
         self._taken = taken
         self._signed_at = 0.0
         self._is_abandoned = False
         self._is_open = False  # it may have left, and no outcome is written down yet
+        self._ended_in: object = None  # the outcome that was judged last
+        self._verdict: Verdict | None = None
 
     @property
     def intent(self) -> Intent | None:
         if not self._sending.has_slots:
             return None
-        return Intent(self._taken.id, self._sending.owner.name, self._sending.reconciler.server_time)
+        return Intent(self.row, self._sending.owner.name, self._sending.reconciler.server_time)
 
     async def leaving(self, signed_at: float, *, is_written: bool) -> None:
         self._sending.under_way.add(self)
@@ -273,49 +257,95 @@ class _Attempts(Journal):
         if self._taken.not_after is not None and self._sending.clock.wall() >= self._taken.not_after:
             raise _Expired
         if not is_written:
-            row, owner, uptime = self._taken.id, self._sending.owner.name, self._sending.clock.uptime()
+            row, owner, uptime = self.row, self._sending.owner.name, self._sending.clock.uptime()
             if not await self._sending.storage.do(
                 lambda rows: rows.leave(row, owner, signed_at, uptime), is_durable=True
             ):
                 raise _NotOurs
 
     async def ended(self, outcome: Any) -> None:
-        if not isinstance(outcome, _NotOurs):
-            await self.write(self._step(outcome))
+        self._ended_in = outcome
+        await self._write(self._step(outcome))
+        self._is_open = False
+
+    def cut_off(self, outcome: Any) -> None:
+        self._ended_in = outcome
+        step = self._step(outcome)
+        if step is not None:
+            self._sending.unwritten[self.row] = step
         self._is_open = False
 
     def over(self) -> None:
         self._sending.under_way.discard(self)
         self._sending.storage.tell()
 
-    async def write(self, step: Callable[[Rows], None]) -> None:
-        """Write an outcome down, now or as soon as the file can take it."""
-        try:
-            await self._sending.storage.do(step, is_durable=True)
-        except errors.OutboxFailed:
-            self._sending.unwritten.append(step)
-            raise
+    async def close(self, error: errors.TwdmError) -> None:
+        """Sending it ended by `error`.
+
+        Raises:
+            TwdmError: the next message would be refused for the same.
+        """
+        if self._ended_in is None or isinstance(self._ended_in, Again):
+            await self.ended(error)  # it did not come to an attempt, or to another one
+        if isinstance(self._verdict, Stop) or isinstance(error, errors.OutboxFailed):
+            raise error
 
     async def abandon(self) -> None:
         """Nobody here works on it any more. If it may have left, it stays as it is, for whoever finds out."""
         self._is_abandoned = True
         if not self._is_open:
-            await self._sending.storage.do(lambda rows: rows.let_go(self._taken.id, self._sending.owner.name))
+            await self._sending.storage.do(lambda rows: rows.let_go(self.row, self._sending.owner.name))
 
-    def _step(self, outcome: Any) -> Callable[[Rows], None]:
-        row, uptime = self._taken.id, self._sending.clock.uptime()
-        match outcome:
-            case _Expired():
-                return lambda rows: rows.end(row, State.EXPIRED)
-            case errors.DeliveryUnknown():
-                return lambda rows: rows.lose_sight(row, str(outcome), uptime, self._signed_at)
-            case errors.ResponseError() if not would_all_fail(outcome) and not _is_from_between(outcome):
-                return lambda rows: rows.end(row, State.REJECTED, error=str(outcome))
-            case errors.TwdmError() | Again():
-                owner = None if self._is_abandoned else self._sending.owner.name
-                return lambda rows: rows.put_back(row, owner)
+    async def _write(self, step: Callable[[Rows], object] | None) -> None:
+        """Write an outcome down, now or as soon as the file can take it."""
+        if step is None:
+            return
+        self._sending.unwritten[self.row] = step
+        await self._sending.storage.do(step, is_durable=True)
+        if self._sending.unwritten.get(self.row) is step:
+            del self._sending.unwritten[self.row]
+
+    def _step(self, outcome: Any) -> Callable[[Rows], object] | None:
+        """How `outcome` is written down; ``None`` if there is nothing to write."""
+        row, clock = self.row, self._sending.clock
+        if isinstance(outcome, _NotOurs):
+            return None
+        if isinstance(outcome, _Expired):
+            verdict: Verdict = Ended(State.EXPIRED)
+        else:
+            verdict = self._sending.judge.decide(row, self._taken.tries, outcome, clock.monotonic())
+        self._verdict = verdict
+        match verdict:
+            case Sent(message_id=message_id):
+                return lambda rows: self._arrived(rows, message_id)
+            case Ended(state=state, error=error):
+                return lambda rows: rows.end(row, state, error=error)
+            case Unknown(error=error):
+                return lambda rows: rows.mark_unknown(row, error, clock.uptime(), self._signed_at)
+            case Retry() as retry:
+                if retry.error is not None:
+                    _log.warning("outbox: a message waits for %.0f s: %s", retry.after, retry.error)
+                return lambda rows: self._put_back(rows, retry)
+            case Stop():
+                return lambda rows: self._put_back(rows, Retry(tries=self._taken.tries))
             case _:
-                return lambda rows: rows.end(row, State.SENT, message_id=outcome.id)
+                assert_never(verdict)
+
+    def _arrived(self, rows: Rows, message_id: str | None) -> None:
+        if message_id is not None and rows.is_known(message_id):
+            # It is the answer to another message, of another process, that came once more.
+            error = "the answer was that to an earlier message"
+            rows.mark_unknown(self.row, error, self._sending.clock.uptime(), self._signed_at)
+        else:
+            rows.end(self.row, State.SENT, message_id=message_id)
+
+    def _put_back(self, rows: Rows, retry: Retry) -> None:
+        if retry.tries > self._taken.tries and rows.is_given_up(retry.tries):
+            rows.end(
+                self.row, State.FAILED, error=f"{retry.error} (after {retry.tries} tries while others got through)"
+            )
+        else:
+            rows.put_back(self.row, None if self._is_abandoned else self._sending.owner.name, retry)
 
 
 def _outgoing(taken: TakenUp) -> Outgoing:

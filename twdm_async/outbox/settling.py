@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
@@ -15,6 +17,7 @@ from twdm_async import errors
 from twdm_async.outbox.entry import State
 from twdm_async.outbox.storage import Storage, woken
 from twdm_async.owners import Lock
+from twdm_async.resources.evidence import Search, pause
 from twdm_async.resources.reconcile import Listed, relevant, settle
 from twdm_async.transport.sent import Sought
 
@@ -24,10 +27,13 @@ if TYPE_CHECKING:
     from twdm_async.outbox.rows import Rows, UnknownMessage
     from twdm_async.resources.direct_messages import DirectMessages
 
-_log = logging.getLogger("twdm_async")
+_log = logging.getLogger(__name__)
 
 _LOOK_EVERY: Final = 1.0  # seconds, at whether some are ready to be settled
-_LONGEST_PAUSE: Final = 60.0  # seconds between two lists, since few may be asked for
+_LONGEST_PAUSE: Final = 60.0  # seconds until a list that could not be read is asked for again
+
+
+_Attempt = tuple[int, datetime]  # a row, and when its attempt was made
 
 
 @frozen
@@ -36,19 +42,19 @@ class _Known:
 
     Args:
         events: what it holds.
-        ready: what is absent if it is not there: rows, and when their attempts were made.
+        ready: what is absent if it is not there.
         taken: ids that this client knows to be other messages'.
         nameless: what this client sent besides, and of which it was not told the id.
     """
 
     events: Sequence[Listed]
-    ready: set[tuple[int, datetime]]
+    ready: set[_Attempt]
     taken: set[str | None]
     nameless: Sequence[Sought]
 
 
 class Settling:
-    """Settles unknown messages, `settle_after` seconds after they were given up.
+    """Settles unknown messages: those that arrived as soon as the list shows them, the others when it can be believed.
 
     Args:
         storage: where they are.
@@ -67,6 +73,8 @@ class Settling:
         self._everywhere = Lock(storage.path.with_name(f"{storage.path.name}.settling.lock"))
         self._runs = 0
         self._tried: tuple[int, frozenset[int]] = (0, frozenset())  # echoes heard, and rows they were compared with
+        self._searches: defaultdict[_Attempt, Search] = defaultdict(partial(Search, settle_after))
+        self._read_at = -math.inf  # by the monotonic clock: when the list was last asked for
         self.undecided: set[int] = set()
         """Rows of which the list cannot tell what became of them. They are left as they are."""
 
@@ -97,35 +105,63 @@ class Settling:
             if events := await self._reconciler.echoes([one.sought for one in unknown]):
                 await self._apply(_Known(events, set(), *self._known_here(events, unknown)))
                 return 0.0
-        wait = min(map(self._settles_in, unknown), default=math.inf)
+        wait = self._due_in(unknown)
         if wait > 0:
             return max(wait, 0.01)
         return await self._settle(unknown) if self._everywhere.take() else _LOOK_EVERY
 
-    def _settles_in(self, one: UnknownMessage) -> float:
-        return self._settle_after - one.age(self._clock.wall(), self._clock.uptime())
+    def _due_in(self, unknown: Sequence[UnknownMessage]) -> float:
+        """Seconds until the list should be read for one of `unknown`."""
+        due_in = min((self._search(one).due - self._age(one) for one in unknown), default=math.inf)
+        return max(due_in, self._read_at + pause(self._settle_after) - self._clock.monotonic())
+
+    def _search(self, one: UnknownMessage) -> Search:
+        return self._searches[one.id, one.sought.sent_at]
+
+    def _age(self, one: UnknownMessage) -> float:
+        return one.age(self._clock.wall(), self._clock.uptime())
 
     async def _settle(self, unknown: Sequence[UnknownMessage]) -> float:
-        ready = {(one.id, one.sought.sent_at) for one in unknown if self._settles_in(one) <= 0}
-        pause = min(_LONGEST_PAUSE, self._settle_after)
         sought = [one.sought for one in unknown]
+        ages = {one.id: self._age(one) for one in unknown}
+        self._read_at = self._clock.monotonic()
         try:
             named_by_none = await self._storage.do(lambda rows: rows.nameless(), only_reads=True)
-            nameless = relevant([*named_by_none, *self._reconciler.sent.nameless], sought)
-            events = await self._direct_messages.candidates(sought, nameless)
-        except (errors.ConnectFailed, errors.ServerError, errors.MalformedResponse, errors.RateLimited) as error:
-            if not error.safe_to_retry:
-                raise
-            _log.warning("outbox: the list of messages could not be had: %s", error)
-            await self._clock.sleep(max(1.0, pause))
-            return 0.0
+            reading = await self._reconciler.read(
+                sought, relevant([*named_by_none, *self._reconciler.sent.nameless], sought)
+            )
         except errors.QuotaWaitTooLong as error:
             await self._clock.sleep(error.wait)
             return 0.0
+        except errors.TwdmError as error:
+            if not error.safe_to_retry or isinstance(error, errors.QuotaStoreFailed):
+                raise
+            _log.warning("outbox: the list of messages could not be read: %s", error)
+            await self._clock.sleep(max(1.0, min(_LONGEST_PAUSE, self._settle_after)))
+            return 0.0
+        oldest = min(one.sent_at for one in sought)
+        known = await self._storage.do(lambda rows: rows.listable(oldest), only_reads=True)
+        is_believed = self._reconciler.is_believed(reading, self._settle_after, known)
+        for one in unknown:
+            self._search(one).look(ages[one.id], is_believed=is_believed)
+        ready = {attempt for attempt, search in self._searches.items() if search.is_absent}
+        events = self._reconciler.candidates(reading, sought)
         settled = await self._apply(_Known(events, ready, *self._known_here(events, unknown)))
-        if any(one.id not in settled for one in unknown):
-            await self._clock.sleep(pause)
+        left = [one for one in unknown if one.id not in settled]
+        if left and not is_believed:
+            _log.info("outbox: the list of messages lags; %d messages stay unknown until it does not", len(left))
+        for one in left:
+            if self._search(one).is_hopeless:
+                self._give_up(one.id, "has lagged for so long that it cannot be believed")
+        still = {(one.id, one.sought.sent_at) for one in left}
+        for attempt in [attempt for attempt in self._searches if attempt not in still]:
+            del self._searches[attempt]
         return 0.0
+
+    def _give_up(self, row: int, problem: str) -> None:
+        self.undecided.add(row)
+        _log.warning("outbox: what became of message %d is not known: the list of messages %s", row, problem)
+        self._storage.tell()
 
     def _known_here(
         self, events: Sequence[Listed], unknown: Sequence[UnknownMessage]
@@ -141,8 +177,7 @@ class Settling:
         settled = await self._storage.do(lambda rows: self._match(rows, known), is_durable=True)
         for row, message in settled.items():
             if message is None:
-                self.undecided.add(row)
-                _log.warning("outbox: the list of messages cannot tell what became of message %d", row)
+                self._give_up(row, "holds one that may be it, or does not go back so far")
             elif not isinstance(message, State) and message.id is not None:
                 sent.note(message.id)
         self._storage.tell()
@@ -168,6 +203,5 @@ class Settling:
             rows.end(unknown[place].id, State.SENT, message_id=message.id)
             settled[unknown[place].id] = message
         for place in settlement.absent:
-            rows.end(unknown[place].id, State.ABSENT, error="it did not arrive")
-            settled[unknown[place].id] = State.ABSENT
+            settled[unknown[place].id] = rows.end_absent(unknown[place].id, self._settle_after)
         return settled

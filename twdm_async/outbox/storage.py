@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, TypeVar
 
+from twdm_async._quiet import mistake
 from twdm_async.errors import OutboxFailed
 from twdm_async.outbox.rows import Rows
 from twdm_async.state_file import FileTrouble, StateFile
@@ -62,6 +63,8 @@ class Storage:
             )
         except FileTrouble as trouble:
             raise OutboxFailed(path=str(self.path), problem=trouble.problem) from None
+        except Exception as error:  # noqa: BLE001 - nobody could have expected it
+            raise mistake(error) from None
 
     def tell(self) -> None:
         """Something has changed: wake those who wait for news."""

@@ -302,9 +302,7 @@ class QuotaLimiter:
             partner = Partner(self._owners[Scope.APP], self._owners[Scope.USER], person)
             self._store.sent(Reply(partner, _by_id(message_id)), at.timestamp())
 
-    def settle(
-        self, slot: Slot, *, seen: bool, made: datetime | None = None, message_id: str | None = None
-    ) -> None:
+    def settle(self, slot: Slot, *, seen: bool, made: datetime | None = None, message_id: str | None = None) -> None:
         """The slot's request is over.
 
         Args:

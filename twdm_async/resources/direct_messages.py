@@ -15,7 +15,7 @@ from attrs import evolve, field, frozen
 from twdm_async._quiet import quiet
 from twdm_async.errors import InvalidInput
 from twdm_async.models.attachments import MessageMedia
-from twdm_async.models.checks import checked_id
+from twdm_async.models.checks import checked_id, is_id
 from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
 from twdm_async.models.users import User
 from twdm_async.quota.lanes import Lane
@@ -23,19 +23,18 @@ from twdm_async.resources.download import download
 from twdm_async.resources.inbox import Inbox, checked_inbox
 from twdm_async.resources.message_data import Attachable, message_data
 from twdm_async.resources.polling import Poll, checked_times
-from twdm_async.resources.reconcile import SETTLE_AFTER, Listed, Reconciled, Reconciler
+from twdm_async.resources.reconcile import Reconciled, Reconciler
 from twdm_async.transport.call import Caller, Journal
 from twdm_async.transport.wire import Message
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
     from datetime import datetime
 
     from twdm_async.errors import DeliveryUnknown
     from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
     from twdm_async.quota.spec import Priority
-    from twdm_async.transport.sent import Sought
 
 _LONGEST_TEXT: Final = 10_000
 _LARGEST_PAGE: Final = 50
@@ -160,27 +159,30 @@ class DirectMessages:
             journal=journal,
         )
 
-    async def candidates(self, sought: Sequence[Sought], nameless: Sequence[Sought]) -> Sequence[Listed]:
-        """What the list of messages holds that could be one of these. Errors are those of `list`."""
-        return await self.reconciler.events(sought, nameless, self.list)
-
     async def list(self, *, max_wait: float | None = None) -> AsyncIterator[DirectMessage]:
         """Go through the messages of the last 30 days, sent and received, the newest first (page *GET
         direct_messages/events/list*; 15 pages of 50 in 15 minutes).
 
-        A page may be empty and still not be the last.
+        A page may be empty and still not be the last. New messages appear in the list minutes late.
 
         Args:
             max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
 
         Raises:
-            ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
+            ResponseError, ConnectFailed: the API refused the request, or could not be reached.
+            MalformedResponse: a page is none, or the list goes in circles.
         """
+        async with contextlib.aclosing(self._pages(max_wait)) as pages:
+            async for page in pages:
+                for message in page.events:
+                    yield message
+
+    async def _pages(self, max_wait: float | None = None) -> AsyncGenerator[DirectMessagePage]:
+        """The pages of the list. Each message carries what the page says of its app."""
         pages = self._caller.pages("direct_messages.list", DirectMessagePage, count=_LARGEST_PAGE, max_wait=max_wait)
-        async for page in pages:
-            for message in page.events:
-                apps = {key: app for key, app in (page.apps or {}).items() if key == message.source_app_id}
-                yield evolve(message, apps=apps) if apps else message
+        async with contextlib.aclosing(pages):
+            async for page in pages:
+                yield evolve(page, events=tuple([_with_app(message, page.apps) for message in page.events]))
 
     async def get(self, message_id: str | int, *, max_wait: float | None = None) -> DirectMessage:
         """Look up a message of the last 30 days, sent or received (page *GET direct_messages/events/show*; 15 in 15
@@ -213,6 +215,7 @@ class DirectMessages:
         """
         arguments = {"id": checked_id(message_id, "message_id")}
         await self._caller.call("direct_messages.delete", arguments, type(None), max_wait=max_wait)
+        self.reconciler.sent.note_deleted(arguments["id"])
 
     async def indicate_typing(self, recipient_id: str | int, *, max_wait: float | None = None) -> None:
         """Let a person see for three seconds that somebody is typing (page *POST direct_messages/indicate_typing*;
@@ -284,7 +287,7 @@ class DirectMessages:
         poll = Poll(
             account,
             known,
-            self.list,
+            self._pages,
             lambda message: self.note_event(message, account),
             self._caller.server_time,
             self._caller.clock,
@@ -301,7 +304,8 @@ class DirectMessages:
         """Take in that a message exists, however it became known. :meth:`poll` and webhooks do so by themselves.
 
         If a person sent it, replies to it may be free (:mod:`twdm_async.quota.credit`). If the account itself did, it
-        proves to :meth:`reconcile` and to outboxes that it was delivered.
+        proves to :meth:`reconcile` and to outboxes that it was delivered; and if it was not sent by this client, but by
+        somebody in the app, say, it has used up one of the free replies.
 
         Args:
             message: with its id, its time and both who wrote it and who got it.
@@ -313,12 +317,17 @@ class DirectMessages:
         if not isinstance(message, DirectMessage):
             raise InvalidInput(parameter="message", problem="must be a DirectMessage")
         me = account_id or self.reconciler.credentials.user_id
-        if me is None or message.id is None or message.created_at is None or message.sender_id is None:
+        sender, recipient, at = message.sender_id, message.recipient_id, message.created_at
+        if me is None or message.id is None or at is None or sender is None or recipient is None:
             return
-        if message.sender_id == me:
+        if me not in {sender, recipient} or not (is_id(message.id) and is_id(sender) and is_id(recipient)):
+            return
+        self.reconciler.sent.note_listable(message.id, at)
+        if sender == me:
             self.reconciler.hear(message)
-        elif message.recipient_id == me:
-            self._caller.note_inbound(message.sender_id, message.created_at)
+            self._caller.note_outbound(recipient, message.id, at)
+        else:
+            self._caller.note_inbound(sender, at)
 
     async def download(
         self,
@@ -352,22 +361,33 @@ class DirectMessages:
         address = media.url if isinstance(media, MessageMedia) else media
         return await download(self._caller, address, Path(path), most, max_wait)
 
-    async def reconcile(self, *unknowns: DeliveryUnknown, settle_after: float = SETTLE_AFTER) -> tuple[Reconciled, ...]:
+    @quiet
+    async def reconcile(self, *unknowns: DeliveryUnknown, settle_after: float | None = None) -> tuple[Reconciled, ...]:
         """Find out what became of messages that left and got no readable answer, by looking for them in the list of
         messages (15 pages in 15 minutes: settle as many as you can in one call).
+
+        What is there is found at once. What is not is called absent late, since the list lags: see
+        :mod:`twdm_async.resources.evidence`.
 
         Two messages that say the same to the same person are told apart by those which this client knows to have been
         sent. What other programs sent within five minutes of it in the very same words cannot be told apart.
 
         Args:
             unknowns: the errors that `send` raised.
-            settle_after: seconds from the attempt's end until a message that is not in the list is said to be absent.
+            settle_after: seconds from the attempt's end until a message that is not in the list may be said to be
+                absent: ten minutes, or five times the client's timeout if that is more. Less than that is refused.
 
         Returns:
             For each of `unknowns`, in their order, what became of it: :class:`Reconciled`.
 
         Raises:
-            InvalidInput: one of them is not about a direct message that was sent by this account.
-            ResponseError, ConnectFailed, MalformedResponse, QuotaWaitTooLong: the list could not be had.
+            InvalidInput: one of them is not about a direct message that was sent by this account, or `settle_after` is
+                too short.
+            ResponseError, ConnectFailed, MalformedResponse, QuotaWaitTooLong: the list could not be read.
         """
-        return await self.reconciler.reconcile(unknowns, settle_after, self.list)
+        return await self.reconciler.reconcile(unknowns, settle_after)
+
+
+def _with_app(message: DirectMessage, apps: Mapping[str, Any] | None) -> DirectMessage:
+    told = {app_id: app for app_id, app in (apps or {}).items() if app_id == message.source_app_id}
+    return evolve(message, apps=told) if told else message

@@ -1,8 +1,8 @@
 """Receiving without webhooks: the list of messages, read again and again (page *GET direct_messages/events/list*).
 
-The list may be read 15 times in 15 minutes, and shows the newest first. Each round reads it back to a few minutes
-before the last one's newest message, since messages may appear in it a little out of order; what was handed out before
-is known by its id.
+The list may be read 15 times in 15 minutes, and shows the newest first. Each round reads it back to a quarter of an
+hour before the last one's newest message, since messages appear in it minutes late, and not in order; what was handed
+out before is known by its id.
 
 A message is known when the next one is asked for. So who stops in the middle of one, by an exception, a ``break`` or a
 ``kill``, gets that one again, and no other; who has handled it before stopping says so to the inbox:
@@ -16,15 +16,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from twdm_async.errors import InvalidInput, RateLimited, TwdmError
+from twdm_async.resources.evidence import read_back
 from twdm_async.resources.inbox import Inbox, Received
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from twdm_async._clock import Clock
-    from twdm_async.models.direct_messages import DirectMessage
+    from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
 
-_OUT_OF_ORDER: Final = timedelta(minutes=5)
+_LATE: Final = timedelta(minutes=15)
 _SHORTEST: Final = 1.0  # seconds between two rounds
 
 _log = logging.getLogger("twdm_async")
@@ -36,7 +37,7 @@ class Poll:
     Args:
         account: its user id.
         inbox: what is known.
-        listing: begins to read the list.
+        pages: begins to read the list.
         note: is told of every message that was not known, whoever sent it.
         server_time: tells the server's time in seconds since 1970.
         clock: where time comes from.
@@ -46,14 +47,14 @@ class Poll:
         self,
         account: str,
         inbox: Inbox,
-        listing: Callable[[], AsyncIterator[DirectMessage]],
+        pages: Callable[[], AsyncGenerator[DirectMessagePage]],
         note: Callable[[DirectMessage], None],
         server_time: Callable[[], float],
         clock: Clock,
     ) -> None:
         self._account = account
         self._inbox = inbox
-        self._listing = listing
+        self._pages = pages
         self._note = note
         self._server_time = server_time
         self._clock = clock
@@ -89,19 +90,19 @@ class Poll:
         """What is new since `until`, but not from before `floor`, the oldest first; and when the newest of all was
         made. ``None`` if the list cannot be had now.
         """
-        since = datetime.fromtimestamp(until, UTC) - _OUT_OF_ORDER
-        found: dict[str, DirectMessage] = {}
+        since = datetime.fromtimestamp(until, UTC) - _LATE
         try:
-            async for message in self._listing():
-                if message.created_at is not None and message.created_at < since:
-                    break
-                if message.id is not None:
-                    found[message.id] = message
+            reading = await read_back(self._pages(), since)
         except TwdmError as error:
             if not error.safe_to_retry and not isinstance(error, RateLimited):
                 raise
             _log.warning("the list of messages could not be had, and is asked for again: %s", error)
             return None
+        found = {
+            message.id: message
+            for message in reading.messages
+            if message.id is not None and not (message.created_at is not None and message.created_at < since)
+        }
         known = await self._inbox.known(self._account, found)
         new = [message for message_id, message in found.items() if message_id not in known]
         new.sort(key=lambda message: (message.created_at or since, message.id or ""))

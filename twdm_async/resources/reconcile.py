@@ -10,7 +10,7 @@ When can it have been made? A request carries the time of its signature, and the
 more than five minutes. So whatever the clocks here were set to, it was let in within five minutes of that time, and
 done before anybody could still wait for its answer.
 
-It is said to be absent if it was not in a list that was asked for long enough after the attempt.
+When one that the list does not show is said to be absent, :mod:`twdm_async.resources.evidence` tells.
 """
 
 from __future__ import annotations
@@ -18,31 +18,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, frozen
 
 from twdm_async.errors import Delivered, DeliveryUnknown, InvalidInput
-from twdm_async.models.direct_messages import DirectMessage
+from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
 from twdm_async.models.texts import written
-from twdm_async.quota.spec import checked_seconds
+from twdm_async.resources.evidence import Reading, Search, checked_settle_after, pause, read_back
 from twdm_async.transport.sent import SentMessages, Sought
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Mapping, Sequence
     from twdm_async._clock import Clock
     from twdm_async.credentials import Credentials
     from twdm_async.transport.call import Caller
 
-SETTLE_AFTER: Final = 60.0
-"""Seconds until a message that is not in the list is believed not to have arrived."""
-
 _OLDEST_STAMP: Final = timedelta(seconds=300 + 10)  # what the server lets in, and some seconds for its own clocks
 _REMEMBERED: Final = timedelta(days=29)  # the list goes back 30
 _MOST_FOUND: Final = 10_000
-
-Listing = Callable[[], AsyncIterator[DirectMessage]]
+_LARGEST_PAGE: Final = 50
 
 
 @frozen
@@ -52,7 +48,8 @@ class Reconciled:
     Args:
         unknown: the error that said so.
         delivered: ``"yes"``: here it is. ``"no"``: it is not in the list, and will not be. ``"unknown"``: the list does
-            not go back so far, or holds a message to this person that may be it and cannot be compared.
+            not go back so far, holds a message to this person that may be it and cannot be compared, or has lagged for
+            so long that it cannot be believed.
         message: the message, if it was found.
     """
 
@@ -207,7 +204,8 @@ def _cannot_tell(
 @define(eq=False)
 class _Question:
     sought: Sought
-    ready_at: float  # by the monotonic clock: a list asked for then or later settles it
+    ended_at: float  # when it was given up, by the monotonic clock; not before this process knew of it
+    search: Search
     delivered: Delivered | None = None
     message: DirectMessage | None = None
 
@@ -230,6 +228,7 @@ class Reconciler:
         self._open: list[_Question] = []
         self._found: OrderedDict[Sought, DirectMessage] = OrderedDict()  # who asks again gets the same answer
         self._turn = asyncio.Lock()  # while one reads the list, the others wait: it may settle theirs, too
+        self._read_at: float | None = None  # when the list was last asked for
         self._echoes: OrderedDict[str, Listed] = OrderedDict()  # messages of this account that were heard of otherwise
         self._news = asyncio.Event()
         self.echo_count = 0
@@ -247,7 +246,9 @@ class Reconciler:
         self._news = asyncio.Event()
 
     async def echoes(self, sought: Sequence[Sought]) -> list[Listed]:
-        """What was heard of that could be one of `sought`. As of :meth:`events`, it is known whose the others are."""
+        """What was heard of that could be one of `sought`. As of :meth:`candidates`, it is known whose the others
+        are.
+        """
         people = {one.recipient_id for one in sought}
         echoes = [echo for echo in self._echoes.values() if echo.message.recipient_id in people]
         if echoes:
@@ -255,29 +256,28 @@ class Reconciler:
         return echoes
 
     async def reconcile(
-        self, unknowns: Sequence[DeliveryUnknown], settle_after: float, listing: Listing
+        self, unknowns: Sequence[DeliveryUnknown], settle_after: float | None
     ) -> tuple[Reconciled, ...]:
         """What became of each of `unknowns`."""
-        checked_seconds(settle_after, "settle_after")
+        settle_after = checked_settle_after(settle_after, self.timeout)
         sought = [self._sought(unknown) for unknown in unknowns]
         questions: dict[Sought, _Question] = {}
         for unknown, one in zip(unknowns, sought, strict=True):
-            questions.setdefault(one, _Question(one, self._ready_at(unknown, settle_after)))
+            questions.setdefault(one, _Question(one, self._ended_at(unknown, settle_after), Search(settle_after)))
         self._open += questions.values()
         try:
-            while left := self._left(questions.values()):
+            while self._left(questions.values()):
                 news = self._news
                 async with self._turn:
                     await self._settle_by_echoes()
-                wait = min(question.ready_at for question in left) - self._clock.monotonic()
-                if wait > 0 and self._left(questions.values()):
+                    wait = self._due_in(self._left(questions.values()))
+                    if wait is not None and wait <= 0:
+                        await self._settle()
+                        continue
+                if wait is not None:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(wait):
                             await news.wait()
-                    continue
-                async with self._turn:
-                    if self._left(questions.values()):
-                        await self._settle(listing)
         finally:
             for question in questions.values():
                 self._open.remove(question)
@@ -306,32 +306,57 @@ class Reconciler:
         """
         self._caller.settle_in()
 
-    async def events(self, sought: Sequence[Sought], nameless: Sequence[Sought], listing: Listing) -> list[Listed]:
-        """What the list holds that could be one of `sought`, or of `nameless`. Whatever was under way to the same
-        people when it was read has come to its end when this returns, so it is known whose those messages are.
+    async def read(self, sought: Sequence[Sought], nameless: Sequence[Sought]) -> Reading:
+        """Read the list back to the oldest of `sought` and `nameless`. Whatever was under way to the same people when
+        it was read has come to its end when this returns, so it is known whose those messages are.
+
+        Raises:
+            TwdmError: it could not be read.
         """
         since = min(span(one, self.timeout)[0] for one in [*sought, *nameless])
-        people = {one.recipient_id for one in sought}
-        events: list[Listed] = []
-        async for message in listing():
-            if message.created_at is not None and message.created_at < since:
-                break
-            # The list holds what others sent to this account, too; and who writes to himself must not find those.
-            me = self.credentials.user_id
-            is_received = me is not None and message.recipient_id == me and message.sender_id not in {None, me}
-            if not is_received and message.recipient_id in {None, *people}:
-                events.append(listed(message, self.credentials))
-        await self._caller.quiet(people)
-        return events
+        pages = self._caller.pages("direct_messages.list", DirectMessagePage, count=_LARGEST_PAGE, max_wait=None)
+        reading = await read_back(pages, since)
+        await self._caller.quiet({one.recipient_id for one in sought})
+        for message in reading.messages:
+            if message.id is not None and message.created_at is not None:
+                self.sent.note_listable(message.id, message.created_at)
+        return reading
 
-    async def _settle(self, listing: Listing) -> None:
-        asked_at = self._clock.monotonic()
+    def candidates(self, reading: Reading, sought: Sequence[Sought]) -> list[Listed]:
+        """What `reading` shows that could be one of `sought`."""
+        people = {None, *(one.recipient_id for one in sought)}
+        me = self.credentials.user_id
+        return [
+            listed(message, self.credentials)
+            for message in reading.messages
+            # The list holds what others sent to this account, too; and who writes to himself must not find those.
+            if not (me is not None and message.recipient_id == me and message.sender_id not in {None, me})
+            and message.recipient_id in people
+        ]
+
+    def is_believed(self, reading: Reading, settle_after: float, known: Mapping[str, datetime] | None = None) -> bool:
+        """Whether what `reading` does not show may be absent. `known` are messages that exist, besides those of which
+        this client knows.
+        """
+        if not reading.is_whole:
+            return False
+        deleted = self.sent.deleted
+        others = {message_id: at for message_id, at in (known or {}).items() if message_id not in deleted}
+        return not reading.missing(others | self.sent.listable, self._clock.utc(), settle_after)
+
+    async def _settle(self) -> None:
+        asked_at = self._read_at = self._clock.monotonic()
         questions = {question.sought: question for question in self._left(self._open)}
-        sought, sent = list(questions), self._caller.sent
-        nameless = relevant(sent.nameless, sought)
-        events = await self.events(sought, nameless, listing)
-        ready = {place for place, one in enumerate(sought) if questions[one].ready_at <= asked_at}
-        self._match(questions, ready, events)
+        sought = list(questions)
+        reading = await self.read(sought, relevant(self.sent.nameless, sought))
+        for question in questions.values():
+            search = question.search
+            search.look(asked_at - question.ended_at, is_believed=self.is_believed(reading, search.settle_after))
+        ready = {place for place, one in enumerate(sought) if questions[one].search.is_absent}
+        self._match(questions, ready, self.candidates(reading, sought))
+        for question in questions.values():
+            if question.search.is_hopeless:
+                question.delivered = question.delivered or "unknown"
 
     async def _settle_by_echoes(self) -> None:
         """Find what was heard of already. What was not is not absent for that."""
@@ -370,10 +395,21 @@ class Reconciler:
                 left.append(question)
         return left
 
-    def _ready_at(self, unknown: DeliveryUnknown, settle_after: float) -> float:
+    def _due_in(self, questions: Sequence[_Question]) -> float | None:
+        """Seconds until the list should be read for one of `questions`; ``None`` if there is none."""
+        if not questions:
+            return None
+        now = self._clock.monotonic()
+        due_in = min(question.search.due - (now - question.ended_at) for question in questions)
+        if self._read_at is not None:
+            shortest = min(question.search.settle_after for question in questions)
+            due_in = max(due_in, self._read_at + pause(shortest) - now)
+        return due_in
+
+    def _ended_at(self, unknown: DeliveryUnknown, settle_after: float) -> float:
         now = self._clock.utc()
         passed = (now - (unknown.ended_at or now)).total_seconds()
-        return self._clock.monotonic() + min(max(settle_after - passed, 0.0), settle_after)  # clocks may have been set
+        return self._clock.monotonic() - min(max(passed, 0.0), settle_after)  # clocks may have been set
 
     def _sought(self, unknown: DeliveryUnknown) -> Sought:
         if not isinstance(unknown, DeliveryUnknown) or unknown.endpoint != "direct_messages.send":

@@ -31,7 +31,7 @@ from twdm_async.transport.sent import SentMessages, Sought
 from twdm_async.transport.wire import Fault, Message, Reply, Request, Sink
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Container, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Container, Mapping, Sequence
 
     from twdm_async._clock import Clock
     from twdm_async.credentials import Credentials
@@ -265,7 +265,7 @@ class Caller:
             if decision.after:
                 await self._clock.sleep(decision.after)
 
-    async def pages(self, name: str, into: type[P], *, count: int, max_wait: float | None) -> AsyncIterator[P]:
+    async def pages(self, name: str, into: type[P], *, count: int, max_wait: float | None) -> AsyncGenerator[P]:
         """Go through the pages of a list. A page may be empty and still not be the last.
 
         Args:
@@ -358,7 +358,8 @@ class Caller:
             outcome, decision = None, self._failed(call.request, stamp, mistake(error), left=attempt.sent)
         except BaseException as cancelled:
             if call.journal is not None:  # whoever comes next will write it down
-                call.journal.cut_off(self._failed(call.request, stamp, _CUT_OFF, left=attempt.sent))
+                left = self._failed(call.request, stamp, _CUT_OFF, left=True) if attempt.sent else None
+                call.journal.cut_off(left or retry.Again(call.story))
             raise cancelled from None
         try:
             if call.journal is not None:

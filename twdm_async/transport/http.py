@@ -146,7 +146,9 @@ async def check_hook() -> None:
     async with aiohttp.ClientSession(connector=_Nowhere(), request_class=_TrackedRequest) as session:
         with contextlib.suppress(Exception):  # there is nothing to send it with
             await session.get("http://127.0.0.1/")
-    if not attempt.sent or not isinstance(getattr(aiohttp.client_proto.ResponseHandler, "should_close", None), property):
+    if not attempt.sent or not isinstance(
+        getattr(aiohttp.client_proto.ResponseHandler, "should_close", None), property
+    ):
         raise IncompatibleAiohttp(version=aiohttp.__version__)
     _checked.add(aiohttp.__version__)
 

@@ -67,13 +67,29 @@ class Senders:
                 break
         else:
             if len(self._tasks) < self._most:
-                # Not in the caller's context: the task will work for others.
-                task = asyncio.create_task(self._work(job), name="twdm_async sender", context=contextvars.Context())
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._begin(job)
             else:
                 self._queue.append(job)
         return await job.outcome
+
+    def _begin(self, job: Job[Any]) -> None:
+        """Have a task of its own begin with `job`."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled():
+                return
+            if not job.has_begun:  # a task that is cancelled before its first step does nothing at all
+                job.outcome.cancel()
+            while self._queue and len(self._tasks) < self._most:
+                waiting = self._queue.popleft()
+                if not waiting.outcome.done():
+                    self._begin(waiting)
+
+        # Not in the caller's context: the task will work for others.
+        task = asyncio.create_task(self._work(job), name="twdm_async sender", context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(ended)
 
     def end_waiting(self) -> None:
         """Begin nothing any more: who waits for a sender gets :class:`ClientClosed`."""
@@ -110,7 +126,12 @@ class Senders:
     async def _rest(self) -> Job[Any] | None:
         turn: asyncio.Future[Job[Any] | None] = asyncio.get_running_loop().create_future()
         self._resting.append(turn)
-        return await turn
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and (job := turn.result()) is not None:
+                job.outcome.cancel()  # it was given in the same moment
+            raise
 
 
 async def _do(job: Job[Any]) -> None:

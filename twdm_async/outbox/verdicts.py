@@ -1,0 +1,199 @@
+"""What becomes of a message of the outbox after an attempt: the one place that decides it.
+
+==========================================  ==========================================================================
+what the attempt ended in                   the message
+==========================================  ==========================================================================
+an answer of the API                        sent
+a refusal about this message                rejected; the others go on
+a refusal about the account                 stays; sending stops, with the reason
+a refusal that is unclear                   is tried again after others; if these are refused, too, sending stops
+an answer of an intermediary                is tried again after others; if none gets through, all wait, ever longer
+no answer                                   unknown, until the list tells; if many in a row have none, all wait
+no connection                               stays; all wait, ever longer
+no quota before it expires                  expired
+==========================================  ==========================================================================
+
+*Which messages are poisoned?* One that fails while others get through is a suspect. It is tried again after pauses that
+double, and it is given up (:attr:`State.FAILED`) when it has failed more often than chance explains: of all messages
+that were tried, some part fails at the first time, so a good one fails `n` times in a row with that probability to the
+power of `n`. See :func:`most_tries`. As long as nothing gets through, nobody is a suspect: it is the network, or the
+API, and one message at a time is tried until it has recovered.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import frozen
+
+from twdm_async import errors
+from twdm_async.models.direct_messages import DirectMessage
+from twdm_async.outbox.entry import State
+from twdm_async.transport.retry import Again
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_BY_CHANCE: Final = 1e-5  # a good message is given up with this probability, at the most
+_FEWEST_TRIES, _MOST_TRIES = 3, 8
+_LONGEST_BACKOFF: Final = 6 * 3600.0  # seconds
+_SPENDS: Final = 5.0  # times as long is a pause at the most if each try spends quota
+_SILENCES: Final = 8  # attempts in a row without an answer
+_ROUNDS: Final = 3  # pauses in a row after which an unclear refusal came again
+
+
+@frozen
+class Sent:
+    """It arrived. `message_id` is the API's id, if it told."""
+
+    message_id: str | None
+
+
+@frozen
+class Ended:
+    """Nothing more will be done about it."""
+
+    state: State
+    error: str | None = None
+
+
+@frozen
+class Unknown:
+    """It may have arrived."""
+
+    error: str
+
+
+@frozen
+class Retry:
+    """It did not arrive, and is tried again.
+
+    Args:
+        after: seconds.
+        tries: how often it has failed; if that is too often, it is given up instead.
+        error: why it did not arrive, if there is something to say.
+    """
+
+    after: float = 0.0
+    tries: int = 0
+    error: str | None = None
+
+
+@frozen
+class Stop:
+    """It did not arrive, and neither would the next one."""
+
+    error: errors.TwdmError
+
+
+Verdict = Sent | Ended | Unknown | Retry | Stop
+
+
+def most_tries(failed: int, tried: int) -> int:
+    """How often a message may fail until it is given up.
+
+    Args:
+        failed: how many messages have failed, once or more often.
+        tried: how many messages were tried.
+    """
+    share = (failed + 1) / (tried + 10)  # with little known, one in ten
+    tries = _MOST_TRIES if share >= 1 else math.ceil(math.log(_BY_CHANCE) / math.log(share))
+    return min(max(tries, _FEWEST_TRIES), _MOST_TRIES)
+
+
+def backoff(tries: int, settle_after: float) -> float:
+    """Seconds until a message is tried again that has failed so often."""
+    return 0.0 if tries < 2 else min(settle_after * 2.0 ** (tries - 2), _LONGEST_BACKOFF)
+
+
+class Judge:
+    """Decides over the messages that one process sends, and when it takes up the next.
+
+    Args:
+        settle_after: seconds; the measure of all pauses after a message failed.
+        longest_pause: seconds that nothing is sent at the most while nothing can be reached.
+        jitter: a random number from 0 up to 1.
+    """
+
+    def __init__(self, settle_after: float, longest_pause: float, jitter: Callable[[], float]) -> None:
+        self._settle_after = settle_after
+        self._longest_pause = longest_pause
+        self._jitter = jitter
+        self._answers = 0  # of the API
+        self._failures: dict[int, tuple[int, int]] = {}  # how often a row failed, and `_answers` at the last time
+        self._in_a_row = 0  # messages that failed since the last answer, and are no suspects
+        self._silences = 0  # attempts since the last answer to which there was none
+        self._rounds = 0  # pauses since the last answer
+        self._resume_at = -math.inf  # by the monotonic clock
+
+    def decide(self, row: int, tries: int, outcome: Any, now: float) -> Verdict:
+        """What becomes of a message.
+
+        Args:
+            row: its number.
+            tries: how often it has failed before, as a suspect.
+            outcome: of its attempt: the answer, an error, or that there must be another attempt.
+            now: seconds, by the monotonic clock.
+        """
+        match outcome:
+            case DirectMessage():
+                self._answered(row)
+                return Sent(outcome.id)
+            case Again():
+                return Retry(tries=tries)
+            case errors.DeliveryUnknown():
+                self._silences += 1
+                if self._silences >= _SILENCES:
+                    self._pause(now, _SPENDS)
+                return Unknown(str(outcome))
+            case errors.QuotaWaitTooLong() | errors.RateLimited():
+                return Ended(State.EXPIRED, "its quota is free too late")
+            case errors.ResponseError(subject="message"):
+                self._answered(row)
+                return Ended(State.REJECTED, str(outcome))
+            case errors.ResponseError(subject="unclear" | "intermediary") | errors.InternalError():
+                return self._failed(row, tries, outcome, now)
+            case errors.QuotaQueueFull() | errors.ConnectFailed(safe_to_retry=True):
+                self._pause(now, 1.0)
+                return Retry(tries=tries, error=str(outcome))
+            case errors.TwdmError():
+                return Stop(outcome)
+            case _:
+                return Stop(errors.InternalError(problem=f"an outcome that is a {type(outcome).__name__}"))
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next message may be taken up."""
+        return max(0.0, self._resume_at - now)
+
+    @property
+    def is_troubled(self) -> bool:
+        """Whether it is not known if anything gets through, so that only one message should be tried at a time."""
+        return self._rounds > 0
+
+    def _failed(self, row: int, tries: int, error: errors.TwdmError, now: float) -> Verdict:
+        count, answers = self._failures.get(row, (0, self._answers))
+        self._failures[row] = (count + 1, self._answers)
+        if tries or self._answers > answers:  # others got through meanwhile
+            tries += 1
+            return Retry(backoff(tries, self._settle_after) or self._settle_after / 10, tries, str(error))
+        self._in_a_row += 1
+        if self._in_a_row > 1:
+            self._pause(now, _SPENDS)
+        is_clear = isinstance(error, errors.ResponseError) and error.subject == "intermediary"
+        if self._rounds > _ROUNDS and self._in_a_row > _ROUNDS and not is_clear:
+            return Stop(error)
+        return Retry(min(2.0**count, self._longest_pause), tries, str(error))
+
+    def _answered(self, row: int) -> None:
+        self._answers += 1
+        self._in_a_row = self._silences = self._rounds = 0
+        self._resume_at = -math.inf
+        self._failures.pop(row, None)
+
+    def _pause(self, now: float, longest: float) -> None:
+        if now < self._resume_at:
+            return  # it was under way with those that are waited for
+        pause = min(2.0**self._rounds, longest * self._longest_pause)
+        self._rounds += 1
+        self._resume_at = now + pause * (0.5 + 0.5 * self._jitter())

@@ -1,0 +1,194 @@
+"""Whether the list of messages can be believed when it does not show one (page *GET direct_messages/events/list*).
+
+The list is no proof. Users of several clients report that messages appear in it two to three minutes late, that it came
+empty although there were messages, and that what was deleted stayed in it for days. So a message that the list shows
+was delivered, and that is said at once; but one that it does not show is called absent only if all of this holds:
+
+1. *Time.* The attempt was given up at least `settle_after` seconds ago: ten minutes by default, three times the longest
+   delay that was reported. Before that, no list is believed, whatever else it shows: a list that shows newer messages
+   may still lack an older one.
+2. *A whole reading.* It was read back to before the moment at which the message can have been made, or to its end. One
+   old message at its top, or some, are no end. A list whose cursors repeat, or whose pages bring nothing new, is not
+   whole.
+3. *Evidence.* Nothing that is known to exist is missing from it: no message whose id the API has answered, none that
+   came by a webhook, none that an earlier reading showed. As long as one is missing, the list lags, and nobody is
+   absent. (Messages that were deleted are no evidence. Whoever deletes one elsewhere does not tell; so what is missing
+   for six times `settle_after`, from a list that shows something at least as new, is taken for deleted.)
+4. *Twice.* It was missing from two such readings, one some time after the other.
+
+Why that is enough: to be called absent, a message that was delivered would have to be hidden from two lists, for
+longer than any delay that was ever seen, while everything else that is known is shown by both.
+
+Few lists may be read (15 in 15 minutes). So all who search share a reading, one is made at once, and the next ones ever
+later: see :class:`Search`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, field
+
+from twdm_async.errors import InvalidInput, MalformedResponse
+from twdm_async.quota.spec import checked_seconds
+from twdm_async.quota.store.contract import Lifetime
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
+
+SETTLE_AFTER: Final = 600.0
+"""Seconds until a message that is not in the list is believed not to have arrived."""
+
+_READINGS: Final = 2
+_LOOKS: Final = (0.2, 0.5, 1.0)  # parts of `settle_after` at which a message is looked for, after the first time
+_LATER: Final = 1.15  # times as old is a message when it is looked for again
+_LONGEST_PAUSE: Final = 90.0  # seconds between two readings: ten in 15 minutes, which leaves some to others
+_PAUSE: Final = 0.15  # the same, as a part of `settle_after`
+_LASTING: Final = 6.0  # times `settle_after`: whatever lasts so long is no delay
+_ENOUGH_OLD: Final = 10  # old messages in a row are the end; fewer may stand at the top of a list that is not in order
+_MOST_BARREN: Final = 3  # pages in a row that bring nothing new
+
+
+def checked_settle_after(settle_after: float | None, timeout: float) -> float:
+    """`settle_after` in seconds, or what it is if not given.
+
+    Args:
+        settle_after: seconds, or ``None``.
+        timeout: seconds that an attempt may take.
+
+    Raises:
+        InvalidInput: it is no time, or one in which a message can still be on its way.
+    """
+    shortest = Lifetime.from_timeout(timeout).whole
+    if settle_after is None:
+        return max(SETTLE_AFTER, shortest)
+    if checked_seconds(settle_after, "settle_after") < shortest:
+        problem = (
+            f"must be {shortest:g} seconds or more: with a timeout of {timeout:g} s, a message that was given up may "
+            "still arrive until then"
+        )
+        raise InvalidInput(parameter="settle_after", problem=problem)
+    return settle_after
+
+
+@define(eq=False)
+class Reading:
+    """What the list showed when it was read once.
+
+    Args:
+        since: how far back it was to be read.
+        messages: what it showed, in its order.
+        ids: of those that have one.
+        is_whole: whether all that it has since then was read.
+    """
+
+    since: datetime
+    messages: list[DirectMessage] = field(factory=list["DirectMessage"], repr=False)
+    ids: set[str] = field(factory=set[str], repr=False)
+    is_whole: bool = False
+    _old_in_a_row: int = 0
+
+    def take(self, page: Sequence[DirectMessage]) -> bool:
+        """Take in the next page. Return whether it brought anything new."""
+        before = len(self.messages)
+        for message in page:
+            if message.id is not None and message.id in self.ids:
+                continue
+            if message.id is not None:
+                self.ids.add(message.id)
+            self.messages.append(message)
+            is_old = message.created_at is not None and message.created_at < self.since
+            self._old_in_a_row = self._old_in_a_row + 1 if is_old else 0
+            self.is_whole = self.is_whole or self._old_in_a_row >= _ENOUGH_OLD
+        return len(self.messages) > before
+
+    def missing(self, known: Mapping[str, datetime], now: datetime, settle_after: float) -> set[str]:
+        """The ids of messages that exist and that this list does not show: as long as there are some, it lags.
+
+        Args:
+            known: ids of messages that exist, and when they were made, at the latest.
+            now: UTC.
+            settle_after: seconds until a list is believed.
+        """
+        newest = max((at for message_id, at in known.items() if message_id in self.ids), default=None)
+        lasting = timedelta(seconds=_LASTING * settle_after)
+        return {
+            message_id
+            for message_id, at in known.items()
+            if at >= self.since
+            and message_id not in self.ids
+            and not (newest is not None and newest >= at and now - at > lasting)  # it was deleted
+        }
+
+
+async def read_back(pages: AsyncGenerator[DirectMessagePage], since: datetime) -> Reading:
+    """Read the list, the newest first, back to `since`.
+
+    Raises:
+        TwdmError: it could not be read.
+    """
+    reading = Reading(since)
+    barren = 0
+    async with contextlib.aclosing(pages):
+        try:
+            async for page in pages:
+                barren = 0 if reading.take(page.events) else barren + 1
+                if reading.is_whole or barren == _MOST_BARREN:
+                    return reading
+        except MalformedResponse:
+            if not reading.messages:
+                raise
+            return reading  # what was shown so far is there
+    reading.is_whole = True
+    return reading
+
+
+@define(eq=False)
+class Search:
+    """How far the search for one message has come: at once, at a fifth, at a half and at the whole of `settle_after`,
+    once more to be sure, and then ever more rarely.
+
+    Args:
+        settle_after: seconds until a list is believed.
+        looked_at: how old the message was when it was last looked for, in seconds since its attempt was given up.
+        misses: readings that could be believed, and did not show it.
+    """
+
+    settle_after: float
+    looked_at: float | None = None
+    misses: int = 0
+
+    @property
+    def due(self) -> float:
+        """How old the message is when it should be looked for next."""
+        if self.looked_at is None:
+            return 0.0
+        for part in _LOOKS:
+            if self.looked_at < part * self.settle_after:
+                return part * self.settle_after
+        return max(_LATER * self.looked_at, self.looked_at + pause(self.settle_after))
+
+    def look(self, age: float, *, is_believed: bool) -> None:
+        """Note a reading that was begun when the message was `age` seconds old."""
+        self.looked_at = age
+        if is_believed and age >= self.settle_after:
+            self.misses += 1
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the message is absent, if the last reading did not show it either."""
+        return self.misses >= _READINGS
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no list could be believed for so long that none will be soon."""
+        return self.misses == 0 and self.looked_at is not None and self.looked_at >= _LASTING * self.settle_after
+
+
+def pause(settle_after: float) -> float:
+    """Seconds between two readings, at the least."""
+    return min(_LONGEST_PAUSE, _PAUSE * settle_after)
