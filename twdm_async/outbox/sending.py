@@ -341,9 +341,8 @@ class _Attempts(Journal):
 
     def _put_back(self, rows: Rows, retry: Retry) -> None:
         if retry.tries > self._taken.tries and rows.is_given_up(retry.tries):
-            rows.end(
-                self.row, State.FAILED, error=f"{retry.error} (after {retry.tries} tries while others got through)"
-            )
+            error = f"{retry.error} (in {retry.tries} tries, while others got through)"
+            rows.end(self.row, State.FAILED, error=error)
         else:
             rows.put_back(self.row, None if self._is_abandoned else self._sending.owner.name, retry)
 

@@ -31,6 +31,7 @@ from twdm_async.transport.sent import SentMessages, Sought
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping, Sequence
+
     from twdm_async._clock import Clock
     from twdm_async.credentials import Credentials
     from twdm_async.transport.call import Caller
