@@ -142,9 +142,11 @@ class Settling:
         oldest = min(one.sent_at for one in sought)
         known = await self._storage.do(lambda rows: rows.listable(oldest), only_reads=True)
         is_believed = self._reconciler.is_believed(reading, self._settle_after, known)
-        for one in unknown:
-            self._search(one).look(ages[one.id], is_believed=is_believed)
-        ready = {attempt for attempt, search in self._searches.items() if search.is_absent}
+        ready = {
+            (one.id, one.sought.sent_at)
+            for one in unknown
+            if self._search(one).look(ages[one.id], is_believed=is_believed)
+        }
         events = self._reconciler.candidates(reading, sought)
         settled = await self._apply(_Known(events, ready, *self._known_here(events, unknown)))
         left = [one for one in unknown if one.id not in settled]

@@ -32,13 +32,14 @@ from typing import TYPE_CHECKING, Final
 from attrs import define, field
 
 from twdm_async.errors import InvalidInput, MalformedResponse
+from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.quota.spec import checked_seconds
 from twdm_async.quota.store.contract import Lifetime
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
-    from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
+    from twdm_async.models.direct_messages import DirectMessagePage
 
 SETTLE_AFTER: Final = 600.0
 """Seconds until a message that is not in the list is believed not to have arrived."""
@@ -87,7 +88,7 @@ class Reading:
     """
 
     since: datetime
-    messages: list[DirectMessage] = field(factory=list["DirectMessage"], repr=False)
+    messages: list[DirectMessage] = field(factory=list[DirectMessage], repr=False)
     ids: set[str] = field(factory=set[str], repr=False)
     is_whole: bool = False
     _old_in_a_row: int = 0
@@ -172,16 +173,14 @@ class Search:
                 return part * self.settle_after
         return max(_LATER * self.looked_at, self.looked_at + pause(self.settle_after))
 
-    def look(self, age: float, *, is_believed: bool) -> None:
-        """Note a reading that was begun when the message was `age` seconds old."""
+    def look(self, age: float, *, is_believed: bool) -> bool:
+        """Note a reading that was begun when the message was `age` seconds old. Return whether the message is absent if
+        that reading does not show it either.
+        """
         self.looked_at = age
         if is_believed and age >= self.settle_after:
             self.misses += 1
-
-    @property
-    def is_absent(self) -> bool:
-        """Whether the message is absent, if the last reading did not show it either."""
-        return self.misses >= _READINGS
+        return is_believed and self.misses >= _READINGS
 
     @property
     def is_hopeless(self) -> bool:

@@ -350,10 +350,11 @@ class Reconciler:
         questions = {question.sought: question for question in self._left(self._open)}
         sought = list(questions)
         reading = await self.read(sought, relevant(self.sent.nameless, sought))
-        for question in questions.values():
-            search = question.search
-            search.look(asked_at - question.ended_at, is_believed=self.is_believed(reading, search.settle_after))
-        ready = {place for place, one in enumerate(sought) if questions[one].search.is_absent}
+        ready: set[int] = set()
+        for place, question in enumerate(questions.values()):
+            is_believed = self.is_believed(reading, question.search.settle_after)
+            if question.search.look(asked_at - question.ended_at, is_believed=is_believed):
+                ready.add(place)
         self._match(questions, ready, self.candidates(reading, sought))
         for question in questions.values():
             if question.search.is_hopeless:
