@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 ROOT = Path(__file__).parents[1]
-SETTLE_AFTER = 0.6  # seconds
+SETTLE_AFTER = 2.0  # seconds
 HOSTILE = Fault(("reset", "silence", "cut", "503"), endpoint="direct_messages.send", probability=0.3)
 EARLY = Fault(("reset", "close"), endpoint="direct_messages.send", probability=0.2, processed=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections import Counter
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from tests.pictures import PNG
 from tests.scripted import http, serving
 from tests.test_http import KEYS, TEXT, connected
-from tests.virtual_time import LoopClock, run
+from tests.virtual_time import LoopClock, virtual_time
 from twdm_async import (
     CallToAction,
     Client,
@@ -37,7 +38,7 @@ from twdm_async.sandbox import Fault, Sandbox
 from twdm_async.transport.sent import Sought
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
 NOW = datetime(2027, 1, 15, 8, tzinfo=UTC)
 TIMEOUT = 30.0
@@ -197,15 +198,30 @@ QUOTAS = QuotaTable.default().replace("direct_messages.send", Quota(1_000_000, p
 MANY_LISTS = QUOTAS.replace("direct_messages.list", Quota(100_000, per=900.0))
 
 
+@contextlib.asynccontextmanager
+async def api(**options: Any) -> AsyncIterator[tuple[Sandbox, Client, LoopClock]]:
+    """A sandbox with these options and a client, in virtual time."""
+    clock = LoopClock()
+    async with (
+        Sandbox(clock=clock, **options) as sandbox,
+        Client(
+            sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock, quotas=sandbox.quotas
+        ) as client,
+    ):
+        yield sandbox, client, clock
+
+
+def lists_read(sandbox: Sandbox) -> int:
+    return sum("list.json" in request.path for request in sandbox.requests)
+
+
+@virtual_time
 async def test_a_message_that_arrived_and_one_that_did_not() -> None:
     faults = [
         Fault("reset", endpoint="direct_messages.send", nth=1),
         Fault("reset", endpoint="direct_messages.send", nth=2, processed=False),
     ]
-    async with (
-        Sandbox(faults=faults) as sandbox,
-        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client,
-    ):
+    async with api(faults=faults) as (sandbox, client, _):
         unknowns: list[DeliveryUnknown] = []
         for _ in range(3):
             try:
@@ -213,26 +229,22 @@ async def test_a_message_that_arrived_and_one_that_did_not() -> None:
             except DeliveryUnknown as error:
                 unknowns.append(error)
         assert len(unknowns) == 2
-        arrived, absent = await client.direct_messages.reconcile(*unknowns, settle_after=0.2)
+        arrived, absent = await client.direct_messages.reconcile(*unknowns)
         assert (arrived.delivered, absent.delivered) == ("yes", "no")
         assert arrived.message is not None
         assert arrived.message.id == sandbox.messages[0].id
-        assert await client.direct_messages.reconcile(absent.unknown, settle_after=0.0) == (
-            Reconciled(absent.unknown, "no"),
-        )
+        assert await client.direct_messages.reconcile(absent.unknown) == (Reconciled(absent.unknown, "no"),)
         assert "SENTINEL" not in repr(unknowns) + repr(arrived)
 
 
+@virtual_time
 async def test_who_asks_again_gets_the_same_answer() -> None:
     faults = [
         Fault("reset", endpoint="direct_messages.send", nth=1),
         Fault("reset", endpoint="direct_messages.send", nth=2, processed=False),
         Fault("401_token", endpoint="direct_messages.list", nth=2),
     ]
-    async with (
-        Sandbox(faults=faults) as sandbox,
-        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client,
-    ):
+    async with api(faults=faults) as (_, client, _):
         unknowns: list[DeliveryUnknown] = []
         for number in range(2):
             with pytest.raises(DeliveryUnknown) as caught:
@@ -240,9 +252,9 @@ async def test_who_asks_again_gets_the_same_answer() -> None:
             unknowns.append(caught.value)
             await asyncio.sleep(0.4)
         with pytest.raises(Unauthorized):
-            await client.direct_messages.reconcile(*unknowns, settle_after=0.6)
+            await client.direct_messages.reconcile(*unknowns)
         for _ in range(2):
-            settled = await client.direct_messages.reconcile(*unknowns, unknowns[0], settle_after=0.0)
+            settled = await client.direct_messages.reconcile(*unknowns, unknowns[0])
             assert [one.delivered for one in settled] == ["yes", "no", "yes"]
 
 
@@ -255,14 +267,12 @@ async def test_fault_24_a_list_that_is_none_does_not_say_that_a_message_is_absen
         with pytest.raises(DeliveryUnknown) as caught:
             await client.direct_messages.send("5", TEXT)
         with pytest.raises((MalformedResponse, ResponseError)):
-            await client.direct_messages.reconcile(caught.value, settle_after=0.0)
+            await client.direct_messages.reconcile(caught.value)
 
 
+@virtual_time
 async def test_all_there_is_to_a_message_is_found_again() -> None:
-    async with (
-        Sandbox(quotas=MANY_LISTS, faults=[Fault("cut", endpoint="direct_messages.send")]) as sandbox,
-        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=MANY_LISTS) as client,
-    ):
+    async with api(quotas=MANY_LISTS, faults=[Fault("cut", endpoint="direct_messages.send")]) as (sandbox, client, _):
         profile = (await client.custom_profiles.create("Anna", PNG)).id
         picture = await client.media.upload(PNG, category="dm_image", shared=True)
         for text, options in (
@@ -273,7 +283,7 @@ async def test_all_there_is_to_a_message_is_found_again() -> None:
         ):
             with pytest.raises(DeliveryUnknown) as caught:
                 await client.direct_messages.send("5", text, **options)
-            (settled,) = await client.direct_messages.reconcile(caught.value, settle_after=0.0)
+            (settled,) = await client.direct_messages.reconcile(caught.value)
             assert settled.message is not None
             assert settled.message.id == sandbox.messages[-1].id
 
@@ -287,42 +297,35 @@ async def test_one_list_settles_all_who_ask_meanwhile() -> None:
             *(client.direct_messages.send("5", f"{TEXT} {number}") for number in range(20)), return_exceptions=True
         )
         unknowns = [result for result in results if isinstance(result, DeliveryUnknown)]
-        settled = await asyncio.gather(*(client.direct_messages.reconcile(one, settle_after=0.3) for one in unknowns))
+        settled = await asyncio.gather(*(client.direct_messages.reconcile(one) for one in unknowns))
         assert [one.delivered for (one,) in settled] == ["yes"] * 20
-        assert sum("list.json" in request.path for request in sandbox.requests) <= 3
+        assert lists_read(sandbox) == 1
 
 
-def test_absent_is_said_when_it_has_settled_and_no_sooner() -> None:
-    async def main() -> None:
-        clock = LoopClock()
-        fault = Fault("close", endpoint="direct_messages.send", processed=False)
-        async with (
-            Sandbox(clock=clock, faults=[fault]) as sandbox,
-            Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock) as client,
-        ):
-            with pytest.raises(DeliveryUnknown) as caught:
-                await client.direct_messages.send("5", TEXT)
-            began = clock.monotonic()
-            await asyncio.sleep(20)
-            (settled,) = await client.direct_messages.reconcile(caught.value)
-            assert settled.delivered == "no"
-            assert 60 <= clock.monotonic() - began < 62
-            (again,) = await client.direct_messages.reconcile(caught.value)
-            assert again.delivered == "no"
-            assert clock.monotonic() - began < 62, "it has settled already"
-            clock.wrong_by = -3600.0  # the clock is set back: it must not take an hour
-            await client.direct_messages.reconcile(caught.value)
-            assert clock.monotonic() - began < 124
-
-    run(main())
+@virtual_time
+async def test_absent_is_said_when_it_has_settled_and_no_sooner() -> None:
+    fault = Fault("close", endpoint="direct_messages.send", processed=False)
+    async with api(faults=[fault]) as (sandbox, client, clock):
+        with pytest.raises(DeliveryUnknown) as caught:
+            await client.direct_messages.send("5", TEXT)
+        began = clock.monotonic()
+        await asyncio.sleep(20)
+        (settled,) = await client.direct_messages.reconcile(caught.value)
+        assert settled.delivered == "no"
+        assert 600 <= clock.monotonic() - began < 710
+        assert lists_read(sandbox) == 5
+        (again,) = await client.direct_messages.reconcile(caught.value)
+        assert again.delivered == "no"
+        assert clock.monotonic() - began < 910, "it has settled already, and is only looked for twice more"
+        clock.wrong_by = -3600.0  # the clock is set back: it must not take an hour
+        await client.direct_messages.reconcile(caught.value)
+        assert clock.monotonic() - began < 910 + 710 + 90
 
 
+@virtual_time
 async def test_a_message_on_its_way_is_not_mistaken_for_one_that_is_sought() -> None:
     first = Fault("close", endpoint="direct_messages.send", nth=1, processed=False)
-    async with (
-        Sandbox(faults=[first]) as sandbox,
-        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client,
-    ):
+    async with api(faults=[first]) as (sandbox, client, _):
         with pytest.raises(DeliveryUnknown) as caught:
             await client.direct_messages.send("5", TEXT)
         ways = itertools.count(1)
@@ -335,25 +338,23 @@ async def test_a_message_on_its_way_is_not_mistaken_for_one_that_is_sought() -> 
         second = asyncio.create_task(client.direct_messages.send("5", TEXT))
         while not sandbox.messages:
             await asyncio.sleep(0.01)
-        (settled,) = await client.direct_messages.reconcile(caught.value, settle_after=0.0)
+        (settled,) = await client.direct_messages.reconcile(caught.value)
         assert (await second).id == sandbox.messages[0].id
         assert settled.delivered == "no"
 
 
+@virtual_time
 async def test_a_message_whose_reply_told_no_id_keeps_its_event() -> None:
     faults = [
         Fault("no_id", endpoint="direct_messages.send", nth=1),
         Fault("close", endpoint="direct_messages.send", nth=2, processed=False),
     ]
-    async with (
-        Sandbox(faults=faults) as sandbox,
-        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client,
-    ):
+    async with api(faults=faults) as (sandbox, client, _):
         assert (await client.direct_messages.send("5", TEXT)).id is None
         with pytest.raises(DeliveryUnknown) as caught:
             await client.direct_messages.send("5", TEXT)
         assert len(sandbox.messages) == 1
-        (settled,) = await client.direct_messages.reconcile(caught.value, settle_after=0.0)
+        (settled,) = await client.direct_messages.reconcile(caught.value)
         assert settled.delivered == "no"
 
 
@@ -380,6 +381,8 @@ async def test_what_cannot_be_looked_for_is_refused(unknown: Any, client: Client
     assert await client.direct_messages.reconcile() == ()
     with pytest.raises(InvalidInput, match="settle_after"):
         await client.direct_messages.reconcile(settle_after=-1)
+    with pytest.raises(InvalidInput, match="settle_after: must be 150 seconds or more"):
+        await client.direct_messages.reconcile(settle_after=149.0)
 
 
 async def test_a_thousand_sends_to_a_hostile_server() -> None:
@@ -406,7 +409,7 @@ async def test_a_thousand_sends_to_a_hostile_server() -> None:
         arrived = Counter((message.recipient_id, message.text) for message in sandbox.messages)
         asked = Counter(zip(people, texts, strict=True))
         assert all(count <= asked[what] for what, count in arrived.items()), "some arrived twice"
-        settled = await client.direct_messages.reconcile(*unknowns, settle_after=1.0)
+        settled = await client.direct_messages.reconcile(*unknowns, settle_after=2.5)
         assert {one.delivered for one in settled} == {"yes", "no"}
         known = [result.id for result in results if isinstance(result, DirectMessage)]
         known += [one.message.id for one in settled if one.message]

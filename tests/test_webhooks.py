@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from tests import samples_family as samples
+from tests.virtual_time import LoopClock, virtual_time
 from twdm_async import Client, Credentials, DeliveryUnknown, DirectMessage, Inbox, InboxFailed, InvalidInput
 from twdm_async.outbox import Outbox, State
 from twdm_async.sandbox import Fault, Sandbox
@@ -500,7 +501,7 @@ async def test_an_echo_is_proof_of_delivery_to_reconcile(sandbox: Sandbox, clien
             await client.direct_messages.send(5, "hello SENTINEL & more")
         await sandbox.delivered()
         async with asyncio.timeout(5):
-            (settled,) = await client.direct_messages.reconcile(caught.value, settle_after=50.0)
+            (settled,) = await client.direct_messages.reconcile(caught.value)
     assert settled.delivered == "yes"
     assert settled.message is not None
     assert settled.message.id == sandbox.messages[0].id
@@ -510,9 +511,10 @@ async def test_an_echo_is_proof_of_delivery_to_reconcile(sandbox: Sandbox, clien
 
 async def test_an_echo_that_comes_later_wakes_who_waits(client: Client, sandbox: Sandbox) -> None:
     sandbox.faults.append(Fault("reset", endpoint="direct_messages.send"))
+    sandbox.list_lag = (600.0, 600.0)
     with pytest.raises(DeliveryUnknown) as caught:
         await client.direct_messages.send(5, "hello")
-    waiting = asyncio.ensure_future(client.direct_messages.reconcile(caught.value, settle_after=50.0))
+    waiting = asyncio.ensure_future(client.direct_messages.reconcile(caught.value))
     await asyncio.sleep(0.1)
     assert not waiting.done()
     event = sandbox.person(5)._state.events[sandbox.messages[0].id].shown
@@ -523,30 +525,36 @@ async def test_an_echo_that_comes_later_wakes_who_waits(client: Client, sandbox:
         assert (await waiting)[0].delivered == "yes"
 
 
-async def test_the_echo_of_a_message_that_is_under_way_proves_nothing_about_another(
-    client: Client, sandbox: Sandbox
-) -> None:
+@virtual_time
+async def test_the_echo_of_a_message_that_is_under_way_proves_nothing_about_another() -> None:
     """The first never arrived; the second says the same, and its echo comes before its answer."""
-    sandbox.faults.append(Fault("reset", endpoint="direct_messages.send", nth=1, processed=False))
-    with pytest.raises(DeliveryUnknown) as caught:
-        await client.direct_messages.send(5, "hello")
-    sandbox._latency = (0.2, 0.2)
-    second = asyncio.ensure_future(client.direct_messages.send(5, "hello"))
-    while not sandbox.messages:
-        await asyncio.sleep(0.01)
-    event = sandbox._state.events[sandbox.messages[0].id].shown
-    (echo,) = read_events(json.dumps({"for_user_id": sandbox.messages[0].sender_id, "direct_message_events": [event]}))
-    assert isinstance(echo, MessageEvent)
-    client.direct_messages.note_event(echo.message)
-    (settled,) = await client.direct_messages.reconcile(caught.value, settle_after=0.5)
-    assert settled.delivered == "no"
-    assert (await second).id == sandbox.messages[0].id
+    clock = LoopClock()
+    fault = Fault("reset", endpoint="direct_messages.send", nth=1, processed=False)
+    async with (
+        Sandbox(clock=clock, faults=[fault]) as sandbox,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock) as client,
+    ):
+        with pytest.raises(DeliveryUnknown) as caught:
+            await client.direct_messages.send(5, "hello")
+        sandbox._latency = (0.2, 0.2)
+        second = asyncio.ensure_future(client.direct_messages.send(5, "hello"))
+        while not sandbox.messages:
+            await asyncio.sleep(0.01)
+        event = sandbox._state.events[sandbox.messages[0].id].shown
+        account_id = sandbox.messages[0].sender_id
+        (echo,) = read_events(json.dumps({"for_user_id": account_id, "direct_message_events": [event]}))
+        assert isinstance(echo, MessageEvent)
+        client.direct_messages.note_event(echo.message)
+        (settled,) = await client.direct_messages.reconcile(caught.value)
+        assert settled.delivered == "no"
+        assert (await second).id == sandbox.messages[0].id
 
 
 async def test_an_echo_is_proof_of_delivery_to_an_outbox(tmp_path: Path, sandbox: Sandbox, client: Client) -> None:
+    sandbox.list_lag = (600.0, 600.0)
     sandbox.faults.append(Fault("reset", endpoint="direct_messages.send", nth=1))
     webhook = Webhook(sandbox.credentials, nobody, clients=[client])
-    async with listening(webhook) as url, Outbox(client, tmp_path / "outbox.db", settle_after=50.0) as outbox:
+    async with listening(webhook) as url, Outbox(client, tmp_path / "outbox.db") as outbox:
         await sandbox.subscribe(url)
         await outbox.put(5, "hello", key="k")
         async with asyncio.timeout(20), outbox.running():

@@ -7,14 +7,16 @@ the time the selector is asked; still it is given two milliseconds of real time 
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from twdm_async._clock import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _GRACE = 0.002
@@ -69,6 +71,16 @@ class LoopClock(Clock):
 
     def wall(self) -> float:
         return _EPOCH + self.monotonic() + self.wrong_by
+
+
+def virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a test in virtual time."""
+
+    @functools.wraps(test)
+    def in_virtual_time(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(test(*args, **kwargs))
+
+    return in_virtual_time
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

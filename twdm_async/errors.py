@@ -75,7 +75,13 @@ __all__ = [
 Delivered = Literal["no", "unknown", "yes"]
 
 Subject = Literal["message", "account", "unclear", "intermediary"]
-"""What a refusal is about; see :class:`ResponseError`."""
+"""What a refusal is about; see :attr:`ResponseError.subject`."""
+
+_ABOUT_THE_MESSAGE = frozenset(
+    {17, 38, 44, 50, 63, 108, 120, 150, 151, 187, 195, 214, 226, 323, 324, 325, 349, 354, 386, 407, 476}
+)
+_ABOUT_THE_ACCOUNT = frozenset({32, 64, 68, 87, 89, 92, 93, 99, 135, 200, 215, 220, 251, 261, 416, 417, 453})
+_LOCKED_OR_NOT_FOLLOWED = 326  # one code for both; the words tell
 
 
 def _restore(cls: type[TwdmError], facts: dict[str, Any]) -> TwdmError:
@@ -228,16 +234,13 @@ class IncompatibleAiohttp(TwdmError, RuntimeError):
     not be told whether a message has left.
 
     Args:
-        version: of aiohttp.
+        problem: what is wrong, and with which version.
     """
 
-    version: str
+    problem: str
 
     def __str__(self) -> str:
-        return (
-            f"aiohttp {self.version} does not tell when a request leaves; install a version that twdm_async supports "
-            "(pip install --upgrade twdm_async)"
-        )
+        return f"{self.problem}; install a version that twdm_async supports (pip install --upgrade twdm_async)"
 
 
 @define(kw_only=True, slots=False, eq=False, str=False)
@@ -370,10 +373,6 @@ class ResponseError(TwdmError):
         codes: the API's error codes, in its order; empty if it gave none.
         messages: the API's words, in the same order.
         sent_at: when the attempt was made (UTC).
-        subject: what the refusal is about. ``"message"``: this recipient or this wording; others can be sent.
-            ``"account"``: the account, its keys or the app; whatever is sent is refused. ``"unclear"``: the API's
-            answer does not tell. ``"intermediary"``: the answer has no error code of the API, so it came from a proxy,
-            a firewall or a login page in between, and the same request may succeed later.
     """
 
     endpoint: str
@@ -381,7 +380,24 @@ class ResponseError(TwdmError):
     codes: tuple[int, ...] = ()
     messages: tuple[str, ...] = ()
     sent_at: datetime | None = None
-    subject: Subject = "unclear"
+
+    @property
+    def subject(self) -> Subject:
+        """What the refusal is about.
+
+        ``"message"``: this recipient or this wording; others can be sent. ``"account"``: the account, its keys or the
+        app; whatever is sent is refused. ``"unclear"``: the API's answer does not tell. ``"intermediary"``: the answer
+        has no error code of the API, so it came from a proxy, a firewall or a login page in between, and the same
+        request may succeed later.
+        """
+        if not self.codes:
+            return "intermediary"
+        codes, words = frozenset(self.codes), " ".join(self.messages).lower()
+        if codes & _ABOUT_THE_ACCOUNT or (_LOCKED_OR_NOT_FOLLOWED in codes and "locked" in words):
+            return "account"
+        if codes & _ABOUT_THE_MESSAGE or (_LOCKED_OR_NOT_FOLLOWED in codes and "follow" in words):
+            return "message"
+        return "unclear"
 
     def __str__(self) -> str:
         codes = f", code {', '.join(map(str, self.codes))}" if self.codes else ""

@@ -23,7 +23,7 @@ from twdm_async.transport.call import Journal
 from twdm_async.transport.retry import Again
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from twdm_async._clock import Clock
     from twdm_async.outbox.rows import Rows, TakenUp
@@ -45,6 +45,40 @@ class _Expired(errors.TwdmError):
 @define(kw_only=True, slots=False, eq=False, str=False)
 class _NotOurs(errors.TwdmError):
     """A message was given up, or taken over by somebody else, in the moment in which it would have left."""
+
+
+class _Run:
+    """The tasks of one run, and the error that ended it. They run until `stop`."""
+
+    def __init__(self, stop: asyncio.Event, storage: Storage) -> None:
+        self.stop = stop
+        self.error: BaseException | None = None
+        self._storage = storage
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have `work` done. If it fails, all end."""
+        task = asyncio.create_task(work, name="twdm_async outbox")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def fail(self, error: BaseException) -> None:
+        """Let all end with `error`, unless one has failed before."""
+        self.error = self.error or error
+        self.stop.set()
+        self._storage.tell()
+
+    async def end(self) -> None:
+        """Cancel what is left, and wait for it."""
+        self.stop.set()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
 
 
 class Sending:
@@ -114,39 +148,20 @@ class Sending:
 
     async def _run(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
         await self._reclaim()
-        failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        tasks: set[asyncio.Task[None]] = set()
-
-        def begin(work: Any) -> None:
-            task = asyncio.create_task(work, name="twdm_async outbox")
-            tasks.add(task)
-            task.add_done_callback(ended)
-
-        def ended(task: asyncio.Task[None]) -> None:
-            tasks.discard(task)
-            if not task.cancelled() and (error := task.exception()) is not None and not failure.done():
-                failure.set_exception(error)
-            if not stop.is_set() and failure.done():
-                stop.set()
-                self.storage.tell()
-
+        run = _Run(stop, self.storage)
         for priority in Priority:
-            begin(self._dispatch(priority, workers, stop, begin))
+            run.begin(self._dispatch(run, priority, workers))
         for work in (self._settling.run(stop), self._reclaim_often(), self.storage.watch(_LOOK_EVERY, _WAKE_EVERY)):
-            begin(work)
+            run.begin(work)
         try:
             await self._wait_for_the_end(stop, is_draining=is_draining)
             stop.set()
-            while self.under_way and not failure.done():
+            while self.under_way and run.error is None:
                 await woken(self.storage.news, _LOOK_EVERY)
         finally:
-            stop.set()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            error = failure.exception() if failure.done() else None
-        if error is not None:
-            raise error.with_traceback(None)
+            await run.end()
+        if run.error is not None:
+            raise run.error.with_traceback(None)
 
     async def _wait_for_the_end(self, stop: asyncio.Event, *, is_draining: bool) -> None:
         while not stop.is_set():
@@ -186,11 +201,9 @@ class Sending:
             _log.warning("outbox: %d messages of a process that ended may or may not have arrived", lost)
             self.storage.tell()
 
-    async def _dispatch(
-        self, priority: Priority, workers: int, stop: asyncio.Event, begin: Callable[[Any], None]
-    ) -> None:
+    async def _dispatch(self, run: _Run, priority: Priority, workers: int) -> None:
         places = asyncio.Semaphore(workers)
-        while not stop.is_set():
+        while not run.stop.is_set():
             await places.acquire()
             news = self.storage.news
             wait = self.judge.wait(self.clock.monotonic())
@@ -207,16 +220,17 @@ class Sending:
             else:
                 self._last_lane[priority] = taken.lane
                 self._in_hand[taken.id] = priority
-                begin(self._send(taken, priority, places))
+                run.begin(self._send(run, taken, priority, places))
 
-    async def _send(self, taken: TakenUp, priority: Priority, places: asyncio.Semaphore) -> None:
+    async def _send(self, run: _Run, taken: TakenUp, priority: Priority, places: asyncio.Semaphore) -> None:
         attempts = _Attempts(self, taken)
         lane = Lane(taken.lane, priority=priority)
         max_wait = math.inf if taken.not_after is None else max(0.0, taken.not_after - self.clock.wall())
         try:
             await self._direct_messages.deliver(_outgoing(taken), lane=lane, max_wait=max_wait, journal=attempts)
         except errors.TwdmError as error:
-            await attempts.close(error)
+            if await attempts.is_last(error):
+                run.fail(error)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -227,8 +241,8 @@ class Sending:
                 await attempts.abandon()
             finally:
                 del self._in_hand[taken.id]
+                places.release()
                 self.storage.tell()
-        places.release()  # not if the next one would be refused for the same
 
 
 class _Attempts(Journal):
@@ -279,16 +293,11 @@ class _Attempts(Journal):
         self._sending.under_way.discard(self)
         self._sending.storage.tell()
 
-    async def close(self, error: errors.TwdmError) -> None:
-        """Sending it ended by `error`.
-
-        Raises:
-            TwdmError: the next message would be refused for the same.
-        """
+    async def is_last(self, error: errors.TwdmError) -> bool:
+        """Take in that sending it ended by `error`. Return whether the next message would be refused for the same."""
         if self._ended_in is None or isinstance(self._ended_in, Again):
             await self.ended(error)  # it did not come to an attempt, or to another one
-        if isinstance(self._verdict, Stop) or isinstance(error, errors.OutboxFailed):
-            raise error
+        return isinstance(self._verdict, Stop) or isinstance(error, errors.OutboxFailed)
 
     async def abandon(self) -> None:
         """Nobody here works on it any more. If it may have left, it stays as it is, for whoever finds out."""

@@ -124,12 +124,14 @@ class Settling:
     async def _settle(self, unknown: Sequence[UnknownMessage]) -> float:
         sought = [one.sought for one in unknown]
         ages = {one.id: self._age(one) for one in unknown}
-        self._read_at = self._clock.monotonic()
+        asked_at = self._clock.monotonic()
         try:
-            named_by_none = await self._storage.do(lambda rows: rows.nameless(), only_reads=True)
-            reading = await self._reconciler.read(
-                sought, relevant([*named_by_none, *self._reconciler.sent.nameless], sought)
+            oldest = min(one.sent_at for one in sought)
+            nameless, known = await self._storage.do(
+                lambda rows: (rows.nameless(), rows.listable(oldest)), only_reads=True
             )
+            nameless = relevant([*nameless, *self._reconciler.sent.nameless], sought)
+            reading = await self._reconciler.read(sought, nameless, known)
         except errors.QuotaWaitTooLong as error:
             await self._clock.sleep(error.wait)
             return 0.0
@@ -139,16 +141,20 @@ class Settling:
             _log.warning("outbox: the list of messages could not be read: %s", error)
             await self._clock.sleep(max(1.0, min(_LONGEST_PAUSE, self._settle_after)))
             return 0.0
-        oldest = min(one.sent_at for one in sought)
-        known = await self._storage.do(lambda rows: rows.listable(oldest), only_reads=True)
-        is_believed = self._reconciler.is_believed(reading, self._settle_after, known)
+        self._read_at = asked_at
+        is_believed = reading.is_believed(self._clock.utc(), self._settle_after)
         ready = {
             (one.id, one.sought.sent_at)
             for one in unknown
             if self._search(one).look(ages[one.id], is_believed=is_believed)
         }
-        events = self._reconciler.candidates(reading, sought)
-        settled = await self._apply(_Known(events, ready, *self._known_here(events, unknown)))
+        events = await self._reconciler.candidates(reading, sought)
+        try:
+            settled = await self._apply(_Known(events, ready, *self._known_here(events, unknown)))
+        except errors.TwdmError:
+            self._searches.clear()  # nothing was written down, so all is as if nobody had looked
+            self._read_at = -math.inf
+            raise
         left = [one for one in unknown if one.id not in settled]
         if left and not is_believed:
             _log.info("outbox: the list of messages lags; %d messages stay unknown until it does not", len(left))

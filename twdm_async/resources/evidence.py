@@ -26,6 +26,7 @@ later: see :class:`Search`.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -37,7 +38,7 @@ from twdm_async.quota.spec import checked_seconds
 from twdm_async.quota.store.contract import Lifetime
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from twdm_async.models.direct_messages import DirectMessagePage
 
@@ -82,12 +83,14 @@ class Reading:
 
     Args:
         since: how far back it was to be read.
+        known: the ids of messages that existed before it was read, and when they were made, at the latest.
         messages: what it showed, in its order.
         ids: of those that have one.
         is_whole: whether all that it has since then was read.
     """
 
     since: datetime
+    known: Mapping[str, datetime] = field(factory=dict[str, datetime], repr=False)
     messages: list[DirectMessage] = field(factory=list[DirectMessage], repr=False)
     ids: set[str] = field(factory=set[str], repr=False)
     is_whole: bool = False
@@ -107,32 +110,42 @@ class Reading:
             self.is_whole = self.is_whole or self._old_in_a_row >= _ENOUGH_OLD
         return len(self.messages) > before
 
-    def missing(self, known: Mapping[str, datetime], now: datetime, settle_after: float) -> set[str]:
-        """The ids of messages that exist and that this list does not show: as long as there are some, it lags.
+    def is_believed(self, now: datetime, settle_after: float) -> bool:
+        """Whether what it does not show may be absent: it is whole, and nothing that is known is missing from it.
 
         Args:
-            known: ids of messages that exist, and when they were made, at the latest.
             now: UTC.
             settle_after: seconds until a list is believed.
         """
-        newest = max((at for message_id, at in known.items() if message_id in self.ids), default=None)
+        return self.is_whole and not self.missing(now, settle_after)
+
+    def missing(self, now: datetime, settle_after: float) -> set[str]:
+        """The ids of messages that exist and that it does not show: as long as there are some, the list lags."""
+        newest = max((at for message_id, at in self.known.items() if message_id in self.ids), default=None)
         lasting = timedelta(seconds=_LASTING * settle_after)
         return {
             message_id
-            for message_id, at in known.items()
+            for message_id, at in self.known.items()
             if at >= self.since
             and message_id not in self.ids
             and not (newest is not None and newest >= at and now - at > lasting)  # it was deleted
         }
 
 
-async def read_back(pages: AsyncGenerator[DirectMessagePage], since: datetime) -> Reading:
+async def read_back(
+    pages: AsyncGenerator[DirectMessagePage], since: datetime, known: Mapping[str, datetime] | None = None
+) -> Reading:
     """Read the list, the newest first, back to `since`.
+
+    Args:
+        pages: of the list.
+        since: how far back.
+        known: see :class:`Reading`.
 
     Raises:
         TwdmError: it could not be read.
     """
-    reading = Reading(since)
+    reading = Reading(since, known or {})
     barren = 0
     async with contextlib.aclosing(pages):
         try:

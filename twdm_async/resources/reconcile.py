@@ -247,7 +247,7 @@ class Reconciler:
         self._news = asyncio.Event()
 
     async def echoes(self, sought: Sequence[Sought]) -> list[Listed]:
-        """What was heard of that could be one of `sought`. As of :meth:`candidates`, it is known whose the others
+        """What was heard of that could be one of `sought`. As with :meth:`candidates`, it is known whose the others
         are.
         """
         people = {one.recipient_id for one in sought}
@@ -307,25 +307,34 @@ class Reconciler:
         """
         self._caller.settle_in()
 
-    async def read(self, sought: Sequence[Sought], nameless: Sequence[Sought]) -> Reading:
-        """Read the list back to the oldest of `sought` and `nameless`. Whatever was under way to the same people when
-        it was read has come to its end when this returns, so it is known whose those messages are.
+    async def read(
+        self, sought: Sequence[Sought], nameless: Sequence[Sought], known: Mapping[str, datetime] | None = None
+    ) -> Reading:
+        """Read the list back to the oldest of `sought` and `nameless`.
+
+        Args:
+            sought: messages that are looked for.
+            nameless: messages that were sent and whose replies told no id.
+            known: ids of messages that exist, besides those of which this client knows, and when they left.
 
         Raises:
             TwdmError: it could not be read.
         """
         since = min(span(one, self.timeout)[0] for one in [*sought, *nameless])
+        known = {key: at for key, at in (known or {}).items() if key not in self.sent.deleted} | self.sent.listable
         pages = self._caller.pages("direct_messages.list", DirectMessagePage, count=_LARGEST_PAGE, max_wait=None)
-        reading = await read_back(pages, since)
-        await self._caller.quiet({one.recipient_id for one in sought})
+        reading = await read_back(pages, since, known)
         for message in reading.messages:
             if message.id is not None and message.created_at is not None:
                 self.sent.note_listable(message.id, message.created_at)
         return reading
 
-    def candidates(self, reading: Reading, sought: Sequence[Sought]) -> list[Listed]:
-        """What `reading` shows that could be one of `sought`."""
+    async def candidates(self, reading: Reading, sought: Sequence[Sought]) -> list[Listed]:
+        """What `reading` shows that could be one of `sought`. Whatever was under way to the same people when it was
+        read has come to its end when this returns, so it is known whose those messages are.
+        """
         people = {None, *(one.recipient_id for one in sought)}
+        await self._caller.quiet(people)
         me = self.credentials.user_id
         return [
             listed(message, self.credentials)
@@ -335,27 +344,23 @@ class Reconciler:
             and message.recipient_id in people
         ]
 
-    def is_believed(self, reading: Reading, settle_after: float, known: Mapping[str, datetime] | None = None) -> bool:
-        """Whether what `reading` does not show may be absent. `known` are messages that exist, besides those of which
-        this client knows.
-        """
-        if not reading.is_whole:
-            return False
-        deleted = self.sent.deleted
-        others = {message_id: at for message_id, at in (known or {}).items() if message_id not in deleted}
-        return not reading.missing(others | self.sent.listable, self._clock.utc(), settle_after)
-
     async def _settle(self) -> None:
         asked_at = self._read_at = self._clock.monotonic()
-        questions = {question.sought: question for question in self._left(self._open)}
+        first = [question.sought for question in self._left(self._open)]
+        reading = await self.read(first, relevant(self.sent.nameless, first))
+        # Whoever has asked meanwhile shares it, if the reading can tell.
+        questions = {
+            question.sought: question
+            for question in self._left(self._open)
+            if question.ended_at <= asked_at and span(question.sought, self.timeout)[0] >= reading.since
+        }
         sought = list(questions)
-        reading = await self.read(sought, relevant(self.sent.nameless, sought))
         ready: set[int] = set()
         for place, question in enumerate(questions.values()):
-            is_believed = self.is_believed(reading, question.search.settle_after)
+            is_believed = reading.is_believed(self._clock.utc(), question.search.settle_after)
             if question.search.look(asked_at - question.ended_at, is_believed=is_believed):
                 ready.add(place)
-        self._match(questions, ready, self.candidates(reading, sought))
+        self._match(questions, ready, await self.candidates(reading, sought))
         for question in questions.values():
             if question.search.is_hopeless:
                 question.delivered = question.delivered or "unknown"

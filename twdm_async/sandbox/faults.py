@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import socket
 import struct
 import zlib
@@ -14,10 +15,10 @@ from attrs import Attribute, define, evolve, field, frozen
 
 from twdm_async._json import is_object
 from twdm_async.errors import InvalidInput
+from twdm_async.models.checks import checked_id
 from twdm_async.quota.spec import QuotaTable
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Sequence
 
 
@@ -38,6 +39,8 @@ class Reply:
 
 _Change = Callable[[Reply], bytes]
 
+_PROXY_STATUSES: Final = (101, 403, 407, 413, 418, 421, 425, 431, 451)
+_REPEATED_AFTER: Final = 0.01  # seconds
 _HTML: Final = b"<!DOCTYPE html><html><body><h1>Over capacity</h1></body></html>"
 _LIMITED: Final = b'{"errors":[{"code":88,"message":"Rate limit exceeded"}]}'
 
@@ -86,6 +89,39 @@ def _without_date(reply: Reply) -> bytes:
     return evolve(reply, headers={name: value for name, value in reply.headers.items() if name != "Date"}).as_bytes()
 
 
+def _listing(change: Callable[[list[Any]], list[Any]]) -> _Change:
+    """The true list with other messages."""
+
+    def changed(body: bytes) -> bytes:
+        document: dict[str, Any] = json.loads(body or b"{}")
+        document["events"] = change(document.get("events", []))
+        return json.dumps(document).encode()
+
+    return _body(changed)
+
+
+def _with_old_head(events: list[Any]) -> list[Any]:
+    """A message of last week stands at the top."""
+    if not events:
+        return events
+    old = {**events[-1], "id": "1", "created_timestamp": str(int(events[-1]["created_timestamp"]) - 7 * 86_400_000)}
+    return [old, *events]
+
+
+def _of_another(body: bytes) -> bytes:
+    """The answer to a message to somebody else."""
+    document: dict[str, Any] = json.loads(body or b"{}")
+    create = document.get("event", {}).get("message_create")
+    if is_object(create):
+        create["target"] = {"recipient_id": "1"}
+    return json.dumps(document).encode()
+
+
+def _refusing(status: int, code: int, message: str) -> _Change:
+    body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
+    return _instead(status, body, Content_Type=_JSON)
+
+
 _JSON: Final = "application/json;charset=utf-8"
 
 _REPLIES: Final[dict[str, _Change]] = {
@@ -124,14 +160,32 @@ _REPLIES: Final[dict[str, _Change]] = {
     "remaining_empty": _head(x_rate_limit_remaining="", x_rate_limit_reset=""),
     "remaining_list": _head(x_rate_limit_remaining="1, 2", x_rate_limit_reset="1, 2"),
     "remaining_high": _head(x_rate_limit_remaining="1000000", x_rate_limit_reset="99999999999"),
+    "already_said": _refusing(403, 151, "There was an error sending your message: Whoops! You already said that."),
+    "eventless": _instead(200, b'{"event":{}}', Content_Type=_JSON),
+    "another_s_answer": _body(_of_another),
+    "list_empty": _body(lambda _: b'{"events":[]}'),
+    "list_holes": _listing(lambda events: [event for event in events if random.random() < 0.5]),
+    "list_old_head": _listing(_with_old_head),
+    "list_reversed": _listing(lambda events: events[::-1]),
+    "cursor_repeats": _body(lambda body: json.dumps(json.loads(body or b"{}") | {"next_cursor": "MTIz"}).encode()),
     "no_date": _without_date,
+    "date_far": _head(Date="Fri, 31 Dec 9999 23:59:59 -0500"),
     "date_utc": lambda reply: evolve(
         reply, headers={**reply.headers, "Date": reply.headers["Date"].replace("GMT", "UTC")}
     ).as_bytes(),
 }
 
 _REFUSALS: Final[dict[str, _Change]] = {
-    "proxy_407": _instead(407, _HTML, Content_Type="text/html"),
+    **{f"proxy_{status}": _instead(status, _HTML, Content_Type="text/html") for status in _PROXY_STATUSES},
+    "proxy_policy": _instead(403, b'{"error":"blocked by policy"}', Content_Type=_JSON),
+    "404_page": _refusing(404, 34, "Sorry, that page does not exist."),
+    "420": _instead(420, b"", Content_Type="text/html"),
+    "automated": _refusing(403, 226, "This request looks like it might be automated."),
+    "locked": _refusing(403, 326, "To protect our users from spam, this account is temporarily locked."),
+    "not_following": _refusing(403, 326, "You are sending a Direct Message to users that do not follow you."),
+    "verified_only": _refusing(403, 476, "This person takes requests from verified accounts only."),
+    "no_such_user": _refusing(404, 108, "Cannot find specified user."),
+    "unknown_code": _refusing(403, 9999, "Something new."),
     "no_errors": _instead(400, b'{"errors":[]}', Content_Type=_JSON),
     "two_codes": _instead(
         403, b'{"errors":[{"code":150,"message":"a"},{"code":349,"message":"b"}]}', Content_Type=_JSON
@@ -160,11 +214,11 @@ _REFUSALS: Final[dict[str, _Change]] = {
 }
 """Where a server that means it has done nothing."""
 
-_BREAKS: Final = frozenset({"close", "reset", "silence", "drip", "cut"})
+_BREAKS: Final = frozenset({"close", "reset", "silence", "drip", "cut", "repeated"})
 
 KINDS: Final = (*sorted(_BREAKS), *_REPLIES, *_REFUSALS)
 """Every kind of fault there is. Those of the connection come first: ``close``, ``cut`` (a reset in the body), ``drip``
-(a byte a second), ``reset``, ``silence``."""
+(a byte a second), ``repeated`` (the reply once more, after it was read), ``reset``, ``silence``."""
 
 
 def _kinds(kinds: str | Sequence[str]) -> tuple[str, ...]:
@@ -179,6 +233,10 @@ def _known(_: object, attribute: Attribute[tuple[str, ...]], kinds: tuple[str, .
 def _an_endpoint(_: object, attribute: Attribute[str | None], endpoint: str | None) -> None:
     if endpoint is not None and endpoint not in QuotaTable.default():
         raise InvalidInput(parameter=attribute.name, problem="must be an endpoint's name, such as direct_messages.send")
+
+
+def _an_id(value: str | int | None) -> str | None:
+    return None if value is None else checked_id(value, "recipient_id")
 
 
 def _a_number(_: object, attribute: Attribute[int | None], value: int | None) -> None:
@@ -200,6 +258,7 @@ class Fault:
         endpoint: whose requests; all if not given.
         nth: only the nth of them, from 1; each of them if not given.
         probability: with which it happens then.
+        recipient_id: only of messages to this person, and whatever else names them.
         processed: whether the request is carried out before it goes wrong, so that the client cannot know. If not
             given, it is, unless the fault is a refusal.
 
@@ -212,17 +271,24 @@ class Fault:
     nth: int | None = field(default=None, validator=_a_number, kw_only=True)
     probability: float = field(default=1.0, validator=_probability, kw_only=True)
     processed: bool | None = field(default=None, kw_only=True)
+    recipient_id: str | None = field(default=None, converter=_an_id, kw_only=True)
     _seen: int = field(default=0, init=False, repr=False)
 
-    def draw(self, endpoint: str, chance: random.Random) -> tuple[str, bool] | None:
+    def draw(self, endpoint: str, chance: random.Random, recipient_id: str | None = None) -> tuple[str, bool] | None:
         """What goes wrong with the next request to `endpoint`, if anything does, and whether it is processed first."""
-        if self.endpoint not in {None, endpoint}:
+        if self.endpoint not in {None, endpoint} or self.recipient_id not in {None, recipient_id}:
             return None
         self._seen += 1
         if self.nth not in {None, self._seen} or chance.random() >= self.probability:
             return None
         kind = chance.choice(self.kinds)
         return kind, kind not in _REFUSALS if self.processed is None else self.processed
+
+
+def repeat_soon(reply: Reply, transport: asyncio.Transport) -> None:
+    """Send `reply` over this connection once more, when it has been read."""
+    raw = reply.as_bytes().replace(b"Connection: close\r\n", b"", 1)
+    asyncio.get_running_loop().call_later(_REPEATED_AFTER, transport.write, raw)
 
 
 async def commit(kind: str, reply: Reply, transport: asyncio.Transport) -> None:

@@ -88,7 +88,7 @@ def new_event(
             "message_data": shown_data(data, text, media, address),
         },
     }
-    state.events[event_id] = Event(shown)
+    state.events[event_id] = Event(shown, state.clock.monotonic() + state.list_lag())
     return shown
 
 
@@ -99,11 +99,13 @@ def get_message(state: State, call: Call) -> Answer:
 
 
 def list_messages(state: State, call: Call) -> Answer:
-    oldest = (state.clock.wall() - _OLDEST) * 1000
+    oldest, now = (state.clock.wall() - _OLDEST) * 1000, state.clock.monotonic()
     own = [
         (event_id, event.shown)
         for event_id, event in state.events.items()
-        if event.concerns(call.account.id) and int(event.shown["created_timestamp"]) >= oldest
+        if event.concerns(call.account.id)
+        and event.listed_from <= now
+        and int(event.shown["created_timestamp"]) >= oldest
     ]
     page, cursor = page_of(call, own, newest_first=True)
     body: Json = {"events": page}

@@ -72,6 +72,13 @@ class Person:
                 return self._send({"text": label, "quick_reply_response": {"type": "options"} | response})
         raise InvalidInput(parameter="label", problem="no message offers this answer")
 
+    def gets(self, text: str) -> str:
+        """Have somebody write to this person as the account, by hand in the app. It does not count against the quota,
+        but uses up a free reply. Returns the event's id.
+        """
+        self._state.use_credit(self.account_id, self.id)
+        return self._tell(self.account_id, self.id, {"text": text})
+
     def types(self) -> None:
         """Type something."""
         self._state.on_event("typing", Typing(self.id, self.account_id))
@@ -88,7 +95,10 @@ class Person:
 
     def _send(self, data: Json) -> str:
         self._state.open_credit(self.account_id, self.id)
+        return self._tell(self.id, self.account_id, data)
+
+    def _tell(self, sender_id: str, recipient_id: str, data: Json) -> str:
         event_id = self._state.new_id()
-        shown = new_event(self._state, event_id, self.id, self.account_id, (data, data["text"], None), self._url)
+        shown = new_event(self._state, event_id, sender_id, recipient_id, (data, data["text"], None), self._url)
         self._state.on_event("message", shown)
         return event_id

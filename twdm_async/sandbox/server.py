@@ -19,7 +19,7 @@ from twdm_async.models.checks import checked_id
 from twdm_async.quota.spec import QuotaTable, Scope
 from twdm_async.sandbox.call import Answer, Call, Upload
 from twdm_async.sandbox.deliveries import Deliveries, Envelope, Subscription
-from twdm_async.sandbox.faults import Fault, Reply, commit
+from twdm_async.sandbox.faults import Fault, Reply, commit, repeat_soon
 from twdm_async.sandbox.gate import Gate
 from twdm_async.sandbox.messages import recipient_of
 from twdm_async.sandbox.people import Person
@@ -67,6 +67,8 @@ class Sandbox:
         time_scale: how many times as fast its windows pass; with 86 400 a day takes a second.
         port: 0 takes a free one.
         latency: seconds, at least and at most, that a request takes on the way in, and again on the way out.
+        list_lag: seconds, at least and at most, after which a new message appears in the list of messages; each has its
+            own. The API's has been seen to take three minutes.
         faults: what is to go wrong: a :class:`Fault` each, or just its kind.
         clock: where time comes from; for tests.
         seed: for the latencies and the faults.
@@ -82,6 +84,7 @@ class Sandbox:
         time_scale: float = 1.0,
         port: int = 0,
         latency: tuple[float, float] = (0.0, 0.0),
+        list_lag: float | tuple[float, float] = 0.0,
         faults: Sequence[Fault | str] = (),
         clock: Clock | None = None,
         seed: int | None = None,
@@ -96,7 +99,14 @@ class Sandbox:
         """What is to go wrong. Change it as you like."""
         self._gate = Gate(self._clock)
         self._windows = Windows(self.quotas)
-        self._state = State(self._clock, self._windows, self.quotas["direct_messages.send"].credit)
+        self.list_lag = list_lag if isinstance(list_lag, tuple) else (list_lag, list_lag)
+        """How late the list is, in seconds, at least and at most. Change it as you like."""
+        self._state = State(
+            self._clock,
+            self._windows,
+            self.quotas["direct_messages.send"].credit,
+            lambda: self._random.uniform(*self.list_lag),
+        )
         self._deliveries = Deliveries(self._clock, time_scale)
         self._state.on_event = self._deliveries.tell
         self._runner: web.AppRunner | None = None
@@ -256,21 +266,15 @@ class Sandbox:
         async def handle(request: web.Request) -> web.Response:
             await self._travel()
             account, window = None, None
-            family = route.family
-            kind, processed = None, True
-            if family != "media.upload":
-                kind, processed = self._draw(family)
-            if kind is not None and not processed:
-                self._record(request, None, 0, family, kind)
-                return await self._go_wrong(kind, request, Answer({}), None)
+            family, kind = route.family, None
             try:
                 body = await _body(request)
                 if family == "media.upload":  # which call it is stands in its body
                     family = route.family_of(body.fields.get("command"))
-                    kind, processed = self._draw(family)
-                    if kind is not None and not processed:
-                        self._record(request, None, 0, family, kind)
-                        return await self._go_wrong(kind, request, Answer({}), None)
+                kind, processed = self._draw(family, _recipient(body))
+                if kind is not None and not processed:
+                    self._record(request, None, 0, family, kind)
+                    return await self._go_wrong(kind, request, Answer({}), None)
                 account = self._let_in(request, body)
                 _check_access(account, family)
                 call = _call(request, body, account, self.url)
@@ -302,17 +306,22 @@ class Sandbox:
         except Refusal:  # its handler will say so, and it counts
             return False
 
-    def _draw(self, family: str) -> tuple[str | None, bool]:
+    def _draw(self, family: str, recipient_id: str | None) -> tuple[str | None, bool]:
         """What goes wrong with the next request, and whether it is carried out first."""
-        drawn = [fault.draw(family, self._random) for fault in self.faults]  # each counts every request
+        # Each counts every request.
+        drawn = [fault.draw(family, self._random, recipient_id) for fault in self.faults]
         return next((fate for fate in drawn if fate is not None), (None, True))
 
     async def _go_wrong(self, kind: str, request: web.Request, answer: Answer, window: Window | None) -> web.Response:
         response = self._response(answer, window)
         body = response.body if isinstance(response.body, bytes) else b""
         if isinstance(request.transport, asyncio.Transport):
-            await commit(kind, Reply(response.status, dict(response.headers), body), request.transport)
-        return response  # nobody gets it: the connection has ended
+            reply = Reply(response.status, dict(response.headers), body)
+            if kind == "repeated":
+                repeat_soon(reply, request.transport)
+            else:
+                await commit(kind, reply, request.transport)
+        return response  # nobody gets it if the connection has ended
 
     def _let_in(self, request: web.Request, body: _Body) -> StoredAccount:
         # What was signed is what was sent: the raw path, not what it means once it is decoded.
@@ -411,6 +420,16 @@ async def _read_body(request: web.Request) -> _Body:
         body.form = body.raw.decode("latin-1")
         body.fields = dict(parse_qsl(body.raw.decode(), keep_blank_values=True))
     return body
+
+
+def _recipient(body: _Body) -> str | None:
+    """Whom a request is about, if it says so."""
+    if body.raw and not body.form:
+        try:
+            return str(json.loads(body.raw)["event"]["message_create"]["target"]["recipient_id"])
+        except (ValueError, RecursionError, TypeError, KeyError):
+            return None
+    return body.fields.get("recipient_id")
 
 
 def _text(content: bytes) -> str | None:

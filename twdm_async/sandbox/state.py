@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,10 @@ APPS = {"1": {"id": "1", "name": "sandbox", "url": "https://example.com"}}
 
 @define(eq=False)
 class Event:
-    """A message as the API shows it, and who has deleted it."""
+    """A message as the API shows it, when the list shows it, and who has deleted it."""
 
     shown: Json
+    listed_from: float = -math.inf
     hidden_from: set[str] = field(factory=set[str])
 
     def concerns(self, user_id: str) -> bool:
@@ -58,12 +60,20 @@ class State:
         clock: where time comes from.
         windows: of the quotas.
         credit: the rule by which replies do not count.
+        list_lag: draws the seconds after which a new message appears in the list.
     """
 
-    def __init__(self, clock: Clock, windows: Windows, credit: ReplyCredit | None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        windows: Windows,
+        credit: ReplyCredit | None,
+        list_lag: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.clock = clock
         self.windows = windows
         self._credit_rule = credit
+        self.list_lag = list_lag
         self._ids = itertools.count(1_580_000_000_000_000_001)
         self.messages: list[StoredMessage] = []
         self.events: dict[str, Event] = {}

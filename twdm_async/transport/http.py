@@ -149,7 +149,7 @@ async def check_hook() -> None:
     if not attempt.sent or not isinstance(
         getattr(aiohttp.client_proto.ResponseHandler, "should_close", None), property
     ):
-        raise IncompatibleAiohttp(version=aiohttp.__version__)
+        raise IncompatibleAiohttp(problem=f"aiohttp {aiohttp.__version__} does not tell when a request leaves")
     _checked.add(aiohttp.__version__)
 
 

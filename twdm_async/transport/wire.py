@@ -292,14 +292,8 @@ _UNREACHABLE = frozenset({63, 150, 349, 476})
 _NOT_ALLOWLISTED = frozenset({87, 220})
 _NO_ACCESS = frozenset({200, 453})
 _SERVER_TROUBLE = frozenset({130, 131})
-_ABOUT_THE_MESSAGE = frozenset(
-    {17, 38, 44, 50, 63, 108, 120, 150, 151, 187, 195, 214, 226, 323, 324, 325, 349, 354, 386, 407, 476}
-)
-_ABOUT_THE_ACCOUNT = _UNAUTHORIZED | _NOT_ALLOWLISTED | _NO_ACCESS | {64, 68, 92, 93, 251, 261, 416, 417}
-_LOCKED_OR_NOT_FOLLOWED = 326  # one code for both; the words tell
 _DUPLICATE = frozenset({151, 187})
 _DUPLICATE_WORDS = ("already said", "already sent", "duplicate")
-_API_PROBLEMS = ("https://api.twitter.com/2/problems/", "https://api.x.com/2/problems/")
 _CARRIES_PROFILE = ("custom_profiles.", "direct_messages.send", "welcome_messages.create")
 _LONGEST_MESSAGE = 500
 
@@ -315,21 +309,8 @@ def refusal(endpoint: Endpoint, reply: Reply) -> errors.ResponseError:
     messages = tuple(message[:_LONGEST_MESSAGE] for _, message in entries if message)
     words = " ".join(messages).lower()
     cls = _class_of(endpoint, reply.status, frozenset(codes), words)
-    subject = _subject_of(frozenset(codes), words, body)
-    error = cls(endpoint=endpoint.name, status=reply.status, codes=codes, messages=messages, subject=subject)
-    return evolve(error, safe_to_retry=True) if subject == "intermediary" else error
-
-
-def _subject_of(codes: frozenset[int], words: str, body: Any) -> errors.Subject:
-    """What a refusal is about: the one place that decides it. An account that is refused goes before all else."""
-    if not codes:
-        problem = body.get("type") if is_object(body) else None
-        return "unclear" if str(problem).startswith(_API_PROBLEMS) else "intermediary"
-    if codes & _ABOUT_THE_ACCOUNT or (_LOCKED_OR_NOT_FOLLOWED in codes and "locked" in words):
-        return "account"
-    if codes & _ABOUT_THE_MESSAGE or (_LOCKED_OR_NOT_FOLLOWED in codes and "follow" in words):
-        return "message"
-    return "unclear"
+    error = cls(endpoint=endpoint.name, status=reply.status, codes=codes, messages=messages)
+    return evolve(error, safe_to_retry=True) if error.subject == "intermediary" else error
 
 
 def may_have_arrived(error: errors.ResponseError) -> bool:
