@@ -21,6 +21,7 @@ from tests.pictures import PNG
 from tests.secrets import SECRETS
 from twdm_async import Client, Priority, Quota, QuotaTable, SQLiteQuotaStore
 from twdm_async.cli import send_many
+from twdm_async.cli.message_file import Message
 from twdm_async.outbox import Outbox
 from twdm_async.sandbox import Sandbox
 
@@ -272,7 +273,7 @@ async def test_a_full_disk_ends_it_and_is_told(sandbox: Sandbox, tmp_path: Path)
         def open(self, *_: Any, **__: Any) -> Any:
             return open("/dev/full", "w", encoding="utf-8")  # noqa: PTH123 - it is handed on
 
-    messages = [send_many.Message(line, "5", f"hello {line}", None) for line in range(1, 301)]
+    messages = [Message(line, "5", f"hello {line}", None) for line in range(1, 301)]
     printed = io.StringIO()
     console = Console(file=printed, width=200)
     async with (
@@ -404,7 +405,7 @@ async def test_a_file_of_bulk_messages_says_that_it_waits_for_its_share(
     quotas = QuotaTable.default().replace("direct_messages.send", Quota(30, per=6.0))
     said = io.StringIO()
     console = Console(file=said, force_terminal=True, width=200)
-    messages = [send_many.Message(number, "5", str(number), None) for number in range(15)]
+    messages = [Message(number, "5", str(number), None) for number in range(15)]
     async with (
         Sandbox(quotas=quotas) as sandbox,
         Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=quotas) as client,

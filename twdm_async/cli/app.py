@@ -31,11 +31,12 @@ from twdm_async.cli.connect import (
 )
 from twdm_async.cli.doctor import examine
 from twdm_async.cli.media import media
+from twdm_async.cli.message_file import BadLines, read_messages
 from twdm_async.cli.messages import messages
 from twdm_async.cli.outbox import outbox
 from twdm_async.cli.welcome import welcome
 from twdm_async.resources.evidence import SETTLE_AFTER
-from twdm_async.sandbox import Sandbox
+from twdm_async.sandbox import Fault, Sandbox
 
 app = typer.Typer(
     name="twdm",
@@ -68,13 +69,21 @@ def demo(
 def sandbox(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8765,
     time_scale: Annotated[float, typer.Option(help="How many times as fast the quotas' windows pass.")] = 1.0,
+    list_lag: Annotated[
+        float, typer.Option(min=0, help="Seconds after which new messages appear in the list, at the most.")
+    ] = 0.0,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="What goes wrong with one request in ten, such as reset; as often as you like."),
+    ] = None,
 ) -> None:
     """Run a local double of the API until Ctrl-C."""
-    run(_serve(port, time_scale))
+    run(_serve(port, time_scale, list_lag, fault or []))
 
 
-async def _serve(port: int, time_scale: float) -> None:
-    double = Sandbox(port=port, time_scale=time_scale)
+async def _serve(port: int, time_scale: float, list_lag: float, kinds: list[str]) -> None:
+    faults = [Fault(kind, probability=0.1) for kind in kinds]
+    double = Sandbox(port=port, time_scale=time_scale, list_lag=(0.0, list_lag), faults=faults)
     try:
         await double.start()
     except OSError as error:
@@ -156,7 +165,7 @@ def send_many(
     """
 
     async def main() -> int:
-        messages = bulk.read_messages(file, profile)
+        messages = read_messages(file, profile)
         outcomes = results or file.with_name(f"{file.name}.results.jsonl")
         async with (
             open_client(api_url, upload_url, username, quota_store) as client,
@@ -174,7 +183,7 @@ def send_many(
 
     try:
         code = run(main())
-    except bulk.BadLines as error:
+    except BadLines as error:
         for line in error.lines:
             typer.echo(f"{file}: {line}", err=True)
         typer.echo(f"error: {len(error.lines)} bad line(s); nothing was sent", err=True)

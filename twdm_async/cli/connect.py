@@ -65,7 +65,9 @@ OutboxFile = Annotated[
 SettleAfter = Annotated[
     float,
     typer.Option(
-        min=0, help="Seconds after which a message that may have arrived, and cannot be found, is sent again."
+        min=0,
+        help="Seconds until a message that may have arrived, and that the list does not show, is sent again. The list "
+        "has been seen to be three minutes late.",
     ),
 ]
 MaxWait = Annotated[

@@ -96,7 +96,8 @@ def run_outbox(
 ) -> None:
     """Send everything, and end when it is known what became of every message. Several may run at a time.
 
-    Ends with 1 if this time a message was rejected or has expired, or if of one it cannot be told what became of it.
+    Ends with 1 if this time a message was rejected, has failed or has expired, or if of one it cannot be told what
+    became of it.
     """
 
     async def main() -> int:
@@ -104,7 +105,7 @@ def run_outbox(
             before = await box.counts()
             counts = await _run(box, workers, forever=forever)
             show({state: count for state, count in counts.items() if count})
-            is_worse = any(counts[state] > before[state] for state in (State.REJECTED, State.EXPIRED))
+            is_worse = any(counts[state] > before[state] for state in (State.REJECTED, State.FAILED, State.EXPIRED))
             return 1 if is_worse or counts[State.UNKNOWN] else 0
 
     raise typer.Exit(run(main()))
@@ -165,20 +166,22 @@ def status(
 
 @outbox.command("retry")
 def retry(
-    keys: Annotated[list[str] | None, typer.Argument(help="Of messages that were rejected or have expired.")] = None,
+    keys: Annotated[
+        list[str] | None, typer.Argument(help="Of messages that were rejected, have failed or have expired.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
     api_url: ApiUrl = DEFAULT_API_URL,
     username: Username = None,
     quota_store: QuotaStoreUrl = None,
     outbox_file: OutboxFile = None,
 ) -> None:
-    """Let messages that were rejected or have expired be sent again, by the next run."""
+    """Let messages that were rejected, have failed or have expired be sent again, by the next run."""
 
     async def main() -> None:
         if bool(keys) == everything:
             raise InvalidInput(parameter="keys", problem="give some, or --all")
         async with _opened(api_url, username, quota_store, outbox_file) as box:
-            chosen = keys or [entry.key for entry in await box.select(State.REJECTED, State.EXPIRED)]
+            chosen = keys or [entry.key for entry in await box.select(State.REJECTED, State.FAILED, State.EXPIRED)]
             show({"queued": await box.retry(*chosen)})
 
     run(main())
@@ -192,7 +195,7 @@ def purge(
     quota_store: QuotaStoreUrl = None,
     outbox_file: OutboxFile = None,
 ) -> None:
-    """Forget messages that were sent or rejected or have expired, with their keys."""
+    """Forget messages that were sent or rejected, have failed or have expired, with their keys."""
 
     async def main() -> None:
         async with _opened(api_url, username, quota_store, outbox_file) as box:

@@ -1,166 +1,37 @@
-"""Sending the messages of a file: read and check every line, put them into the outbox, send, and write down what became
-of each.
-"""
+"""Sending the messages of a file: put them into the outbox, send, and write down what became of each."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import csv
 import enum
 import hashlib
-import io
 import json
 import signal
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from attrs import field, frozen
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from twdm_async import errors
 from twdm_async._json import is_object
-from twdm_async.models.checks import checked_id, checked_length
+from twdm_async.cli.message_file import BadLines, Message
 from twdm_async.outbox import State
 from twdm_async.quota.spec import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from rich.console import Console
 
     from twdm_async.client import Client
     from twdm_async.outbox import Entry, Outbox
+    from twdm_async.quota.limiter import QuotaState
 
-_LONGEST_TEXT: Final = 10_000
 _AT_A_TIME: Final = 64
-_COLUMNS: Final = frozenset({"recipient", "text", "profile"})
-
-
-@frozen
-class Message:
-    """One message of the file. `line` is the number of the line it begins on."""
-
-    line: int
-    recipient: str
-    text: str = field(repr=False)
-    profile: str | None
-
-
-class BadLines(Exception):
-    """Lines that cannot be sent, each as a sentence that begins with its number."""
-
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__(lines)
-        self.lines = lines
-
-
-def read_messages(file: Path, profile: str | None) -> list[Message]:
-    """Every message of a JSONL or CSV file.
-
-    Args:
-        file: JSONL, or CSV with a header line, as its ending says; if that says nothing, JSONL if it begins with ``{``.
-        profile: the custom profile of lines that name none.
-
-    Raises:
-        InvalidInput: it cannot be read or holds no message.
-        BadLines: some of its lines are wrong. All of them are named.
-    """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise errors.InvalidInput(parameter="file", problem=f"{file} cannot be read: {error.strerror}") from None
-    if profile is not None:
-        checked_id(profile, "--profile")
-    begins_as_json = content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
-    is_json = {".jsonl": True, ".ndjson": True, ".csv": False}.get(file.suffix.lower(), begins_as_json)
-    rows = _json_rows(content) if is_json else _csv_rows(content)
-    messages: list[Message] = []
-    bad: list[str] = []
-    for line, row in rows:
-        try:
-            messages.append(_message(line, row, profile))
-        except errors.InvalidInput as error:
-            bad.append(f"line {line}: {error}")
-    if bad:
-        raise BadLines(bad)
-    if not messages:
-        raise errors.InvalidInput(parameter="file", problem=f"{file} holds no message")
-    return messages
-
-
-def _json_rows(content: bytes) -> Iterator[tuple[int, Any]]:
-    for line, text in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
-        if text.strip():
-            try:
-                yield line, json.loads(text, object_pairs_hook=_once)
-            except (ValueError, RecursionError):
-                yield line, _bad("it is not JSON in UTF-8, or a name stands twice in it")
-
-
-def _csv_rows(content: bytes) -> Iterator[tuple[int, Any]]:
-    text = content.decode("utf-8-sig", errors="surrogateescape")  # so that the lines which are not UTF-8 can be named
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] | None = None
-    while True:
-        line = reader.line_num + 1
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            yield line, _bad(f"it is not CSV: {error}")
-            continue
-        if row is None:
-            return
-        if not row:
-            continue
-        if not all(map(_is_utf8, row)):
-            yield line, _bad("it is not in UTF-8")
-            continue
-        if header is None:
-            header = [name.strip() for name in row]
-            if not {"recipient", "text"} <= set(header) <= _COLUMNS or len(set(header)) < len(header):
-                yield line, _bad("the header must name recipient and text, may name profile, and each just once")
-                return
-        elif len(row) != len(header):
-            yield line, _bad(f"it has {len(row)} columns where the header has {len(header)}")
-        else:
-            yield line, {name: value for name, value in zip(header, row, strict=True) if value or name == "text"}
-
-
-def _bad(problem: str) -> errors.InvalidInput:
-    return errors.InvalidInput(parameter="line", problem=problem)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise ValueError("a name stands twice")
-    return row
-
-
-def _is_utf8(text: str) -> bool:
-    return not any("\udc80" <= character <= "\udcff" for character in text)
-
-
-def _message(line: int, row: Any, profile: str | None) -> Message:
-    if isinstance(row, errors.InvalidInput):
-        raise row
-    if not is_object(row):
-        raise errors.InvalidInput(parameter="line", problem="must be an object")
-    for name in ("recipient", "text"):
-        if name not in row:
-            raise errors.InvalidInput(parameter=name, problem="is missing")
-    if unknown := row.keys() - _COLUMNS:
-        raise errors.InvalidInput(parameter=min(unknown), problem="is not one of recipient, text, profile")
-    own = row.get("profile")
-    return Message(
-        line,
-        checked_id(row["recipient"], "recipient"),
-        checked_length(row["text"], "text", _LONGEST_TEXT),
-        checked_id(own, "profile") if own is not None else profile,
-    )
-
+_MOST_REASONS: Final = 10  # that the summary tells
 
 _LOOK_EVERY: Final = 0.1  # seconds
 
@@ -204,8 +75,12 @@ async def send_all(
 
     Raises:
         InvalidInput: the file of results cannot be written, or is something else.
+        BadLines: a profile does not exist, or the same was sent under another one before. Nothing was sent.
         OutboxFailed: the messages cannot be kept.
     """
+    keyed = dict(zip(_keys(messages, run), messages, strict=True))
+    await _check_profiles(client, messages)
+    await _check_earlier(outbox, keyed)
     record = _opened(results)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -218,7 +93,7 @@ async def send_all(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console) as progress:
-            kept = _Record(record, progress, dict(zip(_keys(messages, run), messages, strict=True)))
+            kept = _Record(record, progress, keyed, priority)
             await _send_until(stop, client, outbox, kept, priority)
     finally:
         with contextlib.suppress(OSError):  # a full disk; it was said
@@ -231,6 +106,10 @@ async def send_all(
     earlier = f" ({kept.earlier} of them by an earlier run; --run NAME sends them again)" if kept.earlier else ""
     where = f"Every line's outcome is in {results}"
     console.print(f"{said}{earlier}. {where}", highlight=False, markup=False, soft_wrap=True)
+    for reason, count in kept.reasons.most_common(_MOST_REASONS):
+        console.print(f"  {count} times: {reason}", highlight=False, markup=False, soft_wrap=True)
+    if (others := len(kept.reasons) - _MOST_REASONS) > 0:
+        console.print(f"  and {others} other reasons, each in {results}", highlight=False, markup=False, soft_wrap=True)
     if stop.is_set() and kept.hopeless is None:
         return 130
     return 0 if set(kept.counts) == {"sent"} else 1
@@ -252,31 +131,75 @@ def _opened(results: Path) -> TextIO:
 
 
 def _keys(messages: Sequence[Message], run: str) -> list[str]:
-    """A key for each message, by what it says, to whom and under which profile; the second of its kind has another."""
+    """A key for each message, by what it says and to whom; the second of its kind has another. The profile is left out,
+    so that the same file under another profile is noticed.
+    """
     seen: Counter[str] = Counter()
     keys: list[str] = []
     for message in messages:
-        content = json.dumps([run, message.recipient, message.profile, message.text])
+        content = json.dumps([run, message.recipient, None, message.text])
         digest = hashlib.sha256(content.encode()).hexdigest()[:32]
         seen[digest] += 1
         keys.append(f"send-many {digest} {seen[digest]}")
     return keys
 
 
-_OUTCOMES: Final = {State.SENT: "sent", State.REJECTED: "not sent", State.EXPIRED: "not sent", State.UNKNOWN: "unknown"}
+async def _check_profiles(client: Client, messages: Sequence[Message]) -> None:
+    """Ask for every profile once, so that one which does not exist is found before anything is sent."""
+    lines: dict[str, list[int]] = {}
+    for message in messages:
+        if message.profile is not None:
+            lines.setdefault(message.profile, []).append(message.line)
+    bad: list[str] = []
+    for profile, named_by in lines.items():
+        try:
+            await client.custom_profiles.get(profile)
+        except errors.NotFound as error:
+            if error.subject == "intermediary":
+                raise
+            more = f", nor for {len(named_by) - 1} lines after it" if len(named_by) > 1 else ""
+            bad.append(f"line {named_by[0]}: profile: there is no custom profile {profile} for it{more}")
+    if bad:
+        raise BadLines(bad)
+
+
+async def _check_earlier(outbox: Outbox, keyed: Mapping[str, Message]) -> None:
+    """Refuse lines that were put before under another profile: they would arrive twice."""
+    bad: list[str] = []
+    for key, message in keyed.items():
+        entry = await outbox.get(key)
+        if entry is not None and entry.custom_profile_id != message.profile:
+            before = f"under profile {entry.custom_profile_id}" if entry.custom_profile_id else "without a profile"
+            bad.append(
+                f"line {message.line}: an earlier run sent this text to this person {before}; "
+                "--run NAME makes it another sending"
+            )
+    if bad:
+        raise BadLines(bad)
+
+
+_OUTCOMES: Final = {
+    State.SENT: "sent",
+    State.REJECTED: "not sent",
+    State.FAILED: "not sent",
+    State.EXPIRED: "not sent",
+    State.UNKNOWN: "unknown",
+}
 
 
 class _Record:
     """Writes each outcome down the moment it is known, and counts. `waiting` are the messages without one, by key."""
 
-    def __init__(self, file: TextIO, progress: Progress, messages: dict[str, Message]) -> None:
+    def __init__(self, file: TextIO, progress: Progress, messages: dict[str, Message], priority: Priority) -> None:
         self._file = file
+        self._priority = priority
         self._progress = progress
         self._task = progress.add_task("sending", total=len(messages))
         self._waited_for = 0
         self.waiting = messages
         self.earlier = 0
         self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()  # why messages were not sent
         self.hopeless: str | None = None  # why it makes no sense to go on
         self.unwritten: list[str] = []  # outcomes that the file could not take
 
@@ -286,11 +209,16 @@ class _Record:
         if states and states[0].waiting == self._waited_for:
             fullest = max(states, key=lambda state: state.used / state.limit)
             kept = f", {fullest.reserved} kept for interactive messages" if fullest.reserved else ""
-            said = f"waits for quota: {fullest.used} of {fullest.limit} are spent{kept};"
+            free_at = max(self._free_at(state) for state in states)
+            leaves = f" the next one leaves at {free_at.astimezone():%H:%M:%S};" if free_at > client.clock.utc() else ""
+            said = f"waits for quota: {fullest.used} of {fullest.limit} are spent{kept};{leaves}"
             self._progress.update(self._task, description=said)
         else:
             self._progress.update(self._task, description="sending")
         self._waited_for = states[0].waiting if states else 0
+
+    def _free_at(self, state: QuotaState) -> datetime:
+        return state.bulk_free_at if self._priority is Priority.BULK else state.free_at
 
     def take(self, entry: Entry, *, is_last: bool = False, is_earlier: bool = False) -> None:
         """Write down what became of a message, if it is known; as the last word, in any case."""
@@ -308,6 +236,8 @@ class _Record:
 
     def _write(self, message: Message, outcome: str, **facts: str | bool | None) -> None:
         self.counts[outcome] += 1
+        if isinstance(facts.get("error"), str):
+            self.reasons[str(facts["error"])] += 1
         row = {"line": message.line, "recipient": message.recipient, "outcome": outcome, **facts}
         try:
             self._file.write(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")

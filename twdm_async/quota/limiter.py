@@ -66,6 +66,7 @@ class QuotaState:
         reserved: slots that bulk calls may not take now, since they are kept for interactive ones.
         waiting: calls of this client that wait for a slot.
         free_at: when a slot is free (UTC); a time that has passed if one is free now.
+        bulk_free_at: when bulk calls may take one (UTC), likewise.
     """
 
     endpoint: str
@@ -77,6 +78,7 @@ class QuotaState:
     reserved: int
     waiting: int
     free_at: datetime
+    bulk_free_at: datetime
 
 
 @define(eq=False)
@@ -391,7 +393,8 @@ class QuotaLimiter:
                 for quota in claim.quotas:
                     if quota is not UNLIMITED:
                         usage = self._store.usage(claim.bucket, quota)
-                        share, _ = self._bulk_share(line, claim, bulk_claim, quota)
+                        share, by_bulk = self._bulk_share(line, claim, bulk_claim, quota)
+                        free_in = usage.free_in(quota.limit)
                         states.append(
                             QuotaState(
                                 endpoint=family,
@@ -402,7 +405,8 @@ class QuotaLimiter:
                                 in_flight=usage.in_flight,
                                 reserved=share.kept,
                                 waiting=len(line.queue),
-                                free_at=self._clock.utc(usage.free_in(quota.limit)),
+                                free_at=self._clock.utc(free_in),
+                                bulk_free_at=self._clock.utc(max(free_in, share.allowed_in(by_bulk + 1))),
                             )
                         )
         return tuple(states)
