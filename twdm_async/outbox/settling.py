@@ -142,11 +142,11 @@ class Settling:
             await self._clock.sleep(max(1.0, min(_LONGEST_PAUSE, self._settle_after)))
             return 0.0
         self._read_at = asked_at
-        is_believed = reading.is_believed(self._clock.utc(), self._settle_after)
+        believed = {one.id for one in unknown if self._reconciler.is_believed(reading, one.sought, self._settle_after)}
         ready = {
             (one.id, one.sought.sent_at)
             for one in unknown
-            if self._search(one).look(ages[one.id], is_believed=is_believed)
+            if self._search(one).look(ages[one.id], is_believed=one.id in believed)
         }
         events = await self._reconciler.candidates(reading, sought)
         try:
@@ -156,7 +156,7 @@ class Settling:
             self._read_at = -math.inf
             raise
         left = [one for one in unknown if one.id not in settled]
-        if left and not is_believed:
+        if any(one.id not in believed for one in left):
             _log.info("outbox: the list of messages lags; %d messages stay unknown until it does not", len(left))
         for one in left:
             if self._search(one).is_hopeless:

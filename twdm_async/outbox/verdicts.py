@@ -175,7 +175,7 @@ class Judge:
         count, answers = self._failures.get(row, (0, self._answers))
         self._failures[row] = (count + 1, self._answers)
         if tries or self._answers > answers:  # others got through meanwhile
-            tries += 1
+            tries += 1 if tries else 2  # also since the first failure, so that one counts, too
             return Retry(backoff(tries, self._settle_after) or self._settle_after / 10, tries, str(error))
         self._in_a_row += 1
         if self._in_a_row > 1:

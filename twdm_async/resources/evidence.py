@@ -10,14 +10,17 @@ was delivered, and that is said at once; but one that it does not show is called
 2. *A whole reading.* It was read back to before the moment at which the message can have been made, or to its end. One
    old message at its top, or some, are no end. A list whose cursors repeat, or whose pages bring nothing new, is not
    whole.
-3. *Evidence.* Nothing that is known to exist is missing from it: no message whose id the API has answered, none that
-   came by a webhook, none that an earlier reading showed. As long as one is missing, the list lags, and nobody is
-   absent. (Messages that were deleted are no evidence. Whoever deletes one elsewhere does not tell; so what is missing
-   for six times `settle_after`, from a list that shows something at least as new, is taken for deleted.)
+3. *Evidence.* The list shows what is known to be there: messages whose ids the API has answered, that came by a
+   webhook, or that an earlier reading showed. As long as one of them is missing, the list lags, by the age of the
+   oldest that is missing. It speaks only for messages that are twice as old as that, so for none that was made before
+   or soon after. (Messages that were deleted are no evidence. Whoever deletes one elsewhere does not tell; so what is
+   missing for six times `settle_after`, from a list that shows something at least as new, is taken for deleted.)
 4. *Twice.* It was missing from two such readings, one some time after the other.
 
-Why that is enough: to be called absent, a message that was delivered would have to be hidden from two lists, for
-longer than any delay that was ever seen, while everything else that is known is shown by both.
+Why that is enough: to be called absent, a message that was delivered would have to be hidden from two lists, for longer
+than any delay that was ever reported and for twice as long as any that can be seen. Why not less: a list that shows
+something newer may still lack something older, as users report; so evidence alone proves nothing. And why not that all
+must be there: where messages leave all the time, the latest are always missing, and nothing would ever be settled.
 
 Few lists may be read (15 in 15 minutes). So all who search share a reading, one is made at once, and the next ones ever
 later: see :class:`Search`.
@@ -46,6 +49,7 @@ SETTLE_AFTER: Final = 600.0
 """Seconds until a message that is not in the list is believed not to have arrived."""
 
 _READINGS: Final = 2
+_TWICE: Final = 2.0
 _LOOKS: Final = (0.2, 0.5, 1.0)  # parts of `settle_after` at which a message is looked for, after the first time
 _LATER: Final = 1.15  # times as old is a message when it is looked for again
 _LONGEST_PAUSE: Final = 90.0  # seconds between two readings: ten in 15 minutes, which leaves some to others
@@ -110,26 +114,23 @@ class Reading:
             self.is_whole = self.is_whole or self._old_in_a_row >= _ENOUGH_OLD
         return len(self.messages) > before
 
-    def is_believed(self, now: datetime, settle_after: float) -> bool:
-        """Whether what it does not show may be absent: it is whole, and nothing that is known is missing from it.
+    def speaks_for(self, sent_at: datetime, now: datetime, settle_after: float) -> bool:
+        """Whether a message that it does not show may be absent.
 
         Args:
-            now: UTC.
+            sent_at: when the message was sent, by the server's clock.
+            now: likewise.
             settle_after: seconds until a list is believed.
         """
-        return self.is_whole and not self.missing(now, settle_after)
+        return self.is_whole and now - sent_at >= _TWICE * self.lag(now, settle_after)
 
-    def missing(self, now: datetime, settle_after: float) -> set[str]:
-        """The ids of messages that exist and that it does not show: as long as there are some, the list lags."""
+    def lag(self, now: datetime, settle_after: float) -> timedelta:
+        """How old the oldest message is that is known to exist, and that it does not show."""
         newest = max((at for message_id, at in self.known.items() if message_id in self.ids), default=None)
         lasting = timedelta(seconds=_LASTING * settle_after)
-        return {
-            message_id
-            for message_id, at in self.known.items()
-            if at >= self.since
-            and message_id not in self.ids
-            and not (newest is not None and newest >= at and now - at > lasting)  # it was deleted
-        }
+        missing = [at for message_id, at in self.known.items() if at >= self.since and message_id not in self.ids]
+        deleted = [at for at in missing if newest is not None and newest >= at and now - at > lasting]
+        return now - min((at for at in missing if at not in deleted), default=now)
 
 
 async def read_back(

@@ -309,7 +309,7 @@ async def commit(kind: str, reply: Reply, transport: asyncio.Transport) -> None:
                 await asyncio.sleep(1.0)
     elif kind == "silence":
         while not transport.is_closing():  # noqa: ASYNC110 - a transport has no event for it
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
     if kind in {"reset", "cut"}:
         sock = transport.get_extra_info("socket")
         if sock is not None and not transport.is_closing():

@@ -1,0 +1,82 @@
+"""A sandbox, a client and an outbox in virtual time."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from attrs import define
+
+from tests.virtual_time import LoopClock
+from twdm_async import Client, state_file
+from twdm_async.outbox import Outbox, sending, settling
+from twdm_async.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    import pytest
+
+T = TypeVar("T")
+
+
+class _NoThread:
+    """Does the work of a state file's thread in the loop: virtual time would run away from a thread."""
+
+    async def run(self, job: Callable[[], T]) -> T:
+        return job()
+
+    def put(self, job: Callable[[], None]) -> None:
+        job()
+
+    def end(self) -> None: ...
+
+
+def keep_files_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let outboxes live in virtual time, and look around every five seconds only, so that a day passes quickly."""
+    monkeypatch.setattr(state_file, "_Thread", _NoThread)
+    monkeypatch.setattr(sending, "_LOOK_EVERY", 5.0)
+    monkeypatch.setattr(sending, "_RECLAIM_EVERY", 30.0)
+    monkeypatch.setattr(settling, "_LOOK_EVERY", 60.0)
+
+
+@define
+class Place:
+    """What a test plays with."""
+
+    sandbox: Sandbox
+    client: Client
+    outbox: Outbox
+    clock: LoopClock
+
+    @property
+    def sends(self) -> int:
+        """Requests to send a message, whatever became of them."""
+        return sum(request.endpoint == "direct_messages.send" for request in self.sandbox.requests)
+
+    @property
+    def readings(self) -> int:
+        """Requests to read the list."""
+        return sum(request.endpoint == "direct_messages.list" for request in self.sandbox.requests)
+
+
+@contextlib.asynccontextmanager
+async def place(
+    path: Path, *, settle_after: float | None = None, timeout: float = 30.0, **options: Any
+) -> AsyncIterator[Place]:
+    """All of it; `options` are the sandbox'. To be used after :func:`keep_files_in_the_loop`."""
+    clock = LoopClock()
+    async with (
+        Sandbox(clock=clock, **options) as sandbox,
+        Client(
+            sandbox.credentials,
+            api_url=sandbox.url,
+            upload_url=sandbox.url,
+            clock=clock,
+            quotas=sandbox.quotas,
+            timeout=timeout,
+        ) as client,
+        Outbox(client, path, settle_after=settle_after) as outbox,
+    ):
+        yield Place(sandbox, client, outbox, clock)
