@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from aiohttp import web
 from attrs import define
 
 from tests.virtual_time import LoopClock
 from twdm_async import Client, state_file
 from twdm_async.outbox import Outbox, sending, settling
 from twdm_async.sandbox import Sandbox
+from twdm_async.webhooks import Webhook
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -39,6 +41,27 @@ def keep_files_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "_LOOK_EVERY", 5.0)
     monkeypatch.setattr(sending, "_RECLAIM_EVERY", 30.0)
     monkeypatch.setattr(settling, "_LOOK_EVERY", 60.0)
+
+
+@contextlib.asynccontextmanager
+async def listening(sandbox: Sandbox, client: Client) -> AsyncIterator[None]:
+    """A webhook that tells `client` of the messages that its account gets and sends."""
+
+    async def nobody(_: object) -> None: ...
+
+    webhook = Webhook(sandbox.credentials, nobody, clients=[client])
+    app = web.Application()
+    app.router.add_route("*", "/", webhook.serve)
+    app.cleanup_ctx.append(webhook.lifespan)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    try:
+        await sandbox.subscribe(f"http://{host}:{port}/")
+        yield
+    finally:
+        await runner.cleanup()
 
 
 @define

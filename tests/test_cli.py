@@ -21,9 +21,9 @@ from tests.pictures import PNG
 from tests.secrets import SECRETS
 from twdm_async import Client, Priority, Quota, QuotaTable, SQLiteQuotaStore
 from twdm_async.cli import send_many
-from twdm_async.cli.message_file import Message
+from twdm_async.cli.message_file import BadLines, Message, read_messages
 from twdm_async.outbox import Outbox
-from twdm_async.sandbox import Sandbox
+from twdm_async.sandbox import Fault, Sandbox
 
 COMMAND = (sys.executable, "-W", "error", "-c", "from twdm_async.cli import main; main()")
 
@@ -312,6 +312,70 @@ async def test_what_cannot_be_sent_is_written_down_and_the_rest_is_sent(
     assert "code 349" in results[3]["error"]
 
 
+async def test_fault_81_the_same_under_another_profile_is_refused(
+    twdm: Twdm, sandbox: Sandbox, tmp_path: Path, profile_id: str
+) -> None:
+    """Sent once without a profile, the file is sent under one: nobody gets it twice, and the reason is told."""
+    file = tmp_path / "messages.csv"
+    file.write_text("recipient,text\n5,a\n6,b\n")
+    assert (await twdm("send-many", str(file)))[0] == 0
+    code, _, err = await twdm("send-many", str(file), "--profile", profile_id)
+    assert (code, len(sandbox.messages)) == (2, 2)
+    assert "line 2: an earlier run sent this text to this person without a profile; --run NAME makes it another" in err
+    assert "2 bad line(s); nothing was sent" in err
+    code, _, err = await twdm("send-many", str(file), "--profile", profile_id, "--run", "again")
+    assert (code, len(sandbox.messages)) == (0, 4)
+    code, _, err = await twdm("send-many", str(file), "--run", "again")
+    assert (code, len(sandbox.messages)) == (2, 4)
+    assert f"under profile {profile_id}" in err
+
+
+@pytest.mark.parametrize(
+    ("recipients", "bad"),
+    [
+        (["1580000000000000000", "1580000000000010000", "2"], ["2", "3"]),
+        (["1580000000000000000", "1580000000000000001", "2"], []),  # one of them may be true
+        ([f"15800000000000{number:05}" for number in range(1, 20_000, 7)], []),  # and so may one in ten thousand
+        (["1234567890120000", "1234567890130000"], ["2", "3"]),
+        (["120000", "130000", "140000"], []),  # so short a number is not rounded
+    ],
+)
+def test_fault_82_ids_that_a_spreadsheet_has_rounded_are_refused(
+    recipients: list[str], bad: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "messages.csv"
+    file.write_text("recipient,text\n" + "".join(f"{one},hello\n" for one in recipients))
+    if not bad:
+        assert len(read_messages(file, None)) == len(recipients)
+        return
+    with pytest.raises(BadLines) as caught:
+        read_messages(file, None)
+    assert [line.split(":")[0] for line in caught.value.lines] == [f"line {number}" for number in bad]
+    assert "rounded to 15 digits" in caught.value.lines[0]
+
+
+async def test_fault_83_a_profile_that_does_not_exist_is_found_before_anything_is_sent(
+    twdm: Twdm, sandbox: Sandbox, tmp_path: Path, profile_id: str
+) -> None:
+    file = tmp_path / "messages.csv"
+    file.write_text(f"recipient,text,profile\n5,a,{profile_id}\n5,b,999\n6,c,999\n7,d,999\n")
+    code, _, err = await twdm("send-many", str(file))
+    assert (code, len(sandbox.messages)) == (2, 0)
+    assert "line 3: profile: there is no custom profile 999 for it, nor for 2 lines after it" in err
+    assert sum(request.endpoint == "custom_profiles.get" for request in sandbox.requests) == 2
+
+
+async def test_fault_83_reasons_are_told_together(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.unreachable.update({"7", "8"})
+    sandbox.faults.append(Fault("automated", endpoint="direct_messages.send", recipient_id="9"))
+    file = tmp_path / "messages.csv"
+    file.write_text("recipient,text\n" + "".join(f"{number},hello\n" for number in range(5, 10)))
+    code, _, err = await twdm("send-many", str(file))
+    assert code == 1
+    assert "2 times: direct_messages.send: HTTP 403, code 349: You cannot send messages to this user." in err
+    assert "1 times: direct_messages.send: HTTP 403, code 226" in err
+
+
 async def test_ctrl_c_stops_cleanly_and_says_what_went_out(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
     file = tmp_path / "messages.csv"
     file.write_text("recipient,text\n" + "".join(f"{number},hello {number}\n" for number in range(1, 501)))
@@ -417,6 +481,7 @@ async def test_a_file_of_bulk_messages_says_that_it_waits_for_its_share(
         assert seconds <= time.monotonic() - began < seconds + 5
         assert not sandbox.breaches
     assert ("waits for quota: 10 of 30 are spent, 10 kept" in said.getvalue()) == (priority is Priority.BULK)
+    assert bool(re.search(r"the next one leaves at \d\d:\d\d:\d\d;", said.getvalue())) == (priority is Priority.BULK)
 
 
 async def test_the_demonstration(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.pictures import PNG
 from tests.stores import HandClock, make
+from tests.support import listening
 from tests.virtual_time import LoopClock, run
 from twdm_async import (
     Client,
@@ -29,7 +30,7 @@ from twdm_async import (
 )
 from twdm_async.quota.credit import Conversation
 from twdm_async.quota.limiter import QuotaLimiter
-from twdm_async.quota.store.contract import Answering, Partner
+from twdm_async.quota.store.contract import Answering, Partner, Reply
 from twdm_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -52,25 +53,33 @@ def server_counts(inbound: Sequence[float], sends: Sequence[float]) -> list[bool
 
 @given(
     st.lists(st.integers(0, 3 * int(DAY)), max_size=6),
-    st.lists(st.tuples(st.integers(0, 3 * int(DAY)), st.integers(-300, 300), st.booleans()), max_size=40),
+    st.lists(
+        st.tuples(st.integers(0, 3 * int(DAY)), st.integers(-300, 300), st.booleans(), st.booleans()), max_size=40
+    ),
     st.integers(0, 4 * 3600),
 )
-def test_what_is_believed_free_is_free(inbound: list[int], sends: list[tuple[int, int, bool]], heard_late: int) -> None:
-    """Whatever comes when, however late it is heard of, with a clock that is wrong by up to five minutes, and with
-    answers that do not tell when a message was made.
+def test_what_is_believed_free_is_free(
+    inbound: list[int], sends: list[tuple[int, int, bool, bool]], heard_late: int
+) -> None:
+    """Whatever comes when, however late it is heard of, with a clock that is wrong by up to five minutes, with answers
+    that do not tell when a message was made, and with messages that others send as the same account.
     """
-    sends = sorted({at: (at, wrong, told) for at, wrong, told in sends}.values())
-    counts = server_counts([float(at) for at in inbound], [float(at) for at, _, _ in sends])
+    sends = sorted({at: (at, wrong, told, foreign) for at, wrong, told, foreign in sends}.values())
+    counts = server_counts([float(at) for at in inbound], [float(at) for at, *_ in sends])
     conversation = Conversation()
     happenings = sorted(
         [(at + heard_late, 0, number) for number, at in enumerate(inbound)]
-        + [(at, 1, number) for number, (at, _, _) in enumerate(sends)]
+        + [(at, 1, number) for number, (at, *_) in enumerate(sends)]
     )
     for _, kind, number in happenings:
         if kind == 0:
             conversation.hear(float(inbound[number]))
             continue
-        at, wrong, is_told = sends[number]
+        at, wrong, is_told, is_foreign = sends[number]
+        if is_foreign:
+            for _ in range(2):  # a webhook may come twice
+                conversation.end(f"id {number}", float(at))
+            continue
         if conversation.begin(str(number), float(at + wrong), CREDIT).is_free:
             assert not counts[number]
         conversation.end(str(number), float(at) if is_told else None)
@@ -336,6 +345,10 @@ async def test_the_stores_agree(kind: str, tmp_path: Path, request: pytest.Fixtu
                 store.heard(partner, at)
                 conversation.hear(at)
                 continue
+            if generator.random() < 0.1:
+                store.sent(Reply(partner, f"id {step}"), now)  # by somebody else
+                conversation.end(f"id {step}", now)
+                continue
             reply = await store.reply(partner, now, CREDIT)
             freedom = conversation.begin(str(step), now, CREDIT)
             assert (reply.is_free, reply.is_open) == (freedom.is_free, freedom.is_open)
@@ -358,6 +371,47 @@ async def test_the_stores_agree(kind: str, tmp_path: Path, request: pytest.Fixtu
     finally:
         await store.close()
     assert seen == {(True, True), (False, True), (False, False)}
+
+
+def test_fault_74_what_a_person_sends_in_the_app_uses_up_free_replies() -> None:
+    """Five by hand, known by the webhook's echoes: our own reply is the sixth, and takes a slot. And echoes of our own
+    messages count once, whether they come before or after the answers.
+    """
+    table = QuotaTable.default().replace(SEND, Quota(3, per=DAY))
+
+    async def main() -> None:
+        clock = LoopClock()
+        async with (
+            Sandbox(quotas=table, clock=clock) as sandbox,
+            Client(
+                sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=table, clock=clock
+            ) as client,
+            listening(sandbox, client),
+        ):
+            person, other = sandbox.person(5), sandbox.person(6)
+            await asyncio.sleep(1)  # what was sent in the store's first second is not known
+            person.writes("hello")
+            for number in range(5):
+                person.gets(f"by hand {number}")
+            await sandbox.delivered()
+            other.writes("hello")
+            await sandbox.delivered()
+            for number in range(5):
+                await client.direct_messages.send(6, f"free {number}", max_wait=60)
+            await sandbox.delivered()
+            for number in range(3):
+                await client.direct_messages.send(5, f"counted {number}", max_wait=60)
+            with pytest.raises(QuotaWaitTooLong):
+                await client.direct_messages.send(5, "one too many", max_wait=60)
+            assert not sandbox.breaches
+            assert [message.is_counted for message in sandbox.messages] == [False] * 5 + [True] * 3
+            await asyncio.sleep(1)
+            person.writes("thanks")
+            await sandbox.delivered()
+            await client.direct_messages.send(5, "free again", max_wait=60)
+            assert not sandbox.messages[-1].is_counted
+
+    run(main())
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (1, 2))])

@@ -10,18 +10,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp import web
 
-from tests.support import Place, keep_files_in_the_loop, place
+from tests.support import Place, keep_files_in_the_loop, listening, place
 from tests.virtual_time import run
 from twdm_async import Pace, Quota, QuotaTable
 from twdm_async.outbox import State
 from twdm_async.resources import evidence
 from twdm_async.sandbox import Fault
-from twdm_async.webhooks import Webhook
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
 SEND = "direct_messages.send"
@@ -39,27 +36,6 @@ def spread(messages: int) -> QuotaTable:
     """Quotas under which a message leaves every twenty seconds, in the long run."""
     quota = Quota(2 * messages, per=20.0 * messages)
     return QuotaTable.default().replace(SEND, quota, pace=Pace(burst=4, per=80.0))
-
-
-@contextlib.asynccontextmanager
-async def listening(here: Place) -> AsyncIterator[None]:
-    """A webhook that tells the client of its own messages."""
-
-    async def nobody(_: object) -> None: ...
-
-    webhook = Webhook(here.sandbox.credentials, nobody, clients=[here.client])
-    app = web.Application()
-    app.router.add_route("*", "/", webhook.serve)
-    app.cleanup_ctx.append(webhook.lifespan)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    try:
-        await here.sandbox.subscribe(f"http://{host}:{port}/")
-        yield
-    finally:
-        await runner.cleanup()
 
 
 async def send_all(here: Place, messages: int) -> dict[State, int]:
@@ -83,7 +59,7 @@ def each_arrives_once(path: Path, messages: int, *, with_webhook: bool) -> None:
     async def main() -> None:
         options: dict[str, Any] = {"list_lag": (0.0, 540.0), "faults": [*LOST, BAD_LISTS], "seed": 4}
         async with place(path, quotas=spread(messages), **options) as here:
-            async with listening(here) if with_webhook else contextlib.nullcontext():
+            async with listening(here.sandbox, here.client) if with_webhook else contextlib.nullcontext():
                 counts = await send_all(here, messages)
             print(f"{messages} messages in {here.clock.monotonic() / 3600:.1f} h: {here.sends} sends, "  # noqa: T201
                   f"{here.readings} pages read, {doubled(here)} doubled")  # fmt: skip

@@ -55,13 +55,17 @@ def quiet(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
         except (TwdmError, asyncio.CancelledError) as error:
             raise error.with_traceback(None) from None
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody could have expected it
-            raise mistake(error) from None
+            problem = mistake(error)
+        raise problem
 
     return without_frames
 
 
 def mistake(error: Exception) -> TwdmError:
-    """`error`, if it was raised on purpose; else one of ours that says which and where, and not what it holds."""
+    """`error`, if it was raised on purpose; else one of ours that says which and where, and not what it holds.
+
+    To be raised where the other one is handled no longer: whoever shows the one would show the other, too.
+    """
     if isinstance(error, TwdmError):
         return error
     place = "an unknown place"

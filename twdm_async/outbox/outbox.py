@@ -46,6 +46,7 @@ T = TypeVar("T")
 _LOOK_EVERY: Final = 0.25  # seconds, for what other processes do
 _LONGEST_KEY: Final = 500
 _LARGEST_NUMBER: Final = 2**63 - 1
+_LATEST: Final = 253_402_300_799.0  # seconds since 1970: the end of the year 9999
 
 
 class Outbox:
@@ -335,6 +336,7 @@ class Outbox:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    @quiet
     async def _do(self, work: Callable[[Rows], T], *, is_durable: bool = False, only_reads: bool = False) -> T:
         self._reconciler.settle_in()
         return await self._storage.do(work, is_durable=is_durable, only_reads=only_reads)
@@ -357,6 +359,7 @@ class Outbox:
         finally:
             self._to_put.remove(item)
 
+    @quiet
     async def _send(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise errors.InvalidInput(parameter="workers", problem="must be a whole number, 1 or more")
@@ -377,11 +380,7 @@ def _checked_key(key: str) -> str:
 
 
 def _checked_time(time: datetime, parameter: str) -> float:
-    """`time` in seconds since 1970."""
-    problem = "must be an aware datetime, such as datetime.now(UTC)"
-    if isinstance(time, datetime) and time.tzinfo is not None:
-        try:
-            return time.timestamp()
-        except (OverflowError, ValueError, OSError):
-            problem = "must be a time that can be told in seconds; leave it out if there is none"
-    raise errors.InvalidInput(parameter=parameter, problem=problem)
+    """`time` in seconds since 1970, within what can be told as a time again."""
+    if not isinstance(time, datetime) or time.tzinfo is None:
+        raise errors.InvalidInput(parameter=parameter, problem="must be an aware datetime, such as datetime.now(UTC)")
+    return min(max(time.timestamp(), 0.0), _LATEST)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 from attrs import define
 
 from twdm_async import errors
+from twdm_async._quiet import mistake
 from twdm_async.outbox.entry import State
 from twdm_async.outbox.storage import Storage, woken
 from twdm_async.outbox.verdicts import Ended, Judge, Retry, Sent, Stop, Unknown, Verdict
@@ -52,7 +53,7 @@ class _Run:
 
     def __init__(self, stop: asyncio.Event, storage: Storage) -> None:
         self.stop = stop
-        self.error: BaseException | None = None
+        self.error: errors.TwdmError | None = None
         self._storage = storage
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -62,9 +63,9 @@ class _Run:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: Exception) -> None:
         """Let all end with `error`, unless one has failed before."""
-        self.error = self.error or error
+        self.error = self.error or mistake(error)
         self.stop.set()
         self._storage.tell()
 
@@ -77,7 +78,7 @@ class _Run:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
             self.fail(error)
 
 
@@ -235,7 +236,7 @@ class Sending:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Only the task was cancelled that made the attempt; what came of it is written down.
+            await self.write_what_is_left()  # only the task was cancelled that made the attempt
         finally:
             try:
                 await attempts.abandon()
@@ -286,8 +287,7 @@ class _Attempts(Journal):
         self._ended_in = outcome
         step = self._step(outcome)
         if step is not None:
-            self._sending.unwritten[self.row] = step
-        self._is_open = False
+            self._sending.unwritten[self.row] = step  # until then it is open
 
     def over(self) -> None:
         self._sending.under_way.discard(self)
@@ -309,10 +309,11 @@ class _Attempts(Journal):
         """Write an outcome down, now or as soon as the file can take it."""
         if step is None:
             return
-        self._sending.unwritten[self.row] = step
-        await self._sending.storage.do(step, is_durable=True)
-        if self._sending.unwritten.get(self.row) is step:
-            del self._sending.unwritten[self.row]
+        try:
+            await self._sending.storage.do(step, is_durable=True)
+        except BaseException:
+            self._sending.unwritten[self.row] = step  # it may be written now all the same; twice does no harm
+            raise
 
     def _step(self, outcome: Any) -> Callable[[Rows], object] | None:
         """How `outcome` is written down; ``None`` if there is nothing to write."""
@@ -341,7 +342,7 @@ class _Attempts(Journal):
                 assert_never(verdict)
 
     def _arrived(self, rows: Rows, message_id: str | None) -> None:
-        if message_id is not None and rows.is_known(message_id):
+        if message_id is not None and rows.is_known(message_id, besides=self.row):
             # It is the answer to another message, of another process, that came once more.
             error = "the answer was that to an earlier message"
             rows.mark_unknown(self.row, error, self._sending.clock.uptime(), self._signed_at)

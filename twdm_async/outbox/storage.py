@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, TypeVar
 
 from twdm_async._quiet import mistake
-from twdm_async.errors import OutboxFailed
+from twdm_async.errors import OutboxFailed, TwdmError
 from twdm_async.outbox.rows import Rows
 from twdm_async.state_file import FileTrouble, StateFile
 
@@ -62,9 +62,10 @@ class Storage:
                 lambda: self._file.transact(in_transaction, is_durable=is_durable, only_reads=only_reads)
             )
         except FileTrouble as trouble:
-            raise OutboxFailed(path=str(self.path), problem=trouble.problem) from None
+            problem: TwdmError = OutboxFailed(path=str(self.path), problem=trouble.problem)
         except Exception as error:  # noqa: BLE001 - nobody could have expected it
-            raise mistake(error) from None
+            problem = mistake(error)
+        raise problem
 
     def tell(self) -> None:
         """Something has changed: wake those who wait for news."""

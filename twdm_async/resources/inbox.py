@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from attrs import field, frozen
 
 from twdm_async._clock import Clock
+from twdm_async._quiet import quiet
 from twdm_async.errors import InboxFailed, InvalidInput
 from twdm_async.owners import Owner
 from twdm_async.state_file import FileTrouble, StateFile, checked_path, in_memory
@@ -211,6 +212,7 @@ class Inbox:
     def _is_dead(self, owner: str) -> bool:
         return self._owner is not None and self._owner.is_dead(owner)
 
+    @quiet
     async def _do(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
         if self._is_closed:
             raise InboxFailed(path=str(self._path or "(memory)"), problem="it is closed")

@@ -250,7 +250,8 @@ class Caller:
         except errors.TwdmError:
             raise
         except Exception as error:  # noqa: BLE001 - nobody could have expected it
-            raise mistake(error) from None
+            problem = mistake(error)
+        raise problem
 
     async def _attempts(self, call: _Call, lane: Lane, max_wait: float | None) -> Any:
         patience = checked_wait(max_wait) if max_wait is not None else self._max_wait
