@@ -114,18 +114,19 @@ class Reading:
             self.is_whole = self.is_whole or self._old_in_a_row >= _ENOUGH_OLD
         return len(self.messages) > before
 
-    def speaks_for(self, sent_at: datetime, now: datetime, settle_after: float) -> bool:
+    def speaks_for(self, sent_at: datetime, age: float, settle_after: float) -> bool:
         """Whether a message that it does not show may be absent.
 
         Args:
             sent_at: when the message was sent, by the server's clock.
-            now: likewise.
+            age: seconds since it was given up. What the clocks here were set to meanwhile makes no difference.
             settle_after: seconds until a list is believed.
         """
-        return self.is_whole and now - sent_at >= _TWICE * self.lag(now, settle_after)
+        now = sent_at + timedelta(seconds=age)
+        return self.is_whole and timedelta(seconds=age) >= _TWICE * self.lag(now, settle_after)
 
     def lag(self, now: datetime, settle_after: float) -> timedelta:
-        """How old the oldest message is that is known to exist, and that it does not show."""
+        """How old the oldest message is at that time that is known to exist, and that it does not show."""
         newest = max((at for message_id, at in self.known.items() if message_id in self.ids), default=None)
         lasting = timedelta(seconds=_LASTING * settle_after)
         missing = [at for message_id, at in self.known.items() if at >= self.since and message_id not in self.ids]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, frozen
@@ -344,11 +344,6 @@ class Reconciler:
             and message.recipient_id in people
         ]
 
-    def is_believed(self, reading: Reading, sought: Sought, settle_after: float) -> bool:
-        """Whether `sought` may be absent if `reading` does not show it."""
-        now = datetime.fromtimestamp(self.server_time(), UTC)
-        return reading.speaks_for(sought.sent_at, now, settle_after)
-
     async def _settle(self) -> None:
         asked_at = self._read_at = self._clock.monotonic()
         first = [question.sought for question in self._left(self._open)]
@@ -362,8 +357,9 @@ class Reconciler:
         sought = list(questions)
         ready: set[int] = set()
         for place, question in enumerate(questions.values()):
-            is_believed = self.is_believed(reading, question.sought, question.search.settle_after)
-            if question.search.look(asked_at - question.ended_at, is_believed=is_believed):
+            age, search = asked_at - question.ended_at, question.search
+            is_believed = reading.speaks_for(question.sought.sent_at, age, search.settle_after)
+            if search.look(age, is_believed=is_believed):
                 ready.add(place)
         self._match(questions, ready, await self.candidates(reading, sought))
         for question in questions.values():
