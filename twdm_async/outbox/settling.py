@@ -142,7 +142,9 @@ class Settling:
             await self._clock.sleep(max(1.0, min(_LONGEST_PAUSE, self._settle_after)))
             return 0.0
         self._read_at = asked_at
-        believed = {one.id for one in unknown if self._reconciler.is_believed(reading, one.sought, self._settle_after)}
+        believed = {
+            one.id for one in unknown if reading.speaks_for(one.sought.sent_at, ages[one.id], self._settle_after)
+        }
         ready = {
             (one.id, one.sought.sent_at)
             for one in unknown
