@@ -136,7 +136,7 @@ async def kill_again_and_again(path: Path, messages: int, kills: int, latency: f
 
 
 async def test_fault_50_an_outbox_whose_process_is_killed_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    await kill_again_and_again(tmp_path / "state.db", messages=80, kills=4, latency=0.05)
+    await kill_again_and_again(tmp_path / "state.db", messages=60, kills=3, latency=0.05)
 
 
 @pytest.mark.soak
