@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from twdm_async.errors import ClientClosed, IncompatibleAiohttp, InvalidInput, MediaFailed
@@ -146,9 +147,7 @@ async def check_hook() -> None:
     async with aiohttp.ClientSession(connector=_Nowhere(), request_class=_TrackedRequest) as session:
         with contextlib.suppress(Exception):  # there is nothing to send it with
             await session.get("http://127.0.0.1/")
-    if not attempt.sent or not isinstance(
-        getattr(aiohttp.client_proto.ResponseHandler, "should_close", None), property
-    ):
+    if not attempt.sent or not isinstance(getattr(ResponseHandler, "should_close", None), property):
         raise IncompatibleAiohttp(problem=f"aiohttp {aiohttp.__version__} does not tell when a request leaves")
     _checked.add(aiohttp.__version__)
 
