@@ -337,6 +337,7 @@ async def test_fault_81_the_same_under_another_profile_is_refused(
         (["1580000000000000000", "1580000000000000001", "2"], []),  # one of them may be true
         ([f"15800000000000{number:05}" for number in range(1, 20_000, 7)], []),  # and so may one in ten thousand
         (["1234567890120000", "1234567890130000"], ["2", "3"]),
+        (["158000000000001000", "158000000000002000", "158000000000003000"], ["2", "3", "4"]),
         (["120000", "130000", "140000"], []),  # so short a number is not rounded
     ],
 )
@@ -361,7 +362,7 @@ async def test_fault_83_a_profile_that_does_not_exist_is_found_before_anything_i
     file.write_text(f"recipient,text,profile\n5,a,{profile_id}\n5,b,999\n6,c,999\n7,d,999\n")
     code, _, err = await twdm("send-many", str(file))
     assert (code, len(sandbox.messages)) == (2, 0)
-    assert "line 3: profile: there is no custom profile 999 for it, nor for 2 lines after it" in err
+    assert "line 3: profile: this account has no custom profile 999, which 2 more lines name" in err
     assert sum(request.endpoint == "custom_profiles.get" for request in sandbox.requests) == 2
 
 

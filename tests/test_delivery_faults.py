@@ -114,7 +114,7 @@ async def test_fault_60_a_cursor_that_repeats() -> None:
             await send(client)
         (settled,) = await client.direct_messages.reconcile(caught.value)
         assert settled.delivered == "unknown", "a list that goes in circles cannot be believed"
-        assert 3600 <= clock.monotonic() <= 6000
+        assert 5400 <= clock.monotonic() <= 8000
 
 
 def test_a_message_that_was_deleted_holds_nobody_up(path: Path) -> None:
@@ -189,8 +189,8 @@ URL = {"urls": [{"url": "https://t.co/x", "expanded_url": "https://example.com/a
         (TEXT, answer(text="SENTINEL text!"), True),  # the letters are the same
         ("A & B <3", answer(text="A &amp; B &lt;3"), True),
         ("see https://example.com/a", answer(text="see https://t.co/x", entities=URL), True),
-        ("see https://example.com/a", answer(text="see https://t.co/x"), True),  # it cannot be compared
-        ("look", answer(text="look https://t.co/x", entities=URL), False),
+        ("see example.com", answer(text="see https://t.co/x"), True),  # what became a link cannot be compared
+        ("look", answer(text="look https://t.co/x", entities=URL), True),
         ("\U0001f600", answer(text="\U0001f601"), True),  # there is no letter in it
         ("Stra\u00dfe \ufb01", answer(text="strasse fi"), True),
     ],
@@ -435,7 +435,9 @@ def test_fault_69_an_intermediary_that_refuses_one_message_is_not_asked_for_ever
             assert (counts[State.FAILED], counts[State.SENT]) == (1, 100)
             entry = await here.outbox.get("poisoned")
             assert entry is not None
-            assert "HTTP 403: blocked by policy (in 3 tries, while others got through)" in (entry.error or "")
+            assert "HTTP 403 (no error code of the API" in (entry.error or "")
+            assert "in 3 tries, while others got through" in (entry.error or "")
+            assert "policy" not in (entry.error or ""), "who inspects messages may repeat them"
             assert here.sends <= 104
 
     run(main())
@@ -494,7 +496,7 @@ def test_while_nothing_gets_through_nobody_is_a_suspect() -> None:
     for turn in range(30):
         now += one.wait(now)
         assert one.decide(turn % 3, 0, refusal(None, 403), now) == Retry(
-            min(2.0 ** (turn // 3), 60.0), 0, f"{SEND}: HTTP 403"
+            min(2.0 ** (turn // 3), 60.0), 0, str(refusal(None, 403))
         )
     assert one.is_troubled
     assert one.wait(now) == 300.0

@@ -402,7 +402,8 @@ class ResponseError(TwdmError):
     def __str__(self) -> str:
         codes = f", code {', '.join(map(str, self.codes))}" if self.codes else ""
         words = f": {'; '.join(self.messages)}" if self.messages else ""
-        return f"{self.endpoint}: HTTP {self.status}{codes}{words}"
+        by = "" if self.codes else " (no error code of the API: something in between answered, such as a proxy)"
+        return f"{self.endpoint}: HTTP {self.status}{codes}{words}{by}"
 
 
 @define(kw_only=True, slots=False, eq=False, str=False)

@@ -138,6 +138,12 @@ class StateFile:
             self._thread = _Thread()
         return await self._thread.run(job)
 
+    def put(self, job: Callable[[], None]) -> None:
+        """Do `job` in the file's thread, some time; it must not raise."""
+        if self._thread is None:
+            self._thread = _Thread()
+        self._thread.put(job)
+
     def transact(
         self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = False, only_reads: bool = False
     ) -> T:

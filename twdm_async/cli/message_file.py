@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LONGEST_TEXT: Final = 10_000
 _COLUMNS: Final = frozenset({"recipient", "text", "profile"})
 _EXACT_DIGITS: Final = 15  # of a number in a spreadsheet; the others become zeros
-_ROUNDED: Final = "0000"  # what an id of today then ends in
+_MORE_THAN_CHANCE: Final = 9.0
 
 
 @frozen
@@ -76,13 +76,15 @@ def read_messages(file: Path, profile: str | None) -> list[Message]:
 
 
 def _rounded(messages: Sequence[Message]) -> list[str]:
-    """The lines whose ids a spreadsheet has rounded, if there are many. A true id ends so once in ten thousand."""
+    """The lines whose ids a spreadsheet has rounded, if there are more than chance explains."""
     ids = {one for message in messages for one in (message.recipient, message.profile) if one is not None}
     long = {one for one in ids if len(one) > _EXACT_DIGITS}
-    rounded = {one for one in long if one.endswith(_ROUNDED)}
-    if len(rounded) < 2 or 10 * len(rounded) < len(long):
-        return []
-    problem = "ends in 0000, as ids do that a spreadsheet has rounded to 15 digits; export them as text"
+    rounded: set[str] = set()
+    for zeros in (1, 2, 3, 4):  # of an id of 16, 17, 18, 19 digits
+        ending = {one for one in long if one.endswith("0" * zeros)}
+        if len(ending) >= 2 and len(ending) > _MORE_THAN_CHANCE * len(long) / 10.0**zeros:
+            rounded |= ending
+    problem = "ends in zeros, as ids do that a spreadsheet has rounded to 15 digits; export them as text"
     return [
         f"line {message.line}: {name}: {problem}"
         for message in messages

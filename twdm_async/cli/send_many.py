@@ -20,7 +20,7 @@ from twdm_async.outbox import State
 from twdm_async.quota.spec import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Coroutine, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -78,9 +78,8 @@ async def send_all(
         BadLines: a profile does not exist, or the same was sent under another one before. Nothing was sent.
         OutboxFailed: the messages cannot be kept.
     """
-    keyed = dict(zip(_keys(messages, run), messages, strict=True))
     await _check_profiles(client, messages)
-    await _check_earlier(outbox, keyed)
+    keyed = await _keyed(outbox, messages, run)
     record = _opened(results)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -104,6 +103,8 @@ async def send_all(
         console.print(f"error: {kept.hopeless}{said_instead}", highlight=False, markup=False, soft_wrap=True)
     said = ", ".join(f"{count} {outcome}" for outcome, count in kept.counts.items())
     earlier = f" ({kept.earlier} of them by an earlier run; --run NAME sends them again)" if kept.earlier else ""
+    if kept.failed_earlier:
+        earlier += f" ({kept.failed_earlier} were not sent by an earlier run; `twdm outbox retry` lets them be sent)"
     where = f"Every line's outcome is in {results}"
     console.print(f"{said}{earlier}. {where}", highlight=False, markup=False, soft_wrap=True)
     for reason, count in kept.reasons.most_common(_MOST_REASONS):
@@ -130,14 +131,15 @@ def _opened(results: Path) -> TextIO:
     raise errors.InvalidInput(parameter="results", problem=problem)
 
 
-def _keys(messages: Sequence[Message], run: str) -> list[str]:
+def _keys(messages: Sequence[Message], run: str, *, with_profile: bool = False) -> list[str]:
     """A key for each message, by what it says and to whom; the second of its kind has another. The profile is left out,
-    so that the same file under another profile is noticed.
+    so that the same file under another profile is noticed; with it, keys are as they were made at first.
     """
     seen: Counter[str] = Counter()
     keys: list[str] = []
     for message in messages:
-        content = json.dumps([run, message.recipient, None, message.text])
+        profile = message.profile if with_profile else None
+        content = json.dumps([run, message.recipient, profile, message.text])
         digest = hashlib.sha256(content.encode()).hexdigest()[:32]
         seen[digest] += 1
         keys.append(f"send-many {digest} {seen[digest]}")
@@ -157,16 +159,21 @@ async def _check_profiles(client: Client, messages: Sequence[Message]) -> None:
         except errors.NotFound as error:
             if error.subject == "intermediary":
                 raise
-            more = f", nor for {len(named_by) - 1} lines after it" if len(named_by) > 1 else ""
-            bad.append(f"line {named_by[0]}: profile: there is no custom profile {profile} for it{more}")
+            more = f", which {len(named_by) - 1} more lines name" if len(named_by) > 1 else ""
+            bad.append(f"line {named_by[0]}: profile: this account has no custom profile {profile}{more}")
     if bad:
         raise BadLines(bad)
 
 
-async def _check_earlier(outbox: Outbox, keyed: Mapping[str, Message]) -> None:
-    """Refuse lines that were put before under another profile: they would arrive twice."""
+async def _keyed(outbox: Outbox, messages: Sequence[Message], run: str) -> dict[str, Message]:
+    """Each message by its key. A line that was put before under another profile is refused: it would arrive twice."""
+    keyed: dict[str, Message] = {}
     bad: list[str] = []
-    for key, message in keyed.items():
+    first = _keys(messages, run, with_profile=True)
+    for new, former, message in zip(_keys(messages, run), first, messages, strict=True):
+        is_there = former != new and await outbox.get(former) is not None
+        key = former if is_there else new
+        keyed[key] = message
         entry = await outbox.get(key)
         if entry is not None and entry.custom_profile_id != message.profile:
             before = f"under profile {entry.custom_profile_id}" if entry.custom_profile_id else "without a profile"
@@ -176,6 +183,7 @@ async def _check_earlier(outbox: Outbox, keyed: Mapping[str, Message]) -> None:
             )
     if bad:
         raise BadLines(bad)
+    return keyed
 
 
 _OUTCOMES: Final = {
@@ -197,7 +205,7 @@ class _Record:
         self._task = progress.add_task("sending", total=len(messages))
         self._waited_for = 0
         self.waiting = messages
-        self.earlier = 0
+        self.earlier = self.failed_earlier = 0
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()  # why messages were not sent
         self.hopeless: str | None = None  # why it makes no sense to go on
@@ -260,7 +268,7 @@ async def _send_until(stop: asyncio.Event, client: Client, outbox: Outbox, recor
     )
     for entry in entries:
         record.take(entry, is_earlier=True)
-    record.earlier = record.counts["sent"]
+    record.earlier, record.failed_earlier = record.counts["sent"], record.counts["not sent"]
     last = max(entry.number for entry in entries)
     if record.hopeless is None:
         await _first_of(

@@ -16,7 +16,7 @@ class State(enum.StrEnum):
     """
 
     QUEUED = "queued"
-    """It waits to be sent."""
+    """It waits to be sent, or to be tried again."""
     SENDING = "sending"
     """It may be on the wire. That was on the disk before its first byte left."""
     SENT = "sent"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from twdm_async import errors
 from twdm_async._quiet import quiet
+from twdm_async.client import Client
 from twdm_async.models.checks import checked_characters
 from twdm_async.outbox.entry import State
 from twdm_async.outbox.rows import NewMessage, Rows
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
-    from twdm_async.client import Client
     from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
     from twdm_async.outbox.entry import Entry
     from twdm_async.resources.message_data import Attachable
@@ -69,6 +69,8 @@ class Outbox:
     """
 
     def __init__(self, client: Client, path: str | os.PathLike[str], *, settle_after: float | None = None) -> None:
+        if not isinstance(client, Client):
+            raise errors.InvalidInput(parameter="client", problem="must be a Client")
         self._reconciler = client.direct_messages.reconciler
         settle_after = checked_settle_after(settle_after, self._reconciler.timeout)
         path = checked_path(path)
@@ -84,7 +86,7 @@ class Outbox:
             settle_after=settle_after,
             has_slots=client.quota_store.shares(path),
         )
-        self._to_put: list[tuple[NewMessage, asyncio.Future[Entry | errors.InvalidInput]]] = []
+        self._to_put: list[tuple[NewMessage, asyncio.Future[Entry | errors.TwdmError]]] = []
         self._putting = asyncio.Lock()
         self._is_closed = False
 
@@ -147,7 +149,7 @@ class Outbox:
             not_after=None if not_after is None else _checked_time(not_after, "not_after"),
         )
         entry = await self._put(new)
-        if isinstance(entry, errors.InvalidInput):
+        if isinstance(entry, errors.TwdmError):
             raise entry
         self._storage.tell()
         return entry
@@ -220,6 +222,7 @@ class Outbox:
         What is unknown cannot be retried: it may have arrived.
         """
         _check_keys(keys)
+        self._sending.judge.forget()
         count = await self._do(lambda rows: sum(map(rows.retry, keys)))
         self._storage.tell()
         return count
@@ -255,6 +258,8 @@ class Outbox:
 
         Returns:
             How many messages are in each state.
+
+        If it raises, some messages may still be on the wire: :meth:`idle` waits for them.
 
         Raises:
             Unauthorized, NotAllowlisted, ResponseError, QuotaStoreFailed: the next message would be refused for the
@@ -341,17 +346,19 @@ class Outbox:
         self._reconciler.settle_in()
         return await self._storage.do(work, is_durable=is_durable, only_reads=only_reads)
 
-    async def _put(self, new: NewMessage) -> Entry | errors.InvalidInput:
+    async def _put(self, new: NewMessage) -> Entry | errors.TwdmError:
         """Keep `new`, together with all that is put in the same moment."""
         self._reconciler.settle_in()
-        kept: asyncio.Future[Entry | errors.InvalidInput] = asyncio.get_running_loop().create_future()
+        kept: asyncio.Future[Entry | errors.TwdmError] = asyncio.get_running_loop().create_future()
         item = (new, kept)
         self._to_put.append(item)
         try:
             async with self._putting:
                 if not kept.done():
                     batch = list(self._to_put)
-                    entries = await self._storage.do(lambda rows: [rows.put(one) for one, _ in batch], is_durable=True)
+                    entries = await self._storage.do(
+                        lambda rows: rows.put_all([one for one, _ in batch]), is_durable=True
+                    )
                     for (_, waiting), entry in zip(batch, entries, strict=True):
                         if not waiting.done():
                             waiting.set_result(entry)

@@ -6,19 +6,20 @@ taken up can be taken up by others.
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import field, frozen
 
-from twdm_async.errors import InvalidInput
+from twdm_async._quiet import mistake
+from twdm_async.errors import InvalidInput, TwdmError
 from twdm_async.outbox.entry import Entry, State
 from twdm_async.outbox.verdicts import Retry, backoff, most_tries
 from twdm_async.quota.spec import Priority
 from twdm_async.transport.sent import Sought
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Collection, Sequence
 
 _ENTRY: Final = (
@@ -99,6 +100,18 @@ class Rows:
         self._account = account
         self._wall = wall
 
+    def put_all(self, batch: Sequence[NewMessage]) -> list[Entry | TwdmError]:
+        """Keep messages. Each that cannot be kept has an error of its own, unless it is the file that fails."""
+        kept: list[Entry | TwdmError] = []
+        for new in batch:
+            try:
+                kept.append(self.put(new))
+            except sqlite3.Error:
+                raise
+            except Exception as error:  # noqa: BLE001 - nobody could have expected it
+                kept.append(mistake(error))
+        return kept
+
     def put(self, new: NewMessage) -> Entry | InvalidInput:
         """Keep a message, if there is none of this key; an error if there is another one of this key."""
         found = self._db.execute(
@@ -114,7 +127,9 @@ class Rows:
                  State.QUEUED, self._wall),
             )  # fmt: skip
         elif found[0] != new.digest:
-            return InvalidInput(parameter="key", problem="was used for another message")
+            return InvalidInput(
+                parameter="key", problem="was used for another message (another recipient, profile or content)"
+            )
         kept = self.get(new.key)
         assert kept is not None  # noqa: S101 - it was just put there
         return kept
@@ -189,6 +204,11 @@ class Rows:
             (state, message_id, error, self._wall, self.last_number(), row),
         )
 
+    def is_held(self, row: int, owner: str) -> bool:
+        """Whether `owner` still works on it. Else somebody was quicker to write down what became of it."""
+        query = "SELECT 1 FROM message WHERE id = ? AND owner = ? AND state IN ('queued', 'absent', 'sending')"
+        return self._db.execute(query, (row, owner)).fetchone() is not None
+
     def mark_unknown(self, row: int, error: str, uptime: float, signed_at: float | None = None) -> None:
         """It may or may not have arrived. `signed_at` is what its signature said, if that is known."""
         self.end(row, State.UNKNOWN, error=error)
@@ -206,24 +226,36 @@ class Rows:
 
     def end_absent(self, row: int, settle_after: float) -> State:
         """It did not arrive, by the list's word. Return whether it is to be sent again, or given up."""
-        (tries,) = self._db.execute("SELECT tries + 1 FROM message WHERE id = ?", (row,)).fetchone()
+        # It is to blame for that if others got through meanwhile, or if it was before and nobody else has failed since.
+        query = (
+            "SELECT message.tries, coalesce(sum(other.state = 'sent'), 0), coalesce(sum(other.state != 'sent' AND "
+            "other.tries = 0), 0) FROM message LEFT JOIN message AS other ON other.account = message.account "
+            "AND other.sent_at > message.sent_at WHERE message.id = ? GROUP BY message.id"
+        )
+        tries, got_through, have_failed = self._db.execute(query, (row,)).fetchone()
+        tries += bool(got_through or (tries and not have_failed))
         self._db.execute(
             "UPDATE message SET tries = ?, not_before = ? WHERE id = ?",
             (tries, self._wall + backoff(tries, settle_after), row),
         )
-        if self.is_given_up(tries):
+        if self.is_given_up(row, tries):
             (said,) = self._db.execute("SELECT error FROM message WHERE id = ?", (row,)).fetchone()
             self.end(row, State.FAILED, error=f"it did not arrive in {tries} attempts; the last one ended so: {said}")
             return State.FAILED
         self.end(row, State.ABSENT, error="it did not arrive")
         return State.ABSENT
 
-    def is_given_up(self, tries: int) -> bool:
-        """Whether a message that has failed so often is not tried any more."""
+    def is_given_up(self, row: int, tries: int) -> bool:
+        """Whether a message that has failed so often is not tried any more. It is compared with those that were tried
+        since it was put: these were sent in the same weather.
+        """
         if tries < 1:
             return False
-        query = "SELECT count(*), coalesce(sum(tries > 0), 0) FROM message WHERE account = ? AND attempts > 0"
-        tried, failed = self._db.execute(query, (self._account,)).fetchone()
+        query = (
+            "SELECT count(*), coalesce(sum(tries > 0), 0) FROM message WHERE account = ? AND attempts > 0 "
+            "AND sent_at >= (SELECT put_at FROM message WHERE id = ?)"
+        )
+        tried, failed = self._db.execute(query, (self._account, row)).fetchone()
         return tries >= most_tries(failed, tried)
 
     def let_go(self, row: int, owner: str) -> None:
@@ -238,11 +270,14 @@ class Rows:
         query = "UPDATE message SET owner = NULL WHERE account = ? AND owner = ? AND state != 'sending'"
         self._db.execute(query, (self._account, owner))
 
-    def reclaim(self, is_dead: Callable[[str], bool], own: str, in_hand: Collection[int], uptime: float) -> int:
-        """Take over from owners that ended, and what `own` was sending and has no longer `in_hand`. Return how many
-        messages became unknown.
+    def reclaim(
+        self, is_dead: Callable[[str], bool], own: str, in_hand: Callable[[], Collection[int]], uptime: float
+    ) -> int:
+        """Take over from owners that ended, and what `own` was sending and has no longer `in_hand`, which is asked
+        within the transaction. Return how many messages became unknown.
         """
         lost: list[tuple[int, str]] = []
+        held = in_hand()
         query = "SELECT id, owner FROM message WHERE account = ? AND state = 'sending'"
         sending = self._db.execute(query, (self._account,)).fetchall()
         query = "SELECT DISTINCT owner FROM message WHERE account = ? AND owner IS NOT NULL AND owner != ?"
@@ -253,7 +288,7 @@ class Rows:
         lost += [
             (row, "it was broken off before the answer came")
             for row, owner in sending
-            if owner == own and row not in in_hand
+            if owner == own and row not in held
         ]
         for row, error in lost:
             self.mark_unknown(row, error, uptime)

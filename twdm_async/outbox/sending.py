@@ -168,8 +168,9 @@ class Sending:
         while not stop.is_set():
             news = self.storage.news
             if is_draining:
-                counts = await self.storage.do(lambda rows: rows.counts(), only_reads=True)
-                unknown = await self.storage.do(lambda rows: [one.id for one in rows.unknown()], only_reads=True)
+                counts, unknown = await self.storage.do(
+                    lambda rows: (rows.counts(), [one.id for one in rows.unknown()]), only_reads=True
+                )
                 to_do = counts[State.QUEUED] + counts[State.SENDING] + counts[State.ABSENT]
                 if not to_do and self._settling.undecided.issuperset(unknown):
                     return
@@ -193,14 +194,18 @@ class Sending:
 
     async def _reclaim(self) -> None:
         """Take over from processes that ended, and from tasks of this one that did not come to their end."""
-        in_hand = {*self._in_hand, *(attempts.row for attempts in self.under_way), *self.unwritten}
         lost = await self.storage.do(
-            lambda rows: rows.reclaim(self.owner.is_dead, self.owner.name, in_hand, self.clock.uptime()),
+            lambda rows: rows.reclaim(self.owner.is_dead, self.owner.name, self._rows_in_hand, self.clock.uptime()),
             is_durable=True,
         )
         if lost:
             _log.warning("outbox: %d messages of a process that ended may or may not have arrived", lost)
             self.storage.tell()
+
+    def _rows_in_hand(self) -> set[int]:
+        """Rows that are not to be reclaimed. To be called in any thread."""
+        under_way = [attempts.row for attempts in list(self.under_way)]
+        return {*list(self._in_hand), *under_way, *list(self.unwritten)}
 
     async def _dispatch(self, run: _Run, priority: Priority, workers: int) -> None:
         places = asyncio.Semaphore(workers)
@@ -220,6 +225,7 @@ class Sending:
                 await news.wait()
             else:
                 self._last_lane[priority] = taken.lane
+                self.unwritten.pop(taken.id, None)  # it was written, or this could not have been taken up
                 self._in_hand[taken.id] = priority
                 run.begin(self._send(run, taken, priority, places))
 
@@ -288,6 +294,7 @@ class _Attempts(Journal):
         step = self._step(outcome)
         if step is not None:
             self._sending.unwritten[self.row] = step  # until then it is open
+            self._sending.storage.do_soon(step, lambda: self._sending.unwritten.pop(self.row, None))
 
     def over(self) -> None:
         self._sending.under_way.discard(self)
@@ -312,11 +319,16 @@ class _Attempts(Journal):
         try:
             await self._sending.storage.do(step, is_durable=True)
         except BaseException:
-            self._sending.unwritten[self.row] = step  # it may be written now all the same; twice does no harm
+            self._sending.unwritten[self.row] = step  # it may be written now all the same
             raise
 
     def _step(self, outcome: Any) -> Callable[[Rows], object] | None:
-        """How `outcome` is written down; ``None`` if there is nothing to write."""
+        """How `outcome` is written down, if that was not done already; ``None`` if there is nothing to write."""
+        step = self._unguarded_step(outcome)
+        row, owner = self.row, self._sending.owner.name
+        return None if step is None else lambda rows: step(rows) if rows.is_held(row, owner) else None
+
+    def _unguarded_step(self, outcome: Any) -> Callable[[Rows], object] | None:
         row, clock = self.row, self._sending.clock
         if isinstance(outcome, _NotOurs):
             return None
@@ -334,10 +346,10 @@ class _Attempts(Journal):
                 return lambda rows: rows.mark_unknown(row, error, clock.uptime(), self._signed_at)
             case Retry() as retry:
                 if retry.error is not None:
-                    _log.warning("outbox: a message waits for %.0f s: %s", retry.after, retry.error)
+                    _log.warning("outbox: a message is tried again in %.0f s or later: %s", retry.after, retry.error)
                 return lambda rows: self._put_back(rows, retry)
-            case Stop():
-                return lambda rows: self._put_back(rows, Retry(tries=self._taken.tries))
+            case Stop(error=reason):
+                return lambda rows: self._put_back(rows, Retry(tries=self._taken.tries, error=str(reason)))
             case _:
                 assert_never(verdict)
 
@@ -350,7 +362,7 @@ class _Attempts(Journal):
             rows.end(self.row, State.SENT, message_id=message_id)
 
     def _put_back(self, rows: Rows, retry: Retry) -> None:
-        if retry.tries > self._taken.tries and rows.is_given_up(retry.tries):
+        if retry.tries > self._taken.tries and rows.is_given_up(self.row, retry.tries):
             error = f"{retry.error} (in {retry.tries} tries, while others got through)"
             rows.end(self.row, State.FAILED, error=error)
         else:

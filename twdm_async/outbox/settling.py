@@ -36,6 +36,13 @@ _LONGEST_PAUSE: Final = 60.0  # seconds until a list that could not be read is a
 _Attempt = tuple[int, datetime]  # a row, and when its attempt was made
 
 
+def _is_final(error: errors.TwdmError) -> bool:
+    """Whether the list cannot be read later, either."""
+    if isinstance(error, errors.ResponseError):
+        return error.subject == "account" and not isinstance(error, errors.RateLimited)
+    return not error.safe_to_retry or isinstance(error, errors.QuotaStoreFailed)
+
+
 @frozen
 class _Known:
     """What was known when the list had been read.
@@ -76,7 +83,7 @@ class Settling:
         self._searches: defaultdict[_Attempt, Search] = defaultdict(partial(Search, settle_after))
         self._read_at = -math.inf  # by the monotonic clock: when the list was last asked for
         self.undecided: set[int] = set()
-        """Rows of which the list cannot tell what became of them. They are left as they are."""
+        """Rows of which the list cannot tell what became of them. They are looked for now and then; nobody waits."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Settle, until `stop`."""
@@ -98,7 +105,6 @@ class Settling:
     async def _settle_if_ready(self) -> float:
         """Seconds until it is worth looking again."""
         unknown = await self._storage.do(lambda rows: rows.unknown(), only_reads=True)
-        unknown = [one for one in unknown if one.id not in self.undecided]
         tried = (self._reconciler.echo_count, frozenset(one.id for one in unknown))
         if unknown and tried != self._tried:
             self._tried = tried
@@ -136,7 +142,7 @@ class Settling:
             await self._clock.sleep(error.wait)
             return 0.0
         except errors.TwdmError as error:
-            if not error.safe_to_retry or isinstance(error, errors.QuotaStoreFailed):
+            if _is_final(error):
                 raise
             _log.warning("outbox: the list of messages could not be read: %s", error)
             await self._clock.sleep(max(1.0, min(_LONGEST_PAUSE, self._settle_after)))
@@ -158,8 +164,8 @@ class Settling:
             self._read_at = -math.inf
             raise
         left = [one for one in unknown if one.id not in settled]
-        if any(one.id not in believed for one in left):
-            _log.info("outbox: the list of messages lags; %d messages stay unknown until it does not", len(left))
+        if doubtful := [one for one in left if one.id not in believed]:
+            _log.info("outbox: the list of messages lags behind %d messages that are unknown", len(doubtful))
         for one in left:
             if self._search(one).is_hopeless:
                 self._give_up(one.id, "has lagged for so long that it cannot be believed")
@@ -169,9 +175,10 @@ class Settling:
         return 0.0
 
     def _give_up(self, row: int, problem: str) -> None:
-        self.undecided.add(row)
-        _log.warning("outbox: what became of message %d is not known: the list of messages %s", row, problem)
-        self._storage.tell()
+        if row not in self.undecided:
+            self.undecided.add(row)
+            _log.warning("outbox: what became of message %d is not known: the list of messages %s", row, problem)
+            self._storage.tell()
 
     def _known_here(
         self, events: Sequence[Listed], unknown: Sequence[UnknownMessage]

@@ -67,6 +67,18 @@ class Storage:
             problem = mistake(error)
         raise problem
 
+    def do_soon(self, work: Callable[[Rows], object], then: Callable[[], object]) -> None:
+        """Do `work` in one transaction without waiting for it, and `then` if it was done. Both run in the file's
+        thread, also if the loop ends.
+        """
+
+        def job() -> None:
+            with contextlib.suppress(Exception):  # who needs it does it again
+                self._file.transact(lambda db: work(Rows(db, self._account, self._clock.wall())), is_durable=True)
+                then()
+
+        self._file.put(job)
+
     def tell(self) -> None:
         """Something has changed: wake those who wait for news."""
         self.news.set()

@@ -6,7 +6,7 @@ what the attempt ended in                   the message
 an answer of the API                        sent
 a refusal about this message                rejected; the others go on
 a refusal about the account                 stays; sending stops, with the reason
-a refusal that is unclear                   is tried again after others; if these are refused, too, sending stops
+a refusal that is unclear                   is tried again after others; if nothing gets through, sending stops
 an answer of an intermediary                is tried again after others; if none gets through, all wait, ever longer
 no answer                                   unknown, until the list tells; if many in a row have none, all wait
 no connection                               stays; all wait, ever longer
@@ -14,10 +14,10 @@ no quota before it expires                  expired
 ==========================================  ==========================================================================
 
 *Which messages are poisoned?* One that fails while others get through is a suspect. It is tried again after pauses that
-double, and it is given up (:attr:`State.FAILED`) when it has failed more often than chance explains: of all messages
-that were tried, some part fails at the first time, so a good one fails `n` times in a row with that probability to the
-power of `n`. See :func:`most_tries`. As long as nothing gets through, nobody is a suspect: it is the network, or the
-API, and one message at a time is tried until it has recovered.
+double, and it is given up (:attr:`State.FAILED`) when it has failed more often than chance explains: of the messages
+that were tried since it was put, some part has failed, so a good one fails `n` times with that probability to the power
+of `n`. See :func:`most_tries`. As long as nothing gets through, nobody is a suspect: it is the network, or the API, and
+one message at a time is tried until it has recovered.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Judge:
         self._jitter = jitter
         self._answers = 0  # of the API
         self._failures: dict[int, tuple[int, int]] = {}  # how often a row failed, and `_answers` at the last time
-        self._in_a_row = 0  # messages that failed since the last answer, and are no suspects
+        self._in_a_row: list[int] = []  # rows of attempts that failed since the last answer, and are no suspects
         self._silences = 0  # attempts since the last answer to which there was none
         self._rounds = 0  # pauses since the last answer
         self._resume_at = -math.inf  # by the monotonic clock
@@ -162,6 +162,10 @@ class Judge:
             case _:
                 return Stop(errors.InternalError(problem=f"an outcome that is a {type(outcome).__name__}"))
 
+    def forget(self) -> None:
+        """Suspect nobody for what failed before."""
+        self._failures.clear()
+
     def wait(self, now: float) -> float:
         """Seconds until the next message may be taken up."""
         return max(0.0, self._resume_at - now)
@@ -174,20 +178,23 @@ class Judge:
     def _failed(self, row: int, tries: int, error: errors.TwdmError, now: float) -> Verdict:
         count, answers = self._failures.get(row, (0, self._answers))
         self._failures[row] = (count + 1, self._answers)
-        if tries or self._answers > answers:  # others got through meanwhile
-            tries += 1 if tries else 2  # also since the first failure, so that one counts, too
+        is_intermediary = isinstance(error, errors.ResponseError) and error.subject == "intermediary"
+        is_refused_alone = set(self._in_a_row) == {row} and len(self._in_a_row) > _ROUNDS and not is_intermediary
+        has_failed_alone = tries > 0 and not self._in_a_row
+        if self._answers > answers or has_failed_alone or (is_refused_alone and self._answers):
+            tries += 1 if tries else 2  # others got through since its first failure, too
             return Retry(backoff(tries, self._settle_after) or self._settle_after / 10, tries, str(error))
-        self._in_a_row += 1
-        if self._in_a_row > 1:
+        self._in_a_row.append(row)
+        if len(self._in_a_row) > 1:
             self._pause(now, _SPENDS)
-        is_clear = isinstance(error, errors.ResponseError) and error.subject == "intermediary"
-        if self._rounds > _ROUNDS and self._in_a_row > _ROUNDS and not is_clear:
+        if self._rounds > _ROUNDS and len(self._in_a_row) > _ROUNDS and not is_intermediary:
             return Stop(error)
         return Retry(min(2.0**count, self._longest_pause), tries, str(error))
 
     def _answered(self, row: int) -> None:
         self._answers += 1
-        self._in_a_row = self._silences = self._rounds = 0
+        self._silences = self._rounds = 0
+        self._in_a_row.clear()
         self._resume_at = -math.inf
         self._failures.pop(row, None)
 

@@ -8,19 +8,22 @@ was delivered, and that is said at once; but one that it does not show is called
    delay that was reported. Before that, no list is believed, whatever else it shows: a list that shows newer messages
    may still lack an older one.
 2. *A whole reading.* It was read back to before the moment at which the message can have been made, or to its end. One
-   old message at its top, or some, are no end. A list whose cursors repeat, or whose pages bring nothing new, is not
-   whole.
+   old message at its top, or some, are no end, and neither are old ones in another order. A list whose cursors repeat,
+   or whose pages bring nothing new, is not whole.
 3. *Evidence.* The list shows what is known to be there: messages whose ids the API has answered, that came by a
    webhook, or that an earlier reading showed. As long as one of them is missing, the list lags, by the age of the
-   oldest that is missing. It speaks only for messages that are twice as old as that, so for none that was made before
-   or soon after. (Messages that were deleted are no evidence. Whoever deletes one elsewhere does not tell; so what is
-   missing for six times `settle_after`, from a list that shows something at least as new, is taken for deleted.)
+   oldest that is missing; and it proves nothing about messages that are not at least twice as old as that. For
+   example, if a message of 90 seconds ago is missing, no message younger than 180 seconds is called absent. (Messages
+   that were deleted are no evidence. Whoever deletes one elsewhere does not tell; so what is missing for six times
+   `settle_after`, from a list that shows something at least as new, is taken for deleted.)
 4. *Twice.* It was missing from two such readings, one some time after the other.
 
 Why that is enough: to be called absent, a message that was delivered would have to be hidden from two lists, for longer
-than any delay that was ever reported and for twice as long as any that can be seen. Why not less: a list that shows
-something newer may still lack something older, as users report; so evidence alone proves nothing. And why not that all
-must be there: where messages leave all the time, the latest are always missing, and nothing would ever be settled.
+than any delay that was ever reported and for twice as long as any that can be seen. If nothing else is known to exist,
+only time protects: with a `settle_after` shorter than the list's delay, messages would be sent twice. Why not less: a
+list that shows something newer may still lack something older, as users report; so evidence alone proves nothing. And
+why not that all must be there: where messages leave all the time, the latest are always missing, and nothing would ever
+be settled.
 
 Few lists may be read (15 in 15 minutes). So all who search share a reading, one is made at once, and the next ones ever
 later: see :class:`Search`.
@@ -30,7 +33,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, field
@@ -99,6 +102,7 @@ class Reading:
     ids: set[str] = field(factory=set[str], repr=False)
     is_whole: bool = False
     _old_in_a_row: int = 0
+    _last: datetime = field(factory=lambda: datetime.max.replace(tzinfo=UTC))
 
     def take(self, page: Sequence[DirectMessage]) -> bool:
         """Take in the next page. Return whether it brought anything new."""
@@ -109,8 +113,11 @@ class Reading:
             if message.id is not None:
                 self.ids.add(message.id)
             self.messages.append(message)
-            is_old = message.created_at is not None and message.created_at < self.since
-            self._old_in_a_row = self._old_in_a_row + 1 if is_old else 0
+            at = message.created_at
+            is_in_order = at is not None and at <= self._last
+            is_old = at is not None and at < self.since
+            self._old_in_a_row = (self._old_in_a_row if is_in_order else 0) + 1 if is_old else 0
+            self._last = at or self._last
             self.is_whole = self.is_whole or self._old_in_a_row >= _ENOUGH_OLD
         return len(self.messages) > before
 
@@ -200,7 +207,8 @@ class Search:
     @property
     def is_hopeless(self) -> bool:
         """Whether no list could be believed for so long that none will be soon."""
-        return self.misses == 0 and self.looked_at is not None and self.looked_at >= _LASTING * self.settle_after
+        lasting = 1.5 * _LASTING * self.settle_after  # time enough for what was deleted to be known as such
+        return self.misses == 0 and self.looked_at is not None and self.looked_at >= lasting
 
 
 def pause(settle_after: float) -> float:

@@ -113,7 +113,8 @@ class Poll:
         for message in new:
             self._note(message)
         times = [message.created_at.timestamp() for message in found.values() if message.created_at is not None]
-        return new, max(times, default=until)
+        # What was not read to its end is read again.
+        return new, max(times, default=until) if reading.is_whole else until
 
     def _received(self, message: DirectMessage) -> Received:
         return Received(self._account, message.id or "")

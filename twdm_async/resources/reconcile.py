@@ -415,7 +415,9 @@ class Reconciler:
         return due_in
 
     def _ended_at(self, unknown: DeliveryUnknown, settle_after: float) -> float:
-        now = self._clock.utc()
+        if unknown.sent_at in self.sent.given_up:
+            return self.sent.given_up[unknown.sent_at]
+        now = self._clock.utc()  # it was another process that gave it up
         passed = (now - (unknown.ended_at or now)).total_seconds()
         return self._clock.monotonic() - min(max(passed, 0.0), settle_after)  # clocks may have been set
 
@@ -424,7 +426,7 @@ class Reconciler:
             raise InvalidInput(
                 parameter="unknowns", problem="must be DeliveryUnknown errors of messages that were sent"
             )
-        if unknown.recipient_id is None or unknown.fingerprint is None:
+        if not isinstance(unknown.recipient_id, str) or not isinstance(unknown.fingerprint, str):
             raise InvalidInput(parameter="unknowns", problem="do not tell whom and what they were about")
         fingerprint, _, content = unknown.fingerprint.partition(" ")
         if not self.credentials.made(fingerprint):

@@ -243,6 +243,8 @@ class Caller:
             hosts = self._hosts if files_host is None else {**self._hosts, Host.FILES: files_host}
             request = wire.encode(ENDPOINTS[name], hosts, arguments, path_id=path_id, message=message)
             request.sink = sink
+            if request.endpoint.method == "GET" and request.endpoint.host is Host.API:
+                request.asks_for = path_id or arguments.get("id")
             del arguments  # a traceback that shows what its frames hold is not to show a message
             context = contextvars.copy_context() if self._observers else None
             answer: T = await self._attempts(_Call(request, into, journal, context), lane, max_wait)
@@ -474,10 +476,13 @@ class Caller:
     def _identified(self, unknown: errors.DeliveryUnknown, request: Request) -> errors.DeliveryUnknown:
         """`unknown`, with what the message can be looked for by."""
         fingerprint = self._fingerprint(request.message) if request.message else None
+        self.sent.note_given_up(unknown.sent_at, self._clock.monotonic())
         return evolve(unknown, fingerprint=fingerprint, ended_at=self._clock.utc())
 
     def _mismatch(self, request: Request, answer: Any) -> str | None:
         """What is wrong with `answer`, if it answers another request: anything may come over a kept connection."""
+        if request.asks_for is not None and getattr(answer, "id", None) != request.asks_for:
+            return "the answer about something else"
         if not isinstance(answer, DirectMessage) or request.message is None:
             return None
         if answer.id is not None and answer.id in self.sent.ids:

@@ -42,12 +42,14 @@ class SentMessages:
         nameless: what those without an id can be found by.
         listable: messages that the list must show, whoever sent them, and when they were made or about to leave.
         deleted: ids of those that it shows no longer.
+        given_up: when the attempts at unknown messages ended, by the monotonic clock; by when they were sent.
     """
 
     ids: OrderedDict[str | None, None] = field(factory=OrderedDict[str | None, None], repr=False)
     nameless: OrderedDict[Sought, None] = field(factory=OrderedDict[Sought, None], repr=False)
     listable: OrderedDict[str, datetime] = field(factory=OrderedDict[str, datetime], repr=False)
     deleted: OrderedDict[str, None] = field(factory=OrderedDict[str, None], repr=False)
+    given_up: OrderedDict[datetime, float] = field(factory=OrderedDict[datetime, float], repr=False)
 
     def note(self, message: str | Sought) -> None:
         """A message was sent: its id, or what is known of one whose reply did not tell it."""
@@ -60,6 +62,10 @@ class SentMessages:
         """A message exists, so the list must show it."""
         if message_id not in self.deleted:
             _keep(self.listable, message_id, at)
+
+    def note_given_up(self, sent_at: datetime, ended: float) -> None:
+        """The attempt that was made at `sent_at` ended without an answer."""
+        _keep(self.given_up, sent_at, ended)
 
     def note_deleted(self, message_id: str) -> None:
         """A message was deleted, so the list need not show it."""

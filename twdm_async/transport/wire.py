@@ -18,7 +18,7 @@ from twdm_async import errors
 from twdm_async._json import is_array, is_object
 from twdm_async.endpoints import Encoding, Endpoint, Host
 from twdm_async.models.convert import converter
-from twdm_async.models.texts import written
+from twdm_async.models.texts import unescaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -104,6 +104,7 @@ class Request:
         content_type: of `body`, unless it is multipart.
         message: that it sends, if it sends one.
         sink: where the body of the answer goes, if it is a file.
+        asks_for: the id of what it asks for, if it asks for one thing.
     """
 
     endpoint: Endpoint
@@ -114,6 +115,7 @@ class Request:
     content_type: str | None = None
     message: Message | None = None
     sink: Sink | None = None
+    asks_for: str | None = None
 
     @property
     def target(self) -> str:
@@ -325,9 +327,9 @@ def is_answer_to(message: Message, answer: DirectMessage) -> bool:
     """
     if answer.recipient_id != message.recipient_id:
         return False
-    if answer.raw_text == message.text or not message.text:
-        return True
-    theirs, ours = _letters(written(answer.raw_text, answer.raw_entities) or ""), _letters(message.text)
+    if answer.raw_text == message.text or not message.text or "//t.co/" in (answer.raw_text or ""):
+        return True  # what became a link cannot be compared letter by letter
+    theirs, ours = _letters(unescaped(answer.raw_text) or ""), _letters(message.text)
     return theirs == ours or not theirs or not ours
 
 
@@ -339,7 +341,11 @@ def _letters(text: str) -> str:
 
 def without_text(error: errors.TwdmError, text: str | None) -> errors.TwdmError:
     """`error`, cut off where the API's words repeat the text that was sent. A text of three letters is in any words."""
-    if not isinstance(error, errors.ResponseError) or text is None or len(text) < 4:
+    if not isinstance(error, errors.ResponseError) or text is None:
+        return error
+    if error.subject == "intermediary":
+        return evolve(error, messages=())  # who inspects what passes may repeat any part of it
+    if len(text) < 4:
         return error
     beginning = text[:100]
     return evolve(error, messages=tuple(_before(message, beginning) for message in error.messages))
