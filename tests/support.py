@@ -41,6 +41,7 @@ def keep_files_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "_LOOK_EVERY", 5.0)
     monkeypatch.setattr(sending, "_RECLAIM_EVERY", 30.0)
     monkeypatch.setattr(settling, "_LOOK_EVERY", 60.0)
+    monkeypatch.setattr("twdm_async.outbox.outbox._LOOK_EVERY", 5.0)
 
 
 @contextlib.asynccontextmanager

@@ -367,9 +367,10 @@ class Caller:
         try:
             if call.journal is not None:
                 await call.journal.ended(decision)
-            # A journal keeps those without an id by itself, and longer.
-            if isinstance(decision, DirectMessage) and (decision.id is not None or call.journal is None):
-                self._note_sent(call.request.message, decision, stamp)
+            # Not if it was only looked up; and a journal keeps those without an id by itself, and longer.
+            message = call.request.message
+            if message is not None and isinstance(decision, DirectMessage) and (decision.id or call.journal is None):
+                self._note_sent(message, decision, stamp)
         finally:
             if self._observers or isinstance(decision, errors.DeliveryUnknown) or _log.isEnabledFor(logging.DEBUG):
                 self._report(
@@ -489,11 +490,11 @@ class Caller:
             return "the answer to an earlier request"
         return None if wire.is_answer_to(request.message, answer) else "no answer to this message"
 
-    def _note_sent(self, message: Message | None, answer: DirectMessage, stamp: float) -> None:
+    def _note_sent(self, message: Message, answer: DirectMessage, stamp: float) -> None:
         if answer.id is not None:
             self.sent.note(answer.id)
             self.sent.note_listable(answer.id, answer.created_at or datetime.fromtimestamp(stamp, UTC))
-        elif message is not None and message.recipient_id is not None:
+        elif message.recipient_id is not None:
             fingerprint, _, content = self._fingerprint(message).partition(" ")
             sent_at = datetime.fromtimestamp(stamp, UTC)
             self.sent.note(Sought(message.recipient_id, message.custom_profile_id, fingerprint, sent_at, content))

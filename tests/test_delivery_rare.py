@@ -1,0 +1,280 @@
+"""Rare moments of delivery: an outcome that is written late, a list that breaks off, an outage, a clock that is set."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import support
+from tests.support import Place, keep_files_in_the_loop, place
+from tests.test_http import TEXT
+from tests.virtual_time import LoopClock, run
+from twdm_async import Client, DeliveryUnknown, InternalError, MalformedResponse, Quota, QuotaTable, state_file
+from twdm_async.outbox import Outbox, State
+from twdm_async.outbox.rows import Rows
+from twdm_async.sandbox import Fault, Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+    from pathlib import Path
+
+SEND, LIST = "direct_messages.send", "direct_messages.list"
+MANY = QuotaTable.default().replace(SEND, Quota(1_000_000, per=86_400.0))
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    keep_files_in_the_loop(monkeypatch)
+    return tmp_path / "outbox.db"
+
+
+@contextlib.asynccontextmanager
+async def another(here: Place, path: Path) -> AsyncIterator[Outbox]:
+    """An outbox on the same file, as of another process."""
+    async with (
+        Client(
+            here.sandbox.credentials,
+            api_url=here.sandbox.url,
+            upload_url=here.sandbox.url,
+            clock=here.clock,
+            quotas=here.sandbox.quotas,
+        ) as client,
+        Outbox(client, path) as outbox,
+    ):
+        yield outbox
+
+
+async def until_state(path: Path, state: str) -> None:
+    while True:
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            if db.execute("SELECT state FROM message").fetchone() == (state,):
+                return
+        await asyncio.sleep(0.0003)
+
+
+async def cancel_all(draining: asyncio.Task[Any]) -> None:
+    for task in asyncio.all_tasks():
+        if task.get_name() == "twdm_async sender":
+            task.cancel()
+    draining.cancel()
+    await asyncio.gather(draining, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [(Fault("reset", endpoint=SEND, nth=1, processed=False), "unknown"), (Fault("proxy_403", endpoint=SEND, nth=1), "queued")],
+)  # fmt: skip
+def test_fault_73_an_outcome_that_is_written_once_more_later_changes_nothing(
+    fault: Fault, outcome: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was written; whoever wrote it is cancelled before that is known; meanwhile another process sends the message."""
+
+    class Late(support._NoThread):
+        async def run(self, job: Callable[[], Any]) -> Any:
+            result = job()
+            await asyncio.sleep(0.001)
+            return result
+
+    monkeypatch.setattr(state_file, "_Thread", Late)
+
+    async def main() -> None:
+        async with place(path, faults=[fault], latency=(0.5, 0.5)) as here, another(here, path) as other:
+            await here.outbox.put("5", TEXT, key="k")
+            draining = asyncio.create_task(here.outbox.drain())
+            await until_state(path, "sending")
+            await until_state(path, outcome)
+            await cancel_all(draining)
+            sending = asyncio.create_task(other.drain())
+            if outcome == "queued":
+                await until_state(path, "sending")  # by the other one
+            else:
+                await sending
+            await here.outbox.close()
+            async with another(here, path) as third:
+                await third.drain()
+            assert (await sending)[State.SENT] == len(here.sandbox.messages) == 1
+
+    run(main())
+
+
+def test_fault_73_what_was_cut_off_is_written_down_although_nobody_drains(path: Path) -> None:
+    """The process lives on, its outbox is neither drained nor closed: others can look for the message."""
+
+    async def main() -> None:
+        async with place(path, faults=[Fault("silence", endpoint=SEND, nth=1)]) as here, another(here, path) as other:
+            await here.outbox.put("5", TEXT, key="k")
+            draining = asyncio.create_task(here.outbox.drain())
+            await asyncio.sleep(5)
+            await cancel_all(draining)
+            assert (await other.drain())[State.SENT] == len(here.sandbox.messages) == 1
+            assert here.clock.monotonic() < 200
+
+    run(main())
+
+
+def test_a_poll_loses_nothing_when_the_list_breaks_off(path: Path) -> None:
+    async def main() -> None:
+        async with place(path) as here:
+            got: list[str | None] = []
+
+            async def read() -> None:
+                async for message in here.client.direct_messages.poll(every=60):
+                    got.append(message.text)  # noqa: PERF401 - it has no end
+
+            reading = asyncio.create_task(read())
+            await asyncio.sleep(5)
+            person = here.sandbox.person(77)
+            here.sandbox.faults.append(Fault("503", endpoint=LIST))
+            for number in range(120):
+                person.writes(f"m{number}")
+                await asyncio.sleep(60)
+            here.sandbox.faults[:] = [Fault("proxy_html", endpoint=LIST, nth=nth) for nth in (2, 3, 4)]
+            await asyncio.sleep(3600)
+            reading.cancel()
+            assert sorted(got, key=str) == sorted(f"m{number}" for number in range(120))
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("kind", "probability", "hours"), [("502", 1.0, 2), ("proxy_403", 0.8, 1), ("404_page", 0.8, 1)]
+)
+def test_fault_67_an_outage_gives_no_good_message_up(kind: str, probability: float, hours: float, path: Path) -> None:
+    async def main() -> None:
+        async with place(path, quotas=MANY, seed=3) as here:
+            for number in range(300):
+                await here.outbox.put("6", f"{TEXT} before {number}")
+            await here.outbox.drain()
+            here.sandbox.faults.append(Fault(kind, endpoint=SEND, probability=probability, processed=False))
+            async with here.outbox.running():
+                for number in range(10):
+                    await here.outbox.put("5", f"{TEXT} {number}")
+                await asyncio.sleep(hours * 3600)
+                here.sandbox.faults.clear()
+                assert (await here.outbox.drain())[State.SENT] == 310
+
+    run(main())
+
+
+def test_fault_66_one_message_that_is_refused_alone_ends_nothing(path: Path) -> None:
+    async def main() -> None:
+        fault = Fault("unknown_code", endpoint=SEND, recipient_id="13")
+        async with place(path, faults=[fault]) as here, here.outbox.running():
+            await here.outbox.put("5", TEXT)
+            await asyncio.sleep(10)
+            await here.outbox.put("13", TEXT, key="poisoned")
+            assert (await here.outbox.outcome("poisoned")).state is State.FAILED
+            assert here.sends <= 14
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["404_page", "unknown_code", "not_following", "proxy_403"])
+def test_fault_66_a_list_that_is_refused_once_stops_nobody(kind: str, path: Path) -> None:
+    async def main() -> None:
+        faults = [Fault("reset", endpoint=SEND, nth=1), Fault(kind, endpoint=LIST, nth=1)]
+        async with place(path, faults=faults) as here:
+            for number in range(20):
+                await here.outbox.put("5", f"{TEXT} {number}")
+            assert (await here.outbox.drain())[State.SENT] == len(here.sandbox.messages) == 20
+
+    run(main())
+
+
+def test_fault_52_a_clock_that_is_set_forward_makes_nothing_absent() -> None:
+    async def main() -> None:
+        clock, wrong = LoopClock(), LoopClock()
+        async with (
+            Sandbox(clock=clock, list_lag=150.0, faults=[Fault("reset", endpoint=SEND)]) as sandbox,
+            Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=wrong) as client,
+        ):
+            with pytest.raises(DeliveryUnknown) as caught:
+                await client.direct_messages.send("5", TEXT)
+            wrong.wrong_by = 700.0
+            (settled,) = await client.direct_messages.reconcile(caught.value)
+            assert settled.delivered == "yes"
+
+    run(main())
+
+
+def test_what_the_list_could_not_tell_is_taken_from_an_echo_and_from_a_list_that_has_recovered(path: Path) -> None:
+    async def main() -> None:
+        faults = [Fault("reset", endpoint=SEND, nth=number) for number in (1, 2)]
+        async with place(path, faults=[*faults, Fault("list_empty", endpoint=LIST)]) as here:
+            for key in ("a", "b"):
+                await here.outbox.put("5", f"{TEXT} {key}", key=key)
+            async with here.outbox.running():
+                await asyncio.sleep(30)
+                await here.client.direct_messages.send("6", "it is known, and never listed")
+                await asyncio.sleep(3 * 3600)
+                counts = await here.outbox.drain()
+                assert counts[State.UNKNOWN] == 2, "a drain does not wait for ever"
+                shown = await here.client.direct_messages.get(here.sandbox.messages[0].id)
+                here.client.direct_messages.note_event(shown)
+                await asyncio.sleep(200)
+                assert (await here.outbox.counts())[State.SENT] == 1
+                here.sandbox.faults.clear()
+                await asyncio.sleep(2 * 3600)
+                assert (await here.outbox.counts())[State.SENT] == len(here.sandbox.messages) - 1 == 2
+
+    run(main())
+
+
+def test_fault_78_whoever_carries_out_the_batch(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An innocent one does, while the bad one is in it."""
+    put = Rows.put
+
+    def mistaken(self: Rows, new: Any) -> Any:
+        if new.key == "bad":
+            raise ZeroDivisionError
+        return put(self, new)
+
+    monkeypatch.setattr(Rows, "put", mistaken)
+
+    async def main() -> None:
+        async with place(path) as here:
+            await here.outbox._putting.acquire()
+            puts: list[Coroutine[Any, Any, Any]] = [here.outbox.put("5", TEXT, key=key) for key in ("a", "bad", "b")]
+            tasks = [asyncio.create_task(one) for one in puts]
+            await asyncio.sleep(0.1)
+            here.outbox._putting.release()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(result).__name__ for result in results] == ["Entry", InternalError.__name__, "Entry"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["custom_profiles.get", "direct_messages.get"])
+async def test_fault_72_the_answer_to_another_question(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twdm_async.transport.retry._FIRST_BACKOFF", 0.01)
+    async with (
+        Sandbox() as sandbox,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client,
+    ):
+        sent = await client.direct_messages.send("5", TEXT)
+        resource = getattr(client, name.partition(".")[0])
+        sandbox.faults.append(Fault("another_s_id", endpoint=name))
+        with pytest.raises(MalformedResponse, match="the answer about something else"):
+            await resource.get(sent.id)
+
+
+def test_a_message_that_was_looked_up_can_still_be_found() -> None:
+    """Else the unknown message could not be that one, and would be sent again."""
+
+    async def main() -> None:
+        clock = LoopClock()
+        async with (
+            Sandbox(clock=clock, faults=[Fault("reset", endpoint=SEND)]) as sandbox,
+            Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock) as client,
+        ):
+            with pytest.raises(DeliveryUnknown) as caught:
+                await client.direct_messages.send("5", TEXT)
+            await client.direct_messages.get(sandbox.messages[0].id)
+            (settled,) = await client.direct_messages.reconcile(caught.value)
+            assert settled.delivered == "yes"
+
+    run(main())
