@@ -13,7 +13,7 @@ from tests import support
 from tests.support import Place, keep_files_in_the_loop, place
 from tests.test_http import TEXT
 from tests.virtual_time import LoopClock, run
-from twdm_async import Client, DeliveryUnknown, InternalError, MalformedResponse, Quota, QuotaTable, state_file
+from twdm_async import Client, DeliveryUnknown, InternalError, Quota, QuotaTable, state_file
 from twdm_async.outbox import Outbox, State
 from twdm_async.outbox.rows import Rows
 from twdm_async.sandbox import Fault, Sandbox
@@ -48,12 +48,12 @@ async def another(here: Place, path: Path) -> AsyncIterator[Outbox]:
         yield outbox
 
 
-async def until_state(path: Path, state: str) -> None:
+async def until_state(path: Path, state: str, every: float = 0.0003) -> None:
     while True:
         with contextlib.closing(sqlite3.connect(path)) as db:
             if db.execute("SELECT state FROM message").fetchone() == (state,):
                 return
-        await asyncio.sleep(0.0003)
+        await asyncio.sleep(every)
 
 
 async def cancel_all(draining: asyncio.Task[Any]) -> None:
@@ -82,7 +82,7 @@ def test_fault_73_an_outcome_that_is_written_once_more_later_changes_nothing(
     monkeypatch.setattr(state_file, "_Thread", Late)
 
     async def main() -> None:
-        async with place(path, faults=[fault], latency=(0.5, 0.5)) as here, another(here, path) as other:
+        async with place(path, faults=[fault], latency=(0.05, 0.05)) as here, another(here, path) as other:
             await here.outbox.put("5", TEXT, key="k")
             draining = asyncio.create_task(here.outbox.drain())
             await until_state(path, "sending")
@@ -90,7 +90,7 @@ def test_fault_73_an_outcome_that_is_written_once_more_later_changes_nothing(
             await cancel_all(draining)
             sending = asyncio.create_task(other.drain())
             if outcome == "queued":
-                await until_state(path, "sending")  # by the other one
+                await until_state(path, "sending", every=0.02)  # by the other one
             else:
                 await sending
             await here.outbox.close()
@@ -141,7 +141,7 @@ def test_a_poll_loses_nothing_when_the_list_breaks_off(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "probability", "hours"), [("502", 1.0, 2), ("proxy_403", 0.8, 1), ("404_page", 0.8, 1)]
+    ("kind", "probability", "hours"), [("502", 1.0, 1), ("proxy_403", 0.8, 1), ("404_page", 0.8, 1)]
 )
 def test_fault_67_an_outage_gives_no_good_message_up(kind: str, probability: float, hours: float, path: Path) -> None:
     async def main() -> None:
@@ -163,7 +163,7 @@ def test_fault_67_an_outage_gives_no_good_message_up(kind: str, probability: flo
 def test_fault_66_one_message_that_is_refused_alone_ends_nothing(path: Path) -> None:
     async def main() -> None:
         fault = Fault("unknown_code", endpoint=SEND, recipient_id="13")
-        async with place(path, faults=[fault]) as here, here.outbox.running():
+        async with place(path, faults=[fault], settle_after=150.0) as here, here.outbox.running():
             await here.outbox.put("5", TEXT)
             await asyncio.sleep(10)
             await here.outbox.put("13", TEXT, key="poisoned")
@@ -204,13 +204,14 @@ def test_fault_52_a_clock_that_is_set_forward_makes_nothing_absent() -> None:
 def test_what_the_list_could_not_tell_is_taken_from_an_echo_and_from_a_list_that_has_recovered(path: Path) -> None:
     async def main() -> None:
         faults = [Fault("reset", endpoint=SEND, nth=number) for number in (1, 2)]
-        async with place(path, faults=[*faults, Fault("list_empty", endpoint=LIST)]) as here:
+        faults.append(Fault("list_empty", endpoint=LIST))
+        async with place(path, faults=faults, settle_after=150.0) as here:
             for key in ("a", "b"):
                 await here.outbox.put("5", f"{TEXT} {key}", key=key)
             async with here.outbox.running():
                 await asyncio.sleep(30)
                 await here.client.direct_messages.send("6", "it is known, and never listed")
-                await asyncio.sleep(3 * 3600)
+                await asyncio.sleep(2000)
                 counts = await here.outbox.drain()
                 assert counts[State.UNKNOWN] == 2, "a drain does not wait for ever"
                 shown = await here.client.direct_messages.get(here.sandbox.messages[0].id)
@@ -218,7 +219,7 @@ def test_what_the_list_could_not_tell_is_taken_from_an_echo_and_from_a_list_that
                 await asyncio.sleep(200)
                 assert (await here.outbox.counts())[State.SENT] == 1
                 here.sandbox.faults.clear()
-                await asyncio.sleep(2 * 3600)
+                await asyncio.sleep(1500)
                 assert (await here.outbox.counts())[State.SENT] == len(here.sandbox.messages) - 1 == 2
 
     run(main())
@@ -246,20 +247,6 @@ def test_fault_78_whoever_carries_out_the_batch(path: Path, monkeypatch: pytest.
             assert [type(result).__name__ for result in results] == ["Entry", InternalError.__name__, "Entry"]
 
     run(main())
-
-
-@pytest.mark.parametrize("name", ["custom_profiles.get", "direct_messages.get"])
-async def test_fault_72_the_answer_to_another_question(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("twdm_async.transport.retry._FIRST_BACKOFF", 0.01)
-    async with (
-        Sandbox() as sandbox,
-        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client,
-    ):
-        sent = await client.direct_messages.send("5", TEXT)
-        resource = getattr(client, name.partition(".")[0])
-        sandbox.faults.append(Fault("another_s_id", endpoint=name))
-        with pytest.raises(MalformedResponse, match="the answer about something else"):
-            await resource.get(sent.id)
 
 
 def test_a_message_that_was_looked_up_can_still_be_found() -> None:

@@ -109,10 +109,10 @@ def test_fault_56_without_a_part_of_the_rule_messages_come_twice(
 
     async def main() -> None:
         async with place(
-            tmp_path / "outbox.db", quotas=spread(100), list_lag=lag, faults=LOST, seed=4, settle_after=settle_after,
+            tmp_path / "outbox.db", quotas=spread(60), list_lag=lag, faults=LOST, seed=4, settle_after=settle_after,
             timeout=10.0,
         ) as here:  # fmt: skip
-            await send_all(here, 100)
+            await send_all(here, 60)
             assert doubled(here) > 0
 
     run(main())

@@ -163,7 +163,6 @@ _REPLIES: Final[dict[str, _Change]] = {
     "already_said": _refusing(403, 151, "There was an error sending your message: Whoops! You already said that."),
     "eventless": _instead(200, b'{"event":{}}', Content_Type=_JSON),
     "another_s_answer": _body(_of_another),
-    "another_s_id": _instead(200, b'{"event":{"id":"1"},"custom_profile":{"id":"1","name":"X"}}', Content_Type=_JSON),
     "list_empty": _body(lambda _: b'{"events":[]}'),
     "list_holes": _listing(lambda events: [event for event in events if random.random() < 0.5]),
     "list_old_head": _listing(_with_old_head),

@@ -243,8 +243,6 @@ class Caller:
             hosts = self._hosts if files_host is None else {**self._hosts, Host.FILES: files_host}
             request = wire.encode(ENDPOINTS[name], hosts, arguments, path_id=path_id, message=message)
             request.sink = sink
-            if request.endpoint.method == "GET" and request.endpoint.host is Host.API:
-                request.asks_for = path_id or arguments.get("id")
             del arguments  # a traceback that shows what its frames hold is not to show a message
             context = contextvars.copy_context() if self._observers else None
             answer: T = await self._attempts(_Call(request, into, journal, context), lane, max_wait)
@@ -482,8 +480,6 @@ class Caller:
 
     def _mismatch(self, request: Request, answer: Any) -> str | None:
         """What is wrong with `answer`, if it answers another request: anything may come over a kept connection."""
-        if request.asks_for is not None and getattr(answer, "id", None) != request.asks_for:
-            return "the answer about something else"
         if not isinstance(answer, DirectMessage) or request.message is None:
             return None
         if answer.id is not None and answer.id in self.sent.ids:

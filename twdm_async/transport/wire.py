@@ -104,7 +104,6 @@ class Request:
         content_type: of `body`, unless it is multipart.
         message: that it sends, if it sends one.
         sink: where the body of the answer goes, if it is a file.
-        asks_for: the id of what it asks for, if it asks for one thing.
     """
 
     endpoint: Endpoint
@@ -115,7 +114,6 @@ class Request:
     content_type: str | None = None
     message: Message | None = None
     sink: Sink | None = None
-    asks_for: str | None = None
 
     @property
     def target(self) -> str:
