@@ -8,10 +8,11 @@ ratios.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import multiprocessing
 import statistics
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import aiohttp
 
@@ -26,7 +27,7 @@ _SENDS: Final = 2000
 _ROUNDS: Final = 15
 _TEXT: Final = "Hi, my name is Jon. How can I help you today?"
 _REPLY: Final = (
-    b'{"event":{"type":"message_create","id":"1142098079526600709","created_timestamp":"1561123456789","message_create":'
+    b'{"event":{"type":"message_create","id":"%d","created_timestamp":"1561123456789","message_create":'
     b'{"target":{"recipient_id":"844385345234"},"sender_id":"1241124","message_data":{"text":"' + _TEXT.encode() + b'",'
     b'"entities":{"hashtags":[],"symbols":[],"user_mentions":[],"urls":[]}},"custom_profile_id":"100001"}}}'
 )
@@ -41,8 +42,9 @@ _KEYS: Final = Credentials(
 class _Answering(asyncio.Protocol):
     """Answers every request as soon as its body is there. Just enough of HTTP for the two clients below."""
 
+    _ids: ClassVar = itertools.count(1_142_098_079_526_600_709)  # no two answers have the same
     _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json;charset=utf-8\r\nContent-Length: %d\r\n\r\n" % len(
-        _REPLY
+        _REPLY % next(_ids)
     )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -57,7 +59,7 @@ class _Answering(asyncio.Protocol):
             length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
             if len(body) >= length:
                 self._received = body[length:]
-                self._transport.write(self._HEAD + _REPLY)
+                self._transport.write(self._HEAD + _REPLY % next(self._ids))
 
 
 def _serve(ready: Connection) -> None:
