@@ -12,7 +12,8 @@ from twdm_async.quota.spec import Priority
 
 class State(enum.StrEnum):
     """How far a message has come: queued → sending → sent, rejected or unknown; unknown → sent or absent; absent →
-    sending again. What waits may expire, and what fails again and again is given up.
+    sending again. What waits may expire; what fails again and again becomes failed. Sent, rejected, failed and expired
+    are final.
     """
 
     QUEUED = "queued"
