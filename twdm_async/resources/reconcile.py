@@ -2,9 +2,10 @@
 
 A listed message can be the unknown one if sender, recipient and wording are the same, the profile is not another one,
 and it was made at a time at which the unknown message can have been. A listed message that is known to be another one
-of ours is out of the question, and each can settle only one unknown message. So among unknown messages that are alike, as many are found
-as there are listed ones left over, and which of them is which makes no difference to anybody. Among messages that say
-the same and are not alike (another picture, say), it does: unless all of them are found, it cannot be told.
+of ours is out of the question, and each can settle only one unknown message. So among unknown messages that are alike,
+as many are found as there are listed ones left over, and which of them is which makes no difference to anybody. Among
+messages that say the same and are not alike (another picture, say), it does: unless all of them are found, it cannot be
+told.
 
 When can it have been made? A request carries the time of its signature, and the server refuses those that are off by
 more than five minutes. So whatever the clocks here were set to, it was let in within five minutes of that time, and
