@@ -269,25 +269,6 @@ async def test_fault_77_a_clock_that_is_told_to_be_in_another_millennium_is_not_
         assert len(server.requests) == 1
 
 
-async def test_fault_78_a_batch_fails_only_by_its_own_member(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put = Rows.put
-
-    def mistaken(self: Rows, new: Any) -> Any:
-        if new.key == "bad":
-            raise ZeroDivisionError
-        return put(self, new)
-
-    monkeypatch.setattr(Rows, "put", mistaken)
-    async with box(sandbox, tmp_path / "outbox.db") as outbox:
-        results = await asyncio.gather(
-            *(outbox.put("5", TEXT, key=key) for key in ("a", "bad", "b")), return_exceptions=True
-        )
-        assert [type(result).__name__ for result in results] == ["Entry", "InternalError", "Entry"]
-        assert (await outbox.counts())[State.QUEUED] == 2
-
-
 SEAMS: list[tuple[Any, str]] = [
     (wire, "encode"), (wire, "read"), (retry, "decide"), (Credentials, "fingerprint"), (OAuth1Signer, "sign"),
     (QuotaLimiter, "admit"), (QuotaLimiter, "learn"), (QuotaLimiter, "settle"), (HttpTransport, "exchange"),
