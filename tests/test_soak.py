@@ -27,7 +27,7 @@ class Hostile(asyncio.Protocol):
     chance: ClassVar = random.Random(3)
     ids: ClassVar = itertools.count(1)
     accepted: ClassVar[Counter[str]] = Counter()  # by text; only those of the last minutes are kept
-    recent: ClassVar[deque[dict[str, Any]]] = deque(maxlen=1000)
+    recent: ClassVar[deque[dict[str, Any]]] = deque(maxlen=2500)
     clock: ClassVar = LoopClock()
     breaks = doubled = 0
 
@@ -46,7 +46,11 @@ class Hostile(asyncio.Protocol):
 
     def answer(self, head: bytes, body: bytes) -> None:
         if head.startswith(b"GET"):
-            self.write(json.dumps({"events": list(reversed(self.recent))}).encode())
+            _, _, cursor = head.partition(b"\r")[0].partition(b"cursor=")
+            last = int(cursor.partition(b"&")[0].partition(b" ")[0] or 10**9)
+            older = (event for event in reversed(self.recent) if int(event["id"]) < last)
+            page = list(itertools.islice(older, 200))
+            self.write(json.dumps({"events": page, "next_cursor": page[-1]["id"]} if page else {"events": []}).encode())
             return
         is_broken = self.chance.random() < 0.01
         kind = self.chance.choice(["early", "close", "silence", "half", "503"]) if is_broken else None

@@ -103,6 +103,8 @@ class Reading:
     is_whole: bool = False
     _old_in_a_row: int = 0
     _last: datetime = field(factory=lambda: datetime.max.replace(tzinfo=UTC))
+    _missing: list[datetime] | None = None  # when those were made that it does not show
+    _newest: datetime = field(factory=lambda: datetime.min.replace(tzinfo=UTC))  # of those that it shows
 
     def take(self, page: Sequence[DirectMessage]) -> bool:
         """Take in the next page. Return whether it brought anything new."""
@@ -133,12 +135,14 @@ class Reading:
         return self.is_whole and timedelta(seconds=age) >= _TWICE * self.lag(now, settle_after)
 
     def lag(self, now: datetime, settle_after: float) -> timedelta:
-        """How old the oldest message is at that time that is known to exist, and that it does not show."""
-        newest = max((at for message_id, at in self.known.items() if message_id in self.ids), default=None)
+        """How old the oldest message is at that time that is known to exist, and that it does not show; but for those
+        that were deleted.
+        """
+        if self._missing is None:
+            self._missing = [at for key, at in self.known.items() if at >= self.since and key not in self.ids]
+            self._newest = max((at for key, at in self.known.items() if key in self.ids), default=self._newest)
         lasting = timedelta(seconds=_LASTING * settle_after)
-        missing = [at for message_id, at in self.known.items() if at >= self.since and message_id not in self.ids]
-        deleted = [at for at in missing if newest is not None and newest >= at and now - at > lasting]
-        return now - min((at for at in missing if at not in deleted), default=now)
+        return now - min((at for at in self._missing if at > self._newest or now - at <= lasting), default=now)
 
 
 async def read_back(

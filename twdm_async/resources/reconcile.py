@@ -322,7 +322,8 @@ class Reconciler:
             TwdmError: it could not be read.
         """
         since = min(span(one, self.timeout)[0] for one in [*sought, *nameless])
-        known = {key: at for key, at in (known or {}).items() if key not in self.sent.deleted} | self.sent.listable
+        others = {key: at for key, at in (known or {}).items() if key not in self.sent.deleted}
+        known = {key: at for key, at in (others | self.sent.listable).items() if at >= since}
         pages = self._caller.pages("direct_messages.list", DirectMessagePage, count=_LARGEST_PAGE, max_wait=None)
         reading = await read_back(pages, since, known)
         for message in reading.messages:
