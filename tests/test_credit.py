@@ -373,6 +373,27 @@ async def test_the_stores_agree(kind: str, tmp_path: Path, request: pytest.Fixtu
     assert seen == {(True, True), (False, True), (False, False)}
 
 
+async def test_a_reply_of_which_another_client_hears_the_echo_counts_once(sandbox: Sandbox) -> None:
+    async with (
+        MemoryQuotaStore() as store,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quota_store=store) as client,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quota_store=store) as hearing,
+    ):
+        await asyncio.sleep(1.0)  # what was sent in the store's first second is not known
+        event_id = sandbox.person(5).writes("hello")
+        hearing.direct_messages.note_event(await hearing.direct_messages.get(event_id))
+        for _ in range(5):
+            hearing.direct_messages.note_event(await client.direct_messages.send(5, "hello"))
+        (used,) = {one.used for one in client.quota_state() if one.endpoint == SEND}
+        assert used == 0
+
+
+def test_a_message_of_somebody_else_is_remembered_as_long_as_our_own() -> None:
+    conversation = Conversation()
+    conversation.end("id 1", 1000.0)
+    assert not conversation.is_over(1000.0 + DAY, CREDIT)
+
+
 def test_fault_74_what_a_person_sends_in_the_app_uses_up_free_replies() -> None:
     """Five by hand, known by the webhook's echoes: our own reply is the sixth, and takes a slot. And echoes of our own
     messages count once, whether they come before or after the answers.

@@ -320,10 +320,10 @@ class Rows:
         )
         return [_sought(row) for row in self._db.execute(query, (self._account,))]
 
-    def is_known(self, message_id: str | None, *, besides: int = -1) -> bool:
-        """Whether one of the messages that were sent has this id, `besides` the one of that row."""
-        query = "SELECT 1 FROM message WHERE account = ? AND message_id = ? AND id != ?"
-        return self._db.execute(query, (self._account, message_id, besides)).fetchone() is not None
+    def is_known(self, message_id: str | None) -> bool:
+        """Whether one of the messages that were sent has this id."""
+        query = "SELECT 1 FROM message WHERE account = ? AND message_id = ?"
+        return self._db.execute(query, (self._account, message_id)).fetchone() is not None
 
     def listable(self, since: datetime) -> dict[str, datetime]:
         """The ids of messages that left then or later and arrived, and when they left: the list must show them."""

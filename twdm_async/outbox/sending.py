@@ -354,7 +354,7 @@ class _Attempts(Journal):
                 assert_never(verdict)
 
     def _arrived(self, rows: Rows, message_id: str | None) -> None:
-        if message_id is not None and rows.is_known(message_id, besides=self.row):
+        if message_id is not None and rows.is_known(message_id):
             # It is the answer to another message, of another process, that came once more.
             error = "the answer was that to an earlier message"
             rows.mark_unknown(self.row, error, self._sending.clock.uptime(), self._signed_at)

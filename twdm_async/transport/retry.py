@@ -138,7 +138,7 @@ def decide(
         if theirs is not None and not story.resynchronised:
             return Again(evolve(story, resynchronised=True), server_time=theirs)
     is_send = request.endpoint.safety is Safety.SEND_ONCE
-    if error is not None and _is_answer(error) and not (is_send and _may_have_arrived(error)):
+    if error is not None and _is_answer(error) and not (is_send and may_have_arrived(error)):
         return told_whole(error, request, story)
     story = evolve(story, left=True)
     if is_send:
@@ -173,10 +173,6 @@ def _is_answer(error: errors.TwdmError) -> bool:
     return error.status not in _UNANSWERED or bool(error.codes)
 
 
-def _may_have_arrived(error: errors.TwdmError) -> bool:
-    return isinstance(error, errors.ResponseError) and may_have_arrived(error)
-
-
 def unknown(
     request: Request, problem: str, sent_at: datetime, status: int | None = None, codes: tuple[int, ...] = ()
 ) -> errors.DeliveryUnknown:
@@ -205,7 +201,7 @@ def _said(outcome: Reply | Fault, error: errors.TwdmError | None) -> str:
         return outcome.problem
     if isinstance(error, errors.MalformedResponse):
         return f"HTTP {outcome.status}, {error.problem}"
-    if error is not None and _may_have_arrived(error):
+    if may_have_arrived(error):
         return f"HTTP {outcome.status}, the API says that it has this message already"
     if isinstance(error, errors.ResponseError) and error.codes:
         return f"HTTP {outcome.status}, code {', '.join(map(str, error.codes))}"

@@ -313,8 +313,10 @@ def refusal(endpoint: Endpoint, reply: Reply) -> errors.ResponseError:
     return evolve(error, safe_to_retry=True) if error.subject == "intermediary" else error
 
 
-def may_have_arrived(error: errors.ResponseError) -> bool:
+def may_have_arrived(error: errors.TwdmError | None) -> bool:
     """Whether the API refused a message since it has it already: that may be the very one that was just sent."""
+    if not isinstance(error, errors.ResponseError):
+        return False
     words = " ".join(error.messages).lower()
     return bool(_DUPLICATE.intersection(error.codes)) and any(word in words for word in _DUPLICATE_WORDS)
 
