@@ -479,7 +479,7 @@ async def test_a_file_of_bulk_messages_says_that_it_waits_for_its_share(
         began = time.monotonic()
         results = tmp_path / "results"
         assert await send_many.send_all(client, outbox, messages, results, console, priority=priority) == 0
-        assert seconds <= time.monotonic() - began < seconds + 5
+        assert time.monotonic() - began >= seconds
         assert not sandbox.breaches
     assert ("waits for quota: 10 of 30 are spent, 10 kept" in said.getvalue()) == (priority is Priority.BULK)
     assert bool(re.search(r"the next one leaves at \d\d:\d\d:\d\d;", said.getvalue())) == (priority is Priority.BULK)

@@ -249,6 +249,19 @@ async def test_fault_71_a_reply_that_comes_once_more_after_it_was_read() -> None
         assert [message.id for message in sandbox.messages].count(first.id or "") == 1
 
 
+@pytest.mark.parametrize("endpoint", [SEND, "direct_messages.get"])
+async def test_fault_71_a_refusal_that_comes_once_more_while_the_next_request_is_under_way(endpoint: str) -> None:
+    """It names nobody. Taken for the answer to the next request, it would make a message that arrives a rejected one."""
+    async with (
+        Sandbox(faults=[Fault("repeated", endpoint=endpoint, nth=1)], latency=(0.03, 0.03)) as sandbox,
+        asking(sandbox, quotas=table()) as client,
+    ):
+        sandbox.unreachable.add("6")
+        with pytest.raises(ResponseError):
+            await (client.direct_messages.send("6", TEXT) if endpoint == SEND else client.direct_messages.get("1"))
+        assert (await client.direct_messages.send("5", TEXT)).id == sandbox.messages[0].id
+
+
 async def test_fault_71_bytes_that_the_loop_has_not_read_yet() -> None:
     """They lie in the socket when the next request is about to leave."""
     replies = iter([answer(number="1") + answer(number="1"), answer(number="2"), answer(number="3")])

@@ -124,6 +124,18 @@ def shows_something_newer(reading: evidence.Reading, sent_at: Any, *_: Any) -> b
     )
 
 
+def test_the_list_is_read_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and then no more often than every 90 seconds, however many messages are sought."""
+    keep_files_in_the_loop(monkeypatch)
+
+    async def main() -> None:
+        async with place(tmp_path / "outbox.db", quotas=spread(200), faults=LOST, seed=5) as here:
+            assert (await send_all(here, 40))[State.SENT] == 40  # so that the list has one page
+            assert 1 < here.readings <= 1 + here.clock.monotonic() / 90
+
+    run(main())
+
+
 POISONS = (
     "not_following", "verified_only", "automated", "no_such_user", "unknown_code", "404_page", "proxy_403",
     "proxy_451", "proxy_policy", "500", "reset", "close",

@@ -648,17 +648,6 @@ async def test_a_mistake_of_ours_leaves_no_message_open(
         assert (await outbox.drain())[State.SENT] == len(sandbox.messages) == 1
 
 
-async def test_the_list_is_not_asked_for_more_often_than_it_helps(path: Path) -> None:
-    quotas = QuotaTable.default().replace("direct_messages.send", Quota(1_000_000, per=60.0))
-    async with Sandbox(quotas=quotas, faults=[HOSTILE], seed=5) as sandbox:
-        async with box(sandbox, path, **QUICK, quotas=quotas) as outbox:
-            for number in range(60):
-                await outbox.put(number % 5, f"{TEXT} {number}")
-            assert (await outbox.drain())[State.SENT] == 60
-        assert not sandbox.breaches
-        assert sum("list.json" in request.path for request in sandbox.requests) <= 6
-
-
 def test_fault_52_how_long_ago_does_not_depend_on_what_the_clock_is_set_to() -> None:
     one = UnknownMessage(1, Sought("5", None, "", datetime.now(UTC)), ended_at=1000.0, ended_uptime=50.0)
     assert one.age(wall=1010.0, uptime=60.0) == 10.0

@@ -116,6 +116,7 @@ def test_a_bare_limiter_sends_too_many() -> None:
 
 
 def test_what_an_admission_costs_does_not_grow_with_the_accounts() -> None:
-    few, many = simulate.scale(10, admits=10_000), simulate.scale(200, admits=10_000)
-    assert many.microseconds < 2.5 * few.microseconds
-    assert many.kilobytes < 2 * few.kilobytes
+    costs = [(simulate.scale(10, admits=5000), simulate.scale(200, admits=5000)) for _ in range(3)]
+    # Other work can only make it dearer, so the cheapest of several counts.
+    assert min(many.microseconds for _, many in costs) < 2.5 * min(few.microseconds for few, _ in costs)
+    assert all(many.kilobytes < 2 * few.kilobytes for few, many in costs)

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 @frozen
 class Reply:
-    """A reply as it would be, or as a fault makes it."""
+    """A reply as it would be, or as a fault makes it; `chance` draws what a fault leaves to it."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
+    chance: random.Random = field(factory=random.Random, repr=False)
 
     def as_bytes(self, *more: str) -> bytes:
         """What goes over the wire; `more` are lines of the head."""
@@ -100,6 +101,11 @@ def _listing(change: Callable[[list[Any]], list[Any]]) -> _Change:
     return _body(changed)
 
 
+def _with_holes(reply: Reply) -> bytes:
+    """Half of the messages are not there, others each time."""
+    return _listing(lambda events: [event for event in events if reply.chance.random() < 0.5])(reply)
+
+
 def _with_old_head(events: list[Any]) -> list[Any]:
     """A message of last week stands at the top."""
     if not events:
@@ -164,7 +170,7 @@ _REPLIES: Final[dict[str, _Change]] = {
     "eventless": _instead(200, b'{"event":{}}', Content_Type=_JSON),
     "another_s_answer": _body(_of_another),
     "list_empty": _body(lambda _: b'{"events":[]}'),
-    "list_holes": _listing(lambda events: [event for event in events if random.random() < 0.5]),
+    "list_holes": _with_holes,
     "list_old_head": _listing(_with_old_head),
     "list_reversed": _listing(lambda events: events[::-1]),
     "cursor_repeats": _body(lambda body: json.dumps(json.loads(body or b"{}") | {"next_cursor": "MTIz"}).encode()),

@@ -40,13 +40,13 @@ class Attempt:
         self.sent = False
         self.authorization = ""  # its signature
         self._deadline: tuple[asyncio.Timeout, float] | None = None
-        self._connection: asyncio.BaseTransport | None = None
+        self._connection: ResponseHandler | None = None
 
     def expire(self, scope: asyncio.Timeout, seconds: float) -> None:
         """Let `scope` end `seconds` after the first byte."""
         self._deadline = (scope, seconds)
 
-    def begin(self, connection: asyncio.BaseTransport | None) -> None:
+    def begin(self, connection: ResponseHandler | None) -> None:
         """The connection is there, and the first byte is about to leave."""
         if self.sent:
             # aiohttp repeats an idempotent request by itself if a kept connection turns out to be dead. Every request
@@ -63,6 +63,11 @@ class Attempt:
             scope, seconds = self._deadline
             if not scope.expired():
                 scope.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    def is_last(self) -> None:
+        """Send no other request over the connection. If one is under way by now, it is not disturbed."""
+        if self._connection is not None:
+            self._connection.force_close()
 
     def distrust(self) -> None:
         """Close the connection: what came over it was the answer to another request, so the next one would be, too."""
@@ -101,7 +106,7 @@ class _TrackedRequest(aiohttp.ClientRequest):
         attempt = _current.get()
         # Only now, so that aiohttp finds no reason to refuse what it took from .netrc; that is replaced here.
         self.headers["Authorization"] = attempt.authorization
-        attempt.begin(transport)
+        attempt.begin(protocol)
         return await super().send(conn)
 
 
@@ -147,7 +152,8 @@ async def check_hook() -> None:
     async with aiohttp.ClientSession(connector=_Nowhere(), request_class=_TrackedRequest) as session:
         with contextlib.suppress(Exception):  # there is nothing to send it with
             await session.get("http://127.0.0.1/")
-    if not attempt.sent or not isinstance(getattr(ResponseHandler, "should_close", None), property):
+    tells_of_connections = isinstance(getattr(ResponseHandler, "should_close", None), property)
+    if not attempt.sent or not tells_of_connections or not hasattr(ResponseHandler, "force_close"):
         raise IncompatibleAiohttp(problem=f"aiohttp {aiohttp.__version__} does not tell when a request leaves")
     _checked.add(aiohttp.__version__)
 
@@ -233,6 +239,10 @@ class HttpTransport:
             if not attempt.sent:  # a reply without a request: what aiohttp does is not what it did in the check
                 attempt.sent = True
                 return Fault("this version of aiohttp does not tell when a request leaves", sent=True, lasting=True)
+            if not 200 <= response.status < 300:
+                # A proxy may repeat it, and it names neither person nor message: so nobody could tell that it is not
+                # the answer to the request that follows.
+                attempt.is_last()
             if request.sink is not None and response.status == 200 and response.content_type != _JSON:
                 body: bytes | None = await self._save(response, request.sink, attempt)
             else:
