@@ -485,6 +485,30 @@ async def test_a_file_of_bulk_messages_says_that_it_waits_for_its_share(
     assert bool(re.search(r"the next one leaves at \d\d:\d\d:\d\d;", said.getvalue())) == (priority is Priority.BULK)
 
 
+async def test_a_pause_after_failures_is_shown(tmp_path: Path) -> None:
+    said = io.StringIO()
+    console = Console(file=said, force_terminal=True, width=200)
+    messages = [Message(number, "5", str(number), None) for number in range(10)]
+    faults = [Fault("proxy_403", endpoint="direct_messages.send", nth=nth) for nth in range(1, 6)]
+    async with (
+        Sandbox(faults=faults) as sandbox,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=sandbox.quotas) as client,
+        Outbox(client, tmp_path / "outbox.db") as outbox,
+    ):
+        assert await send_many.send_all(client, outbox, messages, tmp_path / "results", console) == 0
+        assert outbox.paused_until is None
+    assert re.search(r"pauses after failures in a row; goes on at \d\d:\d\d:\d\d;", said.getvalue())
+
+
+async def test_a_short_time_to_settle_is_refused_by_the_name_of_its_option(twdm: Twdm, tmp_path: Path) -> None:
+    file = tmp_path / "messages.jsonl"
+    file.write_text('{"recipient": "5", "text": "hi"}\n')
+    for command in (("send-many", str(file)), ("outbox", "run")):
+        code, _, err = await twdm(*command, "--settle-after", "5")
+        assert code == 2
+        assert "--settle-after: must be 150 seconds or more" in err
+
+
 async def test_the_demonstration(tmp_path: Path) -> None:
     before = asyncio.get_running_loop().time()
     code, out, err = await Twdm(tmp_path, None)("demo", "--svg", str(tmp_path / "demo.svg"))

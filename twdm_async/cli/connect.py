@@ -114,10 +114,15 @@ async def open_outbox(client: Client, path: Path | None, settle_after: float) ->
     """The outbox at `path`; if not given, in the file of the client's quota store.
 
     Raises:
-        InvalidInput: `settle_after` is no number of seconds.
+        InvalidInput: `settle_after` is too short.
         OutboxFailed: the file cannot be had.
     """
-    async with Outbox(client, path or state_file_of(client, "outbox.db"), settle_after=settle_after) as outbox:
+    try:
+        outbox = Outbox(client, path or state_file_of(client, "outbox.db"), settle_after=settle_after)
+    except InvalidInput as error:
+        option = "--settle-after" if error.parameter == "settle_after" else error.parameter
+        raise InvalidInput(parameter=option, problem=error.problem) from None
+    async with outbox:
         yield outbox
 
 

@@ -211,8 +211,12 @@ class _Record:
         self.hopeless: str | None = None  # why it makes no sense to go on
         self.unwritten: list[str] = []  # outcomes that the file could not take
 
-    def show_wait(self, client: Client) -> None:
-        """Say whether it is quota that the messages wait for, and when some will be free."""
+    def show_wait(self, client: Client, outbox: Outbox) -> None:
+        """Say what the messages wait for, and until when."""
+        if paused_until := outbox.paused_until:
+            said = f"pauses after failures in a row; goes on at {paused_until.astimezone():%H:%M:%S};"
+            self._progress.update(self._task, description=said)
+            return
         states = [state for state in client.quota_state() if state.endpoint == "direct_messages.send" and state.waiting]
         if states and states[0].waiting == self._waited_for:
             fullest = max(states, key=lambda state: state.used / state.limit)
@@ -272,7 +276,7 @@ async def _send_until(stop: asyncio.Event, client: Client, outbox: Outbox, recor
     last = max(entry.number for entry in entries)
     if record.hopeless is None:
         await _first_of(
-            _drained(outbox, record), _recorded(outbox, record, last), _watched(client, record), stop.wait()
+            _drained(outbox, record), _recorded(outbox, record, last), _watched(client, outbox, record), stop.wait()
         )
     await outbox.withdraw(*record.waiting)
     await outbox.idle()
@@ -310,7 +314,7 @@ async def _recorded(outbox: Outbox, record: _Record, last: int) -> None:
             return
 
 
-async def _watched(client: Client, record: _Record) -> None:
+async def _watched(client: Client, outbox: Outbox, record: _Record) -> None:
     while True:
         await asyncio.sleep(_LOOK_EVERY)
-        record.show_wait(client)
+        record.show_wait(client, outbox)

@@ -306,6 +306,14 @@ class Outbox:
             self._storage.tell()
             await sending
 
+    @property
+    def paused_until(self) -> datetime | None:
+        """When sending goes on after failures in a row (UTC), such as while the API cannot be reached; ``None`` if
+        nothing but quota holds it up.
+        """
+        wait = self._sending.judge.wait(self._clock.monotonic())
+        return self._clock.utc() + timedelta(seconds=wait) if wait else None
+
     async def idle(self) -> None:
         """Wait until nothing of this outbox is on the wire. Whatever was is written down then."""
         while self._sending.under_way:
