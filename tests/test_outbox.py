@@ -21,7 +21,7 @@ import pytest
 
 from tests.drainer import table
 from tests.test_http import KEYS, TEXT, used
-from tests.test_outbox_crashes import HOSTILE, all_arrived_once, drainer, fill, opened, states, times_each_arrived
+from tests.test_outbox_crashes import all_arrived_once, drainer, fill, opened, states, times_each_arrived
 from twdm_async import (
     Client,
     ClientClosed,
@@ -35,7 +35,6 @@ from twdm_async import (
     Priority,
     Quota,
     QuotaStoreFailed,
-    QuotaTable,
     SQLiteQuotaStore,
     Unauthorized,
     state_file,
