@@ -77,6 +77,8 @@ async def test_fault_59_an_old_message_at_the_top_is_not_the_end() -> None:
     assert (await reading([[5000.0 + number for number in range(10)], [100.0]], ends=False)).is_whole, (
         "a page of old ones"
     )
+    oldest_first = [6000.0 - number for number in range(20)]
+    assert not (await reading([oldest_first, [100.0]], ends=False)).is_whole, "the newest may come last"
     assert (await reading([[200.0, 100.0, 300.0]])).ids == {"100.0", "200.0", "300.0"}
 
 
