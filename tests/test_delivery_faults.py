@@ -497,32 +497,32 @@ def judge() -> Judge:
 
 def test_what_is_decided_when() -> None:
     one = judge()
-    assert one.decide(1, 0, MESSAGE, 0.0) == Sent("1")
-    assert one.decide(1, 0, refusal(349, 403), 0.0) == Ended(State.REJECTED, f"{SEND}: HTTP 403, code 349")
-    assert isinstance(one.decide(1, 0, refusal(32, 401), 0.0), Stop)
-    assert isinstance(one.decide(1, 0, refusal(326, 403), 0.0), Retry), "it does not say which"
-    assert isinstance(one.decide(1, 0, object(), 0.0), Stop)
+    assert one.decide(1, "5", 0, MESSAGE, 0.0) == Sent("1")
+    assert one.decide(1, "5", 0, refusal(349, 403), 0.0) == Ended(State.REJECTED, f"{SEND}: HTTP 403, code 349")
+    assert isinstance(one.decide(1, "5", 0, refusal(32, 401), 0.0), Stop)
+    assert isinstance(one.decide(1, "5", 0, refusal(326, 403), 0.0), Retry), "it does not say which"
+    assert isinstance(one.decide(1, "5", 0, object(), 0.0), Stop)
 
 
 def test_while_nothing_gets_through_nobody_is_a_suspect() -> None:
     one, now = judge(), 0.0
     for turn in range(30):
         now += one.wait(now)
-        assert one.decide(turn % 3, 0, refusal(None, 403), now) == Retry(
+        assert one.decide(turn % 3, "5", 0, refusal(None, 403), now) == Retry(
             min(2.0 ** (turn // 3), 60.0), 0, str(refusal(None, 403))
         )
     assert one.is_troubled
     assert one.wait(now) == 300.0
-    assert one.decide(9, 0, MESSAGE, now) == Sent("1")
+    assert one.decide(9, "5", 0, MESSAGE, now) == Sent("1")
     assert (one.is_troubled, one.wait(now)) == (False, 0.0)
 
 
 def test_many_that_fail_together_are_one_failure() -> None:
     one = judge()
     for row in range(16):
-        one.decide(row, 0, refusal(None, 403), 0.0)
+        one.decide(row, "5", 0, refusal(None, 403), 0.0)
     assert one.wait(0.0) == 1.0
-    one.decide(20, 0, refusal(None, 403), 1.0)
+    one.decide(20, "5", 0, refusal(None, 403), 1.0)
     assert one.wait(1.0) == 2.0
 
 
@@ -530,11 +530,11 @@ def test_who_fails_while_others_get_through_is_tried_ever_more_rarely() -> None:
     one = judge()
     pauses, tries = [], 0
     for _ in range(6):
-        verdict = one.decide(1, tries, refusal(), 0.0)
+        verdict = one.decide(1, "5", tries, refusal(), 0.0)
         assert isinstance(verdict, Retry)
         pauses.append(verdict.after)
         tries = verdict.tries
-        one.decide(2, 0, MESSAGE, 0.0)
+        one.decide(2, "5", 0, MESSAGE, 0.0)
     assert tries == 6
     assert pauses == [1.0, 600.0, 1200.0, 2400.0, 4800.0, 9600.0]
     assert backoff(1, 600.0) == 0.0
@@ -555,7 +555,7 @@ def test_attempts_in_a_row_without_an_answer_make_a_pause() -> None:
     one = judge()
     unknown = DeliveryUnknown(endpoint=SEND, problem="silence", sent_at=datetime.now(UTC))
     for row in range(7):
-        one.decide(row, 0, unknown, 0.0)
+        one.decide(row, "5", 0, unknown, 0.0)
         assert one.wait(0.0) == 0.0
-    one.decide(7, 0, unknown, 0.0)
+    one.decide(7, "5", 0, unknown, 0.0)
     assert one.wait(0.0) == 1.0

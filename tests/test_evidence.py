@@ -46,7 +46,7 @@ async def reading(
 
 async def speaks(shown: Sequence[Sequence[float]], age: float, **options: object) -> bool:
     """Whether such a list speaks for a message of this age."""
-    return (await reading(shown, **options)).speaks_for(ago(age), age, SETTLE)  # type: ignore[arg-type]  # handed on
+    return (await reading(shown, **options)).speaks_for(ago(age), age, SETTLE, NOW)  # type: ignore[arg-type]  # handed on
 
 
 async def test_fault_57_an_empty_list_speaks_if_nothing_is_known_to_exist() -> None:
@@ -108,7 +108,7 @@ async def test_a_list_never_speaks_for_what_is_not_twice_as_old_as_all_that_is_m
     shown = [one for place, one in enumerate(known) if place not in hidden]
     found = await reading([shown], known=known, since=10_000.0)
     oldest_missing = max(set(known) - set(shown), default=0.0)
-    assert found.speaks_for(ago(age), age, SETTLE) == (ago(age) <= NOW - 2 * (NOW - ago(oldest_missing)))
+    assert found.speaks_for(ago(age), age, SETTLE, NOW) == (ago(age) <= NOW - 2 * (NOW - ago(oldest_missing)))
 
 
 def looks(settle_after: float, until: float) -> list[float]:

@@ -86,6 +86,19 @@ class Credentials:
         mac = hmac.new(self.consumer_secret.encode(), wording(text).encode(), "sha256").hexdigest()
         return f"{self._maker}-{mac[:32]}"
 
+    def fingerprints(self, text: str | None, content: str) -> tuple[str, str]:
+        """Of a message: of its wording, by which it can be found; and of whatever else tells it from others with the
+        same wording, empty if nothing does.
+
+        Args:
+            text: what it says.
+            content: what hangs on it, as JSON; empty if nothing does.
+        """
+        text = text or ""
+        if wording(text) != text:
+            content += f" {text.encode('utf-8', 'surrogatepass').hex()}"
+        return self.fingerprint(text), self.fingerprint(content) if content else ""
+
     def made(self, fingerprint: str) -> bool:
         """Whether it was made with the keys of this app, for this account."""
         return fingerprint.startswith(f"{self._maker}-")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import field, frozen
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _LONGEST_TEXT: Final = 10_000
 _COLUMNS: Final = frozenset({"recipient", "text", "profile"})
 _EXACT_DIGITS: Final = 15  # of a number in a spreadsheet; the others become zeros
-_MORE_THAN_CHANCE: Final = 9.0
+_BY_CHANCE: Final = 1e-5  # a file is refused by mistake with this probability, at the most, for each number of zeros
 
 
 @frozen
@@ -82,7 +83,10 @@ def _rounded(messages: Sequence[Message]) -> list[str]:
     rounded: set[str] = set()
     for zeros in (1, 2, 3, 4):  # of an id of 16, 17, 18, 19 digits
         ending = {one for one in long if one.endswith("0" * zeros)}
-        if len(ending) >= 2 and len(ending) > _MORE_THAN_CHANCE * len(long) / 10.0**zeros:
+        expected = len(long) / 10.0**zeros
+        # The probability that so many or more end so (Poisson) is at most expected ** count / count!.
+        by_chance = len(ending) * math.log(expected) - math.lgamma(len(ending) + 1) if ending else 0.0
+        if len(ending) > expected and by_chance < math.log(_BY_CHANCE):
             rounded |= ending
     problem = "ends in zeros, as ids do that a spreadsheet has rounded to 15 digits; export them as text"
     return [

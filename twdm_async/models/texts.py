@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +12,7 @@ from twdm_async._json import Json, is_array, is_object
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_ATTACHMENT: Final = re.compile(r"https?://(www\.|mobile\.)?(twitter|x)\.com/messages/media/\d+$")
 _ESCAPES: Final = {"&lt;": "<", "&gt;": ">", "&amp;": "&"}
 
 
@@ -19,20 +21,32 @@ def unescaped(text: str | None) -> str | None:
     return "".join(character for character, _ in _characters(text)) if text and "&" in text else text
 
 
-def written(raw_text: str | None, raw_entities: Mapping[str, Any] | None) -> str | None:
-    """The text as it was sent: with every ``t.co`` link made what it stands for; ``None`` if that is not told of one.
+def readings(raw_text: str | None, raw_entities: Mapping[str, Any] | None) -> frozenset[str]:
+    """What the text can have been when it was sent: with every ``t.co`` link made what it stands for. Empty if that is
+    not told of one. There are two if it makes a difference whether the addresses are told escaped or as they are.
 
     Args:
         raw_text: as the API gave it.
         raw_entities: likewise.
     """
     text = raw_text or ""
-    urls = (raw_entities or {}).get("urls")
-    for url in urls if is_array(urls) else []:
+    listed = (raw_entities or {}).get("urls")
+    links: dict[str, str] = {}
+    for url in listed if is_array(listed) else []:
         if is_object(url) and isinstance(url.get("url"), str) and isinstance(url.get("expanded_url"), str):
-            is_attachment = "/messages/media/" in url["expanded_url"]  # the API adds it to the text by itself
-            text = text.replace(url["url"], "" if is_attachment else url["expanded_url"])
-    return None if "//t.co/" in text else unescaped(text)
+            links[url["url"]] = url["expanded_url"]
+    for short, address in links.items():
+        if _ATTACHMENT.match(address) and text.endswith(short):  # the API adds it to the text by itself
+            text = text.removesuffix(short)
+            break
+    found = {unescaped(_lengthened(text, links)) or "", _lengthened(unescaped(text) or "", links)}
+    return frozenset(one for one in found if "//t.co/" not in one)
+
+
+def _lengthened(text: str, links: Mapping[str, str]) -> str:
+    for short in sorted(links, key=len, reverse=True):  # one may be the beginning of another
+        text = text.replace(short, links[short])
+    return text
 
 
 def _characters(raw_text: str) -> list[tuple[str, int]]:

@@ -135,15 +135,15 @@ class Outbox:
             ctas=ctas,
             attachment=attachment,
         )
-        fingerprint = self._reconciler.credentials.fingerprint
+        fingerprint, content = self._reconciler.credentials.fingerprints(message.message.text, message.message.content)
         payload = json.dumps(message.create, ensure_ascii=False, sort_keys=True)
         new = NewMessage(
             key=secrets.token_hex(16) if key is None else _checked_key(key),
             digest=hashlib.sha256(payload.encode()).hexdigest(),
             recipient_id=message.message.recipient_id or "",
             custom_profile_id=message.message.custom_profile_id,
-            fingerprint=fingerprint(message.message.text or ""),
-            content=fingerprint(message.message.content) if message.message.content else "",
+            fingerprint=fingerprint,
+            content=content,
             payload=payload,
             priority=Lane(priority=priority).priority,
             not_after=None if not_after is None else _checked_time(not_after, "not_after"),
@@ -308,10 +308,10 @@ class Outbox:
 
     @property
     def paused_until(self) -> datetime | None:
-        """When sending goes on after failures in a row (UTC), such as while the API cannot be reached; ``None`` if
-        nothing but quota holds it up.
+        """When this process sends the next message (UTC), if it pauses after failures in a row, as it does while the
+        API cannot be reached; ``None`` if it does not pause, or does not send.
         """
-        wait = self._sending.judge.wait(self._clock.monotonic())
+        wait = self._sending.wait()
         return self._clock.utc() + timedelta(seconds=wait) if wait else None
 
     async def idle(self) -> None:

@@ -50,7 +50,7 @@ class NewMessage:
 
 @frozen
 class TakenUp:
-    """A message that somebody is about to send."""
+    """A message that somebody is about to send. `had_others`: it is to none of those who were to be avoided."""
 
     id: int
     key: str
@@ -60,6 +60,7 @@ class TakenUp:
     lane: str
     not_after: float | None
     tries: int
+    had_others: bool = False
 
 
 @frozen
@@ -104,12 +105,15 @@ class Rows:
         """Keep messages. Each that cannot be kept has an error of its own, unless it is the file that fails."""
         kept: list[Entry | TwdmError] = []
         for new in batch:
+            self._db.execute("SAVEPOINT one")
             try:
                 kept.append(self.put(new))
             except sqlite3.Error:
                 raise
             except Exception as error:  # noqa: BLE001 - nobody could have expected it
+                self._db.execute("ROLLBACK TO one")
                 kept.append(mistake(error))
+            self._db.execute("RELEASE one")
         return kept
 
     def put(self, new: NewMessage) -> Entry | InvalidInput:
@@ -164,26 +168,45 @@ class Rows:
         found = self._db.execute("SELECT last FROM outcome WHERE account = ?", (self._account,)).fetchone()
         return 0 if found is None else int(found[0])
 
-    def take_up(self, owner: str, priority: Priority, after: str) -> TakenUp | None:
-        """Make `owner` the owner of the next message, if there is one. Lanes take turns, from the one behind
-        `after`.
+    def take_up(
+        self, owner: str, priority: Priority, after: str, *, avoided: Collection[str] = (), is_probe: bool = False
+    ) -> TakenUp | None:
+        """Make `owner` the owner of the next message, if there is one.
+
+        Args:
+            owner: who sends it.
+            priority: of the messages.
+            after: a lane; lanes take turns, from the one behind it.
+            avoided: people whose messages are taken up last.
+            is_probe: whether it is to find out if anything gets through. Then it is the first message to the recipient
+                of one that is drawn at random, since what lies side by side may fail for the same reason.
         """
         query = f"SELECT id FROM message WHERE account = ? AND {_TO_SEND} AND not_after <= ?"  # noqa: S608 - as above
         for (row,) in self._db.execute(query, (self._account, self._wall)).fetchall():
             self.end(row, State.EXPIRED)
-        query = (
-            "SELECT id, key, recipient_id, custom_profile_id, payload, lane, not_after, tries FROM message "  # noqa: S608 - as above
-            f"WHERE account = ? AND priority = ? AND {_TO_SEND} AND lane {{}} ? AND not_before NOT BETWEEN ? AND ? "
-            "ORDER BY lane, id LIMIT 1"
+        found = self._next(priority, after, avoided, is_probe=is_probe) if avoided else None
+        had_others = found is not None
+        found = found or self._next(priority, after, (), is_probe=is_probe)
+        if found is None:
+            return None
+        self._db.execute("UPDATE message SET owner = ? WHERE id = ?", (owner, found[0]))
+        row, key, recipient_id, custom_profile_id, payload, lane, not_after, tries = found
+        return TakenUp(row, key, recipient_id, custom_profile_id, payload, lane, not_after, tries, had_others)
+
+    def _next(self, priority: Priority, after: str, avoided: Collection[str], *, is_probe: bool) -> Any:
+        columns = "id, key, recipient_id, custom_profile_id, payload, lane, not_after, tries"
+        ready = (
+            f"account = ? AND priority = ? AND {_TO_SEND} AND not_before NOT BETWEEN ? AND ? "
+            f"AND recipient_id NOT IN ({', '.join('?' * len(avoided))})"
         )
-        waiting = (self._wall + 1e-6, self._wall + _LONGEST_WAIT)
-        for comparison, lane in ((">", after), (">=", "")):
-            facts = (self._account, int(priority), lane, *waiting)
-            found = self._db.execute(query.format(comparison), facts).fetchone()
-            if found is not None:
-                self._db.execute("UPDATE message SET owner = ? WHERE id = ?", (owner, found[0]))
-                return TakenUp(*found)
-        return None
+        facts = (self._account, int(priority), self._wall + 1e-6, self._wall + _LONGEST_WAIT, *avoided)
+        if is_probe:
+            any_one = f"SELECT recipient_id FROM message WHERE {ready} ORDER BY random() LIMIT 1"  # noqa: S608 - constants
+            query = f"SELECT {columns} FROM message WHERE {ready} AND recipient_id = ({any_one}) ORDER BY id LIMIT 1"  # noqa: S608 - as above
+            return self._db.execute(query, (*facts, *facts)).fetchone()
+        query = f"SELECT {columns} FROM message WHERE {ready} AND lane {{}} ? ORDER BY lane, id LIMIT 1"  # noqa: S608 - as above
+        found = self._db.execute(query.format(">"), (*facts, after)).fetchone()
+        return found or self._db.execute(query.format(">="), (*facts, "")).fetchone()
 
     def leave(self, row: int, owner: str, signed_at: float, uptime: float) -> bool:
         """It is about to leave; unless it is not `owner`'s any more."""

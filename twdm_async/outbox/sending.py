@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from attrs import define
@@ -14,6 +15,7 @@ from attrs import define
 from twdm_async import errors
 from twdm_async._quiet import mistake
 from twdm_async.outbox.entry import State
+from twdm_async.outbox.rows import Rows
 from twdm_async.outbox.storage import Storage, woken
 from twdm_async.outbox.verdicts import Ended, Judge, Retry, Sent, Stop, Unknown, Verdict
 from twdm_async.quota.lanes import Lane
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from twdm_async._clock import Clock
-    from twdm_async.outbox.rows import Rows, TakenUp
+    from twdm_async.outbox.rows import TakenUp
     from twdm_async.outbox.settling import Settling
     from twdm_async.owners import Owner
 
@@ -130,6 +132,8 @@ class Sending:
         self.owner.settle_in()
         self.owner.sweep()
         await self.write_what_is_left()
+        if not self._stops:
+            self.judge.begin()
         self._stops.add(stop)
         try:
             await self._run(workers, stop, is_draining=is_draining)
@@ -138,6 +142,10 @@ class Sending:
             if not self._stops:  # what was taken up, and came to nobody's hands since all was ended
                 await self.storage.do(lambda rows: rows.give_up(self.owner.name))
             self.storage.tell()
+
+    def wait(self) -> float:
+        """Seconds that it pauses; 0 if it does not, or does not send."""
+        return self.judge.wait(self.clock.monotonic()) if self._stops else 0.0
 
     async def end(self) -> None:
         """End all runs, and wait until nothing is on the wire."""
@@ -149,6 +157,7 @@ class Sending:
 
     async def _run(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
         await self._reclaim()
+        self._settling.begin()
         run = _Run(stop, self.storage)
         for priority in Priority:
             run.begin(self._dispatch(run, priority, workers))
@@ -217,8 +226,16 @@ class Sending:
                 places.release()
                 await woken(news, min(wait, _WAKE_EVERY) or _WAKE_EVERY)
                 continue
+            last, avoided, is_probe = self._last_lane[priority], self.judge.suspects, self.judge.is_troubled
             taken = await self.storage.do(
-                lambda rows: rows.take_up(self.owner.name, priority, self._last_lane[priority])
+                partial(
+                    Rows.take_up,
+                    owner=self.owner.name,
+                    priority=priority,
+                    after=last,
+                    avoided=avoided,
+                    is_probe=is_probe,
+                )
             )
             if taken is None:
                 places.release()
@@ -335,7 +352,10 @@ class _Attempts(Journal):
         if isinstance(outcome, _Expired):
             verdict: Verdict = Ended(State.EXPIRED)
         else:
-            verdict = self._sending.judge.decide(row, self._taken.tries, outcome, clock.monotonic())
+            taken = self._taken
+            verdict = self._sending.judge.decide(
+                row, taken.recipient_id, taken.tries, outcome, clock.monotonic(), were_others=taken.had_others
+            )
         self._verdict = verdict
         match verdict:
             case Sent(message_id=message_id):

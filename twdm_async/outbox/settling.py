@@ -7,7 +7,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +17,7 @@ from twdm_async import errors
 from twdm_async.outbox.entry import State
 from twdm_async.outbox.storage import Storage, woken
 from twdm_async.owners import Lock
-from twdm_async.resources.evidence import Search, pause
+from twdm_async.resources.evidence import Search, patience, pause
 from twdm_async.resources.reconcile import Listed, relevant, settle
 from twdm_async.transport.sent import Sought
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from twdm_async.models.direct_messages import DirectMessage
     from twdm_async.outbox.rows import Rows, UnknownMessage
     from twdm_async.resources.direct_messages import DirectMessages
+    from twdm_async.resources.evidence import Reading
 
 _log = logging.getLogger(__name__)
 
 _LOOK_EVERY: Final = 1.0  # seconds, at whether some are ready to be settled
-_LONGEST_PAUSE: Final = 60.0  # seconds until a list that could not be read is asked for again
 
 
 _Attempt = tuple[int, datetime]  # a row, and when its attempt was made
@@ -52,12 +52,14 @@ class _Known:
         ready: what is absent if it is not there.
         taken: ids that this client knows to be other messages'.
         nameless: what this client sent besides, and of which it was not told the id.
+        doubtful: what this client sent besides, and that may have arrived.
     """
 
     events: Sequence[Listed]
     ready: set[_Attempt]
     taken: set[str | None]
     nameless: Sequence[Sought]
+    doubtful: Sequence[Sought]
 
 
 class Settling:
@@ -82,13 +84,19 @@ class Settling:
         self._tried: tuple[int, frozenset[int]] = (0, frozenset())  # echoes heard, and rows they were compared with
         self._searches: defaultdict[_Attempt, Search] = defaultdict(partial(Search, settle_after))
         self._read_at = -math.inf  # by the monotonic clock: when the list was last asked for
+        self._unreadable_since = math.inf  # likewise
         self.undecided: set[int] = set()
         """Rows of which the list cannot tell what became of them. They are looked for now and then; nobody waits."""
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Settle, until `stop`."""
+    def begin(self) -> None:
+        """Somebody asks anew what became of all, unless somebody does already."""
         if not self._runs:
             self.undecided.clear()
+            for search in self._searches.values():
+                search.is_renewed = True
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Settle, until `stop`."""
         self._runs += 1
         try:
             while not stop.is_set():
@@ -104,7 +112,12 @@ class Settling:
 
     async def _settle_if_ready(self) -> float:
         """Seconds until it is worth looking again."""
-        unknown = await self._storage.do(lambda rows: rows.unknown(), only_reads=True)
+        unknown: list[UnknownMessage] = []
+        for one in await self._storage.do(lambda rows: rows.unknown(), only_reads=True):
+            if self._reconciler.credentials.made(one.sought.fingerprint):
+                unknown.append(one)
+            else:
+                self._give_up(one.id, "it was sent with other keys, and cannot be compared")
         tried = (self._reconciler.echo_count, frozenset(one.id for one in unknown))
         if unknown and tried != self._tried:
             self._tried = tried
@@ -132,12 +145,7 @@ class Settling:
         ages = {one.id: self._age(one) for one in unknown}
         asked_at = self._clock.monotonic()
         try:
-            oldest = min(one.sent_at for one in sought)
-            nameless, known = await self._storage.do(
-                lambda rows: (rows.nameless(), rows.listable(oldest)), only_reads=True
-            )
-            nameless = relevant([*nameless, *self._reconciler.sent.nameless], sought)
-            reading = await self._reconciler.read(sought, nameless, known)
+            reading = await self._read(sought)
         except errors.QuotaWaitTooLong as error:
             await self._clock.sleep(error.wait)
             return 0.0
@@ -145,11 +153,13 @@ class Settling:
             if _is_final(error):
                 raise
             _log.warning("outbox: the list of messages could not be read: %s", error)
-            await self._clock.sleep(max(1.0, min(_LONGEST_PAUSE, self._settle_after)))
+            self._note_unreadable(unknown, asked_at)
+            await self._clock.sleep(max(1.0, pause(self._settle_after)))
             return 0.0
-        self._read_at = asked_at
+        self._read_at, self._unreadable_since = asked_at, math.inf
+        now = datetime.fromtimestamp(self._reconciler.server_time(), UTC)
         believed = {
-            one.id for one in unknown if reading.speaks_for(one.sought.sent_at, ages[one.id], self._settle_after)
+            one.id for one in unknown if reading.speaks_for(one.sought.sent_at, ages[one.id], self._settle_after, now)
         }
         ready = {
             (one.id, one.sought.sent_at)
@@ -168,25 +178,40 @@ class Settling:
             _log.info("outbox: the list of messages lags behind %d messages that are unknown", len(doubtful))
         for one in left:
             if self._search(one).is_hopeless:
-                self._give_up(one.id, "has lagged for so long that it cannot be believed")
+                self._give_up(one.id, "the list of messages has lagged for so long that it cannot be believed")
         still = {(one.id, one.sought.sent_at) for one in left}
         for attempt in [attempt for attempt in self._searches if attempt not in still]:
             del self._searches[attempt]
         return 0.0
 
+    async def _read(self, sought: Sequence[Sought]) -> Reading:
+        oldest = min(one.sent_at for one in sought)
+        nameless, known = await self._storage.do(lambda rows: (rows.nameless(), rows.listable(oldest)), only_reads=True)
+        nameless = relevant([*nameless, *self._reconciler.sent.nameless], sought)
+        return await self._reconciler.read(sought, nameless, known)
+
+    def _note_unreadable(self, unknown: Sequence[UnknownMessage], asked_at: float) -> None:
+        self._unreadable_since = min(self._unreadable_since, asked_at)
+        if asked_at - self._unreadable_since >= patience(self._settle_after):
+            for one in unknown:
+                self._give_up(one.id, "the list of messages could not be read for too long")
+
     def _give_up(self, row: int, problem: str) -> None:
         if row not in self.undecided:
             self.undecided.add(row)
-            _log.warning("outbox: what became of message %d is not known: the list of messages %s", row, problem)
+            _log.warning("outbox: what became of message %d is not known: %s", row, problem)
             self._storage.tell()
 
     def _known_here(
         self, events: Sequence[Listed], unknown: Sequence[UnknownMessage]
-    ) -> tuple[set[str | None], Sequence[Sought]]:
-        """What this client knows of `events`: ids of other messages, and what it sent that has no id."""
+    ) -> tuple[set[str | None], Sequence[Sought], Sequence[Sought]]:
+        """What this client knows of `events`: ids of other messages, what it sent that has no id, and what is unknown
+        besides.
+        """
         sent = self._reconciler.sent
+        sought = [one.sought for one in unknown]
         taken = {event.message.id for event in events if event.message.id in sent.ids}
-        return taken, relevant(sent.nameless, [one.sought for one in unknown])
+        return taken, relevant(sent.nameless, sought), relevant(sent.unknown, sought)
 
     async def _apply(self, known: _Known) -> dict[int, DirectMessage | State | None]:
         """Write down what can be settled, and tell it."""
@@ -194,7 +219,9 @@ class Settling:
         settled = await self._storage.do(lambda rows: self._match(rows, known), is_durable=True)
         for row, message in settled.items():
             if message is None:
-                self._give_up(row, "holds one that may be it, or does not go back so far")
+                self._give_up(
+                    row, "the list of messages holds one that may be this one or another, or does not go back so far"
+                )
             elif not isinstance(message, State) and message.id is not None:
                 sent.note(message.id)
         self._storage.tell()
@@ -214,6 +241,7 @@ class Settling:
             nameless=[*relevant(rows.nameless(), sought), *known.nameless],
             timeout=self._reconciler.timeout,
             now=self._clock.utc(),
+            doubtful=known.doubtful,
         )
         settled: dict[int, DirectMessage | State | None] = dict.fromkeys(unknown[place].id for place in settlement.open)
         for place, message in settlement.found.items():

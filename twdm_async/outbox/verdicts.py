@@ -41,6 +41,8 @@ _LONGEST_BACKOFF: Final = 6 * 3600.0  # seconds
 _SPENDS: Final = 5.0  # times as long is a pause at the most if each try spends quota
 _SILENCES: Final = 8  # attempts in a row without an answer
 _ROUNDS: Final = 3  # pauses in a row after which an unclear refusal came again
+_MOST_SUSPECTS: Final = 100  # if messages to more people fail, it is not about the people
+_PROBES: Final = 8  # messages to others that failed as well, after which it is not about the people
 
 
 @frozen
@@ -122,19 +124,25 @@ class Judge:
         self._jitter = jitter
         self._answers = 0  # of the API
         self._failures: dict[int, tuple[int, int]] = {}  # how often a row failed, and `_answers` at the last time
-        self._in_a_row: list[int] = []  # rows of attempts that failed since the last answer, and are no suspects
+        self._in_a_row: list[int] = []  # rows of attempts that failed since the last answer, and are not to blame
+        self._suspects: set[str] = set()  # to whom attempts failed since the last answer
+        self._probes = 0  # attempts since then that failed as well, although they were to others
         self._silences = 0  # attempts since the last answer to which there was none
         self._rounds = 0  # pauses since the last answer
         self._resume_at = -math.inf  # by the monotonic clock
 
-    def decide(self, row: int, tries: int, outcome: Any, now: float) -> Verdict:
+    def decide(
+        self, row: int, recipient_id: str, tries: int, outcome: Any, now: float, *, were_others: bool = False
+    ) -> Verdict:
         """What becomes of a message.
 
         Args:
             row: its number.
-            tries: how often it has failed before, as a suspect.
+            recipient_id: whom it is for.
+            tries: how often it has failed before, while others got through.
             outcome: of its attempt: the answer, an error, or that there must be another attempt.
             now: seconds, by the monotonic clock.
+            were_others: whether it was taken up while there were messages to people to whom none has failed lately.
         """
         match outcome:
             case DirectMessage():
@@ -144,6 +152,7 @@ class Judge:
                 return Retry(tries=tries)
             case errors.DeliveryUnknown():
                 self._silences += 1
+                self._suspects.add(recipient_id)
                 if self._silences >= _SILENCES:
                     self._pause(now, _SPENDS)
                 return Unknown(str(outcome))
@@ -153,7 +162,8 @@ class Judge:
                 self._answered(row)
                 return Ended(State.REJECTED, str(outcome))
             case errors.ResponseError(subject="unclear" | "intermediary") | errors.InternalError():
-                return self._failed(row, tries, outcome, now)
+                self._suspects.add(recipient_id)
+                return self._failed(row, tries, outcome, now, were_others=were_others)
             case errors.QuotaQueueFull() | errors.ConnectFailed(safe_to_retry=True):
                 self._pause(now, 1.0)
                 return Retry(tries=tries, error=str(outcome))
@@ -163,19 +173,32 @@ class Judge:
                 return Stop(errors.InternalError(problem=f"an outcome that is a {type(outcome).__name__}"))
 
     def forget(self) -> None:
-        """Suspect nobody for what failed before."""
+        """Blame nobody for what failed before."""
         self._failures.clear()
+
+    def begin(self) -> None:
+        """Somebody lets messages be sent again: whatever held them up may be mended."""
+        self._silences = self._rounds = 0
+        self._in_a_row.clear()
+        self._suspects.clear()
+        self._probes = 0
+        self._resume_at = -math.inf
 
     def wait(self, now: float) -> float:
         """Seconds until the next message may be taken up."""
         return max(0.0, self._resume_at - now)
 
     @property
+    def suspects(self) -> frozenset[str]:
+        """To whom messages failed since the last answer. Messages to others are tried first."""
+        return frozenset(self._suspects) if len(self._suspects) <= _MOST_SUSPECTS else frozenset()
+
+    @property
     def is_troubled(self) -> bool:
         """Whether it is not known if anything gets through, so that only one message should be tried at a time."""
         return self._rounds > 0
 
-    def _failed(self, row: int, tries: int, error: errors.TwdmError, now: float) -> Verdict:
+    def _failed(self, row: int, tries: int, error: errors.TwdmError, now: float, *, were_others: bool) -> Verdict:
         count, answers = self._failures.get(row, (0, self._answers))
         self._failures[row] = (count + 1, self._answers)
         is_intermediary = isinstance(error, errors.ResponseError) and error.subject == "intermediary"
@@ -187,7 +210,9 @@ class Judge:
         self._in_a_row.append(row)
         if len(self._in_a_row) > 1:
             self._pause(now, _SPENDS)
-        if self._rounds > _ROUNDS and len(self._in_a_row) > _ROUNDS and not is_intermediary:
+        self._probes += were_others
+        is_lasting = self._rounds > _ROUNDS and len(self._in_a_row) > _ROUNDS and not is_intermediary
+        if is_lasting and (not were_others or self._probes >= _PROBES):
             return Stop(error)
         return Retry(min(2.0**count, self._longest_pause), tries, str(error))
 
@@ -195,6 +220,8 @@ class Judge:
         self._answers += 1
         self._silences = self._rounds = 0
         self._in_a_row.clear()
+        self._suspects.clear()
+        self._probes = 0
         self._resume_at = -math.inf
         self._failures.pop(row, None)
 

@@ -68,12 +68,17 @@ def outgoing(
     Raises:
         InvalidInput: something is wrong with them.
     """
-    recipient_id = checked_id(recipient_id, "recipient_id")
+    recipient_id = _plain(checked_id(recipient_id, "recipient_id"))
     data = message_data(text, limit=_LONGEST_TEXT, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
     create: dict[str, Any] = {"target": {"recipient_id": recipient_id}, "message_data": data}
     if custom_profile_id is not None:
-        create["custom_profile_id"] = checked_id(custom_profile_id, "custom_profile_id")
+        create["custom_profile_id"] = _plain(checked_id(custom_profile_id, "custom_profile_id"))
     return Outgoing(as_message(create), create)
+
+
+def _plain(number: str) -> str:
+    """An id as the API tells it, without leading zeros, so that the message can be found by it."""
+    return number.lstrip("0") or "0"
 
 
 def as_message(create: Mapping[str, Any]) -> Message:

@@ -54,7 +54,7 @@ SETTLE_AFTER: Final = 600.0
 _READINGS: Final = 2
 _TWICE: Final = 2.0
 _LOOKS: Final = (0.2, 0.5, 1.0)  # parts of `settle_after` at which a message is looked for, after the first time
-_LATER: Final = 1.15  # times as old is a message when it is looked for again
+_MORE_RARELY: Final = 0.15  # of the time since lists could last be believed is the pause until the next one
 _LONGEST_PAUSE: Final = 90.0  # seconds between two readings: ten in 15 minutes, which leaves some to others
 _PAUSE: Final = 0.15  # the same, as a part of `settle_after`
 _LASTING: Final = 6.0  # times `settle_after`: whatever lasts so long is no delay
@@ -123,15 +123,16 @@ class Reading:
             self.is_whole = self.is_whole or self._old_in_a_row >= _ENOUGH_OLD
         return len(self.messages) > before
 
-    def speaks_for(self, sent_at: datetime, age: float, settle_after: float) -> bool:
+    def speaks_for(self, sent_at: datetime, age: float, settle_after: float, now: datetime) -> bool:
         """Whether a message that it does not show may be absent.
 
         Args:
             sent_at: when the message was sent, by the server's clock.
             age: seconds since it was given up. What the clocks here were set to meanwhile makes no difference.
             settle_after: seconds until a list is believed.
+            now: by the server's clock, as far as it is known. If it is set back, the message's age tells.
         """
-        now = sent_at + timedelta(seconds=age)
+        now = max(now, sent_at + timedelta(seconds=age))
         return self.is_whole and timedelta(seconds=age) >= _TWICE * self.lag(now, settle_after)
 
     def lag(self, now: datetime, settle_after: float) -> timedelta:
@@ -179,31 +180,40 @@ class Search:
     """How far the search for one message has come: at once, at a fifth, at a half and at the whole of `settle_after`,
     once more to be sure, and then ever more rarely.
 
+    All moments are ages of the message: seconds since its attempt was given up.
+
     Args:
         settle_after: seconds until a list is believed.
-        looked_at: how old the message was when it was last looked for, in seconds since its attempt was given up.
+        looked_at: when it was last looked for.
+        since: when it was first looked for, or when a reading could last be believed: since then, none could.
         misses: readings that could be believed, and did not show it.
+        is_renewed: whether it is to be looked for at once, since somebody asks anew.
     """
 
     settle_after: float
     looked_at: float | None = None
+    since: float = 0.0
     misses: int = 0
+    is_renewed: bool = False
 
     @property
     def due(self) -> float:
-        """How old the message is when it should be looked for next."""
-        if self.looked_at is None:
+        """When it should be looked for next."""
+        if self.looked_at is None or self.is_renewed:
             return 0.0
-        for part in _LOOKS:
-            if self.looked_at < part * self.settle_after:
-                return part * self.settle_after
-        return max(_LATER * self.looked_at, self.looked_at + pause(self.settle_after))
+        if not self.misses:
+            for part in _LOOKS:
+                if self.looked_at < part * self.settle_after:
+                    return part * self.settle_after
+        return self.looked_at + max(_MORE_RARELY * (self.looked_at - self.since), pause(self.settle_after))
 
     def look(self, age: float, *, is_believed: bool) -> bool:
-        """Note a reading that was begun when the message was `age` seconds old. Return whether the message is absent if
-        that reading does not show it either.
+        """Note a reading that was begun at `age`. Return whether the message is absent if that reading does not show it
+        either.
         """
-        self.looked_at = age
+        if self.looked_at is None or is_believed:
+            self.since = age
+        self.looked_at, self.is_renewed = age, False
         if is_believed and age >= self.settle_after:
             self.misses += 1
         return is_believed and self.misses >= _READINGS
@@ -211,8 +221,14 @@ class Search:
     @property
     def is_hopeless(self) -> bool:
         """Whether no list could be believed for so long that none will be soon."""
-        lasting = 1.5 * _LASTING * self.settle_after  # time enough for what was deleted to be known as such
-        return self.misses == 0 and self.looked_at is not None and self.looked_at >= lasting
+        return self.looked_at is not None and self.looked_at - self.since >= patience(self.settle_after)
+
+
+def patience(settle_after: float) -> float:
+    """Seconds after which a list that cannot be believed, or not be read, is not waited for any longer: time enough for
+    what was deleted to be known as such.
+    """
+    return 1.5 * _LASTING * settle_after
 
 
 def pause(settle_after: float) -> float:

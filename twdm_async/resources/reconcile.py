@@ -18,20 +18,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
-from datetime import datetime, timedelta
+from collections import OrderedDict, deque
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, frozen
 
 from twdm_async.errors import Delivered, DeliveryUnknown, InvalidInput
 from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
-from twdm_async.models.texts import written
+from twdm_async.models.texts import readings
 from twdm_async.resources.evidence import Reading, Search, checked_settle_after, pause, read_back
 from twdm_async.transport.sent import SentMessages, Sought
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from twdm_async._clock import Clock
     from twdm_async.credentials import Credentials
@@ -41,6 +41,7 @@ _OLDEST_STAMP: Final = timedelta(seconds=300 + 10)  # what the server lets in, a
 _REMEMBERED: Final = timedelta(days=29)  # the list goes back 30
 _MOST_FOUND: Final = 10_000
 _LARGEST_PAGE: Final = 50
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
 @frozen
@@ -62,17 +63,17 @@ class Reconciled:
 
 @frozen
 class Listed:
-    """A message from the list, and the fingerprint of its wording; ``None`` if it cannot be compared."""
+    """A message from the list, and the fingerprints of what it can have said; none if it cannot be compared."""
 
     message: DirectMessage
-    fingerprint: str | None
+    fingerprints: frozenset[str]
 
 
 def listed(message: DirectMessage, credentials: Credentials) -> Listed:
     """`message`, ready to be compared."""
-    text = written(message.raw_text, message.raw_entities)
-    is_odd = text is None or None in {message.id, message.created_at, message.recipient_id}
-    return Listed(message, None if is_odd else credentials.fingerprint(text or ""))
+    is_odd = None in {message.id, message.created_at, message.recipient_id}
+    texts = () if is_odd else readings(message.raw_text, message.raw_entities)
+    return Listed(message, frozenset(map(credentials.fingerprint, texts)))
 
 
 def span(sought: Sought, timeout: float) -> tuple[datetime, datetime]:
@@ -86,42 +87,82 @@ def span(sought: Sought, timeout: float) -> tuple[datetime, datetime]:
 
 
 def claim(
-    sought: Sequence[Sought], events: Sequence[Listed], taken: Container[str | None], timeout: float
+    sought: Sequence[Sought],
+    events: Sequence[Listed],
+    taken: Container[str | None],
+    timeout: float,
+    *,
+    certain: Sequence[Sought] = (),
+    doubtful: Sequence[Sought] = (),
 ) -> list[DirectMessage | None]:
-    """Each of `sought` among `events`, or ``None``.
+    """For each of `certain`, `sought` and `doubtful` one of `events`, or ``None``: for as many as can be, and for one
+    of `sought` only if all of `certain` can have theirs besides.
 
     Args:
         sought: messages that may be there.
         events: what the list holds.
         taken: ids of messages that are known to be others.
         timeout: seconds an attempt may take, from the connection on.
+        certain: messages that are there, and of which it is not known which ones they are.
+        doubtful: others that may be there; `sought` go before them.
     """
+    everybody = [*certain, *sought, *doubtful]
     tells_profiles = any(event.message.custom_profile_id is not None for event in events)
-    left: dict[tuple[str | None, str | None], list[DirectMessage]] = {}
-    for event in events:
-        if event.fingerprint is not None and event.message.id not in taken:
-            left.setdefault((event.message.recipient_id, event.fingerprint), []).append(event.message)
-    found: list[DirectMessage | None] = [None] * len(sought)
-    # All spans are equally long: so if each in turn takes the first event that is left in it, none is taken in vain.
-    for place in sorted(range(len(sought)), key=lambda place: sought[place].sent_at):
-        one = sought[place]
+    left = sorted((event for event in events if event.fingerprints and event.message.id not in taken), key=_age)
+    alike: dict[tuple[str | None, str], list[int]] = {}
+    for number, event in enumerate(left):
+        for fingerprint in event.fingerprints:
+            alike.setdefault((event.message.recipient_id, fingerprint), []).append(number)
+
+    def fitting(place: int) -> list[int]:
+        """The events that it can be."""
+        one = everybody[place]
         earliest, latest = span(one, timeout)
-        candidates = left.get((one.recipient_id, one.fingerprint), [])
-        for message in sorted(candidates, key=_age):
-            profiles = {one.custom_profile_id} if tells_profiles else {one.custom_profile_id, None}
-            if (
-                message.custom_profile_id in profiles
-                and message.created_at
-                and earliest <= message.created_at <= latest
-            ):
-                found[place] = message
-                candidates.remove(message)
-                break
-    return found
+        profiles = {one.custom_profile_id} if tells_profiles else {one.custom_profile_id, None}
+        return [
+            number
+            for number in alike.get((one.recipient_id, one.fingerprint), ())
+            if left[number].message.custom_profile_id in profiles
+            and earliest <= (left[number].message.created_at or _NEVER) <= latest
+        ]
+
+    ranks = [0] * len(certain) + [1] * len(sought) + [2] * len(doubtful)
+    order = sorted(range(len(everybody)), key=lambda place: (ranks[place], everybody[place].sent_at))
+    held = _matched(order, fitting)
+    return [left[held[place]].message if place in held else None for place in range(len(everybody))]
 
 
-def _age(message: DirectMessage) -> tuple[datetime, str]:
-    return message.created_at or datetime.min, message.id or ""  # noqa: DTZ901 - there always is one
+def _matched(order: Iterable[int], fitting: Callable[[int], Sequence[int]]) -> dict[int, int]:
+    """An event for each place in `order`, as far as there are enough: by augmenting paths, so that whoever has one
+    keeps one when it is another's turn.
+    """
+    held: dict[int, int] = {}
+    holder: dict[int, int] = {}
+    hopeless: set[int] = set()  # events of which no path leads to one that is free
+    for first in order:
+        wanted_by: dict[int, int] = {}
+        wanting = deque([first])
+        free: int | None = None
+        while wanting and free is None:
+            place = wanting.popleft()
+            for event in fitting(place):
+                if event in wanted_by or event in hopeless:
+                    continue
+                wanted_by[event] = place
+                if event not in holder:
+                    free = event
+                    break
+                wanting.append(holder[event])
+        if free is None:
+            hopeless.update(wanted_by)
+        while free is not None:
+            place = wanted_by[free]
+            holder[free], held[place], free = place, free, held.get(place)
+    return held
+
+
+def _age(event: Listed) -> tuple[datetime, str]:
+    return event.message.created_at or _NEVER, event.message.id or ""
 
 
 @frozen
@@ -144,6 +185,7 @@ def settle(
     nameless: Sequence[Sought],
     timeout: float,
     now: datetime,
+    doubtful: Sequence[Sought] = (),
 ) -> Settlement:
     """Settle what can be settled.
 
@@ -155,12 +197,13 @@ def settle(
         nameless: messages that were sent and whose replies told no id. Each has an event, which is nobody else's.
         timeout: seconds an attempt may take, from the connection on.
         now: UTC.
+        doubtful: other messages that may have arrived, and are not to be settled now.
     """
-    everybody = [*nameless, *sought]
-    claimed = claim(everybody, events, taken, timeout)
-    mixed = _mixed(everybody, claimed)
+    claimed = claim(sought, events, taken, timeout, certain=nameless, doubtful=doubtful)
+    mixed = _mixed([*nameless, *sought, *doubtful], claimed)
     settlement = Settlement({}, set(), set())
-    for place, (one, message) in enumerate(zip(sought, claimed[len(nameless) :], strict=True)):
+    own = claimed[len(nameless) : len(nameless) + len(sought)]
+    for place, (one, message) in enumerate(zip(sought, own, strict=True)):
         if (one.recipient_id, one.fingerprint) in mixed:
             if place in ready:
                 settlement.open.add(place)
@@ -195,7 +238,7 @@ def _cannot_tell(
     """
     earliest, latest = span(sought, timeout)
     return sought.sent_at < now - _REMEMBERED or any(
-        event.fingerprint is None
+        not event.fingerprints
         and event.message.recipient_id in {None, sought.recipient_id}
         and event.message.id not in taken
         and (event.message.created_at is None or earliest <= event.message.created_at <= latest)
@@ -266,6 +309,8 @@ class Reconciler:
         questions: dict[Sought, _Question] = {}
         for unknown, one in zip(unknowns, sought, strict=True):
             questions.setdefault(one, _Question(one, self._ended_at(unknown, settle_after), Search(settle_after)))
+        for question in self._left(questions.values()):
+            self.sent.note_unknown(question.sought)
         self._open += questions.values()
         try:
             while self._left(questions.values()):
@@ -358,9 +403,10 @@ class Reconciler:
         }
         sought = list(questions)
         ready: set[int] = set()
+        now = datetime.fromtimestamp(self.server_time(), UTC)
         for place, question in enumerate(questions.values()):
             age, search = asked_at - question.ended_at, question.search
-            is_believed = reading.speaks_for(question.sought.sent_at, age, search.settle_after)
+            is_believed = reading.speaks_for(question.sought.sent_at, age, search.settle_after, now)
             if search.look(age, is_believed=is_believed):
                 ready.add(place)
         self._match(questions, ready, await self.candidates(reading, sought))
@@ -384,13 +430,16 @@ class Reconciler:
             nameless=relevant(sent.nameless, sought),
             timeout=self.timeout,
             now=self._clock.utc(),
+            doubtful=[one for one in relevant(sent.unknown, sought) if one not in questions],
         )
         for place, message in settlement.found.items():
             sent.note(message.id or "")
+            sent.note_settled(sought[place])
             self._found[sought[place]] = message
             if len(self._found) > _MOST_FOUND:
                 self._found.popitem(last=False)
         for place in settlement.absent:
+            sent.note_settled(sought[place])
             questions[sought[place]].delivered = "no"
         for place in settlement.open:
             questions[sought[place]].delivered = "unknown"
@@ -438,10 +487,14 @@ class Reconciler:
 
 def relevant(nameless: Iterable[Sought], sought: Iterable[Sought]) -> list[Sought]:
     """Those of `nameless` which say the same to the same person as one of `sought`, and are of the same day."""
-    alike = {(one.recipient_id, one.fingerprint): one.sent_at for one in sought}
+    alike: dict[tuple[str, str], list[datetime]] = {}
+    for one in sought:
+        alike.setdefault((one.recipient_id, one.fingerprint), []).append(one.sent_at)
     return [
         one
         for one in nameless
-        if (one.recipient_id, one.fingerprint) in alike
-        and abs(one.sent_at - alike[one.recipient_id, one.fingerprint]) < timedelta(days=1)
+        if any(
+            abs(one.sent_at - sent_at) < timedelta(days=1)
+            for sent_at in alike.get((one.recipient_id, one.fingerprint), ())
+        )
     ]

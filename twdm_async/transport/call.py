@@ -356,19 +356,19 @@ class Caller:
         try:
             outcome, decision = await self._exchange(call, attempt, stamp)
         except Exception as error:  # noqa: BLE001 - a mistake of ours is no reason to leave it open
-            outcome, decision = None, self._failed(call.request, stamp, mistake(error), left=attempt.sent)
+            outcome, decision = None, self._failed(call, stamp, mistake(error), left=attempt.sent)
         except BaseException as cancelled:
             if call.journal is not None:  # whoever comes next will write it down
-                left = self._failed(call.request, stamp, _CUT_OFF, left=True) if attempt.sent else None
+                left = self._failed(call, stamp, _CUT_OFF, left=True) if attempt.sent else None
                 call.journal.cut_off(left or retry.Again(call.story))
             raise cancelled from None
         try:
-            if call.journal is not None:
-                await call.journal.ended(decision)
             # Not if it was only looked up; and a journal keeps those without an id by itself, and longer.
             message = call.request.message
             if message is not None and isinstance(decision, DirectMessage) and (decision.id or call.journal is None):
                 self._note_sent(message, decision, stamp)
+            if call.journal is not None:
+                await call.journal.ended(decision)
         finally:
             if self._observers or isinstance(decision, errors.DeliveryUnknown) or _log.isEnabledFor(logging.DEBUG):
                 self._report(
@@ -433,13 +433,14 @@ class Caller:
             try:
                 answer = wire.read(request.endpoint, outcome, call.into)
                 if problem := self._mismatch(request, answer):
-                    attempt.distrust()
                     raise errors.MalformedResponse(
                         endpoint=request.endpoint.name, status=outcome.status, problem=problem
                     )
             except errors.TwdmError as refusal:
-                error = wire.without_text(refusal, request.message.text if request.message else None)
+                attempt.distrust()
+                error = wire.without_secrets(refusal, request.message)
             else:
+                attempt.trust()
                 self._budget.earn()
                 return answer
             if isinstance(error, errors.RateLimited) and outcome.status not in {420, 429}:
@@ -454,7 +455,7 @@ class Caller:
             may_retry=self._budget.has_some,
         )
         if isinstance(decision, errors.DeliveryUnknown):
-            return self._identified(decision, request)
+            return self._identified(decision, call)
         if isinstance(decision, retry.Again):
             if decision.server_time is not None:
                 self._signer.skew = decision.server_time - self._clock.wall()
@@ -462,20 +463,28 @@ class Caller:
                 self._budget.spend()
         return decision
 
-    def _failed(self, request: Request, stamp: float, error: errors.TwdmError, *, left: bool) -> errors.TwdmError:
+    def _failed(self, call: _Call, stamp: float, error: errors.TwdmError, *, left: bool) -> errors.TwdmError:
         """What is known of an attempt that `error` ended, and not what came of it."""
+        request = call.request
         if not left or request.endpoint.safety is not Safety.SEND_ONCE:
             return evolve(error, delivered="unknown") if left else error
         unknown = retry.unknown(request, str(error), datetime.fromtimestamp(stamp, UTC))
         try:
-            return self._identified(unknown, request)
+            return self._identified(unknown, call)
         except Exception:  # noqa: BLE001 - that may have been the mistake
             return unknown
 
-    def _identified(self, unknown: errors.DeliveryUnknown, request: Request) -> errors.DeliveryUnknown:
+    def _identified(self, unknown: errors.DeliveryUnknown, call: _Call) -> errors.DeliveryUnknown:
         """`unknown`, with what the message can be looked for by."""
-        fingerprint = self._fingerprint(request.message) if request.message else None
+        message, fingerprint = call.request.message, None
         self.sent.note_given_up(unknown.sent_at, self._clock.monotonic())
+        if message is not None:
+            text, content = self._credentials.fingerprints(message.text, message.content)
+            fingerprint = f"{text} {content}" if content else text
+            if call.journal is None and message.recipient_id is not None:  # else the journal knows of it
+                self.sent.note_unknown(
+                    Sought(message.recipient_id, message.custom_profile_id, text, unknown.sent_at, content)
+                )
         return evolve(unknown, fingerprint=fingerprint, ended_at=self._clock.utc())
 
     def _mismatch(self, request: Request, answer: Any) -> str | None:
@@ -489,16 +498,12 @@ class Caller:
     def _note_sent(self, message: Message, answer: DirectMessage, stamp: float) -> None:
         if answer.id is not None:
             self.sent.note(answer.id)
-            self.sent.note_listable(answer.id, answer.created_at or datetime.fromtimestamp(stamp, UTC))
+            sent_at = datetime.fromtimestamp(stamp, UTC)
+            self.sent.note_listable(answer.id, min(answer.created_at or sent_at, sent_at))
         elif message.recipient_id is not None:
-            fingerprint, _, content = self._fingerprint(message).partition(" ")
+            fingerprint, content = self._credentials.fingerprints(message.text, message.content)
             sent_at = datetime.fromtimestamp(stamp, UTC)
             self.sent.note(Sought(message.recipient_id, message.custom_profile_id, fingerprint, sent_at, content))
-
-    def _fingerprint(self, message: Message) -> str:
-        """Of its text; and, behind a space, of what hangs on it."""
-        text = self._credentials.fingerprint(message.text or "")
-        return f"{text} {self._credentials.fingerprint(message.content)}" if message.content else text
 
     def _report(self, call: _Call, report: AttemptReport) -> None:
         level = logging.WARNING if isinstance(report.outcome, errors.DeliveryUnknown) else logging.DEBUG

@@ -29,6 +29,7 @@ _MOST_UNDER_WAY: Final = 100
 _JSON: Final = "application/json"
 _PIECE: Final = 256 * 1024  # bytes of a file that are written at once
 _USER_AGENT: Final = "twdm_async"
+_TURNS: Final = 10  # of the loop
 
 
 class Attempt:
@@ -40,13 +41,13 @@ class Attempt:
         self.sent = False
         self.authorization = ""  # its signature
         self._deadline: tuple[asyncio.Timeout, float] | None = None
-        self._connection: ResponseHandler | None = None
+        self._connection: Any = None  # aiohttp's, by its protocol
 
     def expire(self, scope: asyncio.Timeout, seconds: float) -> None:
         """Let `scope` end `seconds` after the first byte."""
         self._deadline = (scope, seconds)
 
-    def begin(self, connection: ResponseHandler | None) -> None:
+    def begin(self, connection: Any) -> None:
         """The connection is there, and the first byte is about to leave."""
         if self.sent:
             # aiohttp repeats an idempotent request by itself if a kept connection turns out to be dead. Every request
@@ -55,6 +56,7 @@ class Attempt:
             raise _Repeated("the connection was lost")
         self.sent = True
         self._connection = connection
+        _unjudged.add(connection)
         self.extend()
 
     def extend(self) -> None:
@@ -64,13 +66,14 @@ class Attempt:
             if not scope.expired():
                 scope.reschedule(asyncio.get_running_loop().time() + seconds)
 
-    def is_last(self) -> None:
-        """Send no other request over the connection. If one is under way by now, it is not disturbed."""
-        if self._connection is not None:
-            self._connection.force_close()
+    def trust(self) -> None:
+        """What came over the connection is the answer to this request, so other requests may follow over it."""
+        _unjudged.discard(self._connection)
 
     def distrust(self) -> None:
-        """Close the connection: what came over it was the answer to another request, so the next one would be, too."""
+        """Close the connection: what came over it may be the answer to another request. A refusal, for example, names
+        neither person nor message, so nobody could tell that it is not an earlier one which a proxy repeats.
+        """
         if self._connection is not None:
             self._connection.close()
 
@@ -86,6 +89,8 @@ class _Unasked(aiohttp.ClientError):
 _current: ContextVar[Attempt] = ContextVar("twdm_async_attempt")
 _used: WeakSet[Any] = WeakSet()
 """Connections that have carried a request."""
+_unjudged: WeakSet[Any] = WeakSet()
+"""Connections of which nobody has said yet that what came over them last was the answer. Nothing follows over them."""
 _checked: set[str] = set()
 """Versions of aiohttp of which :func:`check_hook` knows that they are good."""
 
@@ -98,10 +103,15 @@ class _TrackedRequest(aiohttp.ClientRequest):
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         protocol = conn.protocol
-        transport = None if protocol is None else protocol.transport
-        if protocol is not None and transport is not None:
-            if protocol in _used and (protocol.should_close or _has_bytes(transport)):
+        if protocol is not None and protocol in _used:
+            for _ in range(_TURNS):
+                if protocol not in _unjudged:
+                    break
+                await asyncio.sleep(0)  # the answer is there, and whoever waited for it is about to read it
+            transport = protocol.transport
+            if protocol in _unjudged or protocol.should_close or transport is None or _has_bytes(transport):
                 raise _Unasked  # and aiohttp closes the connection
+        if protocol is not None:
             _used.add(protocol)
         attempt = _current.get()
         # Only now, so that aiohttp finds no reason to refuse what it took from .netrc; that is replaced here.
@@ -152,8 +162,7 @@ async def check_hook() -> None:
     async with aiohttp.ClientSession(connector=_Nowhere(), request_class=_TrackedRequest) as session:
         with contextlib.suppress(Exception):  # there is nothing to send it with
             await session.get("http://127.0.0.1/")
-    tells_of_connections = isinstance(getattr(ResponseHandler, "should_close", None), property)
-    if not attempt.sent or not tells_of_connections or not hasattr(ResponseHandler, "force_close"):
+    if not attempt.sent or not isinstance(getattr(ResponseHandler, "should_close", None), property):
         raise IncompatibleAiohttp(problem=f"aiohttp {aiohttp.__version__} does not tell when a request leaves")
     _checked.add(aiohttp.__version__)
 
@@ -239,10 +248,6 @@ class HttpTransport:
             if not attempt.sent:  # a reply without a request: what aiohttp does is not what it did in the check
                 attempt.sent = True
                 return Fault("this version of aiohttp does not tell when a request leaves", sent=True, lasting=True)
-            if not 200 <= response.status < 300:
-                # A proxy may repeat it, and it names neither person nor message: so nobody could tell that it is not
-                # the answer to the request that follows.
-                attempt.is_last()
             if request.sink is not None and response.status == 200 and response.content_type != _JSON:
                 body: bytes | None = await self._save(response, request.sink, attempt)
             else:

@@ -138,7 +138,8 @@ def decide(
         if theirs is not None and not story.resynchronised:
             return Again(evolve(story, resynchronised=True), server_time=theirs)
     is_send = request.endpoint.safety is Safety.SEND_ONCE
-    if error is not None and _is_answer(error) and not (is_send and may_have_arrived(error)):
+    may_be_done = is_send and (may_have_arrived(error) or (error is not None and _says_both(error)))
+    if error is not None and _is_answer(error) and not may_be_done:
         return told_whole(error, request, story)
     story = evolve(story, left=True)
     if is_send:
@@ -171,6 +172,15 @@ def _is_answer(error: errors.TwdmError) -> bool:
     if not isinstance(error, errors.ResponseError) or isinstance(error, errors.ServerError):
         return False
     return error.status not in _UNANSWERED or bool(error.codes)
+
+
+def _says_both(error: errors.TwdmError) -> bool:
+    """Whether the status says that it was done, and the body has an error of which it is not known to mean no."""
+    return (
+        isinstance(error, errors.ResponseError)
+        and 200 <= error.status < 300
+        and error.subject in {"unclear", "intermediary"}
+    )
 
 
 def unknown(

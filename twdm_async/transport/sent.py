@@ -43,6 +43,7 @@ class SentMessages:
         listable: messages that the list must show, whoever sent them, and when they were made or about to leave.
         deleted: ids of those that it shows no longer.
         given_up: when the attempts at unknown messages ended, by the monotonic clock; by when they were sent.
+        unknown: those of which it is not known yet what became of them, and that nobody else keeps.
     """
 
     ids: OrderedDict[str | None, None] = field(factory=OrderedDict[str | None, None], repr=False)
@@ -50,6 +51,7 @@ class SentMessages:
     listable: OrderedDict[str, datetime] = field(factory=OrderedDict[str, datetime], repr=False)
     deleted: OrderedDict[str, None] = field(factory=OrderedDict[str, None], repr=False)
     given_up: OrderedDict[datetime, float] = field(factory=OrderedDict[datetime, float], repr=False)
+    unknown: OrderedDict[Sought, None] = field(factory=OrderedDict[Sought, None], repr=False)
 
     def note(self, message: str | Sought) -> None:
         """A message was sent: its id, or what is known of one whose reply did not tell it."""
@@ -59,13 +61,21 @@ class SentMessages:
             _keep(self.nameless, message, None)
 
     def note_listable(self, message_id: str, at: datetime) -> None:
-        """A message exists, so the list must show it."""
+        """A message exists, so the list must show it. Of several times, the earliest counts: clocks differ."""
         if message_id not in self.deleted:
-            _keep(self.listable, message_id, at)
+            _keep(self.listable, message_id, min(at, self.listable.get(message_id, at)))
 
     def note_given_up(self, sent_at: datetime, ended: float) -> None:
         """The attempt that was made at `sent_at` ended without an answer."""
         _keep(self.given_up, sent_at, ended)
+
+    def note_unknown(self, message: Sought) -> None:
+        """A message may or may not have arrived."""
+        _keep(self.unknown, message, None)
+
+    def note_settled(self, message: Sought) -> None:
+        """It is known what became of it."""
+        self.unknown.pop(message, None)
 
     def note_deleted(self, message_id: str) -> None:
         """A message was deleted, so the list need not show it."""

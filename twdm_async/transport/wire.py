@@ -4,13 +4,12 @@ error.
 
 from __future__ import annotations
 
-import html
 import json
 import unicodedata
 import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from attrs import define, evolve, field, frozen
 
@@ -21,7 +20,7 @@ from twdm_async.models.convert import converter
 from twdm_async.models.texts import unescaped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from twdm_async.models.direct_messages import DirectMessage
 
@@ -292,10 +291,13 @@ _UNREACHABLE = frozenset({63, 150, 349, 476})
 _NOT_ALLOWLISTED = frozenset({87, 220})
 _NO_ACCESS = frozenset({200, 453})
 _SERVER_TROUBLE = frozenset({130, 131})
-_DUPLICATE = frozenset({151, 187})
-_DUPLICATE_WORDS = ("already said", "already sent", "duplicate")
+_ALREADY_SAID = 151  # it stands for much else, too
+_DUPLICATE = 187
+_DUPLICATE_WORDS = ("already said", "already sent")
 _CARRIES_PROFILE = ("custom_profiles.", "direct_messages.send", "welcome_messages.create")
 _LONGEST_MESSAGE = 500
+_RUN = 12  # letters in a row that are no chance
+_WRITTEN_BY_US = frozenset({"label", "description", "metadata", "url"})  # in what hangs on a message
 
 
 def refusal(endpoint: Endpoint, reply: Reply) -> errors.ResponseError:
@@ -318,7 +320,9 @@ def may_have_arrived(error: errors.TwdmError | None) -> bool:
     if not isinstance(error, errors.ResponseError):
         return False
     words = " ".join(error.messages).lower()
-    return bool(_DUPLICATE.intersection(error.codes)) and any(word in words for word in _DUPLICATE_WORDS)
+    return _DUPLICATE in error.codes or (
+        _ALREADY_SAID in error.codes and any(word in words for word in _DUPLICATE_WORDS)
+    )
 
 
 def is_answer_to(message: Message, answer: DirectMessage) -> bool:
@@ -339,21 +343,54 @@ def _letters(text: str) -> str:
     return "".join(character for character in folded if character.isalnum())
 
 
-def without_text(error: errors.TwdmError, text: str | None) -> errors.TwdmError:
-    """`error`, cut off where the API's words repeat the text that was sent. A text of three letters is in any words."""
-    if not isinstance(error, errors.ResponseError) or text is None:
+def without_secrets(error: errors.TwdmError, message: Message | None) -> errors.TwdmError:
+    """`error`, cut off where its words repeat a part of the message that was sent, or of the request's signature.
+
+    Args:
+        error: what was answered.
+        message: that the request sent, if it sent one.
+    """
+    if not isinstance(error, errors.ResponseError) or not error.messages:
         return error
-    if error.subject == "intermediary":
-        return evolve(error, messages=())  # who inspects what passes may repeat any part of it
-    if len(text) < 4:
-        return error
-    beginning = text[:100]
-    return evolve(error, messages=tuple(_before(message, beginning) for message in error.messages))
+    if message is not None and error.subject == "intermediary":
+        return evolve(error, messages=())  # who inspects what passes may repeat any part of it, in any form
+    secrets = [] if message is None else [letters for text in _texts_of(message) if len(letters := _letters(text)) > 3]
+    return evolve(error, messages=tuple(_harmless(words, secrets) for words in error.messages))
 
 
-def _before(message: str, beginning: str) -> str:
-    found = max(message.find(beginning), message.find(html.escape(beginning, quote=False)))
-    return message if found < 0 else f"{message[:found]}…"
+def _texts_of(message: Message) -> list[str]:
+    """What it says, and what is written on whatever hangs on it."""
+    found = [message.text or ""]
+
+    def look(value: Any) -> None:
+        for name, inner in value.items() if is_object(value) else enumerate(value) if is_array(value) else ():
+            if isinstance(inner, str) and name in _WRITTEN_BY_US:
+                found.append(inner)
+            look(inner)
+
+    look(load_json(message.content.encode()) if message.content else None)
+    return found
+
+
+def _harmless(words: str, secrets: Sequence[str]) -> str:
+    """`words`, up to where they repeat one of `secrets`, or a part of it, however it is written."""
+    if "oauth" in words.lower():
+        return "…"
+    places = [place for place, character in enumerate(words) for _ in _letters(character)]
+    starts = [_repeated_at("".join(map(_letters, words)), secret) for secret in secrets]
+    start = min((start for start in starts if start is not None), default=None)
+    words = words if start is None else f"{words[: places[start]]}…"
+    for plain in (unquote(words), words.replace("\\n", " ")):
+        if any(_repeated_at(_letters(plain), secret) is not None for secret in secrets):
+            return "…"
+    return words
+
+
+def _repeated_at(letters: str, secret: str) -> int | None:
+    """Where `letters` repeat `secret`, or so much of it that it is no chance."""
+    run = min(_RUN, len(secret))
+    parts = {secret[place : place + run] for place in range(len(secret) - run + 1)}
+    return next((place for place in range(len(letters) - run + 1) if letters[place : place + run] in parts), None)
 
 
 def _error_entries(body: Any) -> list[tuple[int | None, str]]:
