@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
 import twdm_async
@@ -26,6 +28,7 @@ from twdm_async import (
     QuotaWaitTooLong,
     RecipientUnreachable,
     ResponseError,
+    TwdmError,
 )
 from twdm_async.outbox import Outbox, State
 from twdm_async.outbox.verdicts import Ended, Judge, Retry, Sent, Stop, backoff, most_tries
@@ -153,6 +156,7 @@ async def test_fault_62_you_already_said_that_may_be_about_the_very_message() ->
     ("status", "code", "words"),
     [(403, 151, "There was an error sending your message: quick_reply.options.label is too long."),
      (403, 151, "There was an error sending your message: Field description is not valid."),
+     (403, 151, "There was an error sending your message: quick_reply.options contains a duplicate label."),
      (403, 150, "You already said that.")],
 )  # fmt: skip
 async def test_fault_62_a_label_that_is_refused_is_refused(status: int, code: int, words: str) -> None:
@@ -161,6 +165,24 @@ async def test_fault_62_a_label_that_is_refused_is_refused(status: int, code: in
         with pytest.raises(Forbidden) as caught:
             await send(client)
         assert (caught.value.delivered, caught.value.subject) == ("no", "message")
+
+
+async def test_fault_62_a_duplicate_needs_no_words() -> None:
+    refusal = http(json.dumps({"errors": [{"code": 187, "message": ""}]}).encode(), "403 Forbidden")
+    async with serving(refusal) as server, connected(server.url) as client:
+        with pytest.raises(DeliveryUnknown):
+            await send(client)
+
+
+@pytest.mark.parametrize(("code", "is_known"), [(29, False), (0, False), (None, False), (349, True), (32, True)])
+async def test_fault_63_an_error_with_a_200_is_a_no_only_if_it_is_known_to_mean_no(
+    code: int | None, is_known: bool
+) -> None:
+    body = {"errors": [{"code": code, "message": "Timeout: Unspecified"}]}
+    async with serving(http(json.dumps(body).encode())) as server, connected(server.url) as client:
+        with pytest.raises(ResponseError if is_known else DeliveryUnknown):
+            await send(client)
+        assert used(client) == 1
 
 
 @pytest.mark.parametrize("body", [{"event": {}}, {"event": {"id": "7"}}, {"event": {"message_create": {}}}])
@@ -249,17 +271,57 @@ async def test_fault_71_a_reply_that_comes_once_more_after_it_was_read() -> None
         assert [message.id for message in sandbox.messages].count(first.id or "") == 1
 
 
-@pytest.mark.parametrize("endpoint", [SEND, "direct_messages.get"])
-async def test_fault_71_a_refusal_that_comes_once_more_while_the_next_request_is_under_way(endpoint: str) -> None:
-    """It names nobody. Taken for the answer to the next request, it would make a message that arrives a rejected one."""
-    async with (
-        Sandbox(faults=[Fault("repeated", endpoint=endpoint, nth=1)], latency=(0.03, 0.03)) as sandbox,
-        asking(sandbox, quotas=table()) as client,
-    ):
-        sandbox.unreachable.add("6")
-        with pytest.raises(ResponseError):
-            await (client.direct_messages.send("6", TEXT) if endpoint == SEND else client.direct_messages.get("1"))
-        assert (await client.direct_messages.send("5", TEXT)).id == sandbox.messages[0].id
+REFUSED = json.dumps({"errors": [{"code": 349, "message": "no"}]}).encode()
+FIRST = {
+    "a refusal": http(REFUSED, "403 Forbidden"),
+    "a refusal with a 200": http(REFUSED),
+    "no answer at all": http(b"{}"),
+    "the answer to a read": http(b'{"id_str": "1", "id": 1, "screen_name": "a", "name": "a"}'),
+}
+
+
+@pytest.mark.parametrize("first", FIRST)
+@pytest.mark.parametrize("slow_traces", [False, True])
+async def test_fault_71_an_answer_that_comes_once_more_while_the_next_request_is_under_way(
+    first: str, slow_traces: bool
+) -> None:
+    """A proxy repeats the first answer of every connection. A refusal names nobody: taken for the answer to the next
+    request, it would make a message that arrives a rejected one.
+    """
+    made = (str(number) for number in itertools.count(100))
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = server.requests[-1]
+        for turn in itertools.count():
+            if b'"recipient_id":"5"' in request:
+                reply = answer("5", number=next(made))
+            else:
+                reply = http(REFUSED, "403 Forbidden") if server.requests[1:] else FIRST[first]
+            await asyncio.sleep(0.03)
+            writer.write(reply)
+            if turn == 0:
+                asyncio.get_running_loop().call_later(0.02, writer.write, reply)
+            request = await read_request(reader)
+            server.requests.append(request)
+
+    async def sleep(*_: object) -> None:
+        await asyncio.sleep(0.02)
+
+    trace = aiohttp.TraceConfig()
+    if slow_traces:
+        trace.on_request_end.append(sleep)
+    async with serving(script) as server, connected(server.url, quotas=table(), trace_configs=[trace]) as client:
+        is_read = first == "the answer to a read"
+        asking: asyncio.Task[object] = asyncio.ensure_future(
+            client.account.verify_credentials() if is_read else client.direct_messages.send("6", TEXT)
+        )
+        await (asyncio.sleep(0.04) if slow_traces else asyncio.wait([asking]))  # the answer is there, and being traced
+        for who in ("5", "6", "5", "6", "5"):
+            try:
+                assert (await client.direct_messages.send(who, TEXT)).recipient_id == who == "5"
+            except TwdmError as error:
+                assert who == "6" or (is_read and isinstance(error, DeliveryUnknown)), "after a good answer, it may be"
+        await asyncio.gather(asking, return_exceptions=True)
 
 
 async def test_fault_71_bytes_that_the_loop_has_not_read_yet() -> None:

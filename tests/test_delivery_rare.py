@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import support
+from tests.pictures import PNG
 from tests.support import Place, keep_files_in_the_loop, place
 from tests.test_http import TEXT
 from tests.virtual_time import LoopClock, run
-from twdm_async import Client, DeliveryUnknown, InternalError, Quota, QuotaTable, state_file
+from twdm_async import Client, DeliveryUnknown, Forbidden, InternalError, Quota, QuotaTable, state_file
 from twdm_async.outbox import Outbox, State
 from twdm_async.outbox.rows import Rows
 from twdm_async.sandbox import Fault, Sandbox
@@ -263,5 +264,172 @@ def test_a_message_that_was_looked_up_can_still_be_found() -> None:
             await client.direct_messages.get(sandbox.messages[0].id)
             (settled,) = await client.direct_messages.reconcile(caught.value)
             assert settled.delivered == "yes"
+
+    run(main())
+
+
+def test_a_message_that_got_no_id_is_not_found_in_place_of_one_that_is_lost(path: Path) -> None:
+    faults = [Fault("reset", endpoint=SEND, nth=1, processed=False), Fault("no_id", endpoint=SEND, nth=2)]
+
+    async def main() -> None:
+        async with place(path, faults=faults) as here:
+            for key in "ab":
+                await here.outbox.put("5", TEXT, key=key)
+            assert (await here.outbox.drain(workers=1))[State.SENT] == len(here.sandbox.messages) == 2
+            assert here.sends == 3
+
+    run(main())
+
+
+@pytest.mark.parametrize("arrives", [1, 2])
+@pytest.mark.parametrize("together", [True, False])
+def test_which_of_two_pictures_without_a_text_arrived_cannot_be_told(arrives: int, together: bool, path: Path) -> None:
+    """Whoever asks for them one after the other is told the same."""
+    faults = [Fault("reset", endpoint=SEND, nth=nth, processed=nth == arrives) for nth in (1, 2)]
+
+    async def main() -> None:
+        async with place(path, faults=faults) as here:
+            unknowns: list[DeliveryUnknown] = []
+            for _ in range(2):
+                picture = await here.client.media.upload(PNG, category="dm_image")
+                with pytest.raises(DeliveryUnknown) as caught:
+                    await here.client.direct_messages.send("5", attachment=picture)
+                unknowns.append(caught.value)
+            questions = [unknowns] if together else [[one] for one in unknowns]
+            said = [one.delivered for some in questions for one in await here.client.direct_messages.reconcile(*some)]
+            assert said == ["unknown", "unknown"]
+            assert len(here.sandbox.messages) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [("http://example.com/", "https://example.com"), ("\U0001f3f4\U000e0067\U000e007f", "\U0001f3f4\U000e0073\U000e007f")],
+)  # fmt: skip
+def test_two_texts_that_the_list_may_show_alike_are_not_taken_for_each_other(
+    texts: tuple[str, str], path: Path
+) -> None:
+    async def main() -> None:
+        faults = [Fault("reset", endpoint=SEND, nth=nth, processed=nth == 2) for nth in (1, 2)]
+        async with place(path, faults=faults) as here:
+            for text in texts:
+                await here.outbox.put("5", text)
+            assert (await here.outbox.drain(workers=1))[State.UNKNOWN] == 2
+            assert len(here.sandbox.messages) == 1, "neither doubled nor called sent"
+
+    run(main())
+
+
+def test_an_id_is_a_number(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API tells it without leading zeros, so that is how the message is looked for."""
+    monkeypatch.setattr("twdm_async.sandbox.messages.checked_long", lambda value, _: str(int(value)))
+
+    async def main() -> None:
+        async with place(path, faults=[Fault("reset", endpoint=SEND, nth=1)]) as here:
+            await here.outbox.put("0844385345234", TEXT)
+            await here.outbox.put("0844385345234", f"{TEXT} 2", custom_profile_id="007")
+            await asyncio.wait_for(here.outbox.drain(), 3600)
+            assert [message.recipient_id for message in here.sandbox.messages] == ["844385345234"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["404_page", "unknown_code", "proxy_403", "reset"])
+@pytest.mark.parametrize(("messages", "workers"), [(3, 1), (40, 16)])
+def test_faults_66_to_69_what_lies_side_by_side_stops_nobody(
+    kind: str, messages: int, workers: int, path: Path
+) -> None:
+    """All messages to one person fail, and half of those to others; they stand before all that are good."""
+    people = [*("7000" for _ in range(messages)), *(str(7001 + number) for number in range(messages // 2))]
+    faults = [Fault(kind, endpoint=SEND, recipient_id=who, processed=False) for who in dict.fromkeys(people)]
+
+    async def main() -> None:
+        async with place(path, faults=faults, quotas=MANY) as here:
+            for who in people:
+                await here.outbox.put(who, TEXT)
+            for number in range(20):
+                await here.outbox.put(number % 3 + 1, TEXT)
+            async with here.outbox.running(workers=workers):
+                while len(here.sandbox.messages) < 20:
+                    await asyncio.sleep(5.0)
+            assert here.clock.monotonic() < 600.0
+
+    run(main())
+
+
+def test_the_first_message_to_anybody_goes_first_when_others_fail(path: Path) -> None:
+    async def main() -> None:
+        async with place(path, faults=[Fault("proxy_403", endpoint=SEND, nth=nth) for nth in range(1, 6)]) as here:
+            for number in range(30):
+                await here.outbox.put(number % 3 + 1, f"{TEXT} {number:02}")
+            await here.outbox.drain(workers=1)
+            for who in "123":
+                texts = [message.text for message in here.sandbox.messages if message.recipient_id == who]
+                assert texts == sorted(texts)
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["404_page", "503", "html_as_json"])
+def test_a_list_that_cannot_be_read_is_given_up_and_tried_again_by_who_asks_anew(kind: str, path: Path) -> None:
+    async def main() -> None:
+        fault = Fault(kind, endpoint=LIST)
+        async with place(path, faults=[fault, Fault("reset", endpoint=SEND, nth=1)]) as here:
+            await here.outbox.put("5", TEXT, key="k")
+            assert (await here.outbox.drain())[State.UNKNOWN] == 1
+            assert 5400.0 <= here.clock.monotonic() < 6000.0
+            here.sandbox.faults.remove(fault)
+            assert (await here.outbox.drain())[State.SENT] == 1
+
+    run(main())
+
+
+def test_after_a_long_outage_one_bad_list_decides_nothing(path: Path) -> None:
+    async def main() -> None:
+        faults = [Fault("reset", endpoint=SEND, nth=2, processed=False), Fault("list_empty", endpoint=LIST, nth=2)]
+        async with place(path, faults=faults) as here:
+            await here.outbox.put("5", TEXT, key="k")
+            await here.client.direct_messages.send("6", TEXT)
+            async with here.outbox.running():
+                await until_state(path, "unknown", every=1.0)
+            await here.outbox.close()
+            await asyncio.sleep(8 * 3600.0)
+            began = here.clock.monotonic()
+            async with another(here, path) as other:
+                assert (await other.drain())[State.SENT] == 1
+            assert here.clock.monotonic() - began < 600.0
+
+    run(main())
+
+
+def test_what_was_sent_with_other_keys_is_not_called_absent(path: Path) -> None:
+    async def main() -> None:
+        async with place(path, faults=[Fault("reset", endpoint=SEND, nth=1)]) as here:
+            await here.outbox.put("5", TEXT, key="k")
+            assert (await here.outbox.drain())[State.SENT] == 1
+            await here.outbox.close()
+            with contextlib.closing(sqlite3.connect(path)) as db, db:
+                db.execute("UPDATE message SET state = 'unknown', fingerprint = 'ffffffff-' || fingerprint")
+            async with another(here, path) as other:
+                assert (await other.drain())[State.UNKNOWN] == 1
+            assert len(here.sandbox.messages) == 1
+
+    run(main())
+
+
+def test_a_new_run_does_not_wait_for_the_pauses_of_the_last_one(path: Path) -> None:
+    async def main() -> None:
+        fault = Fault("unknown_code", endpoint=SEND)
+        async with place(path, faults=[fault]) as here:
+            for number in range(20):
+                await here.outbox.put(number + 1, TEXT)
+            with pytest.raises(Forbidden):
+                await here.outbox.drain()
+            assert here.outbox.paused_until is None, "nothing goes on"
+            here.sandbox.faults.remove(fault)
+            began = here.clock.monotonic()
+            assert (await here.outbox.drain())[State.SENT] == 20
+            assert here.clock.monotonic() - began < 60.0
 
     run(main())

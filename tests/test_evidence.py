@@ -135,6 +135,44 @@ def test_a_list_that_cannot_be_believed_is_asked_ever_more_rarely() -> None:
     assert all(later - sooner >= 90.0 for sooner, later in itertools.pairwise(times))
 
 
+def test_a_list_that_was_good_once_and_then_cannot_be_believed_is_given_up_as_well() -> None:
+    search = Search(600.0)
+    assert not search.look(600.0, is_believed=True)
+    assert search.due == 690.0, "only to be sure"
+    age = search.due
+    while not search.is_hopeless:
+        assert not search.look(age, is_believed=False)
+        age = search.due
+    assert 5400.0 <= search.looked_at - 600.0 <= 6500.0  # type: ignore[operator]  # it was looked at
+
+
+def test_after_an_outage_it_takes_no_longer_than_without_one() -> None:
+    search = Search(600.0)
+    eight_hours = 28_800.0
+    assert not search.look(eight_hours, is_believed=False), "one bad list"
+    assert not search.is_hopeless
+    assert search.due == eight_hours + 90.0
+    assert not search.look(search.due, is_believed=True)
+    assert search.due == eight_hours + 180.0
+    assert search.look(search.due, is_believed=True)
+
+
+def test_who_asks_anew_is_answered_by_a_new_reading() -> None:
+    search = Search(600.0)
+    search.look(600.0, is_believed=False)
+    search.is_renewed = True
+    assert search.due == 0.0
+    search.look(610.0, is_believed=False)
+    assert search.due == 700.0
+
+
+async def test_a_process_that_stood_still_does_not_take_a_message_for_younger_than_it_is() -> None:
+    """Sent 1000 seconds ago, given up 600 seconds ago; something of 650 seconds ago is missing."""
+    found = await reading([[900.0]], known=[900.0, 650.0])
+    assert not found.speaks_for(ago(1000.0), 600.0, SETTLE, NOW)
+    assert found.speaks_for(ago(1400.0), 1300.0, SETTLE, NOW)
+
+
 def test_fault_61_a_time_in_which_a_message_may_still_be_on_its_way_is_refused() -> None:
     assert checked_settle_after(None, 30.0) == 600.0
     assert checked_settle_after(None, 300.0) == 1500.0, "with so long a timeout, ten minutes would be too short"

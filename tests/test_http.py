@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import html
 import json
 import logging
 import socket
@@ -12,6 +13,7 @@ import struct
 import traceback
 import warnings
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -27,6 +29,7 @@ from twdm_async import (
     DeliveryUnknown,
     InvalidInput,
     MalformedResponse,
+    QuickReply,
     Quota,
     QuotaTable,
     QuotaWaitTooLong,
@@ -40,7 +43,7 @@ from twdm_async.transport import wire
 from twdm_async.transport.http import Attempt, HttpTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from tests.scripted import Script
 
@@ -299,6 +302,50 @@ async def test_words_that_repeat_the_text_are_cut_off() -> None:
             await send(client)
         assert caught.value.messages == ("bad text: …",)
         assert "SENTINEL" not in repr(caught.value) + str(caught.value)
+
+
+LONG = "Dear SENTINEL,\nyour new card's number is 4711 & it is valid from tomorrow on. " * 3
+REPEATS: dict[str, Callable[[str], str]] = {
+    "all": str,
+    "its beginning": lambda text: text[:60],
+    "its middle": lambda text: text[40:90],
+    "folded": lambda text: " ".join(text.split()),
+    "in lower case": str.lower,
+    "as JSON": lambda text: json.dumps(text)[1:-1],
+    "as HTML": html.escape,
+    "percent-encoded": quote,
+}
+
+
+@pytest.mark.parametrize("how", REPEATS)
+async def test_words_that_repeat_a_part_of_the_text_in_any_form_are_cut_off(how: str) -> None:
+    body = json.dumps({"errors": [{"code": 354, "message": f"Bad text: {REPEATS[how](LONG)}"}]}).encode()
+    async with serving(http(body, "403 Forbidden")) as server, connected(server.url) as client:
+        with pytest.raises(ResponseError) as caught:
+            await client.direct_messages.send("5", LONG)
+        assert caught.value.messages in {("Bad text: …",), ("…",)}
+
+
+async def test_words_that_repeat_a_label_or_a_signature_are_cut_off() -> None:
+    body = json.dumps(
+        {"errors": [{"code": 32, "message": f"bad label {TEXT}"}, {"code": 32, "message": 'OAuth oauth_signature="x"'}]}
+    )
+    async with serving(http(body.encode(), "401 Unauthorized")) as server, connected(server.url) as client:
+        with pytest.raises(ResponseError) as caught:
+            await client.direct_messages.send("5", "choose", quick_replies=[QuickReply(TEXT[:36])])
+        assert caught.value.messages == ("bad label …", "…")
+        with pytest.raises(ResponseError) as caught:
+            await client.custom_profiles.get("5")
+        assert caught.value.messages == (f"bad label {TEXT}", "…"), "that is no part of this request"
+
+
+async def test_words_that_repeat_nothing_stay() -> None:
+    words = "You are sending a Direct Message to users that do not follow you."
+    body = json.dumps({"errors": [{"code": 326, "message": words}]}).encode()
+    async with serving(http(body, "403 Forbidden")) as server, connected(server.url) as client:
+        with pytest.raises(ResponseError) as caught:
+            await client.direct_messages.send("5", "I follow you now. Send me the direct numbers of your users.")
+        assert (caught.value.messages, caught.value.subject) == ((words,), "message")
 
 
 async def test_a_code_that_says_the_quota_is_spent_holds_whatever_the_status() -> None:

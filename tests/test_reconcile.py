@@ -33,7 +33,7 @@ from twdm_async import (
     TwdmError,
     Unauthorized,
 )
-from twdm_async.resources.reconcile import claim, listed, settle
+from twdm_async.resources.reconcile import claim, listed, relevant, settle
 from twdm_async.sandbox import Fault, Sandbox
 from twdm_async.transport.sent import Sought
 
@@ -70,9 +70,18 @@ def verdict(
     ready: Sequence[int] | None = None,
     taken: set[str] | None = None,
     nameless: Sequence[Sought] = (),
+    doubtful: Sequence[Sought] = (),
 ) -> list[str]:
-    places = range(len(wanted)) if ready is None else ready
-    settlement = settle(wanted, places, events, taken=taken or set(), nameless=nameless, timeout=TIMEOUT, now=NOW)
+    settlement = settle(
+        wanted,
+        range(len(wanted)) if ready is None else ready,
+        events,
+        taken=taken or set(),
+        nameless=nameless,
+        timeout=TIMEOUT,
+        now=NOW,
+        doubtful=doubtful,
+    )
     names = {place: message.id or "" for place, message in settlement.found.items()}
     names |= dict.fromkeys(settlement.absent, "absent") | dict.fromkeys(settlement.open, "open")
     return [names.get(place, "waits") for place in range(len(wanted))]
@@ -81,6 +90,46 @@ def verdict(
 def test_what_was_sent_and_not_named_has_an_event_of_its_own() -> None:
     assert verdict([sought(ago=5)], [event(1)], nameless=[sought(ago=10)]) == ["absent"]
     assert verdict([sought(ago=5)], [event(1), event(2)], nameless=[sought(ago=10)]) == ["2"]
+
+
+def test_a_message_without_an_id_has_its_event_before_all_that_only_may_be_there() -> None:
+    assert verdict([sought(ago=10)], [event(1)], nameless=[sought(ago=5)]) == ["absent"], "also if it is the later one"
+    assert verdict([sought(ago=10)], [event(1), event(2)], nameless=[sought(ago=5)]) == ["2"]
+    late, early = event(1, ago=100), event(2, ago=700)  # the first is both's, the second only the older one's
+    assert verdict([sought(ago=600)], [late, early], nameless=[sought(ago=350)]) == ["2"], "it takes what is left"
+
+
+def test_one_that_is_not_asked_for_may_be_the_one_that_is_there() -> None:
+    picture = evolve(sought(ago=5), content="a picture")
+    assert verdict([sought()], [event(1)], doubtful=[picture]) == ["open"]
+    assert verdict([sought()], [event(1), event(2)], doubtful=[picture]) == ["1"], "both are there"
+    assert verdict([sought()], [event(1)], doubtful=[sought(ago=5)]) == ["1"], "it makes no difference which one it is"
+    assert verdict([sought()], [event(1)], doubtful=[picture], ready=()) == ["waits"]
+
+
+def test_all_messages_without_an_id_count_however_far_apart_those_are_that_are_sought() -> None:
+    then, now = sought(ago=3 * 86_400), sought()
+    alike = sought(ago=3 * 86_400 + 5)
+    assert relevant([alike], [then, now]) == relevant([alike], [now, then]) == [alike]
+    assert relevant([alike], [now]) == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.floats(0, 900)), max_size=10),
+    st.lists(st.floats(0, 900), max_size=6),
+)
+def test_nobody_who_may_be_there_takes_what_one_who_is_there_needs(
+    wanted: list[tuple[int, float]], there: list[float]
+) -> None:
+    """As many of those that are certain have an event as if there were no others; and as many of all as can."""
+    certain = [sought(ago=ago) for is_certain, ago in wanted if is_certain]
+    others = [sought(ago=ago) for is_certain, ago in wanted if not is_certain]
+    events = [event(number, ago=ago) for number, ago in enumerate(there)]
+    both = claim(others, events, set(), TIMEOUT, certain=certain)
+    alone = claim([], events, set(), TIMEOUT, certain=certain)
+    assert sum(one is not None for one in both[: len(certain)]) == sum(one is not None for one in alone)
+    together = claim([*certain, *others], events, set(), TIMEOUT)
+    assert sum(one is not None for one in both) == sum(one is not None for one in together)
 
 
 def test_among_messages_that_say_the_same_and_are_not_alike_it_cannot_be_told_which_one_is_missing() -> None:
@@ -135,6 +184,15 @@ def test_of_two_that_say_the_same_one_event_is_one_s_only() -> None:
         ("see http://example.com/", "see https://t.co/x", [{"url": "https://t.co/x", "expanded_url": "http://example.com"}]),
         ("look", "look https://t.co/x", [{"url": "https://t.co/x", "expanded_url": "https://twitter.com/messages/media/1"}]),
         ("", " https://t.co/x", [{"url": "https://t.co/x", "expanded_url": "https://twitter.com/messages/media/1"}]),
+        ("see https://shop.example/messages/media/7", "see https://t.co/x",
+         [{"url": "https://t.co/x", "expanded_url": "https://shop.example/messages/media/7"}]),
+        ("https://x.com/messages/media/7 is it", "https://t.co/x is it",
+         [{"url": "https://t.co/x", "expanded_url": "https://x.com/messages/media/7"}]),
+        ("see example.com/?a&amp;b", "see https://t.co/x", [{"url": "https://t.co/x", "expanded_url": "http://example.com/?a&amp;b"}]),
+        ("see example.com/?a&amp;b", "see https://t.co/x",
+         [{"url": "https://t.co/x", "expanded_url": "http://example.com/?a&amp;amp;b"}]),
+        ("a.example b.example", "https://t.co/x https://t.co/x1",
+         [{"url": "https://t.co/x", "expanded_url": "http://a.example"}, {"url": "https://t.co/x1", "expanded_url": "http://b.example"}]),
         (" two  spaces\r\nand a line ", "two spaces\nand a line", []),
         ("e\u0301", "\u00e9", []),
         ("a\u202eb\u200b", "ab", []),

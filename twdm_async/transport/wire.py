@@ -293,7 +293,8 @@ _NO_ACCESS = frozenset({200, 453})
 _SERVER_TROUBLE = frozenset({130, 131})
 _ALREADY_SAID = 151  # it stands for much else, too
 _DUPLICATE = 187
-_DUPLICATE_WORDS = ("already said", "already sent")
+_DUPLICATE_WORDS = ("already said", "already sent", "duplicate")
+_OF_A_FIELD = ("label", "description", "quick_reply", "ctas")  # what it then says is a duplicate
 _CARRIES_PROFILE = ("custom_profiles.", "direct_messages.send", "welcome_messages.create")
 _LONGEST_MESSAGE = 500
 _RUN = 12  # letters in a row that are no chance
@@ -320,9 +321,9 @@ def may_have_arrived(error: errors.TwdmError | None) -> bool:
     if not isinstance(error, errors.ResponseError):
         return False
     words = " ".join(error.messages).lower()
-    return _DUPLICATE in error.codes or (
-        _ALREADY_SAID in error.codes and any(word in words for word in _DUPLICATE_WORDS)
-    )
+    is_of_a_field = any(word in words for word in _OF_A_FIELD)
+    is_said = any(word in words for word in _DUPLICATE_WORDS) and not is_of_a_field
+    return _DUPLICATE in error.codes or (_ALREADY_SAID in error.codes and is_said)
 
 
 def is_answer_to(message: Message, answer: DirectMessage) -> bool:
