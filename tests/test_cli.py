@@ -489,7 +489,7 @@ async def test_a_pause_after_failures_is_shown(tmp_path: Path) -> None:
     said = io.StringIO()
     console = Console(file=said, force_terminal=True, width=200)
     messages = [Message(number, "5", str(number), None) for number in range(10)]
-    faults = [Fault("proxy_403", endpoint="direct_messages.send", nth=nth) for nth in range(1, 12)]  # all fail once, and one more
+    faults = [Fault("proxy_403", endpoint="direct_messages.send", nth=nth) for nth in range(1, 11)]  # all fail once
     async with (
         Sandbox(faults=faults) as sandbox,
         Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=sandbox.quotas) as client,
