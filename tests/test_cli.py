@@ -489,13 +489,17 @@ async def test_a_pause_after_failures_is_shown(tmp_path: Path) -> None:
     said = io.StringIO()
     console = Console(file=said, force_terminal=True, width=200)
     messages = [Message(number, "5", str(number), None) for number in range(10)]
-    faults = [Fault("proxy_403", endpoint="direct_messages.send", nth=nth) for nth in range(1, 11)]  # all fail once
     async with (
-        Sandbox(faults=faults) as sandbox,
+        Sandbox(faults=[Fault("proxy_403", endpoint="direct_messages.send")]) as sandbox,
         Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=sandbox.quotas) as client,
         Outbox(client, tmp_path / "outbox.db") as outbox,
     ):
-        assert await send_many.send_all(client, outbox, messages, tmp_path / "results", console) == 0
+        results, priority = tmp_path / "results", Priority.INTERACTIVE
+        sending = asyncio.create_task(send_many.send_all(client, outbox, messages, results, console, priority=priority))
+        while "pauses after failures in a row" not in said.getvalue():
+            await asyncio.sleep(0.01)
+        sandbox.faults.clear()
+        assert await sending == 0
         assert outbox.paused_until is None
     assert re.search(r"pauses after failures in a row; goes on at \d\d:\d\d:\d\d;", said.getvalue())
 
