@@ -496,12 +496,12 @@ async def test_a_pause_after_failures_is_shown(tmp_path: Path) -> None:
     ):
         results, priority = tmp_path / "results", Priority.INTERACTIVE
         sending = asyncio.create_task(send_many.send_all(client, outbox, messages, results, console, priority=priority))
-        while "pauses after failures in a row" not in said.getvalue():
+        while "waits after failures" not in said.getvalue():
             await asyncio.sleep(0.01)
         sandbox.faults.clear()
         assert await sending == 0
-        assert outbox.paused_until is None
-    assert re.search(r"pauses after failures in a row; goes on at \d\d:\d\d:\d\d;", said.getvalue())
+        assert await outbox.next_try() is None
+    assert re.search(r"waits after failures; the next one leaves at \d\d:\d\d:\d\d;", said.getvalue())
 
 
 async def test_a_short_time_to_settle_is_refused_by_the_name_of_its_option(twdm: Twdm, tmp_path: Path) -> None:

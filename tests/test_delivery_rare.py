@@ -418,6 +418,24 @@ def test_what_was_sent_with_other_keys_is_not_called_absent(path: Path) -> None:
     run(main())
 
 
+def test_when_the_next_message_leaves_is_told(path: Path) -> None:
+    async def main() -> None:
+        fault = Fault("proxy_403", endpoint=SEND, recipient_id="6")
+        async with place(path, faults=[fault]) as here:
+            assert await here.outbox.next_try() is None, "there is none"
+            await here.outbox.put("6", TEXT)
+            assert await here.outbox.next_try() is None, "it may leave now"
+            async with here.outbox.running():
+                for number in range(30):
+                    await here.outbox.put("5", f"{TEXT} {number}")
+                    await asyncio.sleep(10.0)
+                next_try = await here.outbox.next_try()
+                assert next_try is not None
+                assert 100.0 <= (next_try - here.clock.utc()).total_seconds() <= 1200.0, "it failed while others left"
+
+    run(main())
+
+
 def test_a_new_run_does_not_wait_for_the_pauses_of_the_last_one(path: Path) -> None:
     async def main() -> None:
         fault = Fault("unknown_code", endpoint=SEND)
@@ -426,7 +444,6 @@ def test_a_new_run_does_not_wait_for_the_pauses_of_the_last_one(path: Path) -> N
                 await here.outbox.put(number + 1, TEXT)
             with pytest.raises(Forbidden):
                 await here.outbox.drain()
-            assert here.outbox.paused_until is None, "nothing goes on"
             here.sandbox.faults.remove(fault)
             began = here.clock.monotonic()
             assert (await here.outbox.drain())[State.SENT] == 20

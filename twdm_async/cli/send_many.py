@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _AT_A_TIME: Final = 64
 _MOST_REASONS: Final = 10  # that the summary tells
 
-_LOOK_EVERY: Final = 0.1  # seconds
+_LOOK_EVERY: Final = 0.2  # seconds
 
 
 class PriorityName(enum.StrEnum):
@@ -211,10 +211,15 @@ class _Record:
         self.hopeless: str | None = None  # why it makes no sense to go on
         self.unwritten: list[str] = []  # outcomes that the file could not take
 
-    def show_wait(self, client: Client, outbox: Outbox) -> None:
+    async def show_wait(self, client: Client, outbox: Outbox) -> None:
         """Say what the messages wait for, and until when."""
-        if paused_until := outbox.paused_until:
-            said = f"pauses after failures in a row; goes on at {paused_until.astimezone():%H:%M:%S};"
+        if next_try := await outbox.next_try():
+            said = f"waits after failures; the next one leaves at {next_try.astimezone():%H:%M:%S};"
+            self._progress.update(self._task, description=said)
+            return
+        counts = await outbox.counts()
+        if counts[State.UNKNOWN] and not (counts[State.QUEUED] or counts[State.SENDING] or counts[State.ABSENT]):
+            said = f"looks for {counts[State.UNKNOWN]} that may have arrived, which takes ten minutes or more;"
             self._progress.update(self._task, description=said)
             return
         states = [state for state in client.quota_state() if state.endpoint == "direct_messages.send" and state.waiting]
@@ -317,4 +322,5 @@ async def _recorded(outbox: Outbox, record: _Record, last: int) -> None:
 async def _watched(client: Client, outbox: Outbox, record: _Record) -> None:
     while True:
         await asyncio.sleep(_LOOK_EVERY)
-        record.show_wait(client, outbox)
+        with contextlib.suppress(errors.OutboxFailed):  # whoever sends will say so
+            await record.show_wait(client, outbox)

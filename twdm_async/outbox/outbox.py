@@ -306,12 +306,18 @@ class Outbox:
             self._storage.tell()
             await sending
 
-    @property
-    def paused_until(self) -> datetime | None:
-        """When this process sends the next message (UTC), if it pauses after failures in a row, as it does while the
-        API cannot be reached; ``None`` if it does not pause, or does not send.
+    async def next_try(self) -> datetime | None:
+        """Tell when the next message may leave (UTC) if failures hold all of them up: this process pauses, since
+        nothing gets through, or those that are left have failed and are tried again later. ``None`` if one may leave
+        now, and if there is none to send. Quotas are another matter; see :meth:`Client.quota_state`.
+
+        Raises:
+            OutboxFailed: it cannot be read.
         """
-        wait = self._sending.wait()
+        wait = await self._do(lambda rows: rows.next_try(), only_reads=True)
+        if wait is None:
+            return None
+        wait = max(wait, self._sending.wait())
         return self._clock.utc() + timedelta(seconds=wait) if wait else None
 
     async def idle(self) -> None:

@@ -208,6 +208,15 @@ class Rows:
         found = self._db.execute(query.format(">"), (*facts, after)).fetchone()
         return found or self._db.execute(query.format(">="), (*facts, "")).fetchone()
 
+    def next_try(self) -> float | None:
+        """Seconds until one of those that nobody works on may be taken up; ``None`` if there is none."""
+        query = f"SELECT min(not_before) FROM message WHERE account = ? AND {_TO_SEND}"  # noqa: S608 - as above
+        (earliest,) = self._db.execute(query, (self._account,)).fetchone()
+        if earliest is None:
+            return None
+        wait = earliest - self._wall
+        return wait if 0.0 < wait <= _LONGEST_WAIT else 0.0
+
     def leave(self, row: int, owner: str, signed_at: float, uptime: float) -> bool:
         """It is about to leave; unless it is not `owner`'s any more."""
         query = (

@@ -6,18 +6,22 @@ what the attempt ended in                   the message
 an answer of the API                        sent
 a refusal about this message                rejected; the others go on
 a refusal about the account                 stays; sending stops, with the reason
-a refusal that is unclear                   is tried again after others; if nothing gets through, sending stops
+a refusal that is unclear                   is tried again after others; if these are refused, too, sending stops
 an answer of an intermediary                is tried again after others; if none gets through, all wait, ever longer
 no answer                                   unknown, until the list tells; if many in a row have none, all wait
 no connection                               stays; all wait, ever longer
 no quota before it expires                  expired
 ==========================================  ==========================================================================
 
-*Which messages are poisoned?* One that fails while others get through is a suspect. It is tried again after pauses that
-double, and it is given up (:attr:`State.FAILED`) when it has failed more often than chance explains: of the messages
-that were tried since it was put, some part has failed, so a good one fails `n` times with that probability to the power
-of `n`. See :func:`most_tries`. As long as nothing gets through, nobody is a suspect: it is the network, or the API, and
-one message at a time is tried until it has recovered.
+*Which messages are poisoned?* One that fails while others get through is to blame for it. It is tried again after
+pauses that double, and it is given up (:attr:`State.FAILED`) when it has failed more often than chance explains: of the
+messages that were tried since it was put, some part has failed, so a good one fails `n` times with that probability to
+the power of `n`. See :func:`most_tries`.
+
+*When nothing gets through*, no message is to blame: it may be the network, or the API. One message at a time is tried,
+after ever longer pauses, until one gets through. It is the first message to somebody to whom none has failed since the
+last answer, drawn at random. So some messages that fail side by side hold up the others for a moment only. After an
+unclear refusal, sending stops when there is nobody else to try, or when eight others were refused as well.
 """
 
 from __future__ import annotations

@@ -25,6 +25,9 @@ list that shows something newer may still lack something older, as users report;
 why not that all must be there: where messages leave all the time, the latest are always missing, and nothing would ever
 be settled.
 
+If no list could be believed or read for an hour and a half (nine times `settle_after`), nobody can tell what became of
+the message. Whoever asks again starts a new reading.
+
 Few lists may be read (15 in 15 minutes). So all who search share a reading, one is made at once, and the next ones ever
 later: see :class:`Search`.
 """
