@@ -181,11 +181,7 @@ class Judge:
         self._failures.clear()
 
     def begin(self) -> None:
-        """Somebody lets messages be sent again: whatever held them up may be mended."""
-        self._silences = self._rounds = 0
-        self._in_a_row.clear()
-        self._suspects.clear()
-        self._probes = 0
+        """Try one message at once: somebody lets them be sent again, so whatever held them up may be mended."""
         self._resume_at = -math.inf
 
     def wait(self, now: float) -> float:
