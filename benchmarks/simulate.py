@@ -302,6 +302,11 @@ class Scale:
 
 def scale(accounts: int, admits: int = 50_000) -> Scale:
     """`accounts` of 50 agents each, who together want ten times what the app's quota lets pass at once."""
+    return Scale(admit_all(accounts, admits) * 1e6, waiting_kilobytes(accounts))
+
+
+def admit_all(accounts: int, admits: int) -> float:
+    """Seconds of processor time for each of so many admissions, or of one for each agent; see :func:`scale`."""
     agents = accounts * 50
     each = max(1, admits // agents)
 
@@ -323,11 +328,12 @@ def scale(accounts: int, admits: int = 50_000) -> Scale:
         await asyncio.gather(*(agent(limiter, Lane(str(n))) for limiter in limiters for n in range(50)))
         return time.process_time() - began
 
-    seconds = run(main())
-    return Scale(seconds / (agents * each) * 1e6, _waiting_kilobytes(accounts))
+    return run(main()) / (agents * each)
 
 
-def _waiting_kilobytes(accounts: int) -> float:
+def waiting_kilobytes(accounts: int) -> float:
+    """Of memory, for each of 50 agents of so many accounts who wait."""
+
     async def main() -> float:
         clock = LoopClock()
         quotas = Quota(1, per=1e6), Quota(1, per=1e6, scope=Scope.APP)

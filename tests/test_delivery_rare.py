@@ -371,7 +371,7 @@ def test_the_first_message_to_anybody_goes_first_when_others_fail(path: Path) ->
     run(main())
 
 
-@pytest.mark.parametrize("kind", ["404_page", "503", "html_as_json"])
+@pytest.mark.parametrize("kind", ["404_page", "html_as_json"])
 def test_a_list_that_cannot_be_read_is_given_up_and_tried_again_by_who_asks_anew(kind: str, path: Path) -> None:
     async def main() -> None:
         fault = Fault(kind, endpoint=LIST)
