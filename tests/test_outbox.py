@@ -315,7 +315,8 @@ async def test_a_network_that_is_away_is_waited_for(path: Path, monkeypatch: pyt
     async with box(sandbox, path) as outbox, outbox.running():
         await outbox.put("5", TEXT, key="a")
         await asyncio.sleep(0.3)
-        assert (await outbox.counts())[State.QUEUED] == 1
+        counts = await outbox.counts()
+        assert counts[State.QUEUED] + counts[State.SENDING] == 1, "it may just be trying"
         async with Sandbox(port=port) as again:
             assert (await outbox.outcome("a")).state is State.SENT
             assert len(again.messages) == 1
