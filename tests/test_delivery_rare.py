@@ -450,3 +450,17 @@ def test_a_new_run_does_not_wait_for_the_pauses_of_the_last_one(path: Path) -> N
             assert here.clock.monotonic() - began < 60.0
 
     run(main())
+
+
+@pytest.mark.parametrize("others_follow", [False, True])
+def test_who_did_not_arrive_is_to_blame_only_if_others_did_afterwards(others_follow: bool, path: Path) -> None:
+    async def main() -> None:
+        async with place(path, faults=[Fault("reset", endpoint=SEND, nth=2, processed=False)]) as here:
+            for key in "abc" if others_follow else "ab":
+                await here.outbox.put("5", f"{TEXT} {key}", key=key)
+            await here.outbox.drain(workers=1)
+            assert [message.text[-1] for message in here.sandbox.messages][-1] == "b"
+            with contextlib.closing(sqlite3.connect(path)) as db:
+                assert db.execute("SELECT tries FROM message WHERE key = 'b'").fetchone() == (int(others_follow),)
+
+    run(main())
