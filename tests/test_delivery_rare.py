@@ -464,3 +464,32 @@ def test_who_did_not_arrive_is_to_blame_only_if_others_did_afterwards(others_fol
                 assert db.execute("SELECT tries FROM message WHERE key = 'b'").fetchone() == (int(others_follow),)
 
     run(main())
+
+
+def test_who_asks_anew_after_the_list_has_recovered_is_answered_at_once(path: Path) -> None:
+    async def main() -> None:
+        fault = Fault("list_empty", endpoint=LIST)
+        async with place(path, faults=[fault, Fault("reset", endpoint=SEND, nth=2)]) as here:
+            for key in "ab":
+                await here.outbox.put("5", f"{TEXT} {key}", key=key)
+            assert (await here.outbox.drain(workers=1))[State.UNKNOWN] == 1
+            here.sandbox.faults.remove(fault)
+            began = here.clock.monotonic()
+            assert (await here.outbox.drain())[State.SENT] == 2
+            assert here.clock.monotonic() - began <= 120.0
+
+    run(main())
+
+
+def test_what_is_known_to_be_absent_is_not_taken_for_one_that_may_be_there(path: Path) -> None:
+    async def main() -> None:
+        faults = [Fault("reset", endpoint=SEND, nth=nth, processed=nth == 2) for nth in (1, 2)]
+        async with place(path, faults=faults) as here:
+            for delivered in ("no", "yes"):
+                picture = await here.client.media.upload(PNG, category="dm_image")
+                with pytest.raises(DeliveryUnknown) as caught:
+                    await here.client.direct_messages.send("5", attachment=picture)
+                (settled,) = await here.client.direct_messages.reconcile(caught.value)
+                assert settled.delivered == delivered
+
+    run(main())
