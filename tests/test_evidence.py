@@ -146,6 +146,14 @@ def test_a_list_that_was_good_once_and_then_cannot_be_believed_is_given_up_as_we
     assert 5400.0 <= search.looked_at - 600.0 <= 6500.0  # type: ignore[operator]  # it was looked at
 
 
+def test_a_list_that_could_be_believed_lately_is_not_given_up() -> None:
+    search = Search(600.0)
+    search.look(0.0, is_believed=False)
+    assert not search.look(5000.0, is_believed=True)
+    assert not search.look(5500.0, is_believed=False)
+    assert not search.is_hopeless
+
+
 def test_after_an_outage_it_takes_no_longer_than_without_one() -> None:
     search = Search(600.0)
     eight_hours = 28_800.0

@@ -36,9 +36,8 @@ def readings(raw_text: str | None, raw_entities: Mapping[str, Any] | None) -> fr
         if is_object(url) and isinstance(url.get("url"), str) and isinstance(url.get("expanded_url"), str):
             links[url["url"]] = url["expanded_url"]
     for short, address in links.items():
-        if _ATTACHMENT.match(address) and text.endswith(short):  # the API adds it to the text by itself
-            text = text.removesuffix(short)
-            break
+        if _ATTACHMENT.match(address):
+            text = text.removesuffix(short)  # the API adds it to the text by itself
     found = {unescaped(_lengthened(text, links)) or "", _lengthened(unescaped(text) or "", links)}
     return frozenset(one for one in found if "//t.co/" not in one)
 
