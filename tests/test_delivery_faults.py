@@ -579,13 +579,13 @@ def test_while_nothing_gets_through_nobody_is_a_suspect() -> None:
     assert (one.is_troubled, one.wait(now)) == (False, 0.0)
 
 
-@pytest.mark.parametrize(("were_others", "stops_at"), [(False, 4), (True, 8)])
-def test_an_unclear_refusal_stops_nobody_as_long_as_there_are_others_to_try(were_others: bool, stops_at: int) -> None:
+@pytest.mark.parametrize(("had_others", "stops_at"), [(False, 4), (True, 8)])
+def test_an_unclear_refusal_stops_nobody_as_long_as_there_are_others_to_try(had_others: bool, stops_at: int) -> None:
     one, now = judge(), 0.0
     for row in range(stops_at):
-        assert isinstance(one.decide(row, str(row), 0, refusal(), now, were_others=were_others and row > 0), Retry)
+        assert isinstance(one.decide(row, str(row), 0, refusal(), now, had_others=had_others and row > 0), Retry)
         now += one.wait(now)
-    assert isinstance(one.decide(stops_at, str(stops_at), 0, refusal(), now, were_others=were_others), Stop)
+    assert isinstance(one.decide(stops_at, str(stops_at), 0, refusal(), now, had_others=had_others), Stop)
 
 
 def test_many_that_fail_together_are_one_failure() -> None:

@@ -195,6 +195,9 @@ _OUTCOMES: Final = {
 }
 
 
+_TO_SEND: Final = (State.QUEUED, State.SENDING, State.ABSENT)
+
+
 class _Record:
     """Writes each outcome down the moment it is known, and counts. `waiting` are the messages without one, by key."""
 
@@ -213,15 +216,6 @@ class _Record:
 
     async def show_wait(self, client: Client, outbox: Outbox) -> None:
         """Say what the messages wait for, and until when."""
-        if next_try := await outbox.next_try():
-            said = f"waits after failures; the next one leaves at {next_try.astimezone():%H:%M:%S};"
-            self._progress.update(self._task, description=said)
-            return
-        counts = await outbox.counts()
-        if counts[State.UNKNOWN] and not (counts[State.QUEUED] or counts[State.SENDING] or counts[State.ABSENT]):
-            said = f"looks for {counts[State.UNKNOWN]} that may have arrived, which takes ten minutes or more;"
-            self._progress.update(self._task, description=said)
-            return
         states = [state for state in client.quota_state() if state.endpoint == "direct_messages.send" and state.waiting]
         if states and states[0].waiting == self._waited_for:
             fullest = max(states, key=lambda state: state.used / state.limit)
@@ -229,9 +223,14 @@ class _Record:
             free_at = max(self._free_at(state) for state in states)
             leaves = f" the next one leaves at {free_at.astimezone():%H:%M:%S};" if free_at > client.clock.utc() else ""
             said = f"waits for quota: {fullest.used} of {fullest.limit} are spent{kept};{leaves}"
-            self._progress.update(self._task, description=said)
+        elif next_try := await outbox.next_try():
+            said = f"waits after failures; the next one leaves at {next_try.astimezone():%H:%M:%S};"
         else:
-            self._progress.update(self._task, description="sending")
+            counts = await outbox.counts()
+            is_last = counts[State.UNKNOWN] and not sum(counts[state] for state in _TO_SEND)
+            to_find = f"looks for {counts[State.UNKNOWN]} that may have arrived, which takes ten minutes or more;"
+            said = to_find if is_last else "sending"
+        self._progress.update(self._task, description=said)
         self._waited_for = states[0].waiting if states else 0
 
     def _free_at(self, state: QuotaState) -> datetime:

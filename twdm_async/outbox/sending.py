@@ -354,7 +354,7 @@ class _Attempts(Journal):
         else:
             taken = self._taken
             verdict = self._sending.judge.decide(
-                row, taken.recipient_id, taken.tries, outcome, clock.monotonic(), were_others=taken.had_others
+                row, taken.recipient_id, taken.tries, outcome, clock.monotonic(), had_others=taken.had_others
             )
         self._verdict = verdict
         match verdict:

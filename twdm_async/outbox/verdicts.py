@@ -136,7 +136,7 @@ class Judge:
         self._resume_at = -math.inf  # by the monotonic clock
 
     def decide(
-        self, row: int, recipient_id: str, tries: int, outcome: Any, now: float, *, were_others: bool = False
+        self, row: int, recipient_id: str, tries: int, outcome: Any, now: float, *, had_others: bool = False
     ) -> Verdict:
         """What becomes of a message.
 
@@ -146,7 +146,7 @@ class Judge:
             tries: how often it has failed before, while others got through.
             outcome: of its attempt: the answer, an error, or that there must be another attempt.
             now: seconds, by the monotonic clock.
-            were_others: whether it was taken up while there were messages to people to whom none has failed lately.
+            had_others: whether it was taken up while there were messages to people to whom none has failed lately.
         """
         match outcome:
             case DirectMessage():
@@ -167,7 +167,7 @@ class Judge:
                 return Ended(State.REJECTED, str(outcome))
             case errors.ResponseError(subject="unclear" | "intermediary") | errors.InternalError():
                 self._suspects.add(recipient_id)
-                return self._failed(row, tries, outcome, now, were_others=were_others)
+                return self._failed(row, tries, outcome, now, had_others=had_others)
             case errors.QuotaQueueFull() | errors.ConnectFailed(safe_to_retry=True):
                 self._pause(now, 1.0)
                 return Retry(tries=tries, error=str(outcome))
@@ -198,7 +198,7 @@ class Judge:
         """Whether it is not known if anything gets through, so that only one message should be tried at a time."""
         return self._rounds > 0
 
-    def _failed(self, row: int, tries: int, error: errors.TwdmError, now: float, *, were_others: bool) -> Verdict:
+    def _failed(self, row: int, tries: int, error: errors.TwdmError, now: float, *, had_others: bool) -> Verdict:
         count, answers = self._failures.get(row, (0, self._answers))
         self._failures[row] = (count + 1, self._answers)
         is_intermediary = isinstance(error, errors.ResponseError) and error.subject == "intermediary"
@@ -210,9 +210,9 @@ class Judge:
         self._in_a_row.append(row)
         if len(self._in_a_row) > 1:
             self._pause(now, _SPENDS)
-        self._probes += were_others
+        self._probes += had_others
         is_lasting = self._rounds > _ROUNDS and len(self._in_a_row) > _ROUNDS and not is_intermediary
-        if is_lasting and (not were_others or self._probes >= _PROBES):
+        if is_lasting and (not had_others or self._probes >= _PROBES):
             return Stop(error)
         return Retry(min(2.0**count, self._longest_pause), tries, str(error))
 
