@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from twdm_async import QuotaStore
-    from twdm_async.quota.store import Slot
+    from twdm_async.quota.operations import Slot
 
 SEND: Final = "direct_messages.send"
 LANE: Final = Lane("agent")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,11 +11,14 @@ import redis
 
 from twdm_async import MemoryQuotaStore, RedisQuotaStore, SQLiteQuotaStore
 from twdm_async._clock import Clock
+from twdm_async.quota.operations import GiveBack, Granted, Look, Settle, Take, Terms, Wait
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from twdm_async import QuotaStore
+    from twdm_async.quota.lifetime import RequestLifetime
+    from twdm_async.quota.operations import Answer, Claim, Question, Slot
 
 EPOCH = 1_800_000_000.0
 _prefixes = itertools.count()
@@ -53,10 +57,10 @@ class TimedRedisStore(RedisQuotaStore):
         await super().close()
         self.server.close()
 
-    async def _call_script(self, app: str, steps: Any, *, again: bool) -> Any:
+    async def _call(self, *arguments: Any, **options: Any) -> Any:
         seconds, fraction = divmod(self.hand.wall(), 1)
         self.server.set("test:now", json.dumps([int(seconds), int(fraction * 1e6)]))
-        return await super()._call_script(app, steps, again=again)
+        return await super()._call(*arguments, **options)
 
 
 def make(kind: str, clock: HandClock, folder: Path, redis_url: str | None, **options: Any) -> QuotaStore:
@@ -66,3 +70,31 @@ def make(kind: str, clock: HandClock, folder: Path, redis_url: str | None, **opt
         return SQLiteQuotaStore(folder / f"{next(_prefixes)}.db", clock=clock, **options)
     assert redis_url is not None
     return TimedRedisStore(redis_url, clock, prefix=f"test{next(_prefixes)}", **options)
+
+
+async def ask(store: QuotaStore, question: Question) -> Answer:
+    answer = store.ask(question)
+    return await answer if isinstance(answer, asyncio.Future) else answer
+
+
+async def take(
+    store: QuotaStore, claims: tuple[Claim, ...], lifetime: RequestLifetime, most: int = 1
+) -> list[Slot] | Wait:
+    """Take up to so many slots."""
+    answer = await ask(store, Take(Terms(claims, lifetime), most))
+    if isinstance(answer, Wait):
+        return answer
+    assert isinstance(answer, Granted)
+    return [answer.slot] * answer.count
+
+
+async def look(store: QuotaStore, claims: tuple[Claim, ...], lifetime: RequestLifetime) -> None:
+    await ask(store, Look(Terms(claims, lifetime)))
+
+
+def settle(store: QuotaStore, slot: Slot, grace: float = 0.0) -> None:
+    store.note(Settle(slot, grace))
+
+
+def give_back(store: QuotaStore, slot: Slot) -> None:
+    store.note(GiveBack(slot))

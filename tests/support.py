@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,8 +27,13 @@ T = TypeVar("T")
 class _NoThread:
     """Does the work of a state file's thread in the loop: virtual time would run away from a thread."""
 
-    async def run(self, job: Callable[[], T]) -> T:
-        return job()
+    def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        try:
+            done.set_result(job())
+        except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+            done.set_exception(error)
+        return done
 
     def put(self, job: Callable[[], None]) -> None:
         job()

@@ -28,8 +28,7 @@ from twdm_async import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from twdm_async.quota.store import Slot
-    from twdm_async.quota.store.contract import Answering, Intent
+    from twdm_async.quota.operations import Intent, Recipient, Slot
     from twdm_async.sandbox import Sandbox
 
 
@@ -374,10 +373,10 @@ async def test_a_lane_of_another_name_keeps_the_agent_s_weight_and_priority(clie
         lane: Lane,
         max_wait: float | None = None,
         intent: Intent | None = None,
-        answering: Answering | None = None,
+        recipient: Recipient | None = None,
     ) -> Slot:
         seen.append(lane)
-        return await admit(family, lane, max_wait, intent, answering)
+        return await admit(family, lane, max_wait, intent, recipient)
 
     client._limiter.admit = watching  # type: ignore[method-assign]  # it only looks on
     agent = client.agent("1", weight=2.0, priority=Priority.BULK)

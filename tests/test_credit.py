@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pictures import PNG
-from tests.stores import HandClock, make
+from tests.stores import HandClock, ask, make
 from tests.support import listening
 from tests.virtual_time import LoopClock, run
 from twdm_async import (
@@ -29,8 +29,22 @@ from twdm_async import (
     SQLiteQuotaStore,
 )
 from twdm_async.quota.credit import Conversation
+from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.limiter import QuotaLimiter
-from twdm_async.quota.store.contract import Answering, Partner, Reply
+from twdm_async.quota.operations import (
+    Bucket,
+    Claim,
+    Conversant,
+    GiveBack,
+    Granted,
+    Heard,
+    Recipient,
+    ReplyTicket,
+    Settle,
+    Take,
+    Terms,
+    Wait,
+)
 from twdm_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -158,9 +172,12 @@ def at_the_gate(
     run(main())
 
 
+PAGE = Conversant("brand", "anna", "5").page
+
+
 def noted(store: MemoryQuotaStore) -> int:
     """How many messages to the person are noted."""
-    return len(store._conversations[Partner("brand", "anna", "5")].sends)
+    return len(store._books["brand"].conversations[PAGE].sends)
 
 
 def write(limiter: QuotaLimiter, clock: LoopClock) -> None:
@@ -169,11 +186,11 @@ def write(limiter: QuotaLimiter, clock: LoopClock) -> None:
 
 def test_what_waits_is_noted_when_it_leaves_and_not_before() -> None:
     async def main(limiter: QuotaLimiter, store: MemoryQuotaStore, clock: LoopClock) -> None:
-        answering = Answering("5", clock.wall)
-        first = await limiter.admit(SEND, Lane(), answering=answering)
+        recipient = Recipient("5", clock.wall)
+        first = await limiter.admit(SEND, Lane(), recipient=recipient)
         assert noted(store) == 1
-        waiting = asyncio.ensure_future(limiter.admit(SEND, Lane(), answering=answering))
-        given_up = asyncio.ensure_future(limiter.admit(SEND, Lane(), answering=answering))
+        waiting = asyncio.ensure_future(limiter.admit(SEND, Lane(), recipient=recipient))
+        given_up = asyncio.ensure_future(limiter.admit(SEND, Lane(), recipient=recipient))
         await asyncio.sleep(1)
         assert noted(store) == 1
         given_up.cancel()
@@ -183,7 +200,7 @@ def test_what_waits_is_noted_when_it_leaves_and_not_before() -> None:
         limiter.give_back(second)
         assert noted(store) == 1
         with pytest.raises(QuotaWaitTooLong):
-            _ = [await limiter.admit(SEND, Lane(), 1.0, answering=answering) for _ in range(2)]
+            _ = [await limiter.admit(SEND, Lane(), 1.0, recipient=recipient) for _ in range(2)]
         assert noted(store) == 2, "the one that was refused is not"
 
     at_the_gate(main, limit=1)
@@ -191,20 +208,20 @@ def test_what_waits_is_noted_when_it_leaves_and_not_before() -> None:
 
 def test_a_free_reply_leaves_while_the_quota_is_spent_but_not_while_it_is_held() -> None:
     async def main(limiter: QuotaLimiter, store: MemoryQuotaStore, clock: LoopClock) -> None:
-        answering = Answering("5", clock.wall)
+        recipient = Recipient("5", clock.wall)
         limiter.settle(await limiter.admit(SEND, Lane()), seen=True)
         write(limiter, clock)
         for _ in range(4):
-            slot = await limiter.admit(SEND, Lane(), 0.0, answering=answering)
-            assert slot.claims == ()
+            slot = await limiter.admit(SEND, Lane(), 0.0, recipient=recipient)
+            assert slot.buckets == ()
             limiter.settle(slot, seen=True, made=datetime.fromtimestamp(clock.wall(), UTC))
         limiter.refused(SEND, {})
         with pytest.raises(QuotaWaitTooLong):
-            await limiter.admit(SEND, Lane(), 5.0, answering=answering)
+            await limiter.admit(SEND, Lane(), 5.0, recipient=recipient)
         assert noted(store) == 4
         await asyncio.sleep(100)
-        assert (await limiter.admit(SEND, Lane(), 0.0, answering=answering)).claims == ()
-        assert (await limiter.admit(SEND, Lane(), 0.0, answering=answering)).claims != (), "that was the fifth"
+        assert (await limiter.admit(SEND, Lane(), 0.0, recipient=recipient)).buckets == ()
+        assert (await limiter.admit(SEND, Lane(), 0.0, recipient=recipient)).buckets != (), "that was the fifth"
 
     at_the_gate(main, limit=1)
 
@@ -216,9 +233,9 @@ def test_nobody_is_noted_where_nothing_is_free() -> None:
         table = QuotaTable.default().replace(SEND, Quota(1, per=10.0), credit=None)
         limiter = QuotaLimiter(table, store, account="anna", app="brand", clock=clock, timeout=30.0)
         write(limiter, clock)
-        slot = await limiter.admit(SEND, Lane(), answering=Answering("5", clock.wall))
-        assert slot.claims
-        assert not store._conversations
+        slot = await limiter.admit(SEND, Lane(), recipient=Recipient("5", clock.wall))
+        assert slot.buckets
+        assert not store._books["brand"].conversations
 
     run(main())
 
@@ -227,17 +244,17 @@ def test_a_reply_that_waits_becomes_free_when_its_person_writes() -> None:
     async def main(limiter: QuotaLimiter, _: MemoryQuotaStore, clock: LoopClock) -> None:
         limiter.settle(await limiter.admit(SEND, Lane()), seen=True)
         waiting = [
-            asyncio.ensure_future(limiter.admit(SEND, Lane(), answering=Answering(person, clock.wall)))
+            asyncio.ensure_future(limiter.admit(SEND, Lane(), recipient=Recipient(person, clock.wall)))
             for person in ("6", "5", "5")
         ]
         await asyncio.sleep(1)
         write(limiter, clock)
         async with asyncio.timeout(0.1):
             slots = await asyncio.gather(*waiting[1:])
-        assert {slot.claims for slot in slots} == {()}
+        assert {slot.buckets for slot in slots} == {()}
         assert not waiting[0].done()
-        assert (await waiting[0]).claims, "the other one's turn comes"
-        assert not next(iter(limiter._lines.values())).answering
+        assert (await waiting[0]).buckets, "the other one's turn comes"
+        assert not next(iter(limiter._lines.values())).by_person
 
     at_the_gate(main, limit=1)
 
@@ -248,9 +265,9 @@ def test_a_slot_counts_as_long_as_a_free_one_could_have_come_later() -> None:
     """
 
     async def main(limiter: QuotaLimiter, _: MemoryQuotaStore, clock: LoopClock) -> None:
-        answering = Answering("5", clock.wall)
+        recipient = Recipient("5", clock.wall)
         write(limiter, clock)
-        slots = [await limiter.admit(SEND, Lane(), answering=answering) for _ in range(6)]
+        slots = [await limiter.admit(SEND, Lane(), recipient=recipient) for _ in range(6)]
         limiter.settle(slots[5], seen=True, made=datetime.fromtimestamp(clock.wall(), UTC))
         began = clock.monotonic()
         await limiter.admit(SEND, Lane())
@@ -262,7 +279,7 @@ def test_a_slot_counts_as_long_as_a_free_one_could_have_come_later() -> None:
 def test_what_a_person_wrote_before_anything_was_noted_opens_nothing() -> None:
     async def main(limiter: QuotaLimiter, _: MemoryQuotaStore, clock: LoopClock) -> None:
         limiter.note_inbound("5", datetime.fromtimestamp(clock.wall() - 10, UTC))
-        assert (await limiter.admit(SEND, Lane(), answering=Answering("5", clock.wall))).claims
+        assert (await limiter.admit(SEND, Lane(), recipient=Recipient("5", clock.wall))).buckets
 
     at_the_gate(main, limit=1)
 
@@ -276,11 +293,11 @@ def test_who_waits_for_manners_looks_again_whether_it_is_free() -> None:
         store = MemoryQuotaStore(clock=clock)
         limiter = QuotaLimiter(table, store, account="anna", app="brand", clock=clock, timeout=30.0)
         write(limiter, clock)
-        answering = Answering("5", clock.wall)
-        first = await limiter.admit(SEND, Lane(), answering=answering)
-        assert first.claims == ()
+        recipient = Recipient("5", clock.wall)
+        first = await limiter.admit(SEND, Lane(), recipient=recipient)
+        assert first.buckets == ()
         assert first.send_by < clock.monotonic() + 100
-        second = asyncio.ensure_future(limiter.admit(SEND, Lane(), answering=answering))
+        second = asyncio.ensure_future(limiter.admit(SEND, Lane(), recipient=recipient))
         await asyncio.sleep(5)
         limiter.refused(SEND, {"Retry-After": "500"})
         await asyncio.sleep(400)
@@ -301,12 +318,12 @@ def test_free_replies_have_manners() -> None:
             limiter.note_inbound(str(person), datetime.fromtimestamp(clock.wall(), UTC))
         began = clock.monotonic()
         slots = await asyncio.gather(
-            *(limiter.admit(SEND, Lane(), answering=Answering(str(person), clock.wall)) for person in range(100))
+            *(limiter.admit(SEND, Lane(), recipient=Recipient(str(person), clock.wall)) for person in range(100))
         )
-        assert {slot.claims for slot in slots} == {()}
+        assert {slot.buckets for slot in slots} == {()}
         assert clock.monotonic() - began == pytest.approx(4.0, abs=0.2), "twenty at once, then twenty a second"
         with pytest.raises(QuotaWaitTooLong):
-            await limiter.admit(SEND, Lane(), 0.01, answering=Answering("5", clock.wall))
+            await limiter.admit(SEND, Lane(), 0.01, recipient=Recipient("5", clock.wall))
 
     run(main())
 
@@ -330,38 +347,45 @@ async def test_the_stores_agree(kind: str, tmp_path: Path, request: pytest.Fixtu
     """Each does what the pure rule says, also after it was closed and opened again, where it can."""
     url = request.getfixturevalue("redis_url") if kind == "redis" else None
     generator, clock, model = random.Random(7), HandClock(), dict[str, Conversation]()
+    claims = (Claim(Bucket(SEND, Scope.USER, "anna", "brand"), (Quota(10**6, per=DAY),)),)
+    terms = Terms(claims, RequestLifetime.from_timeout(30.0), credit=CREDIT)
     store = make(kind, clock, tmp_path, url)
-    await store.reply(Partner("brand", "anna", "nobody"), clock.wall(), CREDIT)
+    await ask(store, Take(terms, ticket=ReplyTicket(Conversant("brand", "anna", "nobody"), "first", clock.wall())))
     clock.now += 10_000
     seen = set()
     try:
         for step in range(400):
             now = clock.wall()
             person = generator.choice("ab")
-            partner, conversation = Partner("brand", "anna", person), model.setdefault(person, Conversation())
+            conversant, conversation = Conversant("brand", "anna", person), model.setdefault(person, Conversation())
             clock.now += generator.choice([1.0, 50.0, 700.0, 700.0, 40_000.0])
             if generator.random() < 0.25:
                 at = now - generator.choice([0.0, 100.0, 5000.0])
-                store.heard(partner, at)
+                store.note(Heard(conversant, at))
                 conversation.hear(at)
                 continue
             if generator.random() < 0.1:
-                store.sent(Reply(partner, f"id {step}"), now)  # by somebody else
+                store.note(Heard(conversant, now, f"{step}"))  # by somebody else
                 conversation.end(f"id {step}", now)
                 continue
-            reply = await store.reply(partner, now, CREDIT)
+            ticket = ReplyTicket(conversant, str(step), now)
+            if not conversation.freedom(now, CREDIT).is_free:
+                assert isinstance(await ask(store, Take(terms, ticket=ticket, may_spend=False)), Wait)
+            answer = await ask(store, Take(terms, ticket=ticket))
             freedom = conversation.begin(str(step), now, CREDIT)
-            assert (reply.is_free, reply.is_open) == (freedom.is_free, freedom.is_open)
-            seen.add((reply.is_free, reply.is_open))
+            assert isinstance(answer, Granted)
+            slot = answer.slot
+            assert (not slot.buckets, slot.is_open) == (freedom.is_free, freedom.is_open)
+            seen.add(freedom)
             match generator.randrange(4):
                 case 0:
-                    store.unsent(reply)
+                    store.note(GiveBack(slot))
                     conversation.withdraw(str(step))
                 case 1:
-                    store.sent(reply, None)
+                    store.note(Settle(slot))
                     conversation.end(str(step), None)
                 case 2:
-                    store.sent(reply, now)
+                    store.note(Settle(slot, made=now))
                     conversation.end(str(step), now)
                 case _:
                     pass  # its process has died

@@ -75,10 +75,10 @@ def test_fault_73_an_outcome_that_is_written_once_more_later_changes_nothing(
     """It was written; whoever wrote it is cancelled before that is known; meanwhile another process sends the message."""
 
     class Late(support._NoThread):
-        async def run(self, job: Callable[[], Any]) -> Any:
-            result = job()
-            await asyncio.sleep(0.001)
-            return result
+        def submit(self, job: Callable[[], Any]) -> asyncio.Future[Any]:
+            done, late = super().submit(job), asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_later(0.001, lambda: late.done() or late.set_result(done.result()))
+            return late
 
     monkeypatch.setattr(state_file, "_Thread", Late)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -10,14 +12,30 @@ from hypothesis import strategies as st
 
 from twdm_async import InvalidInput, Pace, Quota, QuotaTable, Scope
 from twdm_async.quota.ledger import Ledger
-from twdm_async.quota.store.contract import UNLIMITED
 
 PER = 900.0
 DRIFT = 1.0001
+TICK = PER / 512
+NEVER = 1e6  # the end of a lease
+
+
+def counting(*quotas: Quota) -> Ledger:
+    ledger = Ledger()
+    for quota in quotas:
+        ledger.count_by(quota, 0.0, 0)
+    return ledger
+
+
+def spend(ledger: Ledger, now: float, count: int = 1, grace: float = 0.0) -> None:
+    ledger.take(NEVER, count)
+    for _ in range(count):
+        ledger.settle(NEVER, now + grace)
 
 
 def is_open(ledger: Ledger, now: float, quota: Quota) -> bool:
-    return ledger.room(now, (quota,)) > 0
+    used = ledger.used(now, quota)
+    assert used is not None
+    return used < quota.limit and ledger.held_until <= now
 
 
 def free_in(ledger: Ledger, now: float, quota: Quota, count: int = 1) -> float:
@@ -25,35 +43,51 @@ def free_in(ledger: Ledger, now: float, quota: Quota, count: int = 1) -> float:
 
 
 def test_a_slot_counts_until_its_outcome_and_a_window_on_top() -> None:
-    ledger, quota = Ledger(), Quota(1, PER)
+    quota = Quota(1, PER)
+    ledger = counting(quota)
     assert is_open(ledger, 0, quota)
-    ledger.take()
-    assert not is_open(ledger, 5000, quota)  # under way for ever so long
-    ledger.settle(5000)
+    ledger.take(NEVER)
+    assert not is_open(ledger, 5000, quota)
+    assert ledger.usage(5000, quota).in_flight == 1
+    ledger.settle(NEVER, 5000)
+    assert ledger.usage(5000, quota).in_flight == 0
     assert not is_open(ledger, 5000 + PER, quota)
-    assert free_in(ledger, 5000, quota) == pytest.approx(PER * DRIFT)
-    assert is_open(ledger, 5000 + PER * DRIFT, quota)
+    assert PER * DRIFT <= free_in(ledger, 5000, quota) <= PER * DRIFT + TICK
+    assert is_open(ledger, 5000 + PER * DRIFT + TICK, quota)
+
+
+def test_a_slot_that_nobody_settles_counts_until_its_lease_and_a_window_are_over() -> None:
+    quota = Quota(1, PER)
+    ledger = counting(quota)
+    ledger.take(120.0)
+    assert not is_open(ledger, 120 + PER * DRIFT - 0.001, quota)
+    assert ledger.usage(120 + TICK, quota).in_flight == 0
+    assert is_open(ledger, 120 + PER * DRIFT + TICK, quota)
+    ledger.settle(120.0, 5000)  # it lived longer than was thought possible
+    assert not is_open(ledger, 5000 + PER, quota)
 
 
 def test_a_slot_without_outcome_counts_for_a_grace_longer() -> None:
-    ledger, quota = Ledger(), Quota(2, PER)
-    ledger.take(2)
-    ledger.settle(10, grace=30)
-    ledger.settle(20)  # it stops counting before the other does
+    quota = Quota(2, PER)
+    ledger = counting(quota)
+    spend(ledger, 10, grace=30)
+    spend(ledger, 20)  # it stops counting before the other does
     assert ledger.used(20, quota) == 2
-    assert ledger.used(20 + PER * DRIFT, quota) == 1
-    assert ledger.used(40 + PER * DRIFT, quota) == 0
+    assert ledger.used(20 + PER * DRIFT + TICK, quota) == 1
+    assert ledger.used(40 + PER * DRIFT + TICK, quota) == 0
 
 
 def test_a_slot_is_given_back_if_nothing_left() -> None:
-    ledger, quota = Ledger(), Quota(1, PER)
-    ledger.take()
-    ledger.give_back()
+    quota = Quota(1, PER)
+    ledger = counting(quota)
+    ledger.take(NEVER)
+    ledger.give_back(NEVER)
     assert is_open(ledger, 0, quota)
 
 
 def test_holds_join_to_the_later_one() -> None:
-    ledger, quota = Ledger(), Quota(5, PER)
+    quota = Quota(5, PER)
+    ledger = counting(quota)
     ledger.hold(100)
     ledger.hold(50)
     assert not is_open(ledger, 99, quota)
@@ -62,31 +96,64 @@ def test_holds_join_to_the_later_one() -> None:
 
 
 def test_free_in_counts_rounds() -> None:
-    ledger, quota = Ledger(), Quota(2, 100.0)
+    quota = Quota(2, 100.0)
+    ledger = counting(quota)
     for now in (0, 10):
-        ledger.take()
-        ledger.settle(now)
+        spend(ledger, now)
     window = 100 * DRIFT
     waits = [free_in(ledger, 20, quota, count) for count in (1, 2, 3, 4, 5)]
     expected = [window - 20, window - 10, 2 * window - 20, 2 * window - 10, 3 * window - 20]
-    assert waits == pytest.approx(expected)
+    assert waits == pytest.approx(expected, abs=100 / 512)
 
 
 def test_who_shares_a_ledger_counts_by_its_own_quota() -> None:
-    ledger = Ledger()
     day, quarter, tighter = Quota(10, 86_400.0), Quota(3, 900.0), Quota(4, 86_400.0)
+    ledger = counting(day, quarter)
     for now in (0, 1000, 2000, 2500):
-        ledger.take()
-        ledger.settle(now)
+        spend(ledger, now)
     assert [ledger.used(2600, quota) for quota in (day, quarter, tighter)] == [4, 2, 4]
-    assert ledger.room(2600, (day, quarter)) == 1
-    assert ledger.room(2600, (tighter,)) == 0
-    assert free_in(ledger, 2600, quarter, 2) == pytest.approx(2000 + 900 * DRIFT - 2600)
+    assert free_in(ledger, 2600, quarter, 2) == pytest.approx(2000 + 900 * DRIFT - 2600, abs=TICK)
+
+
+def test_a_longer_window_finds_what_was_kept_for_it() -> None:
+    """A client, or its next version, counts by a longer window than anybody before."""
+    quarter, day = Quota(20, 900.0), Quota(10, 86_400.0)
+    ledger = counting(quarter)
+    ledger.keep(day.per, 0.0)  # as the longest window in the table of a client
+    assert ledger.used(0, day) is None
+    for now in range(0, 10_000, 500):
+        spend(ledger, now)
+    assert ledger.count_by(day, 100_000.0, 0) == 0, "all of it is known"
+    ledger = counting(quarter)
+    ledger.keep(day.per, 0.0)
+    for now in range(0, 10_000, 500):
+        spend(ledger, now)
+    assert ledger.count_by(day, 10_000.0, 5) > 76_000, "the ledger is not that old"
+    assert ledger.used(10_000.0, day) == 20 + 5
+    week = Quota(30, 7 * 86_400.0)
+    assert ledger.count_by(week, 20_000.0, 0) > 0
+    assert ledger.used(20_000.0, week) == 20
+
+
+@pytest.mark.parametrize("first", [900.0, 3600.0])
+def test_a_window_that_is_new_begins_with_what_is_known(first: float) -> None:
+    known, new = Quota(50, first), Quota(50, 1800.0)
+    ledger = counting(known)
+    ledger.take(5000.0, 2)  # under way
+    for now in (100, 2900, 3000):
+        spend(ledger, now)
+    ledger.count_by(new, 3000, 0)
+    assert ledger.used(3000, new) == 4
+    assert ledger.usage(3000, new).in_flight == 2
+    ledger.settle(5000.0, 3100)
+    assert 2 <= (ledger.used(3000 + 1800 * DRIFT + 20, new) or 0) <= 3
+    assert ledger.used(5000 + 1800 * DRIFT + 30, new) == 0
 
 
 def test_the_server_s_count_can_only_tighten() -> None:
-    ledger, quota = Ledger(), Quota(180, PER)
-    ledger.take(10)
+    quota = Quota(180, PER)
+    ledger = counting(quota, Quota(1000, per=86_400.0))
+    ledger.take(NEVER, 10)
     ledger.tighten(0, quota, remaining=170, until=500)
     assert ledger.used(0, quota) == 10  # nobody else has spent any
     ledger.tighten(0, quota, remaining=150, until=500)
@@ -99,25 +166,35 @@ def test_the_server_s_count_can_only_tighten() -> None:
 
 
 def test_what_others_spent_comes_free_at_its_time() -> None:
-    ledger, quota = Ledger(), Quota(6, 100.0)
+    quota = Quota(6, 100.0)
+    ledger = counting(quota)
     for now in (0, 10, 90):
-        ledger.take()
-        ledger.settle(now)
+        spend(ledger, now)
     ledger.tighten(90, quota, remaining=0, until=120)  # three more
     assert ledger.used(95, quota) == 6
     waits = [free_in(ledger, 95, quota, count) for count in range(1, 7)]
-    assert waits == pytest.approx([5.01, 15.01, 25, 25, 25, 95.01])
+    assert waits == pytest.approx([5.01, 15.01, 25, 25, 25, 95.01], abs=0.2)
 
 
-def test_without_a_documented_quota_only_a_hold_closes_it() -> None:
-    ledger = Ledger()
-    ledger.take(1000)
-    for _ in range(1000):
-        ledger.settle(0)
-    assert is_open(ledger, 0, UNLIMITED)
-    assert ledger.used(1, UNLIMITED) == 0
-    ledger.hold(5)
-    assert free_in(ledger, 0, UNLIMITED, 10_000) == 5
+def test_a_ledger_stays_small_and_exact_over_a_store() -> None:
+    quota, generator = Quota(10**6, PER), random.Random(1)
+    ledger = counting(quota)
+    ledger.keep(86_400.0, 0.0)
+    for now in range(5000):
+        leases = [now + generator.uniform(10, 90) for _ in range(5)]
+        for lease in leases:
+            ledger.take(lease)
+        for lease in leases[1:]:
+            ledger.settle(lease, now + generator.choice([0.0, 60.0]))
+        ledger.give_back(leases[0])
+    text = json.dumps(ledger.as_json())
+    assert len(text) < 30_000
+    assert ledger.used(4999, quota) == pytest.approx(4 * 900 + 120, abs=60)
+    again = Ledger.from_json(json.loads(text))
+    for later in (4999, 5300, 5800, 5900):
+        assert again.used(later, quota) == ledger.used(later, quota)
+        assert again.usage(later, quota) == ledger.usage(later, quota)
+    assert again.used(6000, quota) == 0
 
 
 # ---- the promise, as the proof has it: any window, any latency ----
@@ -129,6 +206,7 @@ REQUESTS = st.lists(
         st.floats(0, 25),  # after that, until its outcome is seen
         st.booleans(),  # whether it is seen at all
         st.booleans(),  # whether it leaves at all
+        st.booleans(),  # whether its process dies before it has told
     ),
     max_size=60,
 )
@@ -137,37 +215,42 @@ REQUESTS = st.lists(
 @settings(max_examples=500, deadline=None)
 @given(REQUESTS, st.integers(1, 5), st.floats(1, 60))
 def test_no_window_ever_holds_more_than_the_limit(
-    requests: list[tuple[float, float, float, bool, bool]], limit: int, per: float
+    requests: list[tuple[float, float, float, bool, bool, bool]], limit: int, per: float
 ) -> None:
-    grace = 5.0
-    ledger, quota = Ledger(), Quota(limit, per)
+    grace, lease = 5.0, 35.0
+    quota = Quota(limit, per)
+    ledger = counting(quota)
     counted: list[float] = []
-    under_way: list[tuple[float, bool, bool]] = []  # (when it is over, seen, left)
+    under_way: list[tuple[float, float, bool, bool]] = []  # (when it is over, its lease, seen, left)
     now = 0.0
 
     def settle_until(moment: float) -> None:
         under_way.sort()
         while under_way and under_way[0][0] <= moment:
-            over, seen, left = under_way.pop(0)
+            over, lease_end, seen, left = under_way.pop(0)
             if not left:
-                ledger.give_back()
+                ledger.give_back(lease_end)
             else:
-                ledger.settle(over, 0.0 if seen else grace)
+                ledger.settle(lease_end, over if seen else over + grace)
 
-    for gap, inward, outward, seen, leaves in requests:
+    for gap, inward, outward, seen, leaves, dies in requests:
         now += gap
         settle_until(now)
         if not is_open(ledger, now, quota):
             continue
-        ledger.take()
-        if not leaves:
-            under_way.append((now + inward, False, False))
+        ledger.take(now + lease)
+        over = now + inward + outward if seen else now + outward
+        if dies:
+            counted.append(now + inward)
+        elif not leaves:
+            under_way.append((now + inward, now + lease, False, False))
         elif seen:
             counted.append(now + inward)
-            under_way.append((now + inward + outward, True, True))
+            under_way.append((over, now + lease, True, True))
         else:  # we stop looking, and the server counts it afterwards
-            under_way.append((now + outward, False, True))
-            counted.append(now + outward + min(inward, grace))
+            counted.append(over + min(inward, grace))
+            under_way.append((over, now + lease, False, True))
+        ledger = Ledger.from_json(json.loads(json.dumps(ledger.as_json())))
     counted.sort()
     # A window of `per`, wherever it begins, holds more than the limit only if limit + 1 in a row lie closer than that.
     for first, last in zip(counted, counted[limit:], strict=False):

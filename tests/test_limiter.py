@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,17 +28,17 @@ from twdm_async import (
 from twdm_async.quota.limiter import QuotaLimiter, QuotaState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from twdm_async.quota.store import Claim, Lifetime, QuotaStore, Slot, Wait
-    from twdm_async.quota.store.contract import Intent
-    from twdm_async.quota.store.steps import Answer, Step
+    from twdm_async.quota.operations import Answer, Question, Slot
+    from twdm_async.quota.store import QuotaStore
+    from twdm_async.quota.store.transactional import Batch
 
 SEND = "direct_messages.send"
 NUMBERS = itertools.count()
 PER = 900.0
 DRIFT = 1.0001
+TICK = 1 / 512  # of a window: moments are rounded up by so much
 
 
 def make(
@@ -122,13 +122,13 @@ def test_a_wait_that_is_known_to_be_too_long_is_refused_at_once() -> None:
         with pytest.raises(QuotaWaitTooLong) as caught:
             await limiter.admit(SEND, Lane(), max_wait=60.0)
         assert asyncio.get_running_loop().time() == pytest.approx(before, abs=1e-3)
-        assert caught.value.wait == pytest.approx(PER * DRIFT, abs=1e-3)
-        assert (caught.value.retry_at - LoopClock().utc()).total_seconds() == pytest.approx(PER * DRIFT, abs=1e-3)
+        assert PER * DRIFT <= caught.value.wait <= PER * (DRIFT + TICK)
+        assert (caught.value.retry_at - LoopClock().utc()).total_seconds() == pytest.approx(caught.value.wait, abs=1e-3)
         waiters = [asyncio.ensure_future(take_and_settle(limiter)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(QuotaWaitTooLong) as caught:  # the third in line has to wait for the window after that
             await limiter.admit(SEND, Lane(), max_wait=PER * 1.5)
-        assert caught.value.wait == pytest.approx(2 * PER * DRIFT, abs=1e-3)
+        assert 2 * PER * DRIFT <= caught.value.wait <= PER * (2 * DRIFT + TICK)
         await asyncio.gather(*waiters)
         assert state(limiter).used == 2
 
@@ -144,7 +144,7 @@ def test_many_agents_with_one_message_each_are_all_counted() -> None:
         await asyncio.sleep(0)
         with pytest.raises(QuotaWaitTooLong) as caught:
             await limiter.admit(SEND, Lane("61"), max_wait=PER * 12)
-        assert caught.value.wait == pytest.approx(13 * PER * DRIFT, abs=1e-3)
+        assert 13 * PER * DRIFT <= caught.value.wait <= PER * (13 * DRIFT + TICK)
         await asyncio.gather(*waiting)
 
     run(main())
@@ -169,7 +169,7 @@ def test_interactive_overtakes_bulk_that_waits() -> None:
         bulk = [asyncio.ensure_future(take_and_settle(limiter, lane=Lane(priority=Priority.BULK))) for _ in range(3)]
         await asyncio.sleep(5)
         live = await take_and_settle(limiter)
-        assert live == pytest.approx(10 * DRIFT, abs=1e-3)
+        assert 10 * DRIFT <= live <= 10 * (DRIFT + TICK) + 1e-3
         assert min(await asyncio.gather(*bulk)) > live
 
     run(main())
@@ -237,7 +237,7 @@ def test_the_state_tells_everything() -> None:
         await asyncio.sleep(1)
         now = state(limiter)
         assert (now.limit, now.per, now.used, now.in_flight, now.waiting) == (3, PER, 3, 2, 1)
-        assert (now.free_at - LoopClock().utc()).total_seconds() == pytest.approx(PER * DRIFT - 1, abs=1e-3)
+        assert PER * DRIFT - 1.001 <= (now.free_at - LoopClock().utc()).total_seconds() <= PER * (DRIFT + TICK)
         limiter.give_back(slots[0])
         await waiting
         assert state(limiter).waiting == 0
@@ -278,10 +278,10 @@ def test_a_store_that_fails_tells_everyone_who_waits() -> None:
     class Broken(MemoryQuotaStore):
         fails = False
 
-        async def take(self, *args: Any) -> Any:
+        def ask(self, question: Question) -> Answer:
             if self.fails:
                 raise OSError("the disk is gone")
-            return await super().take(*args)
+            return super().ask(question)
 
     async def main() -> None:
         store = Broken(clock=LoopClock())
@@ -336,11 +336,9 @@ class CountingStore(MemoryQuotaStore):
 
     asked = 0
 
-    async def take(
-        self, claims: tuple[Claim, ...], lifetime: Lifetime, most: int = 1, intent: Intent | None = None
-    ) -> list[Slot] | Wait:
+    def ask(self, question: Question) -> Answer:
         self.asked += 1
-        return await super().take(claims, lifetime, most, intent)
+        return super().ask(question)
 
 
 def test_accounts_share_the_app_s_quota_fairly_and_one_wakes_for_each_slot() -> None:
@@ -357,7 +355,7 @@ def test_accounts_share_the_app_s_quota_fairly_and_one_wakes_for_each_slot() -> 
 
         waiting = [asyncio.ensure_future(one(number)) for number in range(50) for _ in range(4)]
         for window in range(20):
-            await asyncio.sleep(PER * DRIFT * window + 1 - clock.monotonic())
+            await asyncio.sleep(PER * (DRIFT + TICK) * window + 1 - clock.monotonic())
             assert len(served) == 10 * (window + 1)
             # In five windows each of the fifty accounts has had its turn, and a batch may go to whoever came first.
             if window == 10:
@@ -381,13 +379,13 @@ def test_whoever_holds_the_turn_and_gives_up_passes_it_on() -> None:
             task.cancel()
         limiters[2].close()
         results = await asyncio.gather(*waiting, return_exceptions=True)
-        assert results[3:] == pytest.approx([PER * DRIFT] * 2, abs=0.01)
+        assert results[3:] == pytest.approx([PER * DRIFT] * 2, abs=PER * TICK + 0.01)
         assert [type(result) for result in results[:3]] == [asyncio.CancelledError] * 2 + [ClientClosed]
 
     run(main())
 
 
-def test_the_turn_is_passed_on_by_one_that_is_closed_in_the_moment_it_gets_it() -> None:
+def test_the_turn_is_passed_on_by_one_that_gives_up_in_the_moment_it_gets_it() -> None:
     async def main() -> None:
         store = MemoryQuotaStore(clock=LoopClock())
         quotas = Quota(1000, per=PER), Quota(1, per=PER, scope=Scope.APP)
@@ -396,8 +394,8 @@ def test_the_turn_is_passed_on_by_one_that_is_closed_in_the_moment_it_gets_it() 
         first, second = (asyncio.ensure_future(take_and_settle(limiter)) for limiter in limiters[1:])
         await asyncio.sleep(5)
         limiters[0].give_back(slot)  # it is the first one's turn
-        limiters[1].close()
-        with pytest.raises(ClientClosed):
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
             await first
         assert await second == pytest.approx(5, abs=1e-3)
 
@@ -441,7 +439,7 @@ def test_a_request_that_is_cancelled_early_may_still_be_counted_late() -> None:
         limiter = make(Quota(1, per=PER))
         limiter.settle(await limiter.admit(SEND, Lane()), seen=False)
         await limiter.admit(SEND, Lane())
-        assert asyncio.get_running_loop().time() == pytest.approx(PER * DRIFT + 60, abs=1e-3)
+        assert PER * DRIFT + 60 <= asyncio.get_running_loop().time() <= PER * (DRIFT + TICK) + 60
 
     run(main())
 
@@ -621,11 +619,14 @@ def test_fault_45_cancelled_anywhere_slots_stay_exact(
 class SlowStore(SQLiteQuotaStore):
     """Takes its time before and after it does what it is asked."""
 
-    async def _run(self, steps: Sequence[Step]) -> list[Answer]:
+    async def _commit(self, batch: Batch) -> None:
         await asyncio.sleep(0.3)
-        answers = self._work(steps)
+        batch.is_unsure = True
+        batch.outcome = asyncio.get_running_loop().create_future()
+        batch.outcome.set_result(self._transact(batch))
         await asyncio.sleep(0.3)
-        return answers
+        self._show(batch.app, *batch.outcome.result())
+        batch.is_unsure = False
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -670,6 +671,7 @@ def test_fault_45_cancelled_at_any_await_the_ledger_is_what_the_server_counts(
                 asyncio.get_running_loop().call_later(cancel, task.cancel)
         async with asyncio.timeout(1000):
             await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(5)  # the store answers those who gave up, too
             await store.flush()
             await limiter.look()
         used = state(limiter)

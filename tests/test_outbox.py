@@ -40,14 +40,18 @@ from twdm_async import (
     state_file,
 )
 from twdm_async.outbox import Entry, Outbox, State
-from twdm_async.outbox.rows import NewMessage, Rows, UnknownMessage
+from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows, SlotIntent, UnknownMessage
 from twdm_async.owners import Owner
+from twdm_async.quota.operations import Granted, Question, Take
+from twdm_async.quota.store import sqlite
 from twdm_async.sandbox import Fault, Sandbox
 from twdm_async.state_file import FileTrouble, StateFile
 from twdm_async.transport.sent import Sought
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from twdm_async.quota.store.transactional import Batch
 
 
 @contextlib.asynccontextmanager
@@ -217,7 +221,7 @@ async def test_interactive_messages_go_before_bulk_ones(sandbox: Sandbox, path: 
 
 
 async def test_lanes_take_turns_in_the_file(path: Path) -> None:
-    file = StateFile(path, "what is to be sent", "do this")
+    file = StateFile(path, SCHEMA, "what is to be sent", "do this")
     order: list[str] = []
 
     def work(db: sqlite3.Connection) -> None:
@@ -377,30 +381,25 @@ async def test_fault_47_a_client_closed_under_an_outbox(path: Path) -> None:
 
 
 async def test_the_slot_and_the_state_are_written_together_where_both_live_in_one_file(path: Path) -> None:
-    taken: list[tuple[str, bool]] = []
+    taken: list[bool] = []
 
     class Watched(SQLiteQuotaStore):
-        def _work(self, steps: Any) -> Any:
-            before, _ = _slots_and_sending(path)
-            answers = super()._work(steps)
-            slots, sending = _slots_and_sending(path)  # before anybody hears of it
-            taken.extend((slot, slot in sending) for slot in slots - before)
-            return answers
+        def _transact(self, batch: Batch) -> Any:
+            done = super()._transact(batch)
+            with contextlib.closing(sqlite3.connect(path)) as db:  # before anybody hears of it
+                sending = {slot for (slot,) in db.execute("SELECT slot FROM message WHERE state = 'sending'")}
+            for answer in batch.answers:
+                if isinstance(answer, Granted):
+                    intent = answer.slot.intent
+                    taken.append(isinstance(intent, SlotIntent) and intent._slot in sending)
+            return done
 
     async with Sandbox() as sandbox, Watched(path) as store, box(sandbox, path, quota_store=store) as outbox:
         for number in range(10):
             await outbox.put("5", f"{TEXT} {number}")
         await outbox.drain()
         assert len(sandbox.messages) == 10
-    assert [is_written_down for _, is_written_down in taken] == [True] * 10
-
-
-def _slots_and_sending(path: Path) -> tuple[set[str], set[str]]:
-    if not path.exists():
-        return set(), set()
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        slots = {slot for (slot,) in db.execute("SELECT name FROM slot")}
-        return slots, {slot for (slot,) in db.execute("SELECT slot FROM message WHERE state = 'sending'")}
+    assert taken == [True] * 10
 
 
 @pytest.mark.parametrize("pace", [None, Pace(burst=4, per=0.3)])
@@ -411,22 +410,23 @@ async def test_those_who_wait_are_written_down_together_with_their_slot_too(path
         SQLiteQuotaStore(path) as store,
         box(sandbox, path, quota_store=store, quotas=quotas) as outbox,
     ):
-        take = store.take
-        taken: list[tuple[bool, int]] = []
+        ask = store.ask
+        granted: list[bool] = []
 
-        async def watched(*arguments: Any) -> Any:
-            slots = await take(*arguments)
-            taken.append((arguments[3] is not None, len(slots) if isinstance(slots, list) else 0))
-            return slots
+        def watched(question: Question) -> Any:
+            answer = ask(question)
+            if isinstance(question, Take):
+                assert question.intent is not None
+                answer.add_done_callback(lambda done: granted.append(isinstance(done.result(), Granted)))
+            return answer
 
-        store.take = watched  # type: ignore[method-assign,assignment]
+        store.ask = watched  # type: ignore[method-assign]
         for number in range(10):
             await outbox.put("5", f"{TEXT} {number}")
         await outbox.drain()
         assert len(sandbox.messages) == 10
         assert not sandbox.breaches
-        assert all(with_intent and count <= 1 for with_intent, count in taken)
-        assert sum(count for _, count in taken) == 10
+        assert sum(granted) == 10
 
 
 async def test_a_slot_given_back_takes_the_state_back_with_it(path: Path) -> None:
@@ -744,7 +744,7 @@ async def test_fault_50_a_disk_that_is_full(sandbox: Sandbox, path: Path, monkey
 
 def test_what_must_be_durable_is_forced_to_the_disk(path: Path) -> None:
     """No test can cut the power; so this one asks SQLite whether it waits for the disk."""
-    file = StateFile(path, "something", "do this")
+    file = StateFile(path, SCHEMA, "something", "do this")
     for is_durable, waits in ((True, 2), (False, 1), (True, 2)):
         (synchronous,) = file.transact(lambda db: db.execute("PRAGMA synchronous").fetchone(), is_durable=is_durable)
         assert synchronous == waits
@@ -853,7 +853,7 @@ async def test_the_file_of_an_older_version_is_brought_up_to_date(sandbox: Sandb
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA application_id = {state_file._APPLICATION}")
-        db.executescript(state_file._MIGRATIONS[0])
+        db.executescript(sqlite.SCHEMA.steps[0])  # type: ignore[arg-type]  # it is SQL
         db.execute("PRAGMA user_version = 1")
     async with opened(sandbox, path) as outbox:
         await outbox.put("5", TEXT)

@@ -21,7 +21,7 @@ from twdm_async import (
     InvalidInput,
     MemoryQuotaStore,
 )
-from twdm_async.quota.store.contract import Partner
+from twdm_async.quota.operations import Conversant
 from twdm_async.resources.inbox import Received
 from twdm_async.sandbox import Fault, Sandbox
 
@@ -309,8 +309,9 @@ def test_it_feeds_the_credit_and_reconcile() -> None:
         assert [message.is_counted for message in sandbox.messages[1:]] == [False] * 5 + [True]
         (used,) = {one.used for one in client.quota_state() if one.endpoint == "direct_messages.send"}
         assert used == 2, "the one into the dark, and the sixth answer"
-        partner = Partner(client._limiter._owners["app"], client._limiter._owners["user"], "5")  # type: ignore[index]
-        assert len(client.quota_store._conversations[partner].sends) == 6  # type: ignore[attr-defined]
+        app, user = client._limiter._owners["app"], client._limiter._owners["user"]  # type: ignore[index]
+        book = client.quota_store._books[app]  # type: ignore[attr-defined]
+        assert len(book.conversations[Conversant(app, user, "5").page].sends) == 6
 
     polling(main)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiolimiter import AsyncLimiter
@@ -12,12 +12,12 @@ from aiolimiter import AsyncLimiter
 from tests.pictures import PNG
 from tests.virtual_time import LoopClock, run
 from twdm_async import Client, MemoryQuotaStore, Quota, QuotaTable, Scope
-from twdm_async.quota.store import Slot
-from twdm_async.quota.store.contract import UNLIMITED, Intent
+from twdm_async.quota.operations import Granted, Slot
 from twdm_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from twdm_async.quota.store import Bucket, Claim, Lifetime, QuotaStore, Wait
+    from twdm_async.quota.operations import Answer, Note, Question
+    from twdm_async.quota.store import QuotaStore
 
 _LIMIT, _PER = 100, 900.0
 _AGENTS, _EACH = 200, 3
@@ -28,26 +28,19 @@ class BareLimiterStore(MemoryQuotaStore):
 
     def __init__(self) -> None:
         super().__init__(clock=LoopClock())
-        self._limiters: dict[Bucket, AsyncLimiter] = {}
+        self._limiters: dict[str, AsyncLimiter] = {}
 
-    async def take(
-        self,
-        claims: tuple[Claim, ...],
-        lifetime: Lifetime,  # noqa: ARG002 - as its parent
-        most: int = 1,  # noqa: ARG002 - as its parent
-        intent: Intent | None = None,  # noqa: ARG002 - as its parent
-    ) -> list[Slot] | Wait:
-        for claim in claims:
+    def ask(self, question: Question) -> Any:
+        return asyncio.ensure_future(self._grant(question))
+
+    async def _grant(self, question: Question) -> Answer:
+        for claim in question.terms.claims:
             for quota in claim.quotas:
-                if quota is not UNLIMITED:
-                    limiter = self._limiters.setdefault(claim.bucket, AsyncLimiter(quota.limit, quota.per))
-                    await limiter.acquire()
-        return [Slot(claims)]
+                limiter = self._limiters.setdefault(claim.bucket.name, AsyncLimiter(quota.limit, quota.per))
+                await limiter.acquire()
+        return Granted(Slot(question.terms, question.terms.buckets), 1)
 
-    def settle(self, slot: Slot, grace: float = 0.0) -> None:
-        pass
-
-    def give_back(self, slot: Slot) -> None:
+    def note(self, note: Note) -> None:
         pass
 
 

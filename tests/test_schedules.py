@@ -13,6 +13,7 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
+from attrs import evolve
 
 from tests.virtual_time import LoopClock, run
 from twdm_async import (
@@ -28,15 +29,14 @@ from twdm_async import (
     Scope,
     SQLiteQuotaStore,
 )
-from twdm_async.quota.ledger import Ledger
+from twdm_async.quota.book import Book
 from twdm_async.quota.limiter import QuotaLimiter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from twdm_async.quota.store import Slot
-    from twdm_async.quota.store.steps import Answer, Step
+    from twdm_async.quota.operations import Settle, Slot
+    from twdm_async.quota.store.transactional import Batch
 
 SEND = "direct_messages.send"
 
@@ -46,10 +46,10 @@ class InlineStore(SQLiteQuotaStore):
 
     is_dead = False
 
-    async def _run(self, steps: Sequence[Step]) -> list[Answer]:
+    async def _commit(self, batch: Batch) -> None:
         if self.is_dead:
             await asyncio.Event().wait()
-        return self._work(steps)
+        self._show(batch.app, *self._transact(batch))
 
 
 class Schedule:
@@ -92,7 +92,7 @@ class Schedule:
         left = False
         seen = False
         try:
-            if self.clock.monotonic() > slot.send_by or self.random.random() < 0.05:
+            if self.clock.uptime() > slot.send_by or self.random.random() < 0.05:
                 return  # too late, or there was no connection
             left = True
             latency = self.random.choice([0.01, self.timeout * self.random.random(), 2 * self.timeout])
@@ -239,12 +239,12 @@ def test_seed_260_a_request_that_is_cancelled_early_may_be_counted_late() -> Non
 
 
 def test_the_check_finds_what_a_careless_ledger_lets_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    careful = Ledger.settle
+    careful = Book.settle
 
-    def careless(self: Ledger, now: float, grace: float = 0.0) -> None:  # noqa: ARG001 - it forgets the grace
-        careful(self, now)
+    def careless(self: Book, settle: Settle, now: float) -> None:
+        careful(self, evolve(settle, grace=0.0), now)
 
-    monkeypatch.setattr(Ledger, "settle", careless)
+    monkeypatch.setattr(Book, "settle", careless)
     failed = 0
     for seed in range(60):
         try:

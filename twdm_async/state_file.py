@@ -15,75 +15,58 @@ import secrets
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from attrs import frozen
+
 from twdm_async.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
 T = TypeVar("T")
 
 _APPLICATION: Final = 0x7477_646D  # "twdm", so that no other program's file is taken for one of ours
 _BUSY: Final = 5.0  # seconds to wait for another process
-_MIGRATIONS: Final = (
+_FORMAT: Final = 5  # of the file; up to the fourth, the packages that share it had one version together
+
+
+@frozen
+class Schema:
+    """The tables of one package in a file that several may share.
+
+    Args:
+        package: its name.
+        steps: what makes each version of the tables out of the one before, the first of them out of nothing: statements
+            of SQL, or a function that gets the database.
+        earlier: which version of the tables the files of format 1, 2, 3 and 4 have.
     """
-    CREATE TABLE clock (now REAL NOT NULL, uptime REAL NOT NULL, wall REAL NOT NULL);
-    CREATE TABLE bucket (
-        id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, held_until REAL NOT NULL, longest REAL NOT NULL,
-        slots INTEGER NOT NULL
-    );
-    CREATE TABLE slot (
-        bucket INTEGER NOT NULL, name TEXT NOT NULL, seen REAL NOT NULL, in_flight INTEGER NOT NULL,
-        PRIMARY KEY (bucket, name)
-    ) WITHOUT ROWID;
-    CREATE INDEX slot_by_outcome ON slot (bucket, seen, in_flight);
-    CREATE TABLE spent_by_others (
-        bucket INTEGER NOT NULL, per REAL NOT NULL, slots INTEGER NOT NULL, until REAL NOT NULL,
-        PRIMARY KEY (bucket, per)
-    ) WITHOUT ROWID;
-    INSERT INTO clock VALUES (0, 0, 0);
-    """,
-    """
-    CREATE TABLE message (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, key TEXT NOT NULL, digest TEXT NOT NULL,
-        recipient_id TEXT NOT NULL, custom_profile_id TEXT, fingerprint TEXT NOT NULL, payload TEXT NOT NULL,
-        priority INTEGER NOT NULL, lane TEXT NOT NULL, put_at REAL NOT NULL, not_after REAL,
-        state TEXT NOT NULL, owner TEXT, slot TEXT, attempts INTEGER NOT NULL DEFAULT 0,
-        sent_at REAL, sent_uptime REAL, ended_at REAL, ended_uptime REAL, content TEXT NOT NULL DEFAULT '',
-        message_id TEXT, error TEXT, change INTEGER NOT NULL DEFAULT 0, changed_at REAL NOT NULL,
-        UNIQUE (account, key)
-    );
-    CREATE INDEX message_to_send ON message (account, priority, lane, id)
-        WHERE owner IS NULL AND state IN ('queued', 'absent');
-    CREATE INDEX message_by_state ON message (account, state);
-    CREATE TABLE outcome (account TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE INDEX message_by_slot ON message (slot) WHERE slot IS NOT NULL;
-    CREATE INDEX message_by_owner ON message (owner) WHERE owner IS NOT NULL;
-    CREATE INDEX message_by_change ON message (account, change);
-    CREATE INDEX message_by_message_id ON message (account, message_id) WHERE message_id IS NOT NULL;
-    """,
-    """
-    CREATE TABLE conversation (name TEXT PRIMARY KEY, touched REAL NOT NULL, content TEXT NOT NULL) WITHOUT ROWID;
-    CREATE INDEX conversation_by_age ON conversation (touched);
-    CREATE TABLE noted_since (at REAL NOT NULL);
-    INSERT INTO noted_since VALUES (CAST(strftime('%s', 'now') AS REAL));
-    CREATE TABLE event (
-        account TEXT NOT NULL, id TEXT NOT NULL, body TEXT, kept_at REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
-        owner TEXT, PRIMARY KEY (account, id)
-    ) WITHOUT ROWID;
-    CREATE INDEX event_to_handle ON event (owner) WHERE body IS NOT NULL;
-    CREATE INDEX event_by_age ON event (kept_at);
-    CREATE TABLE polled (account TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
-    """,
-    """
-    ALTER TABLE message ADD COLUMN tries INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE message ADD COLUMN not_before REAL NOT NULL DEFAULT 0;
-    """,
-)
-"""What makes each version of the file out of the one before; the first of them makes it out of nothing."""
+
+    package: str
+    steps: tuple[str | Callable[[sqlite3.Connection], None], ...]
+    earlier: tuple[int, int, int, int]
+
+    def version(self, db: sqlite3.Connection) -> int:
+        """Return the version of the tables in `db`."""
+        found = db.execute("SELECT version FROM schema WHERE package = ?", (self.package,)).fetchone()
+        if found is not None:
+            return int(found[0])
+        earlier = db.execute("SELECT version FROM schema WHERE package = 'file'").fetchone()
+        return self.earlier[earlier[0] - 1] if earlier else 0
+
+    def migrate(self, db: sqlite3.Connection) -> None:
+        """Bring the tables up to date, within a transaction."""
+        for step in self.steps[self.version(db) :]:
+            if isinstance(step, str):
+                for statement in step.split(";"):
+                    db.execute(statement)
+            else:
+                step(db)
+        db.execute("INSERT OR REPLACE INTO schema VALUES (?, ?)", (self.package, len(self.steps)))
+
 
 _left_behind: list[sqlite3.Connection] = []  # of a process that this one was forked off; to close them would harm it
 
@@ -120,12 +103,14 @@ class StateFile:
 
     Args:
         path: absolute.
-        content: what it keeps, in words.
+        schema: the tables that are used in it.
+        content: what these keep, in words.
         advice: what to do if it cannot be read any more.
     """
 
-    def __init__(self, path: Path, content: str, advice: str) -> None:
+    def __init__(self, path: Path, schema: Schema, content: str, advice: str) -> None:
         self._path = path
+        self._schema = schema
         self._content = content
         self._if_bad = advice
         self._db: sqlite3.Connection | None = None
@@ -133,10 +118,14 @@ class StateFile:
         self._thread: _Thread | None = None
 
     async def run(self, job: Callable[[], T]) -> T:
-        """What `job` returns or raises, done in the file's thread, after all that was asked for before."""
+        """Do `job` in the file's thread, after all that was asked for before, and return what it returns."""
+        return await self.submit(job)
+
+    def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        """Do `job` in the file's thread, as :meth:`run` does, and go on meanwhile."""
         if self._thread is None:
             self._thread = _Thread()
-        return await self._thread.run(job)
+        return self._thread.submit(job)
 
     def put(self, job: Callable[[], None]) -> None:
         """Do `job` in the file's thread, some time; it must not raise."""
@@ -196,7 +185,7 @@ class StateFile:
         """Let go of it, after all that was asked for before."""
         if self._thread is not None:
             thread, self._thread = self._thread, None
-            await thread.run(self.disconnect)
+            await thread.submit(self.disconnect)
             thread.end()
 
     def disconnect(self) -> None:
@@ -231,7 +220,7 @@ class StateFile:
             with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as db:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute(f"PRAGMA application_id = {_APPLICATION}")
-                _migrate(db)
+                _prepare_new(db, self._schema)
             with contextlib.suppress(FileExistsError):  # another process was faster
                 os.link(draft, self._path)
         finally:
@@ -254,13 +243,19 @@ class StateFile:
         return db
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        (application,), (version,) = db.execute("PRAGMA application_id").fetchone(), _version(db)
+        (application,) = db.execute("PRAGMA application_id").fetchone()
         if application != _APPLICATION:
             raise FileTrouble(f"it is no file of this library; {self._not_to_be_trusted}")
-        if version > len(_MIGRATIONS):
-            raise FileTrouble(f"a newer version of this library made it (schema {version}); use that one, or later")
-        if version < len(_MIGRATIONS):
-            _migrate(db)
+        if _format(db) < _FORMAT:
+            with _transaction(db, "IMMEDIATE"):
+                _bring_up_to_date(db)
+        schema, version = self._schema, self._schema.version(db) if _format(db) == _FORMAT else -1
+        if not 0 <= version <= len(schema.steps):
+            made = f"format {_format(db)}, {schema.package} {version}" if version >= 0 else f"format {_format(db)}"
+            raise FileTrouble(f"a newer version of this library made it ({made}); use that one, or later")
+        if version < len(schema.steps):
+            with _transaction(db, "IMMEDIATE"):
+                schema.migrate(db)
 
     @property
     def _not_to_be_trusted(self) -> str:
@@ -282,10 +277,10 @@ class StateFile:
         return advice.get(code, f"SQLite says: {error}")
 
 
-def in_memory() -> sqlite3.Connection:
-    """A database like the file's, that is forgotten when it is closed."""
+def in_memory(schema: Schema) -> sqlite3.Connection:
+    """Make a database like the file's, which is forgotten when it is closed."""
     db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    _migrate(db)
+    _prepare_new(db, schema)
     return db
 
 
@@ -297,18 +292,24 @@ def _inode_if_not_empty(path: Path) -> int | None:
     return details.st_ino if details.st_size else None
 
 
-def _version(db: sqlite3.Connection) -> tuple[int]:
-    version: tuple[int] = db.execute("PRAGMA user_version").fetchone()
-    return version
+def _format(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _migrate(db: sqlite3.Connection) -> None:
+def _prepare_new(db: sqlite3.Connection, schema: Schema) -> None:
     with _transaction(db, "IMMEDIATE"):
-        (version,) = _version(db)
-        for script in _MIGRATIONS[version:]:
-            for statement in script.split(";"):
-                db.execute(statement)
-        db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+        _bring_up_to_date(db)
+        schema.migrate(db)
+
+
+def _bring_up_to_date(db: sqlite3.Connection) -> None:
+    """Note which version the tables of each package have, so that each can go on by itself. Within a transaction."""
+    before = _format(db)
+    if before < _FORMAT:
+        db.execute("CREATE TABLE schema (package TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID")
+        if before:
+            db.execute("INSERT INTO schema VALUES ('file', ?)", (before,))
+        db.execute(f"PRAGMA user_version = {_FORMAT}")
 
 
 @contextlib.contextmanager
@@ -330,8 +331,8 @@ class _Thread:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="twdm_async state file", daemon=True).start()
 
-    async def run(self, job: Callable[[], T]) -> T:
-        """What `job` returns or raises."""
+    def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        """Do `job`; the future gets what it returns or raises."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
 
@@ -346,7 +347,7 @@ class _Thread:
                 loop.call_soon_threadsafe(lambda: None if answer.done() else outcome())
 
         self._jobs.put(work)
-        return await answer
+        return answer
 
     def put(self, job: Callable[[], None]) -> None:
         """Do `job` some time; it must not raise."""

@@ -6,6 +6,7 @@ taken up can be taken up by others.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +17,9 @@ from twdm_async._quiet import mistake
 from twdm_async.errors import InvalidInput, TwdmError
 from twdm_async.outbox.entry import Entry, State
 from twdm_async.outbox.verdicts import Retry, backoff, most_tries
+from twdm_async.quota.operations import Intent
 from twdm_async.quota.spec import Priority
+from twdm_async.state_file import Schema
 from twdm_async.transport.sent import Sought
 
 if TYPE_CHECKING:
@@ -31,6 +34,37 @@ _KEPT: Final = 1800.0  # seconds
 _TO_SEND: Final = "owner IS NULL AND state IN ('queued', 'absent')"
 _LONGEST_WAIT: Final = 86_400.0  # seconds; who waits longer waits since the clock was set back
 _FINAL: Final = ", ".join(f"'{state}'" for state in State if state.is_final)
+
+SCHEMA: Final = Schema(
+    "outbox",
+    (
+        """
+        CREATE TABLE message (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, key TEXT NOT NULL, digest TEXT NOT NULL,
+            recipient_id TEXT NOT NULL, custom_profile_id TEXT, fingerprint TEXT NOT NULL, payload TEXT NOT NULL,
+            priority INTEGER NOT NULL, lane TEXT NOT NULL, put_at REAL NOT NULL, not_after REAL,
+            state TEXT NOT NULL, owner TEXT, slot TEXT, attempts INTEGER NOT NULL DEFAULT 0,
+            sent_at REAL, sent_uptime REAL, ended_at REAL, ended_uptime REAL, content TEXT NOT NULL DEFAULT '',
+            message_id TEXT, error TEXT, change INTEGER NOT NULL DEFAULT 0, changed_at REAL NOT NULL,
+            UNIQUE (account, key)
+        );
+        CREATE INDEX message_to_send ON message (account, priority, lane, id)
+            WHERE owner IS NULL AND state IN ('queued', 'absent');
+        CREATE INDEX message_by_state ON message (account, state);
+        CREATE TABLE outcome (account TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
+        CREATE INDEX message_by_slot ON message (slot) WHERE slot IS NOT NULL;
+        CREATE INDEX message_by_owner ON message (owner) WHERE owner IS NOT NULL;
+        CREATE INDEX message_by_change ON message (account, change);
+        CREATE INDEX message_by_message_id ON message (account, message_id) WHERE message_id IS NOT NULL;
+        """,
+        """
+        ALTER TABLE message ADD COLUMN tries INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE message ADD COLUMN not_before REAL NOT NULL DEFAULT 0;
+        """,
+    ),
+    earlier=(0, 1, 1, 2),
+)
+"""The tables of an outbox. The `slot` of a message is a name for the quota slot it was written down with."""
 
 
 @frozen
@@ -85,6 +119,33 @@ class UnknownMessage:
         if by_uptime < 0:  # the machine was started anew
             return max(0.0, by_wall)
         return by_uptime if by_wall < 0 else min(by_uptime, by_wall)  # it was set back
+
+
+class SlotIntent(Intent):
+    """A row goes from waiting to sending in the transaction in which a slot is taken for it.
+
+    Args:
+        row: its number.
+        owner: who works on it; if it is anybody else's, nothing is written.
+        server_time: tells the server's time in seconds since 1970, as far as it is known.
+        uptime: tells the machine's uptime in seconds.
+    """
+
+    def __init__(self, row: int, owner: str, server_time: Callable[[], float], uptime: Callable[[], float]) -> None:
+        self._row, self._owner, self._server_time, self._uptime = row, owner, server_time, uptime
+        self._slot = secrets.token_hex(8)
+
+    def write(self, db: sqlite3.Connection) -> bool:
+        query = (
+            "UPDATE message SET state = 'sending', slot = ?, attempts = attempts + 1, sent_at = ?, sent_uptime = ? "
+            "WHERE id = ? AND owner = ?"
+        )
+        facts = (self._slot, self._server_time(), self._uptime(), self._row, self._owner)
+        return bool(db.execute(query, facts).rowcount)
+
+    def withdraw(self, db: sqlite3.Connection) -> None:
+        query = "UPDATE message SET state = 'queued', slot = NULL WHERE slot = ? AND state = 'sending'"
+        db.execute(query, (self._slot,))
 
 
 class Rows:

@@ -15,12 +15,11 @@ from attrs import define
 from twdm_async import errors
 from twdm_async._quiet import mistake
 from twdm_async.outbox.entry import State
-from twdm_async.outbox.rows import Rows
+from twdm_async.outbox.rows import Rows, SlotIntent
 from twdm_async.outbox.storage import Storage, woken
 from twdm_async.outbox.verdicts import Ended, Judge, Retry, Sent, Stop, Unknown, Verdict
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.spec import Priority
-from twdm_async.quota.store.contract import Intent
 from twdm_async.resources.direct_messages import DirectMessages, Outgoing, as_message
 from twdm_async.transport.call import Journal
 from twdm_async.transport.retry import Again
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from twdm_async.outbox.rows import TakenUp
     from twdm_async.outbox.settling import Settling
     from twdm_async.owners import Owner
+    from twdm_async.quota.operations import Intent
 
 _log = logging.getLogger(__name__)
 
@@ -286,7 +286,8 @@ class _Attempts(Journal):
     def intent(self) -> Intent | None:
         if not self._sending.has_slots:
             return None
-        return Intent(self.row, self._sending.owner.name, self._sending.reconciler.server_time)
+        sending = self._sending
+        return SlotIntent(self.row, sending.owner.name, sending.reconciler.server_time, sending.clock.uptime)
 
     async def leaving(self, signed_at: float, *, is_written: bool) -> None:
         self._sending.under_way.add(self)

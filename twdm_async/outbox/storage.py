@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from twdm_async._quiet import mistake
 from twdm_async.errors import OutboxFailed, TwdmError
-from twdm_async.outbox.rows import Rows
+from twdm_async.outbox.rows import SCHEMA, Rows
 from twdm_async.state_file import FileTrouble, StateFile
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ class Storage:
         self.path = path
         self._account = account
         self._clock = clock
-        self._file = StateFile(path, "what is to be sent", "put it back, or move it away and put the messages again")
+        self._file = StateFile(
+            path, SCHEMA, "what is to be sent", "put it back, or move it away and put the messages again"
+        )
         self._is_closed = False
         self._version = 0
         self.news = asyncio.Event()

@@ -32,12 +32,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from attrs import define, field
 
 from twdm_async._json import Json, is_object
+from twdm_async.quota.lifetime import LONGEST_UNDER_WAY
 
 if TYPE_CHECKING:
     from twdm_async.quota.spec import ReplyCredit
 
 _SHORTER: Final = 600.0  # seconds
-_UNDER_WAY: Final = 3600.0  # seconds: no request is so long on its way
 _TIDY: Final = 16  # messages; as long as there are fewer, none is forgotten
 
 
@@ -45,8 +45,8 @@ class Freedom(NamedTuple):
     """What the server will make of a message.
 
     Args:
-        is_free: whether it is certain not to count it.
-        is_open: whether others to the same person may be free.
+        is_free: whether it is certain not to count the message.
+        is_open: whether other messages to the same person may be free.
     """
 
     is_free: bool = False
@@ -59,8 +59,8 @@ class Send:
 
     Args:
         begun: when it was about to leave.
-        made: when it was made, if that is known.
-        is_over: whether it has left, and came to an end.
+        made: when the server made it, if that is known.
+        is_over: whether its request is over.
     """
 
     begun: float
@@ -68,8 +68,8 @@ class Send:
     is_over: bool = False
 
     def was_before(self, opened: float) -> bool:
-        """Whether it certainly was made before then."""
-        return (self.made is not None and self.made < opened) or self.begun + _UNDER_WAY < opened
+        """Tell whether the message was certainly made before then."""
+        return (self.made is not None and self.made < opened) or self.begun + LONGEST_UNDER_WAY < opened
 
 
 @define
@@ -85,45 +85,57 @@ class Conversation:
     opened: float = -math.inf
     sends: dict[str, Send] = field(factory=dict[str, Send])
     touched: float = -math.inf
+    is_changed: bool = field(default=False, init=False, repr=False, eq=False)  # since its keeper looked last
     _tidy_at: int = field(default=_TIDY, init=False, repr=False, eq=False)
 
     def hear(self, at: float) -> None:
-        """The person wrote at that time."""
+        """Take in that the person wrote at that time."""
+        self.is_changed = True
         self.touched = max(self.touched, at)
         if at > self.opened:
             self.opened = at
             self.sends = {name: send for name, send in self.sends.items() if not send.was_before(at)}
 
-    def begin(self, name: str, now: float, credit: ReplyCredit) -> Freedom:
-        """A message called `name` is about to leave; whether it is free."""
-        self.touched = max(self.touched, now)
-        self._forget(now - credit.per - _UNDER_WAY, credit.replies)
+    def freedom(self, now: float, credit: ReplyCredit) -> Freedom:
+        """Tell what the server would make of a message that left now."""
+        is_open = self.opened - _SHORTER < now < self.opened + credit.per + LONGEST_UNDER_WAY
+        if not is_open:
+            return Freedom()
         later = (send for send in self.sends.values() if not send.was_before(self.opened))
         replies = sum(1 for _ in islice(later, credit.replies))
-        is_open = self.opened - _SHORTER < now < self.opened + credit.per + _UNDER_WAY
+        is_free = now < self.opened + credit.per - _SHORTER and replies < credit.replies
+        return Freedom(is_free=is_free, is_open=True)
+
+    def begin(self, name: str, now: float, credit: ReplyCredit) -> Freedom:
+        """Note a message called `name` that is about to leave, and tell what the server will make of it."""
+        self.is_changed = True
+        self.touched = max(self.touched, now)
+        self._forget(now - credit.per - LONGEST_UNDER_WAY, credit.replies)
+        freedom = self.freedom(now, credit)
         self.sends[name] = Send(now)
-        is_free = is_open and now < self.opened + credit.per - _SHORTER and replies < credit.replies
-        return Freedom(is_free=is_free, is_open=is_open)
+        return freedom
 
     def end(self, name: str, made: float | None) -> None:
-        """It may have arrived. `made` is when, if that is known. It need not have begun here."""
+        """Note a message that may have arrived, at the time `made` if that is known. It need not have begun here."""
+        self.is_changed = True
         begun = self.sends[name].begun if name in self.sends else math.inf
         self.sends[name] = Send(begun, made, is_over=True)
         if made is not None:
             self.touched = max(self.touched, made)
 
     def withdraw(self, name: str) -> None:
-        """It never left."""
+        """Forget a message that never left."""
+        self.is_changed = True
         self.sends.pop(name, None)
 
     def is_over(self, now: float, credit: ReplyCredit) -> bool:
-        """Whether nothing of it matters any more."""
-        return self.touched + credit.per + _UNDER_WAY < now
+        """Tell whether nothing of the conversation matters any more."""
+        return self.touched + credit.per + LONGEST_UNDER_WAY < now
 
     def _forget(self, before: float, enough: int) -> None:
-        """What is so old does not matter: neither the person's message, nor what was sent then. Both are forgotten
-        together, so that a clock that is set forward and back again opens nothing. And of those that have come to their
-        end, the latest are `enough` to know that the credit is used up.
+        """Forget what happened before then: both the person's message and what was sent, so that a clock which is set
+        forward and back again opens nothing. Of the messages that are over, the `enough` latest ones tell that the
+        credit is used up.
         """
         if self.opened < before:
             self.opened = -math.inf
@@ -137,13 +149,13 @@ class Conversation:
         self._tidy_at = 2 * len(left) + _TIDY
 
     def as_json(self) -> Json:
-        """For a store."""
+        """Return what a store keeps."""
         sends = {name: [_finite(send.begun), send.made, send.is_over] for name, send in self.sends.items()}
         return {"opened": _finite(self.opened), "sends": sends, "touched": self.touched}
 
     @classmethod
     def from_json(cls, kept: Json) -> Conversation:
-        """What :meth:`as_json` made."""
+        """Restore what :meth:`as_json` returned."""
         if not is_object(kept):
             return cls()
         sends = {

@@ -87,11 +87,11 @@ class LaneQueue(Generic[T]):
         return bool(self._queues)
 
     def has_waiting(self, priority: Priority) -> bool:
-        """Whether somebody waits who has this priority or a higher one."""
+        """Tell whether somebody waits who has this priority or a higher one."""
         return bool(self._queues) and any(count for rank, count in self._lengths.items() if count and rank <= priority)
 
     def next_priority(self) -> Priority:
-        """The priority of the one whose turn it is.
+        """Return the priority of the one whose turn it is.
 
         Raises:
             ValueError: nobody waits.
@@ -99,11 +99,11 @@ class LaneQueue(Generic[T]):
         return min(rank for rank, count in self._lengths.items() if count)
 
     def waiting(self, priority: Priority) -> int:
-        """How many of this priority wait."""
+        """Return how many of this priority wait."""
         return self._lengths[priority]
 
     def push(self, item: T, lane: Lane) -> None:
-        """`item` joins the end of its lane."""
+        """Let `item` join the end of its lane."""
         key = (lane.priority, lane.key)
         queue = self._queues.get(key)
         if queue is None:
@@ -114,7 +114,7 @@ class LaneQueue(Generic[T]):
         self._lengths[lane.priority] += 1
 
     def peek(self) -> T:
-        """The item whose turn it is.
+        """Return the item whose turn it is.
 
         Raises:
             IndexError: nobody waits.
@@ -124,7 +124,7 @@ class LaneQueue(Generic[T]):
         return next(iter(self._queues[self._heads[0][3]].waiting))
 
     def pop(self) -> T:
-        """Take the item whose turn it is.
+        """Remove the item whose turn it is, and return it.
 
         Raises:
             IndexError: nobody waits.
@@ -145,8 +145,28 @@ class LaneQueue(Generic[T]):
             self._retire(key, queue)
         return item
 
+    def restore(self, item: T, lane: Lane) -> None:
+        """Put back the item that was popped last, or the last of those that are not restored yet, as if it had not been
+        popped.
+        """
+        key, cost = (lane.priority, lane.key), 1.0 / lane.weight
+        queue = self._queues.get(key)
+        if queue is None:
+            now = self._virtual_time[lane.priority]
+            queue = self._queues[key] = _Queue(OrderedDict(), self._finished.get(key, now + cost))
+        queue.waiting[item] = cost
+        queue.waiting.move_to_end(item, last=False)
+        queue.start -= cost
+        self._lengths[lane.priority] += 1
+        self._announce(key, queue)
+
+    def contains(self, item: T, lane: Lane) -> bool:
+        """Tell whether `item` waits in `lane`."""
+        queue = self._queues.get((lane.priority, lane.key))
+        return queue is not None and item in queue.waiting
+
     def discard(self, item: T, lane: Lane) -> None:
-        """`item` no longer waits; whoever stood behind it moves up. Nothing happens if it is not there."""
+        """Remove `item`, wherever it stands. Nothing happens if it is not there."""
         key = (lane.priority, lane.key)
         queue = self._queues.get(key)
         if queue is not None and queue.waiting.pop(item, None) is not None:
@@ -155,7 +175,7 @@ class LaneQueue(Generic[T]):
                 self._retire(key, queue)
 
     def ahead_of(self, lane: Lane) -> int:
-        """How many of those who wait now would certainly be granted before one who joined `lane` now.
+        """Return how many of those who wait now would certainly be granted before one who joined `lane` now.
 
         Where two would start at the same virtual time, whichever came to the head of its lane first goes first; where
         that is not known yet, the other one is not counted.

@@ -1,4 +1,4 @@
-"""The ledger of one bucket: which requests are under way, and when the outcomes of the others were seen.
+"""The ledger of one bucket: how many requests count, and until when.
 
 **Promise.** The server never counts more than `limit` of our requests in any of its windows of `per` seconds, wherever
 its windows begin and end, whatever the latency.
@@ -14,32 +14,31 @@ so its outcome was seen at s or later, so its slot counted until s + per or late
 counted at t, and the rule would not have let it leave. Nothing in this depends on where the windows lie, so it holds
 for windows that slide, too.
 
-**Two honest corrections.** Where no outcome was seen (a timeout, a reset, a caller that gave up), the server may still
-count the request *after* we stopped looking; such a slot counts for a grace on top. And the server's clock may run
-slower than ours; so a window is taken to be one part in ten thousand longer.
+**Two corrections.** Where no outcome was seen (a timeout, a reset, a caller that gave up), the server may still count
+the request *after* we stopped looking; such a slot counts for a grace on top. And the server's clock may run slower
+than ours; so a window is taken to be one part in ten thousand longer.
 
-**What it costs.** A window begins anew for us when the slots of the last one run out, one latency later than for a
-client that knew the server's clock. Nothing else is lost: as long as somebody waits, every slot is used the moment it
-is free.
+**A ledger is a histogram.** Only *how many* slots end *when* matters, so slots have no names. A moment is rounded up to
+the next tick, a 512th of the window; that is on the safe side, and costs at most 0.2 % of a window. A request under way
+stands at the end of its lease (see :mod:`twdm_async.quota.lifetime`). To settle it is to move one from there to the
+moment in which the outcome was seen; to give it back is to remove one. A process that died never moves its own, so they
+count for the lease and a window, and nobody has to clean up after it. A step takes constant time, amortized, and a
+window has at most some hundred pairs, whatever the limit.
+
+**Clients with different quotas may share a bucket.** There is one histogram for each window that any of them counts by,
+and one for the longest window in the tables of all of them. A window that is new to a ledger begins with what is known
+of the longer ones.
 
 A hold (the server said 429) and what the server says is left can only close the ledger further, never open it.
 
-A ledger keeps when outcomes were seen, and not until when they count. So clients that share one may be told different
-quotas: each counts by its own, and none overlooks what another spent. (Outcomes are kept for the longest window that
-was asked for so far.) A store that outlives this process keeps the
-same facts, and a slot whose owner died counts as if its outcome had been seen when its request could have lived no
-longer.
-
-The ledger is pure: time comes in as an argument, in seconds of a clock that never steps back.
+Everything is pure: time comes in as an argument, in seconds of a clock that never steps back.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right, insort
-from collections import deque
-from itertools import islice
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
@@ -49,13 +48,12 @@ if TYPE_CHECKING:
     from twdm_async.quota.spec import Quota
 
 _CLOCK_DRIFT = 1.0001
-_MILESTONES = 8
-_ANY = 10**12
+_TICKS = 512  # to a window
 
 
-def window(quota: Quota) -> float:
-    """Seconds that a slot of `quota` counts after its outcome was seen."""
-    return quota.per * _CLOCK_DRIFT
+def window(per: float) -> float:
+    """Seconds that a slot counts after its outcome was seen, in a quota of so many in `per` seconds."""
+    return per * _CLOCK_DRIFT
 
 
 @frozen
@@ -66,8 +64,7 @@ class Usage:
         used: slots that count, those under way included.
         in_flight: slots of requests under way.
         held_for: seconds in which nothing may leave, since the server said so.
-        freeing: milestones, each a number of slots and in how many seconds so many will have come free. The first one
-            is that of the first slot. Slots under way are not among them.
+        freeing: how many slots will have come free in how many seconds, in order. Slots under way are not among them.
         per: seconds a slot counts after its outcome was seen.
     """
 
@@ -78,150 +75,262 @@ class Usage:
     per: float
 
     def free_in(self, limit: int, count: int = 1) -> float:
-        """Seconds until `count` more requests, one after the other, can have had a slot if there are `limit`.
-
-        It is at least that: outcomes may be late, and between milestones the earlier one is taken.
+        """Return the seconds until `count` more requests, one after the other, can have had a slot if there are
+        `limit`. It is at least that: outcomes may be late.
         """
         needed = count - (limit - self.used)  # so many must come free
         if needed <= 0:
             return self.held_for
         # They come free in this order: those whose outcome is known, then those under way; then the round begins anew.
         rounds, place = divmod(needed - 1, max(limit, self.used))
-        if place < self.used - self.in_flight:
-            first = next((seconds for number, seconds in reversed(self.freeing) if number <= place + 1), 0.0)
-        else:
-            first = self.per
+        first = next((seconds for number, seconds in self.freeing if number > place), self.per)
         return max(self.held_for, first + rounds * self.per)
 
 
-def usage_of(
-    quota: Quota, now: float, seen: Sequence[float], *, in_flight: int, foreign: tuple[int, float], held_until: float
-) -> Usage:
-    """How far `quota` is used, from what a ledger has.
+class _Window:
+    """The histogram for one length of window."""
 
-    Args:
-        quota: the quota.
-        now: the present moment.
-        seen: when the outcomes were seen that count, the oldest first.
-        in_flight: slots of requests under way.
-        foreign: how many others spent, and until when that counts.
-        held_until: when the last hold ends.
-    """
-    per = window(quota)
-    count, until = foreign
-    total = len(seen) + count
-    before = bisect_right(seen, until - per)  # so many come free before those of the others do
-    freeing: list[tuple[int, float]] = []
-    for number in (
-        sorted({1, *(-(-total * part // _MILESTONES) for part in range(1, _MILESTONES + 1))}) if total else ()
-    ):
-        place = number - 1
-        if before <= place < before + count:
-            freeing.append((number, until - now))
+    __slots__ = (
+        "began", "is_counted", "next_end", "others", "others_until", "per", "seen", "tick", "total", "under_way",
+        "window",
+    )  # fmt: skip
+
+    def __init__(self, per: float, began: float = 0.0) -> None:
+        self.per = per
+        self.began = began  # what ended before is not known
+        self.is_counted = False  # by any quota so far; else it is only kept
+        self.window = window(per)
+        self.tick = per / _TICKS
+        self.under_way: dict[int, int] = {}  # tick of the end of the lease to slots
+        self.seen: dict[int, int] = {}  # tick of the outcome to slots
+        self.others = 0  # slots that somebody else spent
+        self.others_until = 0.0
+        self.total = 0  # of all three
+        self.next_end = math.inf  # nothing ends before this
+
+    def used(self, now: float) -> int:
+        """Count the slots that count."""
+        if now >= self.next_end:
+            self.expire(now)
+        return self.total
+
+    def take(self, lease_end: float, count: int) -> None:
+        at = int(lease_end / self.tick) + 1
+        self.under_way[at] = self.under_way.get(at, 0) + count
+        self.total += count
+        end = at * self.tick + self.window
+        if end < self.next_end:
+            self.next_end = end
+
+    def settle(self, lease_end: float, seen: float) -> None:
+        """Move a slot. One that is not there any more lived longer than its lease; it counts from when it was seen."""
+        tick, slots = self.tick, self.under_way
+        at = int(lease_end / tick) + 1
+        count = slots.get(at)
+        if count is None:
+            self.total += 1
+        elif count == 1:
+            del slots[at]
         else:
-            freeing.append((number, seen[place if place < before else place - count] + per - now))
-    return Usage(
-        used=in_flight + total,
-        in_flight=in_flight,
-        held_for=max(0.0, held_until - now),
-        freeing=tuple(freeing),
-        per=per,
-    )
+            slots[at] = count - 1
+        at = int(seen / tick) + 1
+        self.seen[at] = self.seen.get(at, 0) + 1
+        end = at * tick + self.window
+        if end < self.next_end:
+            self.next_end = end
+
+    def give_back(self, lease_end: float) -> None:
+        at = int(lease_end / self.tick) + 1
+        count = self.under_way.pop(at, 0)
+        if count:
+            self.total -= 1
+            if count > 1:
+                self.under_way[at] = count - 1
+
+    def note_others(self, missing: int, until: float) -> None:
+        self.total += missing
+        self.others += missing
+        self.others_until = max(until, self.others_until)
+        self.next_end = min(self.next_end, self.others_until)
+
+    def in_flight(self, now: float) -> int:
+        return sum(count for at, count in self.under_way.items() if at * self.tick > now)
+
+    def freeing(self, now: float) -> tuple[tuple[int, float], ...]:
+        over = [(at * self.tick + self.window - now, count) for at, count in self.seen.items()]
+        over += [(at * self.tick + self.window - now, n) for at, n in self.under_way.items() if at * self.tick <= now]
+        if self.others:
+            over.append((self.others_until - now, self.others))
+        over.sort()
+        number = 0
+        return tuple([(number := number + count, seconds) for seconds, count in over])
+
+    def copy_from(self, other: _Window, now: float) -> None:
+        """Begin with what `other` knows."""
+        self.began = max(other.began, now - other.window) if other.per < self.per else other.began
+        for at, count in other.under_way.items():
+            self.take(at * other.tick, count)
+        for at, count in other.seen.items():
+            mine = int(at * other.tick / self.tick) + 1
+            self.seen[mine] = self.seen.get(mine, 0) + count
+            self.total += count
+        self.next_end = -math.inf  # to be found
+
+    def expire(self, now: float) -> None:
+        """Forget the slots that do not count any more."""
+        before = (now - self.window) / self.tick
+        for slots in (self.under_way, self.seen):
+            for at in [at for at in slots if at <= before]:
+                self.total -= slots.pop(at)
+        if self.others and self.others_until <= now:
+            self.total -= self.others
+            self.others = 0
+        first = min(min(self.under_way, default=math.inf), min(self.seen, default=math.inf))
+        self.next_end = min(first * self.tick + self.window, self.others_until if self.others else math.inf)
+
+    def as_json(self) -> list[Any]:
+        flat = [list(chain.from_iterable(slots.items())) for slots in (self.under_way, self.seen)]
+        return [self.per, self.began, self.is_counted, *flat, self.others, self.others_until]
+
+    @classmethod
+    def from_json(cls, kept: list[Any]) -> _Window:
+        per, began, is_counted, under_way, seen, others, others_until = kept
+        self = cls(per, began)
+        self.is_counted = is_counted
+        self.under_way = dict(zip(under_way[::2], under_way[1::2], strict=True))
+        self.seen = dict(zip(seen[::2], seen[1::2], strict=True))
+        self.others, self.others_until = others, others_until
+        self.total = sum(self.under_way.values()) + sum(self.seen.values()) + others
+        self.next_end = -math.inf
+        return self
 
 
 class Ledger:
     """The slots of one bucket."""
 
-    __slots__ = ("_foreign", "_held_until", "_longest", "_outcomes", "in_flight")
+    __slots__ = ("_windows", "held_until", "is_changed", "longest")
 
     def __init__(self) -> None:
-        self.in_flight = 0
-        self._outcomes: deque[float] = deque()  # when each was seen, the oldest first
-        self._longest = 0.0  # the longest window that was ever asked for; older outcomes are forgotten
-        self._foreign: dict[float, tuple[int, float]] = {}  # window to what others spent in it, and until when
-        self._held_until = -math.inf
+        self.held_until = -math.inf
+        self.longest = 0.0  # the longest `per` that is kept
+        self.is_changed = False  # since whoever keeps it looked last
+        self._windows: dict[float, _Window] = {}
 
-    def remembers(self, quota: Quota) -> bool:
-        """Whether outcomes were kept for as long as `quota` counts them."""
-        return window(quota) <= self._longest
+    def keep(self, per: float, now: float) -> None:
+        """Keep slots for windows of `per` seconds, too. Begin with what is known of longer ones, or else of the
+        longest.
+        """
+        if per not in self._windows:
+            new = _Window(per, now)
+            if self._windows:
+                longer = [kept for kept in self._windows if kept > per]
+                new.copy_from(self._windows[min(longer) if longer else self.longest], now)
+            self._windows[per] = new
+            self.longest = max(self.longest, per)
+            self.is_changed = True
 
-    def used(self, now: float, quota: Quota) -> int:
-        """How many slots count."""
-        used = self.in_flight + self._settled(now, quota.per * _CLOCK_DRIFT)
-        if self._foreign:
-            used += self._spent_by_others(now, quota)[0]
-        return used
+    def count_by(self, quota: Quota, now: float, spent: int) -> float:
+        """Count by `quota` from now on, if that was not done before.
 
-    def room(self, now: float, quotas: Sequence[Quota]) -> int:
-        """How many requests may take a slot; 0 or less if none may."""
-        if self._held_until > now:
-            return 0
-        room = _ANY
+        Args:
+            quota: the quota.
+            now: the present moment.
+            spent: slots that are taken as spent by others if not all of its window is known.
+
+        Returns:
+            The seconds of its window of which nothing is known; 0 if all is, or the ledger was begun for `quota`.
+        """
+        is_new = not self._windows
+        self.keep(quota.per, now)
+        kept = self._windows[quota.per]
+        if kept.is_counted:
+            return 0.0
+        kept.is_counted = self.is_changed = True
+        unknown = max(0.0, kept.window - (now - kept.began))
+        if unknown and spent:
+            kept.note_others(spent, now + kept.window)
+        return 0.0 if is_new else unknown
+
+    def used(self, now: float, quota: Quota) -> int | None:
+        """Count the slots that count; return None before :meth:`count_by`."""
+        kept = self._windows.get(quota.per)
+        return kept.used(now) if kept is not None and kept.is_counted else None
+
+    def room(self, now: float, quotas: Sequence[Quota]) -> float | None:
+        """Count the requests that may take a slot by all of `quotas`; return None before :meth:`count_by`."""
+        room = math.inf
         for quota in quotas:
-            left = quota.limit - self.used(now, quota)
-            room = min(room, left)
+            kept = self._windows.get(quota.per)
+            if kept is None or not kept.is_counted:
+                return None
+            if now >= kept.next_end:
+                kept.expire(now)
+            left = quota.limit - kept.total
+            if left < room:  # noqa: PLR1730 - min() costs a call, and this is done for each request
+                room = left
         return room
 
-    def take(self, count: int = 1) -> None:
-        """So many requests are about to leave."""
-        self.in_flight += count
+    def take(self, lease_end: float, count: int = 1) -> None:
+        """Let so many requests leave, which are over by `lease_end`."""
+        self.is_changed = True
+        for window in self._windows.values():
+            window.take(lease_end, count)
 
-    def give_back(self) -> None:
-        """One of them never left."""
-        self.in_flight -= 1
+    def give_back(self, lease_end: float) -> None:
+        """Remove a slot whose request never left."""
+        self.is_changed = True
+        for window in self._windows.values():
+            window.give_back(lease_end)
 
-    def settle(self, now: float, grace: float = 0.0) -> None:
-        """An outcome was seen now, or, with a `grace` in seconds, we stopped looking for it now."""
-        self.in_flight -= 1
-        seen = now + grace
-        if not self._outcomes or self._outcomes[-1] <= seen:
-            self._outcomes.append(seen)
-        else:
-            insort(self._outcomes, seen)
+    def settle(self, lease_end: float, seen: float) -> None:
+        """Let a slot count from the moment `seen`, in which the outcome was seen, or will have been at the latest."""
+        self.is_changed = True
+        for window in self._windows.values():
+            window.settle(lease_end, seen)
 
     def hold(self, until: float) -> None:
-        """Nothing leaves before `until`. Holds join to the later one."""
-        self._held_until = max(self._held_until, until)
+        """Let nothing leave before `until`. Holds join to the later one."""
+        self.is_changed = True
+        self.held_until = max(self.held_until, until)
 
     def tighten(self, now: float, quota: Quota, remaining: int, until: float) -> None:
-        """The server says that `remaining` are left in its window, which ends at `until`.
+        """Take in that the server has `remaining` left in its window, which ends at `until`.
 
         What is missing was spent by somebody else, and counts until then. Requests under way, which the server may or
         may not have counted already, are all taken as counted, so that this finds only what others certainly spent.
         """
-        missing = quota.limit - self.used(now, quota) - remaining
+        kept = self._windows[quota.per]
+        missing = quota.limit - kept.used(now) - remaining
         if missing > 0:
-            count, known_until = self._spent_by_others(now, quota)
-            self._foreign[quota.per] = (count + missing, max(until, known_until))
+            self.is_changed = True
+            kept.note_others(missing, until)
 
     def usage(self, now: float, quota: Quota) -> Usage:
-        """How far `quota` is used."""
-        settled = self._settled(now, window(quota))
-        first = len(self._outcomes) - settled
-        return usage_of(
-            quota,
-            now,
-            list(islice(self._outcomes, first, None)),
-            in_flight=self.in_flight,
-            foreign=self._spent_by_others(now, quota),
-            held_until=self._held_until,
+        """Tell how far `quota` is used."""
+        kept = self._windows.get(quota.per) or _Window(quota.per)
+        return Usage(
+            used=kept.used(now),
+            in_flight=kept.in_flight(now),
+            held_for=max(0.0, self.held_until - now),
+            freeing=kept.freeing(now),
+            per=kept.window,
         )
 
-    def _settled(self, now: float, per: float) -> int:
-        """How many outcomes were seen in the last `per` seconds."""
-        outcomes = self._outcomes
-        if per >= self._longest:
-            self._longest = per
-            while outcomes and outcomes[0] + per <= now:
-                outcomes.popleft()
-            return len(outcomes)
-        count = 0
-        for seen in reversed(outcomes):
-            if seen + per <= now:
-                break
-            count += 1
-        return count
+    def is_over(self, now: float) -> bool:
+        """Tell whether nothing counts any more."""
+        return self.held_until <= now and not any(window.used(now) for window in self._windows.values())
 
-    def _spent_by_others(self, now: float, quota: Quota) -> tuple[int, float]:
-        count, until = self._foreign.get(quota.per, (0, now))
-        return (count, until) if until > now else (0, now)
+    def as_json(self) -> list[Any]:
+        """Return what a store keeps."""
+        held_until = self.held_until if math.isfinite(self.held_until) else None
+        return [held_until, *(window.as_json() for window in self._windows.values())]
+
+    @classmethod
+    def from_json(cls, kept: list[Any]) -> Ledger:
+        """Restore what :meth:`as_json` returned."""
+        self = cls()
+        held_until, *windows = kept
+        self.held_until = -math.inf if held_until is None else held_until
+        self._windows = {window[0]: _Window.from_json(window) for window in windows}
+        self.longest = max(self._windows, default=0.0)
+        return self

@@ -1,11 +1,13 @@
-"""Manners: how fast a burst leaves when the quota would let it leave at once.
+"""The pace: how fast a burst leaves when the quota would let it leave at once.
 
 A token bucket alone is no wall: it lets a full bucket pass and then drips, up to twice the limit less one in one
-window. The ledger is the wall; this keeps what the ledger lets pass from arriving at the server in one blow.
+window. The ledger is the wall; this keeps what the ledger lets pass from arriving at the server in one blow. A permit
+is spent when a request leaves and at no other time, so a pace as large as the quota never binds.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiolimiter import AsyncLimiter
@@ -13,11 +15,14 @@ from aiolimiter import AsyncLimiter
 if TYPE_CHECKING:
     from twdm_async.quota.spec import Pace
 
+_HALVINGS = 24
+
 
 class Pacer:
     """A token bucket; ``None`` as the pace lets everything pass.
 
-    Only one caller may wait on it at a time: it would make a timer for each.
+    Args:
+        pace: how much leaves at once, and how much after that.
     """
 
     __slots__ = ("_bucket", "pace")
@@ -26,31 +31,28 @@ class Pacer:
         self.pace = pace
         self._bucket = AsyncLimiter(pace.burst, pace.per) if pace else None
 
-    def is_ready(self) -> bool:
-        """Whether :meth:`pass_through` would not wait."""
-        return self._bucket is None or self._bucket.has_capacity()
+    def allows(self, count: int = 1) -> bool:
+        """Tell whether `count` permits are there."""
+        return self._bucket is None or self._bucket.has_capacity(count)
+
+    def spend(self) -> None:
+        """Spend a permit that is there."""
+        if self._bucket is not None:
+            with suppress(StopIteration):
+                self._bucket.acquire().send(None)  # it does not wait, so it need not be awaited
 
     def free_in(self, count: int) -> float:
-        """Seconds until `count` have passed, one after the other."""
+        """Return the seconds until `count` more permits will have been there, one after the other."""
         if self.pace is None or self._bucket is None:
+            return 0.0
+        if count <= self.pace.burst and self._bucket.has_capacity(count):
             return 0.0
         # The bucket does not say how much is left in it, only whether so much is.
         least, most = 0.0, float(self.pace.burst)
-        for _ in range(20):
+        for _ in range(_HALVINGS):
             middle = (least + most) / 2
             if self._bucket.has_capacity(middle):
                 least = middle
             else:
                 most = middle
-        return max(0.0, count - most) * self.pace.per / self.pace.burst
-
-    async def pass_through(self, most: int = 1) -> int:
-        """Wait until it is polite to go. Returns how many may: at least one, and at most `most`."""
-        if self._bucket is None:
-            return most
-        await self._bucket.acquire()
-        passed = 1
-        while passed < most and self._bucket.has_capacity():
-            await self._bucket.acquire()  # does not wait
-            passed += 1
-        return passed
+        return max(0.0, count - least) * self.pace.per / self.pace.burst

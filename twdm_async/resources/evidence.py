@@ -43,8 +43,8 @@ from attrs import define, field
 
 from twdm_async.errors import InvalidInput, MalformedResponse
 from twdm_async.models.direct_messages import DirectMessage
+from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.spec import checked_seconds
-from twdm_async.quota.store.contract import Lifetime
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -75,7 +75,7 @@ def checked_settle_after(settle_after: float | None, timeout: float) -> float:
     Raises:
         InvalidInput: it is no time, or one in which a message can still be on its way.
     """
-    shortest = Lifetime.from_timeout(timeout).whole
+    shortest = RequestLifetime.from_timeout(timeout).whole
     if settle_after is None:
         return max(SETTLE_AFTER, shortest)
     if checked_seconds(settle_after, "settle_after") < shortest:

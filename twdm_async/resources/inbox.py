@@ -12,7 +12,7 @@ from twdm_async._clock import Clock
 from twdm_async._quiet import quiet
 from twdm_async.errors import InboxFailed, InvalidInput
 from twdm_async.owners import Owner
-from twdm_async.state_file import FileTrouble, StateFile, checked_path, in_memory
+from twdm_async.state_file import FileTrouble, Schema, StateFile, checked_path, in_memory
 
 if TYPE_CHECKING:
     import os
@@ -25,6 +25,23 @@ T = TypeVar("T")
 
 _REMEMBERED: Final = 400 * 86_400.0  # seconds; a webhook that somebody has kept could be sent again at any time
 _IF_BAD: Final = "put it back, or move it away; some events may then be received once more"
+
+SCHEMA: Final = Schema(
+    "inbox",
+    (
+        """
+        CREATE TABLE event (
+            account TEXT NOT NULL, id TEXT NOT NULL, body TEXT, kept_at REAL NOT NULL,
+            tries INTEGER NOT NULL DEFAULT 0, owner TEXT, PRIMARY KEY (account, id)
+        ) WITHOUT ROWID;
+        CREATE INDEX event_to_handle ON event (owner) WHERE body IS NOT NULL;
+        CREATE INDEX event_by_age ON event (kept_at);
+        CREATE TABLE polled (account TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+        """,
+    ),
+    earlier=(0, 0, 1, 1),
+)
+"""The tables of an inbox."""
 
 
 @frozen
@@ -58,8 +75,8 @@ class Inbox:
     def __init__(self, path: str | os.PathLike[str] | None = None, *, clock: Clock | None = None) -> None:
         self._path = None if path is None else checked_path(path)
         self._clock = clock or Clock()
-        self._file = StateFile(self._path or Path(), "what was received", _IF_BAD)
-        self._memory = in_memory() if self._path is None else None
+        self._file = StateFile(self._path or Path(), SCHEMA, "what was received", _IF_BAD)
+        self._memory = in_memory(SCHEMA) if self._path is None else None
         self._owner = None if self._path is None else Owner(self._path)
         self._is_closed = False
 

@@ -27,6 +27,7 @@ from attrs import define, frozen
 from twdm_async.errors import Delivered, DeliveryUnknown, InvalidInput
 from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
 from twdm_async.models.texts import readings
+from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.resources.evidence import Reading, Search, checked_settle_after, pause, read_back
 from twdm_async.transport.sent import SentMessages, Sought
 
@@ -83,7 +84,9 @@ def span(sought: Sought, timeout: float) -> tuple[datetime, datetime]:
         sought: the message.
         timeout: seconds an attempt may take, from the connection on.
     """
-    return sought.sent_at - _OLDEST_STAMP, sought.sent_at + _OLDEST_STAMP + timedelta(seconds=4 * timeout)
+    return sought.sent_at - _OLDEST_STAMP, sought.sent_at + _OLDEST_STAMP + timedelta(
+        seconds=RequestLifetime.from_timeout(timeout).lease
+    )
 
 
 def claim(

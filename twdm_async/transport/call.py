@@ -23,7 +23,7 @@ from twdm_async.endpoints import ENDPOINTS, Host, Safety
 from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.observers import AttemptReport
 from twdm_async.quota.lanes import Lane
-from twdm_async.quota.store.contract import Answering, Intent, Slot
+from twdm_async.quota.operations import Intent, Recipient, Slot
 from twdm_async.transport import retry, wire
 from twdm_async.transport.http import Attempt
 from twdm_async.transport.senders import Job, Senders
@@ -54,7 +54,6 @@ class Page(Protocol):
 P = TypeVar("P", bound=Page)
 
 _ANYONE = Lane()
-_NO_SLOT = Slot(())
 _FOR_EVER: Final = 1e9  # seconds
 _DISTINCT: Final = 2e-6  # seconds
 
@@ -111,7 +110,7 @@ class _Call:
     into: type[Any]
     journal: Journal | None
     context: contextvars.Context | None
-    slot: Slot = _NO_SLOT
+    slot: Slot | None = None
     story: retry.Story = retry.BEGINNING
     number: int = 0
     waited: float = 0.0
@@ -296,11 +295,11 @@ class Caller:
         intent = call.journal.intent if call.journal else None
         began = self._clock.monotonic()
         try:
-            call.slot = await self._limiter.admit(endpoint.family, lane, patience, intent, self._answering(call))
+            call.slot = await self._limiter.admit(endpoint.family, lane, patience, intent, self._recipient(call))
         except errors.TwdmError as error:
             problem = error
             if isinstance(error, errors.QuotaStoreFailed) and endpoint.safety is Safety.READ and self._uncounted_reads:
-                call.slot = _NO_SLOT
+                call.slot = None  # it leaves uncounted
                 return patience
         else:
             call.waited = self._clock.monotonic() - began
@@ -310,10 +309,10 @@ class Caller:
             problem = evolve(story.refusal, retry_at=problem.retry_at)
         raise retry.told_whole(problem, call.request, story)
 
-    def _answering(self, call: _Call) -> Answering | None:
-        """Whom the message is for that the call sends."""
+    def _recipient(self, call: _Call) -> Recipient | None:
+        """Return the recipient of the message that the call sends."""
         message = call.request.message
-        return Answering(message.recipient_id, self.server_time) if message and message.recipient_id else None
+        return Recipient(message.recipient_id, self.server_time) if message and message.recipient_id else None
 
     def server_time(self) -> float:
         """Seconds since 1970 by the server's clock, as far as it is known; in any thread."""
@@ -328,7 +327,7 @@ class Caller:
         except BaseException:
             if not job.has_begun:
                 outcome.cancel()
-                self._limiter.give_back(call.slot)
+                self._give_back(call)
             raise
 
     async def _make_attempt(self, call: _Call, job: Job[Any]) -> Any:
@@ -344,8 +343,9 @@ class Caller:
 
     async def _attempt(self, call: _Call, job: Job[Any]) -> Any:
         """One attempt, and what follows from it: the answer, the error, or that there must be another one."""
-        if self._clock.monotonic() > call.slot.send_by:  # it had to wait for a sender for too long
-            self._limiter.give_back(call.slot)
+        if call.slot is not None and self._clock.uptime() > call.slot.send_by:
+            # It had to wait for a sender for too long.
+            self._give_back(call)
             again = retry.Again(call.story)
             if call.journal is not None:
                 await call.journal.ended(again)
@@ -390,6 +390,11 @@ class Caller:
                 )
         return decision
 
+    def _give_back(self, call: _Call) -> None:
+        if call.slot is not None:
+            self._limiter.give_back(call.slot)
+            call.slot = None
+
     def _next_stamp(self) -> float:
         """The time by the server's clock, as far as it is known; no two attempts have the same, to the microsecond."""
         now = self._clock.wall() + self._signer.skew
@@ -406,7 +411,7 @@ class Caller:
         decision: Any = None
         try:
             if call.journal is not None:
-                await call.journal.leaving(stamp, is_written=call.slot.intended)
+                await call.journal.leaving(stamp, is_written=call.slot is not None and call.slot.intent is not None)
             outcome = await self._http.exchange(call.request, self._signer.sign(call.request), attempt)
             if isinstance(outcome, Reply):
                 self._limiter.learn(call.request.endpoint.family, outcome.status, outcome.headers)
@@ -415,7 +420,9 @@ class Caller:
         except errors.TwdmError as error:  # the client was closed, or the journal could not be written
             return outcome, error
         finally:
-            if attempt.sent:
+            if not attempt.sent:
+                self._give_back(call)
+            elif call.slot is not None:
                 answer = decision if isinstance(decision, DirectMessage) else None
                 self._limiter.settle(
                     call.slot,
@@ -423,8 +430,6 @@ class Caller:
                     made=answer.created_at if answer else None,
                     message_id=answer.id if answer else None,
                 )
-            else:
-                self._limiter.give_back(call.slot)
 
     def _decide(self, call: _Call, outcome: Reply | Fault, stamp: float, attempt: Attempt) -> Any:
         """What follows from `outcome`: the answer, the error, or that there must be another attempt."""

@@ -1,67 +1,151 @@
-"""Ledgers in Redis or Valkey: all who use one server share them, on any number of hosts.
+"""The book in Redis or Valkey: all who use one server share it, on any number of hosts.
+
+A batch reads the book's version, the server's time and the pages it needs; applies its operations; and commits the
+changed pages if the version is still the same, or else does all that again with what is there now (``redis.lua``). The
+number of the last batch of each client is committed with it, so that a client whose answer was lost can find out what
+became of it. The keys of an app share a hash tag, so that they lie on one node of a cluster.
 
 Time is the server's own, and it never steps back. If the server's clock is set forward, no slot comes free too early:
-each client tells how much time can have passed at the most since it last asked. (Only one that has not asked before
-cannot tell.) If it is set back, slots come free later.
+each client knows how the book's time runs by its own uptime, from when it asked first, and believes no more than that.
+(Only one that has not asked before cannot tell.) If it is set back, slots come free later.
 
-The steps of one turn of the loop are one script call (``redis.lua``). The keys of an app share a hash tag, so that
-they lie on one node of a cluster. They expire when nothing in them counts any longer.
-
-What the server forgets cannot be known again. So each client remembers the server's epoch and time: if these are gone
-or older, the data was flushed or evicted, or the server went on without it or with an old copy, and nothing is sent
-any more.
+What the server forgets cannot be known again. It is found out by what each client remembers of the book (its epoch,
+its version, the client's own last batch), and by what the book remembers of the server: one that was restarted, or
+took over from another, has another identity, and may have lost what was written last. Whoever finds it out writes that
+into the book. From then on nobody sends, until what may be forgotten does not count any more.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
+import math
 import re
 import secrets
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from urllib.parse import urlsplit
 
+from attrs import asdict, define, evolve, field, frozen
+
 from twdm_async._clock import Clock
-from twdm_async.errors import InvalidInput
-from twdm_async.quota.ledger import Usage, window
-from twdm_async.quota.store.batched import BatchedQuotaStore, refused
-from twdm_async.quota.store.steps import (
-    Answer,
-    BeginReply,
-    Begun,
-    EndReply,
-    GiveBack,
-    Hear,
-    Hold,
-    Look,
-    Looked,
-    Settle,
-    Step,
-    Take,
-    Taken,
-    Tighten,
-    WithdrawReply,
-)
+from twdm_async.errors import InvalidInput, QuotaStoreFailed
+from twdm_async.quota.book import Book
+from twdm_async.quota.credit import Conversation
+from twdm_async.quota.operations import Look, Take
+from twdm_async.quota.store.transactional import TransactionalQuotaStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from twdm_async.quota.spec import Quota
-    from twdm_async.quota.store.contract import Bucket, Claim, Partner
+    from twdm_async.quota.store.transactional import Batch
 
-_log = logging.getLogger("twdm_async")
+_log = logging.getLogger(__name__)
 
 _SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 _TIMEOUT: Final = 5.0  # seconds for one call
-_FASTER: Final = 1.0001  # than ours, the server's clock may be
-_SLACK: Final = 2.0  # seconds that a call may take longer than the one before, on its way
+_EXPIRE: Final = 90 * 86_400  # seconds
+_LOST_FOR: Final = 2 * 3600.0  # seconds on top of the longest window: requests under way, and the credit of replies
+_DAY: Final = 86_400.0
+_MOST_PAGES: Final = 1000  # that stay loaded
 
 
-class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
+@frozen
+class Meta:
+    """What a book says of itself.
+
+    Args:
+        epoch: when it was begun, by a name of its own.
+        number: of its latest batch.
+        now: the book's time then, in seconds.
+        time: the server's, in seconds since 1970.
+        since: when the book was begun, likewise.
+        identity: of the server.
+        before: epochs that ended since their book was lost.
+        lost_until: by the book's time, when nothing counts any more that was forgotten.
+    """
+
+    epoch: str
+    number: int
+    now: float
+    time: float
+    since: float
+    identity: str
+    before: tuple[str, ...] = ()
+    lost_until: float = 0.0
+
+
+@define(eq=False)
+class _State:
+    """What was read.
+
+    Args:
+        text: the book's `meta`, as it is kept.
+        meta: the same, if there is a book.
+        time: the server's, in seconds since 1970.
+        identity: of the server; empty if it does not tell.
+        has_earlier: whether there is no book, but one of an earlier version of this library.
+        sent_at: by this machine's uptime, when it was asked.
+        values: what was asked for; empty if the book has not changed.
+        drawn: names of some pages, drawn at random.
+    """
+
+    text: str
+    meta: Meta | None
+    time: float
+    identity: str
+    has_earlier: bool
+    sent_at: float
+    values: dict[str, str | None]
+    drawn: list[str]
+
+
+@define(eq=False)
+class _Known:
+    """What this client knows of the book of one app.
+
+    Args:
+        text: the `meta` of its last batch, as it is kept.
+        meta: the same.
+        batch: the number of that batch.
+        ahead: of this machine's uptime, the book's time is at the most.
+        book: the pages that are loaded.
+        drawn: names of some pages, drawn at random.
+    """
+
+    text: str = ""
+    meta: Meta | None = None
+    batch: int = 0
+    ahead: float = math.inf
+    book: Book | None = None
+    drawn: list[str] = field(factory=list[str])
+
+    def has_loaded(self, batch: Batch) -> bool:
+        """Tell whether all that `batch` needs is loaded."""
+        return self.book is not None and self.book.loaded.issuperset(batch.pages())
+
+    def time_of(self, state: _State) -> float:
+        """Return the book's time at the moment in which `state` was read."""
+        if state.meta is None:
+            return state.time
+        return advanced(state.meta.now, state.meta.time, state.time, self.ahead + state.sent_at)
+
+    def is_older(self, state: _State, client: str) -> bool:
+        """Tell whether `state` may have less than what this client, or the book itself, knows of."""
+        meta, mine, own = state.meta, self.meta, _batch_number(state.values.get(client))
+        if meta is None or (meta.identity and state.identity and meta.identity != state.identity):
+            return True
+        if mine is None:
+            return False
+        if mine.epoch != meta.epoch:
+            return mine.epoch not in meta.before
+        return meta.number < mine.number or (own is not None and own < self.batch)
+
+
+class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
     """Serves many hosts. Needs Redis 6.2 or later, or Valkey, and the extra ``redis``.
 
     The server must not evict keys (``maxmemory-policy noeviction``), and should persist them.
@@ -70,11 +154,12 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
         url: ``redis://[user:password@]host[:port][/db]``, ``rediss://...`` with TLS, ``unix://path``; or
             ``redis+cluster://host[:port]`` for one node of a cluster, by which the others are found.
         prefix: what all keys begin with.
-        assume_spent: what to believe of a quota that the server does not know yet; see :class:`QuotaStore`.
+        assume_spent: what to believe of a quota that the server does not know yet; see :class:`QuotaStore`. A process
+            that begins with it also begins anew after the server has forgotten what was spent.
         clock: this machine's clock; it is only used to doubt the server's.
 
     Raises:
-        InvalidInput: the address is none, or the extra is not installed.
+        InvalidInput: `url` is not such an address, or the extra is not installed.
     """
 
     _script: ClassVar = Path(__file__).with_suffix(".lua").read_text(encoding="utf-8")
@@ -92,7 +177,9 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
         self._prefix = prefix
         self._redis: Any = None
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
-        self._epochs: dict[str, tuple[str, float, float]] = {}  # app to epoch, the ledgers' time, and when we asked
+        self._known: dict[str, _Known] = {}  # by app
+        self._client = ""
+        self._longest = _DAY  # seconds: the longest window of any client
         self._check_address()
 
     @property
@@ -111,8 +198,12 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
             await self._redis.aclose()
             self._redis = None
 
-    def _move_in(self, *, was_forked: bool, is_new: bool) -> None:
-        super()._move_in(was_forked=was_forked, is_new=is_new)
+    def _begin_in_loop(self, *, was_forked: bool, is_new: bool) -> None:
+        super()._begin_in_loop(was_forked=was_forked, is_new=is_new)
+        if was_forked or is_new:
+            self._client = f"client {secrets.token_hex(6)}"
+        if was_forked:
+            self._known.clear()
         if self._redis is not None:  # its connections belong to another loop or process, and cannot be closed here
             self._redis.connection = None
             self._redis = None
@@ -127,85 +218,208 @@ class RedisQuotaStore(BatchedQuotaStore, schemes=_SCHEMES):
         return asyncio.Redis.from_url(self._url, retry=never, single_connection_client=True, **timeouts)
 
     def _check_address(self) -> None:
-        """So that a bad address is known at once. Nothing is sent."""
+        """Raise now if the address cannot be right. Nothing is sent."""
         leads_nowhere = self._url.endswith("://")
         try:
             self._library.asyncio.ConnectionPool.from_url(self._url.replace("+cluster", "", 1)).make_connection()
         except (ValueError, TypeError):
             leads_nowhere = True
         if leads_nowhere:
-            raise InvalidInput(parameter="url", problem="it is no address of a Redis server")
+            raise InvalidInput(parameter="url", problem="is not the address of a Redis server")
 
-    async def _run(self, steps: Sequence[Step]) -> list[Answer]:
-        answers: list[Answer] = [None] * len(steps)
-        for app in dict.fromkeys(_app_of(step) for step in steps):
-            places = [place for place, step in enumerate(steps) if _app_of(step) == app]
-            for place, answer in zip(places, await self._run_for(app, [steps[p] for p in places]), strict=True):
-                answers[place] = answer
-        return answers
+    async def _commit(self, batch: Batch) -> None:
+        known = self._known.setdefault(batch.app, _Known())
+        state: _State | None = await self._read(batch, known)
+        while state is not None:
+            now = known.time_of(state)
+            meta = self._judged(known, state, now)
+            book, known.book = known.book, None  # until it is committed, it has what the server has not
+            changes: dict[str, str] = {}
+            if not meta.lost_until > now:
+                book = self._applied(batch, book if state.text == known.text else None, state, meta)
+                changes = {**book.changes(), **self._tidied(batch, known, state, now)}
+            state = await self._write(batch, known, state, meta, changes)
+            if state is None and meta.lost_until > now:
+                raise self._forgotten()
+            known.book = book if state is None else None
 
-    async def _run_for(self, app: str, steps: Sequence[Step]) -> list[Answer]:
-        errors = self._library.exceptions
-        try:
-            try:
-                answer = await self._call_script(app, steps, again=False)
-            except (errors.ConnectionError, OSError):  # it may only have closed a connection that nobody used for long
-                answer = await self._call_script(app, steps, again=True)
-        except (errors.RedisError, errors.RedisClusterException, OSError) as error:  # a TimeoutError is an OSError
-            raise refused(self, f"it cannot be asked ({type(error).__name__}); {_advice(error)}") from None
-        if not answer:
-            problem = (
-                "it has forgotten what was spent: it was flushed, restarted without its latest data, or evicts keys; "
-                "begin anew with another process, and with assume_spent if what was spent in the last window matters"
-            )
-            raise refused(self, problem)
-        return [_read(step, words) for step, words in zip(steps, answer, strict=True)]
+    async def _was_committed(self, batch: Batch) -> bool:
+        known = self._known.setdefault(batch.app, _Known())
+        known.text, known.book = "", None
+        state = await self._read(batch, known)
+        was_committed = _batch_number(state.values.get(self._client)) == known.batch + 1
+        known.batch += was_committed
+        return was_committed
 
-    async def _call_script(self, app: str, steps: Sequence[Step], *, again: bool) -> list[Any]:
-        """The answers of the script; none if the server has forgotten."""
-        if self._redis is None:
-            self._redis = self._connect()
-            await self._warn_of_eviction()
-        writer = _Writer(f"{self._prefix}:{{{app}}}", again=again)
-        words = json.dumps([writer.words(step) for step in steps], separators=(",", ":"))
-        sent_at = self._clock.uptime()
-        epoch, told, not_after = "", 0.0, 0.0
-        if app in self._epochs:
-            epoch, told, then = self._epochs[app]
-            not_after = told + (sent_at - then) * _FASTER + _SLACK
-        arguments = (
-            len(writer.all_keys),
-            *writer.all_keys,
-            words,
-            epoch,
-            secrets.token_hex(8),
-            f"{told:.6f}",
-            f"{not_after:.6f}",
-            self.assume_spent,
-            len(writer.keys),
+    async def _read(self, batch: Batch, known: _Known) -> _State:
+        text = known.text if known.has_loaded(batch) else ""
+        state = await self._call(batch, "read", text, known, (), is_again=False)
+        assert state is not None  # noqa: S101 - only commits have no answer
+        return state
+
+    async def _write(
+        self, batch: Batch, known: _Known, state: _State, meta: Meta, changes: dict[str, str]
+    ) -> _State | None:
+        """Commit; or return what is there instead."""
+        is_begun = state.meta is None or state.meta.epoch != meta.epoch
+        number = 1 if is_begun else known.batch + 1
+        own = {"meta": json.dumps(asdict(meta)), self._client: f"{number} {meta.now:.0f}"}
+        writes = [text for pair in {**changes, **own}.items() for text in pair]
+        batch.is_unsure = True
+        answer = await self._call(batch, "begin" if is_begun else "commit", state.text, known, writes)
+        batch.is_unsure = False
+        if answer is None:
+            known.text, known.meta, known.batch, known.drawn = own["meta"], meta, number, state.drawn
+            if is_begun:
+                known.ahead = math.inf
+            known.ahead = min(known.ahead, meta.now - state.sent_at)
+            self._show(batch.app, meta.now, {**state.values, **changes})
+        return answer
+
+    def _applied(self, batch: Batch, book: Book | None, state: _State, meta: Meta) -> Book:
+        if book is None or len(book.ledgers) + len(book.conversations) > _MOST_PAGES:
+            book = Book(meta.since, self.assume_spent)
+        if state.values:
+            book.load({name: state.values[name] for name in batch.pages()})
+        self._longest = max(
+            [self._longest, *(one.terms.keep for one in batch.operations if isinstance(one, Take | Look))]
         )
+        batch.answers = [book.apply(operation, meta.now) for operation in batch.operations]
+        return book
+
+    def _tidied(self, batch: Batch, known: _Known, state: _State, now: float) -> dict[str, str]:
+        """Delete what was drawn at random and does not matter any more, so that there is never much of it."""
+        takes = [one for one in batch.operations if isinstance(one, Take) and one.ticket and one.terms.credit]
+        deleted: dict[str, str] = {}
+        for name in known.drawn:
+            text = state.values.get(name)
+            if text is None or name in batch.pages() or name == self._client:
+                continue
+            if name.startswith("client ") and float(text.split()[1]) < now - _DAY:
+                deleted[name] = ""
+            elif name.startswith("conversation ") and takes and takes[0].ticket and takes[0].terms.credit:
+                conversation = Conversation.from_json(json.loads(text))
+                if conversation.is_over(takes[0].ticket.now, takes[0].terms.credit):
+                    deleted[name] = ""
+        return deleted
+
+    # ---- whether the server can be believed ----
+
+    def _judged(self, known: _Known, state: _State, now: float) -> Meta:
+        """Return what the book is to say after this batch. If it was lost, it says so from then on.
+
+        Raises:
+            QuotaStoreFailed: nothing may be counted, and somebody else has seen to it that the book says why.
+        """
+        meta, mine = state.meta, known.meta
+        if meta is None and mine is None:
+            if state.has_earlier and not self.assume_spent:
+                problem = "an earlier version of this library counts here; stop it, and begin with assume_spent"
+                raise QuotaStoreFailed(store=self.address, problem=problem)
+            return self._begun(state, now, ())
+        if meta is None or mine is None or mine.epoch == meta.epoch:
+            if meta is not None and meta.lost_until > now:
+                if mine is not None or not self.assume_spent:
+                    raise self._forgotten()
+                return self._begun(state, now, (*meta.before, meta.epoch))
+        elif mine.epoch in meta.before and not 0 < meta.lost_until <= now:
+            raise self._forgotten()
+        if meta is None or known.is_older(state, self._client):
+            epochs = {*((*meta.before, meta.epoch) if meta else ()), *((mine.epoch,) if mine else ())}
+            return evolve(self._begun(state, now, tuple(sorted(epochs))), lost_until=now + self._longest + _LOST_FOR)
+        identity = state.identity or meta.identity
+        return evolve(meta, number=meta.number + 1, now=now, time=state.time, identity=identity)
+
+    @staticmethod
+    def _begun(state: _State, now: float, before: tuple[str, ...]) -> Meta:
+        return Meta(secrets.token_hex(8), 1, now, state.time, float(math.floor(state.time)), state.identity, before)
+
+    def _forgotten(self) -> QuotaStoreFailed:
+        problem = (
+            "it has forgotten what was spent, or may have: it was flushed, evicts keys, was restarted, or went on with "
+            "an older copy of its data; nothing is sent until the longest window is over, or until it is begun anew by "
+            "another process with assume_spent"
+        )
+        return QuotaStoreFailed(store=self.address, problem=problem)
+
+    # ---- the server ----
+
+    async def _call(
+        self, batch: Batch, mode: str, text: str, known: _Known, writes: Sequence[str], *, is_again: bool = True
+    ) -> _State | None:
+        """Run the script. Return what was read, or ``None`` if it was committed."""
+        errors = self._library.exceptions
+        fields = [*batch.pages(), self._client, *known.drawn]
+        key = f"{self._prefix}:{{{batch.app}}}"
+        arguments = (f"{key}:book", f"{key}:clock", mode, text, _EXPIRE, len(fields), *fields, *writes)
         try:
-            text = await self._redis.evalsha(self._sha, *arguments)
-        except self._library.exceptions.NoScriptError:
-            text = await self._redis.eval(self._script, *arguments)
-        answer = json.loads(text)
-        if not answer:
-            return []
-        self._epochs[app] = (answer[0], float(answer[1]), sent_at)
-        answers: list[Any] = answer[2]
-        return answers
+            if self._redis is None:
+                self._redis = self._connect()
+                await self._warn_of_eviction()
+            sent_at = self._clock.uptime()
+            try:
+                answer = await self._redis.evalsha(self._sha, 2, *arguments)
+            except errors.NoScriptError:
+                answer = await self._redis.eval(self._script, 2, *arguments)
+        except (errors.ConnectionError, OSError) as error:  # a TimeoutError is an OSError
+            if is_again or isinstance(error, errors.TimeoutError | TimeoutError):
+                raise self._refused(error) from None
+        except (errors.RedisError, errors.RedisClusterException) as error:
+            raise self._refused(error) from None
+        else:
+            return None if answer == 1 else _state(answer, fields, sent_at)
+        # It may only have closed a connection that nobody used for long.
+        return await self._call(batch, mode, text, known, writes)
+
+    def _refused(self, error: BaseException) -> QuotaStoreFailed:
+        problem = f"it cannot be asked ({type(error).__name__}); {_advice(error)}"
+        return QuotaStoreFailed(store=self.address, problem=problem)
 
     async def _warn_of_eviction(self) -> None:
         if not isinstance(self._redis, self._library.asyncio.Redis):
             return  # of a cluster, each node would have to be asked
-        with contextlib.suppress(self._library.exceptions.ResponseError):  # not every user may ask
+        with suppress(self._library.exceptions.ResponseError):  # not every user may ask
             memory = await self._redis.info("memory")
             if memory.get("maxmemory") and memory.get("maxmemory_policy") != "noeviction":
                 _log.warning("%s: it evicts keys when memory is short; set maxmemory-policy noeviction", self.address)
 
 
+def advanced(before: float, last_time: float, time: float, at_most: float) -> float:
+    """Return what the book's clock shows at the server's `time`, if it showed `before` at `last_time`, and cannot have
+    come further than `at_most`.
+    """
+    return max(before, min(before + max(0.0, time - last_time), at_most))
+
+
+def _state(answer: Any, fields: Sequence[str], sent_at: float) -> _State:
+    text, seconds, microseconds, identity, has_earlier, drawn, values = answer
+    texts = [None if value is None else value.decode() for value in values]
+    return _State(
+        text=text.decode(),
+        meta=_meta(text.decode()),
+        time=int(seconds) + int(microseconds) / 1e6,
+        identity=identity.decode(),
+        has_earlier=bool(has_earlier),
+        sent_at=sent_at,
+        values=dict(zip(fields, texts, strict=False)),
+        drawn=[name.decode() for name in drawn if name.startswith((b"client ", b"conversation "))],
+    )
+
+
+def _meta(text: str) -> Meta | None:
+    if not text:
+        return None
+    facts = json.loads(text)
+    return Meta(**{**facts, "before": tuple(facts["before"])})
+
+
+def _batch_number(marker: str | None) -> int | None:
+    """Return the number of a client's last batch."""
+    return int(marker.split()[0]) if marker else None
+
+
 def _library() -> Any:
-    """redis-py. It is an extra, and its versions do not agree on its types."""
+    """Import redis-py. It is an extra, and its versions do not agree on its types."""
     try:
         import_module("redis.asyncio")
         return import_module("redis")
@@ -214,108 +428,8 @@ def _library() -> Any:
         raise InvalidInput(parameter="url", problem=problem) from None
 
 
-class _Writer:
-    """Puts steps into the words of the script."""
-
-    def __init__(self, tag: str, *, again: bool) -> None:
-        self.keys = [f"{tag}:clock"]
-        self._tag = tag
-        self._again = again
-        self._indices: dict[Bucket, int] = {}
-        self._conversations: dict[str, int] = {}
-
-    @property
-    def all_keys(self) -> list[str]:
-        """The clock, three for each bucket, one for each conversation."""
-        return [*self.keys, *self._conversations]
-
-    def words(self, step: Step) -> list[Any]:  # noqa: C901 - a case for each kind of step
-        match step:
-            case Take():
-                return ["take", self._claims(step.claims), step.names, step.lifetime, self._again]
-            case Look():
-                return ["look", self._claims(step.claims)]
-            case Settle():
-                return ["settle", [self._index(bucket) for bucket in step.buckets], step.names, step.grace]
-            case GiveBack():
-                return ["give_back", [self._index(bucket) for bucket in step.buckets], step.names]
-            case Hold():
-                return ["hold", self._index(step.bucket), step.seconds]
-            case Tighten():
-                return ["tighten", self._index(step.bucket), _words(step.quota), step.remaining, step.seconds]
-            case BeginReply():
-                credit = step.credit
-                return ["begin_reply", self._place(step.partner), step.name, step.now, credit.replies, credit.per]
-            case EndReply():
-                return ["end_reply", self._place(step.partner), step.name, step.made]
-            case WithdrawReply():
-                return ["withdraw_reply", self._place(step.partner), step.name]
-            case Hear():
-                return ["hear", self._place(step.partner), step.at]
-
-    def _claims(self, claims: tuple[Claim, ...]) -> list[Any]:
-        return [[self._index(claim.bucket), [_words(quota) for quota in claim.quotas]] for claim in claims]
-
-    def _place(self, partner: Partner) -> int:
-        """The place of its key among the script's."""
-        key = f"{self._tag}:conversation:{partner.owner}:{partner.person}"
-        if key not in self._conversations:
-            self._conversations[key] = len(self._conversations)
-        return self._conversations[key]
-
-    def _index(self, bucket: Bucket) -> int:
-        index = self._indices.get(bucket)
-        if index is None:
-            index = self._indices[bucket] = len(self._indices) + 1
-            name = f"{self._tag}:{bucket.name.replace(' ', ':')}"
-            self.keys += (name, f"{name}:settled", f"{name}:in_flight")
-        return index
-
-
-def _words(quota: Quota) -> list[float]:
-    return [quota.limit, window(quota)]
-
-
-def _app_of(step: Step) -> str:
-    match step:
-        case Take() | Look():
-            return step.claims[0].bucket.app
-        case Settle() | GiveBack():
-            return step.buckets[0].app
-        case Hold() | Tighten():
-            return step.bucket.app
-        case BeginReply() | EndReply() | WithdrawReply() | Hear():
-            return step.partner.app
-
-
-def _read(step: Step, words: Any) -> Answer:
-    if isinstance(step, BeginReply):
-        return Begun(words == "free", words in {"free", "open"})
-    if not isinstance(step, Take | Look):
-        return None
-    quotas = [quota for claim in step.claims for quota in claim.quotas]
-    if words[0] == "looked":
-        return _looked(quotas, words[1])
-    return Taken(words[1], tuple(words[2]), _looked(quotas, words[3]) if words[3] else None)
-
-
-def _looked(quotas: Sequence[Quota], usages: Any) -> Looked:
-    return Looked(
-        tuple(
-            Usage(
-                used=used,
-                in_flight=in_flight,
-                held_for=held_for,
-                freeing=tuple((number, seconds) for number, seconds in freeing),
-                per=window(quota),
-            )
-            for quota, (used, in_flight, held_for, freeing) in zip(quotas, usages, strict=True)
-        )
-    )
-
-
 def _advice(error: BaseException) -> str:
-    """What to do about it. The server's own words are not repeated: they may have parts of the script, or of keys."""
+    """Say what to do about it. The server's own words are not repeated: they may have parts of keys."""
     words = f"{type(error).__name__} {error}".lower()
     if any(word in words for word in ("auth", "password", "nopermission", "noperm")):
         return "see that user and password are right, and that this user may run scripts"

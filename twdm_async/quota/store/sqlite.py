@@ -1,8 +1,8 @@
-"""Ledgers in a file: they survive a restart, and all processes of one machine may share them.
+"""The book in a file: it survives a restart, and all processes of one machine may share it.
 
-Time in the file never steps back, and never runs ahead of the machine's uptime: each step adds what has passed since
-the last one, by the uptime or by the wall clock, whichever says less; or by the uptime alone, if the wall clock was set
-back. So setting it, forward or back, frees no slot. After a reboot only the wall clock knows how long it took.
+Time in the file never steps back, and never runs ahead of the machine's uptime: each transaction adds what has passed
+since the last one, by the uptime or by the wall clock, whichever says less; or by the uptime alone, if the wall clock
+was set back. So setting it, forward or back, frees no slot. After a reboot only the wall clock knows how long it took.
 
 What was taken is written before its request leaves, so it survives the death of the process. It is forced to the disk
 within a second, so a power cut may take with it what was spent in the last one; what was taken for a message of an
@@ -12,55 +12,99 @@ outbox in the same file is forced there at once, together with the message's new
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import sqlite3
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import unquote, urlsplit
 
-from attrs import define
-
 from twdm_async._clock import Clock
-from twdm_async.errors import InvalidInput
+from twdm_async.errors import InvalidInput, QuotaStoreFailed
+from twdm_async.quota.book import Book
 from twdm_async.quota.credit import Conversation
-from twdm_async.quota.ledger import Usage, usage_of, window
-from twdm_async.quota.store.batched import BatchedQuotaStore, refused
-from twdm_async.quota.store.contract import assumed
-from twdm_async.quota.store.steps import (
-    Answer,
-    BeginReply,
-    Begun,
-    EndReply,
-    GiveBack,
-    Hear,
-    Hold,
-    Look,
-    Looked,
-    Settle,
-    Step,
-    Take,
-    Taken,
-    Tighten,
-    WithdrawReply,
-)
-from twdm_async.state_file import FileTrouble, StateFile, checked_path
+from twdm_async.quota.ledger import Ledger
+from twdm_async.quota.operations import GiveBack, Granted, Take
+from twdm_async.quota.store.transactional import TransactionalQuotaStore
+from twdm_async.state_file import FileTrouble, Schema, StateFile, checked_path
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Generator, Sequence
     from pathlib import Path
 
-    from twdm_async.quota.spec import Quota
-    from twdm_async.quota.store.contract import Bucket, Claim, Intent, Partner
+    from twdm_async.quota.operations import Operation
+    from twdm_async.quota.store.transactional import Batch
 
 _SYNC_WITHIN: Final = 1.0  # seconds
+_MOST_PAGES: Final = 1000  # that stay loaded
 _IF_BAD: Final = (
     "move it away, and if you do not know what was spent in the last window, "
     "begin with a store that has assume_spent set"
 )
 
 
-class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
+def _turn_into_pages(db: sqlite3.Connection) -> None:
+    """Turn the tables of slots that earlier versions had into pages of the book."""
+    db.execute(
+        "CREATE TABLE book (now REAL NOT NULL, uptime REAL NOT NULL, wall REAL NOT NULL, since REAL NOT NULL, "
+        "version INTEGER NOT NULL)"
+    )
+    db.execute(
+        "CREATE TABLE page (app TEXT NOT NULL, name TEXT NOT NULL, content TEXT NOT NULL, touched REAL, "
+        "PRIMARY KEY (app, name)) WITHOUT ROWID"
+    )
+    db.execute("CREATE INDEX page_by_age ON page (touched) WHERE touched IS NOT NULL")
+    db.execute("INSERT INTO book SELECT now, uptime, wall, at, 0 FROM clock, noted_since")
+    for number, full_name, held_until, longest in db.execute("SELECT id, name, held_until, longest FROM bucket"):
+        ledger, (app, _, name) = Ledger(), full_name.partition(" ")
+        if longest > 0:
+            ledger.keep(longest / 1.0001, 0.0)
+        for seen, in_flight in db.execute("SELECT seen, in_flight FROM slot WHERE bucket = ?", (number,)):
+            ledger.take(seen)
+            if not in_flight:
+                ledger.settle(seen, seen)
+        others = db.execute("SELECT slots, until, per FROM spent_by_others WHERE bucket = ?", (number,)).fetchall()
+        for slots, until, per in others:
+            for _ in range(slots):
+                ledger.take(until - per)
+        ledger.hold(held_until)
+        db.execute("INSERT INTO page VALUES (?, ?, ?, NULL)", (app, name, json.dumps(ledger.as_json())))
+    for full_name, touched, content in db.execute("SELECT name, touched, content FROM conversation"):
+        app, _, name = full_name.partition(" ")
+        db.execute("INSERT INTO page VALUES (?, ?, ?, ?)", (app, f"conversation {name}", content, touched))
+    for table in ("clock", "bucket", "slot", "spent_by_others", "conversation", "noted_since"):
+        db.execute(f"DROP TABLE {table}")
+
+
+SCHEMA: Final = Schema(
+    "quota",
+    (
+        """
+        CREATE TABLE clock (now REAL NOT NULL, uptime REAL NOT NULL, wall REAL NOT NULL);
+        CREATE TABLE bucket (
+            id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, held_until REAL NOT NULL, longest REAL NOT NULL,
+            slots INTEGER NOT NULL
+        );
+        CREATE TABLE slot (
+            bucket INTEGER NOT NULL, name TEXT NOT NULL, seen REAL NOT NULL, in_flight INTEGER NOT NULL,
+            PRIMARY KEY (bucket, name)
+        ) WITHOUT ROWID;
+        CREATE TABLE spent_by_others (
+            bucket INTEGER NOT NULL, per REAL NOT NULL, slots INTEGER NOT NULL, until REAL NOT NULL,
+            PRIMARY KEY (bucket, per)
+        ) WITHOUT ROWID;
+        INSERT INTO clock VALUES (0, 0, 0);
+        """,
+        """
+        CREATE TABLE conversation (name TEXT PRIMARY KEY, touched REAL NOT NULL, content TEXT NOT NULL) WITHOUT ROWID;
+        CREATE TABLE noted_since (at REAL NOT NULL);
+        INSERT INTO noted_since VALUES (CAST(strftime('%s', 'now') AS REAL));
+        """,
+        _turn_into_pages,
+    ),
+    earlier=(1, 1, 2, 2),
+)
+
+
+class SQLiteQuotaStore(TransactionalQuotaStore, schemes=("sqlite",)):
     """Serves the processes of one machine, and survives restarts. The file is readable by its owner alone.
 
     It must lie on a disk of this machine: locks do not hold on network file systems.
@@ -71,14 +115,16 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
         assume_spent: what to believe of a quota that the file does not know yet; see :class:`QuotaStore`.
 
     Raises:
-        InvalidInput: `path` is no path.
+        InvalidInput: `path` is not a path.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Clock | None = None, assume_spent: float = 0.0) -> None:
         super().__init__(clock=clock or Clock(), assume_spent=assume_spent)
         self._path = checked_path(path)
-        self._file = StateFile(self._path, "what was spent", _IF_BAD)
+        self._file = StateFile(self._path, SCHEMA, "what was spent", _IF_BAD)
         self._sync_timer: asyncio.TimerHandle | None = None
+        self._books: dict[str, Book] = {}  # by app, with what is loaded of them
+        self._version = -1  # of the file's book, when that was loaded
 
     @property
     def address(self) -> str:
@@ -103,249 +149,119 @@ class SQLiteQuotaStore(BatchedQuotaStore, schemes=("sqlite",)):
             self._sync_timer = None
         await self._file.close()
 
-    def _move_in(self, *, was_forked: bool, is_new: bool) -> None:
-        super()._move_in(was_forked=was_forked, is_new=is_new)
+    def _begin_in_loop(self, *, was_forked: bool, is_new: bool) -> None:
+        super()._begin_in_loop(was_forked=was_forked, is_new=is_new)
         self._sync_timer = None
         if was_forked:
             self._file.leave_behind()
 
-    async def _run(self, steps: Sequence[Step]) -> list[Answer]:
+    async def _commit(self, batch: Batch) -> None:
         if self._sync_timer is None:
             self._sync_timer = asyncio.get_running_loop().call_later(_SYNC_WITHIN, self._sync_soon)
-        return await self._file.run(lambda: self._work(steps))
+        batch.is_unsure = True  # whoever waits here may be cancelled, and the file's thread goes on
+        batch.outcome = self._file.submit(lambda: self._transact(batch))
+        try:
+            now, texts = await asyncio.shield(batch.outcome)
+        except FileTrouble as trouble:
+            problem = trouble.problem
+        except Exception:
+            batch.is_unsure = False
+            raise
+        else:
+            batch.is_unsure = False
+            self._show(batch.app, now, texts)
+            return
+        batch.is_unsure = False
+        raise QuotaStoreFailed(store=self.address, problem=problem)
+
+    async def _was_committed(self, batch: Batch) -> bool:
+        try:
+            await asyncio.shield(batch.outcome)
+        except FileTrouble:
+            return False
+        return True
 
     def _sync_soon(self) -> None:
         self._sync_timer = None
         self._file.sync_soon()
 
-    def _work(self, steps: Sequence[Step]) -> list[Answer]:
-        """Carry out `steps` in one transaction. Runs in the file's own thread."""
-
-        def work(db: sqlite3.Connection) -> list[Answer]:
-            page = _Page(db, self._clock, self.assume_spent)
-            answers = [page.do(step) for step in steps]
-            page.write()
-            return answers
-
-        is_durable = any(isinstance(step, Take) and step.intents for step in steps)
+    def _transact(self, batch: Batch) -> tuple[float, dict[str, str | None]]:
+        """Apply the operations of `batch` in one transaction. To be called in the file's own thread."""
+        is_durable = any(isinstance(operation, Take) and operation.intent for operation in batch.operations)
         try:
-            return self._file.transact(work, is_durable=is_durable)
-        except FileTrouble as trouble:
-            raise refused(self, trouble.problem) from None
+            return self._file.transact(lambda db: self._apply(db, batch), is_durable=is_durable)
+        except BaseException:
+            self._books.clear()  # they may have what the file has not
+            raise
 
+    def _apply(self, db: sqlite3.Connection, batch: Batch) -> tuple[float, dict[str, str | None]]:
+        *clocks, since, version = self._book_row(db)
+        uptime, wall = self._clock.uptime(), self._clock.wall()
+        now = advanced(*clocks, uptime=uptime, wall=wall)
+        if version != self._version:
+            self._books.clear()
+        book = self._books.get(batch.app)
+        if book is None or len(book.ledgers) + len(book.conversations) > _MOST_PAGES:
+            book = self._books[batch.app] = Book(since, self.assume_spent)
+        loaded = self._load(db, book, batch)
+        batch.answers = [_applied(db, book, operation, now) for operation in batch.operations]
+        changed = book.changes()
+        for name, text in changed.items():
+            touched = book.conversations[name].touched if name in book.conversations else None
+            touched = max(touched, 0.0) if touched is not None else None
+            db.execute("INSERT OR REPLACE INTO page VALUES (?, ?, ?, ?)", (batch.app, name, text, touched))
+        for operation in batch.operations:
+            if isinstance(operation, Take) and operation.ticket is not None:
+                self._forget_conversations(db, operation)
+        self._version = version + 1
+        db.execute("UPDATE book SET now = ?, uptime = ?, wall = ?, version = ?", (now, uptime, wall, self._version))
+        return now, {**loaded, **changed}
 
-@define
-class _Row:
-    """One bucket, as the file has it and as it will."""
-
-    id: int
-    held_until: float
-    longest: float  # the longest window that was ever asked for; older outcomes are forgotten
-    slots: int
-    spent_by_others: dict[float, tuple[int, float]]
-
-
-class _Page:
-    """The file within one transaction."""
-
-    def __init__(self, db: sqlite3.Connection, clock: Clock, assume_spent: float) -> None:
-        self._db = db
-        self._assume_spent = assume_spent
-        self._rows: dict[str, _Row] = {}
-        self._uptime = clock.uptime()
-        self._now = self._advance(self._uptime, clock.wall())
-
-    def do(self, step: Step) -> Answer:  # noqa: C901 - a case for each kind of step
-        match step:
-            case Take():
-                return self._take(step)
-            case Look():
-                return self._look(step.claims)
-            case Settle():
-                self._settle(step)
-            case GiveBack():
-                for bucket in step.buckets:
-                    row = self._row(bucket)
-                    names = [(row.id, name) for name in step.names]
-                    row.slots -= self._db.executemany("DELETE FROM slot WHERE bucket = ? AND name = ?", names).rowcount
-                back = "UPDATE message SET state = 'queued', slot = NULL WHERE slot = ? AND state = 'sending'"
-                self._db.executemany(back, [(name,) for name in step.names])
-            case Hold():
-                row = self._row(step.bucket)
-                row.held_until = max(row.held_until, self._now + step.seconds)
-            case Tighten():
-                self._tighten(step)
-            case BeginReply():
-                return self._begin_reply(step)
-            case EndReply():
-                with self._conversation(step.partner) as conversation:
-                    conversation.end(step.name, step.made)
-            case WithdrawReply():
-                with self._conversation(step.partner) as conversation:
-                    conversation.withdraw(step.name)
-            case Hear():
-                (since,) = self._db.execute("SELECT at FROM noted_since").fetchone()
-                if step.at >= since:  # what was sent before is not known
-                    with self._conversation(step.partner) as conversation:
-                        conversation.hear(step.at)
-        return None
-
-    def write(self) -> None:
-        """Put down what has changed in the buckets."""
-        self._db.executemany(
-            "UPDATE bucket SET held_until = ?, longest = ?, slots = ? WHERE id = ?",
-            [(row.held_until, row.longest, row.slots, row.id) for row in self._rows.values()],
-        )
-
-    def _begin_reply(self, step: BeginReply) -> Begun:
-        with self._conversation(step.partner) as conversation:
-            freedom = conversation.begin(step.name, step.now, step.credit)
-        # Each that is begun removes up to two that are over, so there are never many.
-        oldest = "SELECT name, content FROM conversation ORDER BY touched LIMIT 2"
-        for name, content in self._db.execute(oldest).fetchall():
-            if Conversation.from_json(json.loads(content)).is_over(step.now, step.credit):
-                self._db.execute("DELETE FROM conversation WHERE name = ?", (name,))
-        return Begun(freedom.is_free, freedom.is_open)
-
-    @contextlib.contextmanager
-    def _conversation(self, partner: Partner) -> Generator[Conversation]:
-        """What is known of `partner`, to be changed."""
-        name = f"{partner.app} {partner.owner} {partner.person}"
-        found = self._db.execute("SELECT content FROM conversation WHERE name = ?", (name,)).fetchone()
-        conversation = Conversation.from_json(json.loads(found[0])) if found else Conversation()
-        yield conversation
-        row = (name, max(conversation.touched, 0.0), json.dumps(conversation.as_json()))
-        self._db.execute("INSERT OR REPLACE INTO conversation (name, touched, content) VALUES (?, ?, ?)", row)
-
-    def _advance(self, uptime: float, wall: float) -> float:
-        found = self._db.execute("SELECT now, uptime, wall FROM clock").fetchone()
+    def _book_row(self, db: sqlite3.Connection) -> Any:
+        found = db.execute("SELECT now, uptime, wall, since, version FROM book").fetchone()
         if found is None:
-            raise sqlite3.DatabaseError("the clock is missing")
-        now, last_uptime, last_wall = found
-        by_uptime, by_wall = uptime - last_uptime, wall - last_wall
-        if by_uptime < 0:  # the machine was started anew
-            now += max(0.0, by_wall)
-        elif by_wall < 0:  # the wall clock was set back
-            now += by_uptime
-        else:
-            now += min(by_uptime, by_wall)
-        self._db.execute("UPDATE clock SET now = ?, uptime = ?, wall = ?", (now, uptime, wall))
-        return float(now)
+            raise sqlite3.DatabaseError("the book's clock is missing")
+        return found
 
-    def _take(self, step: Take) -> Looked | Taken:
-        rows = [self._row(claim.bucket, claim.quotas) for claim in step.claims]
-        count = len(step.names)
-        used: list[int] = []
-        for claim, row in zip(step.claims, rows, strict=True):
-            for quota in claim.quotas:
-                used.append(self._used(row, quota))
-                count = min(count, 0 if row.held_until > self._now else quota.limit - used[-1])
-        if count <= 0:
-            return self._look(step.claims)
-        for row in rows:
-            self._db.executemany(
-                "INSERT INTO slot VALUES (?, ?, ?, 1)",
-                [(row.id, name, self._now + step.lifetime) for name in step.names[:count]],
-            )
-            row.slots += count
-        intents = [(name, step.intents[name]) for name in step.names[:count] if name in step.intents]
-        written = frozenset([name for name, intent in intents if self._write_down(intent, name)])
-        then = self._look(step.claims) if count < len(step.names) else None
-        return Taken(count, tuple([before + count for before in used]), then, written)
+    @staticmethod
+    def _load(db: sqlite3.Connection, book: Book, batch: Batch) -> dict[str, str | None]:
+        texts: dict[str, str | None] = {}
+        for name in batch.pages():
+            if name not in book.loaded:
+                query = "SELECT content FROM page WHERE app = ? AND name = ?"
+                found = db.execute(query, (batch.app, name)).fetchone()
+                texts[name] = found[0] if found else None
+        book.load(texts)
+        return texts
 
-    def _write_down(self, intent: Intent, slot: str) -> bool:
-        """Whether it could be: whoever gave up meanwhile does not own it any more."""
-        return bool(
-            self._db.execute(
-                "UPDATE message SET state = 'sending', slot = ?, attempts = attempts + 1, sent_at = ?, sent_uptime = ? "
-                "WHERE id = ? AND owner = ?",
-                (slot, intent.server_time(), self._uptime, intent.row, intent.owner),
-            ).rowcount
-        )
+    def _forget_conversations(self, db: sqlite3.Connection, take: Take) -> None:
+        """Each message that is noted removes up to two conversations that are over, so there are never many."""
+        if take.ticket is None or take.terms.credit is None:
+            return
+        query = "SELECT app, name, content FROM page WHERE touched IS NOT NULL ORDER BY touched LIMIT 2"
+        for app, name, content in db.execute(query).fetchall():
+            if Conversation.from_json(json.loads(content)).is_over(take.ticket.now, take.terms.credit):
+                db.execute("DELETE FROM page WHERE app = ? AND name = ?", (app, name))
+                if app in self._books:
+                    self._books[app].conversations.pop(name, None)
 
-    def _look(self, claims: tuple[Claim, ...]) -> Looked:
-        return Looked(
-            tuple(
-                self._usage(self._row(claim.bucket, claim.quotas), quota) for claim in claims for quota in claim.quotas
-            )
-        )
 
-    def _settle(self, step: Settle) -> None:
-        for bucket in step.buckets:
-            row = self._row(bucket)
-            for name in step.names:
-                # It is not there if it lived longer than was thought possible.
-                known = self._db.execute(
-                    "UPDATE slot SET seen = ?, in_flight = 0 WHERE bucket = ? AND name = ?",
-                    (self._now + step.grace, row.id, name),
-                ).rowcount
-                if not known:
-                    self._db.execute("INSERT INTO slot VALUES (?, ?, ?, 0)", (row.id, name, self._now + step.grace))
-                    row.slots += 1
+def advanced(now: float, last_uptime: float, last_wall: float, *, uptime: float, wall: float) -> float:
+    """Return what the file's clock, which showed `now` at the last uptime and wall time, shows at these."""
+    by_uptime, by_wall = uptime - last_uptime, wall - last_wall
+    if by_uptime < 0:  # the machine was started anew
+        return now + max(0.0, by_wall)
+    if by_wall < 0:  # the wall clock was set back
+        return now + by_uptime
+    return now + min(by_uptime, by_wall)
 
-    def _tighten(self, step: Tighten) -> None:
-        row = self._row(step.bucket, (step.quota,))
-        missing = step.quota.limit - self._used(row, step.quota) - step.remaining
-        if missing > 0:
-            count, until = self._spent_by_others(row, step.quota)
-            self._note_others(row, step.quota, count + missing, max(until, self._now + step.seconds))
 
-    def _row(self, bucket: Bucket, quotas: tuple[Quota, ...] = ()) -> _Row:
-        name = f"{bucket.app} {bucket.name}"
-        row = self._rows.get(name)
-        if row is None:
-            row = self._rows[name] = self._load(name) or self._begin(name)
-        for quota in quotas:
-            if window(quota) > row.longest:
-                row.longest = window(quota)
-                if spent := assumed(quota, self._assume_spent):  # nothing is known of a window that was never kept
-                    self._note_others(row, quota, spent, self._now + window(quota))
-        return row
-
-    def _load(self, name: str) -> _Row | None:
-        found = self._db.execute("SELECT id, held_until, longest, slots FROM bucket WHERE name = ?", (name,)).fetchone()
-        if found is None:
-            return None
-        number, held_until, longest, slots = found
-        others = self._db.execute("SELECT per, slots, until FROM spent_by_others WHERE bucket = ?", (number,))
-        row = _Row(number, held_until, longest, slots, {per: (count, until) for per, count, until in others})
-        old = self._db.execute("DELETE FROM slot WHERE bucket = ? AND seen <= ?", (row.id, self._now - row.longest))
-        row.slots -= old.rowcount
-        return row
-
-    def _begin(self, name: str) -> _Row:
-        never = -1e12
-        new = self._db.execute(
-            "INSERT INTO bucket (name, held_until, longest, slots) VALUES (?, ?, 0, 0)", (name, never)
-        )
-        return _Row(int(new.lastrowid or 0), never, 0.0, 0, {})
-
-    def _used(self, row: _Row, quota: Quota) -> int:
-        count = row.slots
-        if window(quota) < row.longest:
-            query = "SELECT count(*) FROM slot WHERE bucket = ? AND seen > ?"
-            (count,) = self._db.execute(query, (row.id, self._now - window(quota))).fetchone()
-        return count + self._spent_by_others(row, quota)[0]
-
-    def _usage(self, row: _Row, quota: Quota) -> Usage:
-        query = "SELECT seen, in_flight FROM slot WHERE bucket = ? AND seen > ? ORDER BY seen"
-        slots = self._db.execute(query, (row.id, self._now - window(quota))).fetchall()
-        seen = [moment for moment, in_flight in slots if not in_flight]
-        return usage_of(
-            quota,
-            self._now,
-            seen,
-            in_flight=len(slots) - len(seen),
-            foreign=self._spent_by_others(row, quota),
-            held_until=row.held_until,
-        )
-
-    def _spent_by_others(self, row: _Row, quota: Quota) -> tuple[int, float]:
-        count, until = row.spent_by_others.get(quota.per, (0, self._now))
-        return (count, until) if until > self._now else (0, self._now)
-
-    def _note_others(self, row: _Row, quota: Quota, count: int, until: float) -> None:
-        row.spent_by_others[quota.per] = (count, until)
-        self._db.execute(
-            "INSERT OR REPLACE INTO spent_by_others VALUES (?, ?, ?, ?)", (row.id, quota.per, count, until)
-        )
+def _applied(db: sqlite3.Connection, book: Book, operation: Operation, now: float) -> Any:
+    """Apply `operation`, and write or withdraw what goes with its slot."""
+    answer = book.apply(operation, now)
+    if isinstance(operation, Take) and operation.intent is not None and isinstance(answer, Granted):
+        if operation.intent.write(db):
+            answer.slot.intent = operation.intent
+    elif isinstance(operation, GiveBack) and operation.slot.intent is not None:
+        operation.slot.intent.withdraw(db)
+    return answer

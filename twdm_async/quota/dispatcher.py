@@ -1,0 +1,489 @@
+"""The wait queue: who gets the next slot of an endpoint family, and when the store is asked for it.
+
+While nobody waits, a call asks for its slot at once. Else it joins the queue of its account: a lane for each agent
+(:mod:`twdm_async.quota.lanes`). All accounts of an app that use one store wait at the same dispatcher. It asks for
+those whose account has a permit of the pace, and whose buckets are not known to be full; accounts take turns. A slot
+goes to whoever's turn it is in the moment of asking, so an interactive call that comes late still goes before bulk
+calls that came early, and a caller that gave up is passed over.
+
+A message to a person who wrote may be a free reply. So it is asked for once by itself, whoever waits, and once more
+when the person writes.
+
+Everything here runs in callbacks of the loop; no task has to be started for a slot to be granted. There is one timer,
+for the earliest of all deadlines and of all moments in which asking makes sense again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import secrets
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
+
+from attrs import define, field
+
+from twdm_async.errors import ClientClosed, QuotaQueueFull, QuotaStoreFailed, QuotaWaitTooLong
+from twdm_async.quota.lanes import Lane, LaneQueue
+from twdm_async.quota.operations import Conversant, GiveBack, Granted, ReplyTicket, Slot, Take, Terms, Wait
+from twdm_async.quota.pacer import Pacer
+from twdm_async.quota.spec import Priority, Scope
+
+if TYPE_CHECKING:
+    from twdm_async.quota.operations import Answer, Intent, Recipient
+    from twdm_async.quota.store.contract import QuotaStore
+
+_LARGEST_BATCH: Final = 64  # calls for which slots are asked at once
+_MOST_PENDING: Final = 64  # questions to the store
+_STORE_PATIENCE: Final = 1.0  # seconds a store may take to answer, even for a call that does not want to wait
+_SHORTEST_BLOCK: Final = 0.001  # seconds
+_LONGEST_BLOCK: Final = 60.0  # seconds; the loop's clock may stand while the machine sleeps
+_LONGEST_SHARED_BLOCK, _SHORTEST_SHARED_BLOCK = 30.0, 0.02  # seconds: other processes may give slots back
+
+
+class Waiter(asyncio.Future[Slot]):
+    """A call that wants a slot.
+
+    Args:
+        line: where it waits.
+        lane: whose turn it takes.
+        deadline: by the loop's clock, when it gives up.
+        recipient: of the message it is for, if free replies are accounted for.
+        intent: what is written together with its slot.
+    """
+
+    __slots__ = ("asked_at", "deadline", "intent", "is_queued", "lane", "line", "recipient")
+
+    def __init__(
+        self,
+        line: Line,
+        lane: Lane,
+        deadline: float | None,
+        recipient: Recipient | None,
+        intent: Intent | None,
+    ) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self.line = line
+        self.lane = lane
+        self.deadline = deadline
+        self.recipient = recipient
+        self.intent = intent
+        self.is_queued = False  # it has a place in the line's queue
+        self.asked_at: float | None = None  # when the store was asked for it, if it has not answered yet
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether any slot will do."""
+        return self.recipient is None and self.intent is None
+
+    def make_ticket(self) -> ReplyTicket | None:
+        """Make a ticket of the message, for one attempt to get a slot."""
+        if self.recipient is None:
+            return None
+        conversant = Conversant(self.line.app, self.line.account, self.recipient.person)
+        return ReplyTicket(conversant, secrets.token_hex(8), self.recipient.server_time())
+
+
+@define(eq=False)
+class Line:
+    """All calls of one account for one endpoint family.
+
+    Args:
+        family: the endpoint family.
+        app: the app of the account.
+        account: whose calls they are.
+        terms: what they have to respect, by priority.
+        pacer: gives permits.
+        estimate: tells how long a call of a priority has to wait, at the least, that has so many before it.
+        max_waiting: how many calls may wait.
+        dispatcher: where they wait.
+    """
+
+    family: str
+    app: str
+    account: str
+    terms: dict[Priority, Terms]
+    pacer: Pacer
+    estimate: Callable[[Line, Priority, int], QuotaWaitTooLong]
+    max_waiting: int
+    dispatcher: Dispatcher
+    queue: LaneQueue[Waiter] = field(factory=LaneQueue[Waiter])
+    unasked: deque[Waiter] = field(factory=deque[Waiter])  # the store is to be asked whether these are free replies
+    asked: set[Waiter] = field(factory=set[Waiter])  # the store was asked for these and has not answered yet
+    by_person: dict[str, set[Waiter]] = field(factory=dict[str, "set[Waiter]"])  # of those that are queued
+    blocked: dict[Priority, float] = field(factory=lambda: dict.fromkeys(Priority, 0.0))  # until when
+    turn: Lane | None = None  # as which it waits for its turn among the accounts
+    alarm_at: float = float("inf")
+    is_closed: bool = False
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait."""
+        return len(self.queue) + sum(not waiter.is_queued for waiter in self.unasked)
+
+
+class Dispatcher:
+    """The wait queue of one endpoint family and app, before one store.
+
+    Args:
+        store: has the slots.
+    """
+
+    def __init__(self, store: QuotaStore) -> None:
+        self._store = store
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lines: dict[str, WeakSet[Line]] = {}  # by account
+        self.waiting = 0
+        """How many calls wait for their turn."""
+        self._begin_in_loop()
+
+    def _begin_in_loop(self) -> None:
+        self._ready: LaneQueue[Line] = LaneQueue()  # lines for which asking may make sense
+        self._blocked = dict.fromkeys(Priority, 0.0)  # until when the app's bucket is full
+        self._pending = 0  # questions to the store
+        self._alarms: list[tuple[float, int, Line | Waiter]] = []
+        self._stale = 0  # alarms of waiters that wait no longer, or so
+        self._numbers = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, line: Line) -> None:
+        """Let calls of `line` wait here."""
+        self._lines.setdefault(line.account, WeakSet()).add(line)
+
+    def remove(self, line: Line) -> None:
+        """End the waiting of all calls of `line`."""
+        line.is_closed = True
+        self._lines[line.account].discard(line)
+        self._fail(line, ClientClosed(endpoint=line.family))
+        if self._loop is not None and self._loop is asyncio._get_running_loop():  # noqa: SLF001 - it may be closed without one
+            self._dispatch()
+
+    def is_first(self, line: Line, priority: Priority) -> bool:
+        """Tell whether nobody waits who goes before a newcomer of this priority."""
+        if line.queue and line.queue.has_waiting(priority):
+            return False
+        return not self._ready or not self._ready.has_waiting(priority)
+
+    async def acquire(self, waiter: Waiter) -> Slot:
+        """Wait for a slot."""
+        loop = waiter.get_loop()
+        if loop is not self._loop:  # those who waited in another one are gone with it
+            self._begin_in_loop()
+            self._loop = loop
+        try:
+            self._admit(waiter)
+            return await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.give_back(waiter.result(), waiter.line.account)
+            raise
+        finally:
+            self._leave(waiter)
+
+    def give_back(self, slot: Slot, account: str) -> None:
+        """Give back a slot of `account`, and let others have it."""
+        self._store.note(GiveBack(slot))
+        if not slot.buckets or self._loop is None:
+            return
+        for priority in Priority:
+            self._blocked[priority] = 0.0
+            for line in self._lines.get(account, ()):
+                line.blocked[priority] = 0.0
+        for line in self._lines.get(account, ()):
+            self._touch(line)
+        self._dispatch()
+
+    def hear(self, line: Line, person: str) -> None:
+        """A person wrote: messages to that person may be free replies now."""
+        line.unasked.extend(line.by_person.get(person, ()))
+        if line.unasked:
+            self._ask_unasked(line)
+            self._arm()
+
+    # ---- the ways of a waiter ----
+
+    def _admit(self, waiter: Waiter) -> None:
+        line = waiter.line
+        if waiter.recipient is not None:
+            line.unasked.append(waiter)
+            self._ask_unasked(line)
+            if waiter in line.unasked:  # the pace does not allow it
+                self._refuse_if_too_long(waiter, len(line.unasked) - 1)
+        elif self.is_first(line, waiter.lane.priority) and line.pacer.allows(len(line.asked) + 1):
+            self._ask(line, [waiter])
+        else:
+            self._enqueue(waiter)
+        if waiter.deadline is not None and not waiter.done():
+            self._set_alarm(waiter.deadline, waiter)
+        self._dispatch()
+
+    def _enqueue(self, waiter: Waiter) -> None:
+        line = waiter.line
+        if line.is_closed:
+            _refuse(waiter, ClientClosed(endpoint=line.family))
+        elif line.waiting >= line.max_waiting:
+            _refuse(waiter, QuotaQueueFull(endpoint=line.family, waiting=line.waiting))
+        else:
+            self._refuse_if_too_long(waiter, len(line.queue))
+        if waiter.done():
+            return
+        waiter.is_queued = True
+        self.waiting += 1
+        line.queue.push(waiter, waiter.lane)
+        if waiter.recipient is not None:
+            line.by_person.setdefault(waiter.recipient.person, set()).add(waiter)
+        self._touch(line)
+
+    def _leave(self, waiter: Waiter) -> None:
+        line = waiter.line
+        if waiter.deadline is not None:
+            self._stale += 1
+            if self._stale > len(self._alarms) // 2 + 64:
+                self._alarms = [one for one in self._alarms if isinstance(one[2], Line) or not one[2].done()]
+                heapq.heapify(self._alarms)
+                self._stale = 0
+        if waiter.is_queued:
+            self.waiting -= 1
+            line.queue.discard(waiter, waiter.lane)
+            if waiter.recipient is not None:
+                others = line.by_person.get(waiter.recipient.person, set())
+                others.discard(waiter)
+                if not others:
+                    line.by_person.pop(waiter.recipient.person, None)
+
+    def _refuse_if_too_long(self, waiter: Waiter, behind: int) -> None:
+        """Refuse a newcomer that is known to wait beyond its deadline, with so many before it."""
+        line, priority = waiter.line, waiter.lane.priority
+        if waiter.deadline is None:
+            return
+        max_wait = waiter.deadline - waiter.get_loop().time()
+        if line.estimate(line, priority, behind).wait <= max_wait:
+            return  # even the last in line would be in time, so there is no need to look for the place
+        too_long = line.estimate(line, priority, line.queue.ahead_of(waiter.lane) if behind else 0)
+        if too_long.wait > max_wait:
+            _refuse(waiter, too_long)
+
+    def _expire(self, waiter: Waiter, now: float) -> None:
+        """End the waiting of a call whose deadline has come, or give the store a moment more to answer."""
+        line = waiter.line
+        asked_at = min((one.asked_at for one in line.asked if one.asked_at is not None), default=now)
+        if waiter.asked_at is not None and now < waiter.asked_at + _STORE_PATIENCE:
+            self._set_alarm(waiter.asked_at + _STORE_PATIENCE, waiter)
+        elif now >= asked_at + _STORE_PATIENCE:
+            problem = "it did not answer in time; see that it is reachable, and that nobody else holds it"
+            _refuse(waiter, QuotaStoreFailed(store=self._store.address, problem=problem))
+        else:
+            _refuse(waiter, line.estimate(line, waiter.lane.priority, 0))
+
+    # ---- asking ----
+
+    def _ask_unasked(self, line: Line) -> None:
+        while line.unasked and line.pacer.allows(len(line.asked) + 1):
+            waiter = line.unasked.popleft()
+            if not waiter.done() and waiter not in line.asked:
+                may_spend = not waiter.is_queued and self.is_first(line, waiter.lane.priority)
+                self._ask(line, [waiter], may_spend=may_spend)
+        if line.unasked:
+            self._wake_for_pace(line)
+
+    def _ask_next(self, line: Line) -> None:
+        """Ask for those of `line` whose turn it is: for one, or for many if no other account waits."""
+        queue, priority = line.queue, line.queue.next_priority()
+        most = 1 if self._ready else min(queue.waiting(priority), _LARGEST_BATCH)
+        while most > 1 and not line.pacer.allows(len(line.asked) + most):
+            most //= 2
+        is_plain = queue.peek().is_plain
+        waiters: list[Waiter] = []
+        while queue and queue.next_priority() == priority and len(waiters) < most:
+            if queue.peek().is_plain is not is_plain:
+                break
+            waiters.append(queue.pop())
+        if is_plain:
+            self._ask(line, waiters)
+            return
+        for number, waiter in enumerate(waiters):
+            if number and self._is_blocked(line, priority):
+                for other in reversed(waiters[number:]):
+                    self._put_back(other)
+                return
+            self._ask(line, [waiter])
+
+    def _ask(self, line: Line, waiters: list[Waiter], *, may_spend: bool = True) -> None:
+        first = waiters[0]
+        take = Take(line.terms[first.lane.priority], len(waiters), first.make_ticket(), may_spend, first.intent)
+        now = first.get_loop().time()
+        for waiter in waiters:
+            waiter.asked_at = now
+        line.asked.update(waiters)
+        try:
+            answer = self._store.ask(take)
+        except Exception as error:  # noqa: BLE001 - whatever the store raises, those who wait must hear of it
+            self._fail(line, error)
+            return
+        if isinstance(answer, asyncio.Future):
+            self._pending += 1
+            answer.add_done_callback(partial(self._receive, line, waiters, take))
+        else:
+            self._take_in(line, waiters, take, answer)
+
+    def _receive(self, line: Line, waiters: list[Waiter], take: Take, answer: asyncio.Future[Answer]) -> None:
+        if answer.get_loop() is not self._loop:
+            return
+        self._pending -= 1
+        error = None if answer.cancelled() else answer.exception()
+        if error is not None:
+            self._fail(line, error)
+        else:
+            self._take_in(line, waiters, take, None if answer.cancelled() else answer.result())
+        self._touch(line)
+        self._dispatch()
+
+    def _take_in(self, line: Line, waiters: list[Waiter], take: Take, answer: Answer) -> None:
+        """Hand over what was granted, and put back those who got nothing."""
+        line.asked.difference_update(waiters)
+        granted = 0
+        if isinstance(answer, Granted):
+            granted = answer.count
+            for waiter in waiters[:granted]:
+                self._hand_over(waiter, answer.slot)
+        elif isinstance(answer, Wait) and take.may_spend:
+            self._block(line, waiters[0].lane.priority, answer)
+        for waiter in reversed(waiters[granted:]):
+            self._put_back(waiter)
+
+    def _hand_over(self, waiter: Waiter, slot: Slot) -> None:
+        """Give `slot` to `waiter`, or if it has given up, to whoever's turn it is."""
+        line, queue = waiter.line, waiter.line.queue
+        while waiter.done() and waiter.is_plain and queue and queue.next_priority() <= waiter.lane.priority:
+            if not queue.peek().is_plain:
+                break
+            waiter = queue.pop()
+        if waiter.done():
+            self.give_back(slot, line.account)
+        else:
+            waiter.asked_at = None
+            line.pacer.spend()
+            waiter.set_result(slot)
+
+    def _put_back(self, waiter: Waiter) -> None:
+        """Let a waiter that got no slot have its place again, or find it one."""
+        waiter.asked_at = None
+        if waiter.done():
+            return
+        if not waiter.is_queued:
+            self._enqueue(waiter)
+        elif not waiter.line.queue.contains(waiter, waiter.lane):
+            waiter.line.queue.restore(waiter, waiter.lane)
+
+    def _fail(self, line: Line, error: BaseException) -> None:
+        """Let all who wait in `line` hear of `error`."""
+        for waiter in [*line.asked, *line.unasked]:
+            _refuse(waiter, error)
+        line.asked.clear()
+        line.unasked.clear()
+        while line.queue:
+            _refuse(line.queue.pop(), error)
+
+    # ---- when it makes sense to ask ----
+
+    def _block(self, line: Line, priority: Priority, wait: Wait) -> None:
+        """Ask no more for calls of this priority or a lower one, for a while."""
+        longest = _LONGEST_BLOCK
+        if self._store.is_shared:
+            quotas = [quota for claim in line.terms[priority].claims for quota in claim.quotas]
+            shortest_window = min((quota.per for quota in quotas), default=_LONGEST_BLOCK)
+            longest = max(_SHORTEST_SHARED_BLOCK, min(shortest_window / 100, _LONGEST_SHARED_BLOCK))
+        assert self._loop is not None  # noqa: S101 - somebody waits in it
+        until = self._loop.time() + max(_SHORTEST_BLOCK, min(wait.seconds, longest))
+        blocked = self._blocked if wait.scope is Scope.APP else line.blocked
+        for rank in Priority:
+            if rank >= priority:
+                blocked[rank] = max(blocked[rank], until)
+
+    def _is_blocked(self, line: Line, priority: Priority) -> bool:
+        assert self._loop is not None  # noqa: S101 - somebody waits in it
+        return max(self._blocked[priority], line.blocked[priority]) > self._loop.time()
+
+    def _touch(self, line: Line) -> None:
+        """Let `line` wait for its turn if asking for it may make sense, or else for the moment in which it will."""
+        if not line.queue or line.asked or self._loop is None:
+            return
+        priority = line.queue.next_priority()
+        if line.blocked[priority] > self._loop.time():
+            self._wake(line, line.blocked[priority])
+        elif not line.pacer.allows(1):
+            self._wake_for_pace(line)
+        elif line.turn is None or line.turn.priority > priority:
+            if line.turn is not None:
+                self._ready.discard(line, line.turn)
+            line.turn = Lane(line.account, priority=priority)
+            self._ready.push(line, line.turn)
+
+    def _dispatch(self) -> None:
+        """Ask for those whose turn it is, as long as asking makes sense."""
+        assert self._loop is not None  # noqa: S101 - somebody waits in it
+        while self._ready and self._pending < _MOST_PENDING:
+            if self._blocked[self._ready.next_priority()] > self._loop.time():
+                break
+            line = self._ready.pop()
+            line.turn = None
+            if line.queue and not line.asked:
+                self._ask_next(line)
+                self._touch(line)
+        self._arm()
+
+    def _wake_for_pace(self, line: Line) -> None:
+        assert self._loop is not None  # noqa: S101 - somebody waits in it
+        seconds = line.pacer.free_in(len(line.asked) + 1)
+        self._wake(line, self._loop.time() + max(_SHORTEST_BLOCK / 10, min(seconds, _LONGEST_BLOCK)))
+
+    def _wake(self, line: Line, at: float) -> None:
+        if at < line.alarm_at:
+            line.alarm_at = at
+            self._set_alarm(at, line)
+
+    def _set_alarm(self, at: float, whose: Line | Waiter) -> None:
+        heapq.heappush(self._alarms, (at, next(self._numbers), whose))
+
+    def _arm(self) -> None:
+        """Set the timer for the earliest moment in which there is something to do."""
+        assert self._loop is not None  # noqa: S101 - somebody waits in it
+        at = self._alarms[0][0] if self._alarms else float("inf")
+        if self._ready:
+            at = min(at, max(self._blocked[self._ready.next_priority()], self._loop.time()))
+        if at < float("inf") and (self._timer is None or self._timer.when() > at):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        assert self._loop is not None  # noqa: S101 - somebody waits in it
+        self._timer = None
+        now = self._loop.time()
+        while self._alarms and self._alarms[0][0] <= now:
+            at, _, whose = heapq.heappop(self._alarms)
+            if isinstance(whose, Waiter):
+                if not whose.done():
+                    self._expire(whose, now)
+            elif at >= whose.alarm_at:
+                whose.alarm_at = float("inf")
+                self._ask_unasked(whose)
+                self._touch(whose)
+        self._dispatch()
+
+
+def dispatcher_of(store: QuotaStore, app: str, family: str) -> Dispatcher:
+    """Return the wait queue of this endpoint family and app, before `store`, in this process."""
+    dispatcher = store.dispatchers.get((app, family))
+    if dispatcher is None:
+        dispatcher = store.dispatchers[app, family] = Dispatcher(store)
+    return dispatcher
+
+
+def _refuse(waiter: Waiter, error: BaseException) -> None:
+    if not waiter.done():
+        waiter.set_exception(error)

@@ -1,0 +1,324 @@
+"""What is asked of the book (:mod:`twdm_async.quota.book`), and what it answers. Plain data."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from attrs import define, field, frozen
+
+from twdm_async.quota.lifetime import RequestLifetime
+from twdm_async.quota.spec import Priority, Quota, ReplyCredit, Scope
+
+if TYPE_CHECKING:
+    import sqlite3
+
+
+@frozen
+class Bucket:
+    """What is counted together.
+
+    Args:
+        family: the endpoint family.
+        scope: whose requests.
+        owner: which account or app, by a name that gives no key away.
+        app: the app it belongs to, by such a name.
+        share: ``None`` for all requests, or the priority of those that are counted here once more.
+    """
+
+    family: str
+    scope: Scope
+    owner: str
+    app: str
+    share: Priority | None = None
+    name: str = field(init=False)
+    """What tells it from other buckets of its app."""
+
+    @name.default
+    def _name(self) -> str:
+        share = "" if self.share is None else f" {self.share.name.lower()}"
+        return f"{self.family} {self.scope.value} {self.owner}{share}"
+
+
+@frozen
+class Claim:
+    """That a request needs a slot in `bucket`, in which fewer than each quota's limit may count."""
+
+    bucket: Bucket
+    quotas: tuple[Quota, ...]
+
+
+@frozen(eq=False)
+class Terms:
+    """What a request of one account, endpoint family and priority has to respect.
+
+    Args:
+        claims: the buckets it takes a slot in, all or none; that of the account comes first.
+        lifetime: how long a request can take.
+        keep: seconds for which slots are kept: the longest window of the client's table.
+        shares: the buckets in which bulk requests are counted once more, one for each claim; none for others.
+        reserve: the part of each quota that bulk requests leave to the others.
+        credit: which replies are free.
+    """
+
+    claims: tuple[Claim, ...]
+    lifetime: RequestLifetime
+    keep: float = 0.0
+    shares: tuple[Claim, ...] = ()
+    reserve: float = 0.0
+    credit: ReplyCredit | None = None
+    app: str = field(init=False)
+    family: str = field(init=False)
+    buckets: tuple[str, ...] = field(init=False)
+    """The names of all the buckets."""
+
+    @app.default
+    def _app(self) -> str:
+        return self.claims[0].bucket.app
+
+    @family.default
+    def _family(self) -> str:
+        return self.claims[0].bucket.family
+
+    @buckets.default
+    def _buckets(self) -> tuple[str, ...]:
+        return tuple([claim.bucket.name for claim in (*self.claims, *self.shares)])
+
+
+class Intent(ABC):
+    """What the owner of another table in a quota store's file writes in the transaction in which a slot is taken."""
+
+    @abstractmethod
+    def write(self, db: sqlite3.Connection) -> bool:
+        """Write it, within the transaction. Return whether that could be done."""
+
+    @abstractmethod
+    def withdraw(self, db: sqlite3.Connection) -> None:
+        """Undo it, within a later transaction: the slot was not used."""
+
+
+@frozen
+class Recipient:
+    """The recipient of a message, for the accounting of free replies.
+
+    Args:
+        person: the user id.
+        server_time: tells the server's time in seconds since 1970, as far as it is known.
+    """
+
+    person: str
+    server_time: Callable[[], float]
+
+
+@frozen
+class Conversant:
+    """A person an account writes to.
+
+    Args:
+        app: the app the account belongs to, by a name that gives no key away.
+        owner: the account, by such a name.
+        person: the user id.
+    """
+
+    app: str
+    owner: str
+    person: str
+
+    @property
+    def page(self) -> str:
+        """The name of the conversation's page."""
+        return f"conversation {self.owner} {self.person}"
+
+
+@frozen
+class ReplyTicket:
+    """A message to a person that is about to leave.
+
+    Args:
+        conversant: the person.
+        name: what tells it from the account's other messages.
+        now: seconds since 1970 by the server's clock.
+    """
+
+    conversant: Conversant
+    name: str
+    now: float
+
+
+@define(eq=False)
+class Slot:
+    """The right to send one request. It must be settled or given back exactly once.
+
+    Args:
+        terms: what it was taken on.
+        buckets: the names of the buckets in which it counts; none if the request is free.
+        lease_end: by the book's clock, when it counts as settled if nobody settles it.
+        send_by: by the machine's uptime, when its first byte must have left.
+        ticket: the message it is for, if free replies are accounted for.
+        is_open: whether other messages to the same person may be free.
+        intent: what was written together with it.
+    """
+
+    terms: Terms
+    buckets: tuple[str, ...]
+    lease_end: float = 0.0
+    send_by: float = math.inf
+    ticket: ReplyTicket | None = None
+    is_open: bool = False
+    intent: Intent | None = None
+
+
+@define(eq=False)
+class Take:
+    """Take a slot in every bucket of `terms`, or in none; so many times, or as often as there is room.
+
+    Args:
+        terms: what is to be respected.
+        count: how many slots are wanted; one if there is a `ticket` or an `intent`.
+        ticket: the message it is for.
+        may_spend: whether it may take a slot, or only be let through as a free reply.
+        intent: what is written together with the slot.
+    """
+
+    terms: Terms
+    count: int = 1
+    ticket: ReplyTicket | None = None
+    may_spend: bool = True
+    intent: Intent | None = None
+
+    @property
+    def app(self) -> str:
+        return self.terms.app
+
+    def pages(self) -> tuple[str, ...]:
+        own = self.terms.buckets
+        return own if self.ticket is None else (*own, self.ticket.conversant.page)
+
+
+@define(eq=False)
+class Look:
+    """Load how far the quotas of `terms` are used."""
+
+    terms: Terms
+
+    @property
+    def app(self) -> str:
+        return self.terms.app
+
+    def pages(self) -> tuple[str, ...]:
+        return self.terms.buckets
+
+
+@define(eq=False)
+class Settle:
+    """Note that the outcome of the slot's request was seen; or, with a `grace` in seconds, that nobody looks for it any
+    longer. `made` and `message_id` are what the server says of the message, if it was one.
+    """
+
+    slot: Slot
+    grace: float = 0.0
+    made: float | None = None
+    message_id: str | None = None
+
+    @property
+    def app(self) -> str:
+        return self.slot.terms.app
+
+    def pages(self) -> tuple[str, ...]:
+        ticket = self.slot.ticket
+        return self.slot.buckets if ticket is None else (*self.slot.buckets, ticket.conversant.page)
+
+
+@define(eq=False)
+class GiveBack:
+    """Note that no byte of the slot's request left the machine."""
+
+    slot: Slot
+    count: int = 1
+
+    @property
+    def app(self) -> str:
+        return self.slot.terms.app
+
+    def pages(self) -> tuple[str, ...]:
+        ticket = self.slot.ticket
+        return self.slot.buckets if ticket is None else (*self.slot.buckets, ticket.conversant.page)
+
+
+@define(eq=False)
+class Hold:
+    """Let nothing leave through `bucket` for so many seconds. Holds join to the later end."""
+
+    bucket: Bucket
+    seconds: float
+
+    @property
+    def app(self) -> str:
+        return self.bucket.app
+
+    def pages(self) -> tuple[str, ...]:
+        return (self.bucket.name,)
+
+
+@define(eq=False)
+class Tighten:
+    """Note that the server has `remaining` of `quota` left in its window, which ends in so many seconds."""
+
+    bucket: Bucket
+    quota: Quota
+    remaining: int
+    seconds: float
+
+    @property
+    def app(self) -> str:
+        return self.bucket.app
+
+    def pages(self) -> tuple[str, ...]:
+        return (self.bucket.name,)
+
+
+@define(eq=False)
+class Heard:
+    """Note that a person has written to the account; or, with a `message_id`, that the account has written to the
+    person, whoever did it. `at` is when, in seconds since 1970 by the server's clock.
+    """
+
+    conversant: Conversant
+    at: float
+    message_id: str | None = None
+
+    @property
+    def app(self) -> str:
+        return self.conversant.app
+
+    def pages(self) -> tuple[str, ...]:
+        return (self.conversant.page,)
+
+
+@define(eq=False)
+class Granted:
+    """So many slots were taken, all alike: at least one."""
+
+    slot: Slot
+    count: int
+
+
+@frozen
+class Wait:
+    """There is no slot now.
+
+    Args:
+        scope: of the bucket that will be free last.
+        seconds: until it is worth asking again.
+    """
+
+    scope: Scope
+    seconds: float
+
+
+Question = Take | Look
+Note = Settle | GiveBack | Hold | Tighten | Heard
+Operation = Question | Note
+Answer = Granted | Wait | None
