@@ -386,10 +386,10 @@ async def test_the_slot_and_the_state_are_written_together_where_both_live_in_on
     class Watched(SQLiteQuotaStore):
         def _transact(self, batch: Batch) -> Any:
             done = super()._transact(batch)
-            with contextlib.closing(sqlite3.connect(path)) as db:  # before anybody hears of it
-                sending = {slot for (slot,) in db.execute("SELECT slot FROM message WHERE state = 'sending'")}
             for answer in batch.answers:
                 if isinstance(answer, Granted):
+                    with contextlib.closing(sqlite3.connect(path)) as db:  # before anybody hears of it
+                        sending = {slot for (slot,) in db.execute("SELECT slot FROM message WHERE state = 'sending'")}
                     intent = answer.slot.intent
                     taken.append(isinstance(intent, SlotIntent) and intent._slot in sending)
             return done

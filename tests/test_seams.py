@@ -33,6 +33,7 @@ from twdm_async.credentials import Credentials
 from twdm_async.outbox import Outbox, State
 from twdm_async.outbox.rows import Rows
 from twdm_async.outbox.storage import Storage
+from twdm_async.quota.book import Book
 from twdm_async.quota.limiter import QuotaLimiter
 from twdm_async.resources.reconcile import Reconciler
 from twdm_async.sandbox import Fault, Sandbox
@@ -272,7 +273,7 @@ async def test_fault_77_a_clock_that_is_told_to_be_in_another_millennium_is_not_
 SEAMS: list[tuple[Any, str]] = [
     (wire, "encode"), (wire, "read"), (retry, "decide"), (Credentials, "fingerprint"), (OAuth1Signer, "sign"),
     (QuotaLimiter, "admit"), (QuotaLimiter, "learn"), (QuotaLimiter, "settle"), (HttpTransport, "exchange"),
-    (MemoryQuotaStore, "take"), (MemoryQuotaStore, "reply"), (SQLiteQuotaStore, "_work"), (Storage, "do"),
+    (MemoryQuotaStore, "ask"), (Book, "take"), (Book, "apply"), (SQLiteQuotaStore, "_transact"), (Storage, "do"),
     (Rows, "put"), (Rows, "take_up"), (Rows, "leave"), (Rows, "end"), (Rows, "unknown"), (Rows, "counts"),
     (Reconciler, "read"), (Reconciler, "candidates"), (transport, "_read"), (transport, "_headers"),
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import asyncio
 import time
 from datetime import UTC, datetime
 
+_clock_gettime = time.clock_gettime
 _UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _END_OF_TIME = 253_402_300_799.0  # of datetime's: the last second of the year 9999
 
@@ -26,7 +27,7 @@ class Clock:
 
     def uptime(self) -> float:
         """Seconds since this machine was started, its sleep included. All processes of a machine agree on it."""
-        return time.clock_gettime(_UPTIME)
+        return _clock_gettime(_UPTIME)
 
     async def sleep(self, seconds: float) -> None:
         """Wait for `seconds`."""

@@ -61,6 +61,7 @@ class Book:
         self.loaded: set[str] = set()  # names of pages that were looked for, whether there were any or not
         self.since = since
         self._assume_spent = assume_spent
+        self._plain: dict[Terms, list[tuple[Ledger, tuple[Quota, ...]]]] = {}  # where only ledgers matter
 
     def apply(self, operation: Operation, now: float) -> Answer:
         """Carry out `operation` at the moment `now`."""
@@ -113,28 +114,38 @@ class Book:
         return Granted(slot, count)
 
     def take_one(self, terms: Terms, now: float) -> Slot | None:
-        """Take one slot, as :meth:`take` does, if nothing but room in the ledgers has to be looked at; else, and if
-        there is no room, return None.
+        """Take one slot, as :meth:`take` does, if nothing but room in ledgers that are known has to be looked at. Else,
+        and if there is no room, return None.
         """
-        ledgers: list[Ledger] = []
-        for claim in terms.claims:
-            ledger = self.ledgers.get(claim.bucket.name)
-            if ledger is None or ledger.held_until > now or ledger.longest < terms.keep or terms.shares:
+        ledgers = self._plain.get(terms) or self._plain_ledgers(terms)
+        for ledger, quotas in ledgers:
+            if not ledger.has_room(now, quotas):
                 return None
-            room = ledger.room(now, claim.quotas)
-            if room is None or room < 1:
-                return None
-            ledgers.append(ledger)
-        lease_end = now + terms.lifetime.lease
-        for ledger in ledgers:
+        if not ledgers:
+            return None
+        lifetime = terms.lifetime
+        lease_end = now + lifetime.lease
+        for ledger, _ in ledgers:
             ledger.take(lease_end)
-        return Slot(terms, terms.buckets, lease_end, now + terms.lifetime.to_send)
+        return Slot(terms, terms.buckets, lease_end, now + lifetime.to_send)
+
+    def _plain_ledgers(self, terms: Terms) -> list[tuple[Ledger, tuple[Quota, ...]]]:
+        names = [claim.bucket.name for claim in terms.claims]
+        if terms.shares or any(self._ledger(name).longest < terms.keep for name in names):
+            return []
+        plain = [(self.ledgers[name], claim.quotas) for name, claim in zip(names, terms.claims, strict=True)]
+        self._plain[terms] = plain
+        return plain
+
+    def settle_slot(self, slot: Slot, seen: float) -> None:
+        """Let `slot` count from the moment `seen`."""
+        for name in slot.buckets:
+            (self.ledgers.get(name) or self._ledger(name)).settle(slot.lease_end, seen)
 
     def settle(self, operation: Settle, now: float) -> None:
         """Let the slot count from now, or from the end of the grace."""
-        slot, seen = operation.slot, now + operation.grace
-        for name in slot.buckets:
-            self._ledger(name).settle(slot.lease_end, seen)
+        slot = operation.slot
+        self.settle_slot(slot, now + operation.grace)
         if slot.ticket is not None:
             ticket, message_id = slot.ticket, operation.message_id
             conversation = self._conversation(ticket.conversant.page)

@@ -114,39 +114,6 @@ class _Window:
             self.expire(now)
         return self.total
 
-    def take(self, lease_end: float, count: int) -> None:
-        at = int(lease_end / self.tick) + 1
-        self.under_way[at] = self.under_way.get(at, 0) + count
-        self.total += count
-        end = at * self.tick + self.window
-        if end < self.next_end:
-            self.next_end = end
-
-    def settle(self, lease_end: float, seen: float) -> None:
-        """Move a slot. One that is not there any more lived longer than its lease; it counts from when it was seen."""
-        tick, slots = self.tick, self.under_way
-        at = int(lease_end / tick) + 1
-        count = slots.get(at)
-        if count is None:
-            self.total += 1
-        elif count == 1:
-            del slots[at]
-        else:
-            slots[at] = count - 1
-        at = int(seen / tick) + 1
-        self.seen[at] = self.seen.get(at, 0) + 1
-        end = at * tick + self.window
-        if end < self.next_end:
-            self.next_end = end
-
-    def give_back(self, lease_end: float) -> None:
-        at = int(lease_end / self.tick) + 1
-        count = self.under_way.pop(at, 0)
-        if count:
-            self.total -= 1
-            if count > 1:
-                self.under_way[at] = count - 1
-
     def note_others(self, missing: int, until: float) -> None:
         self.total += missing
         self.others += missing
@@ -168,12 +135,11 @@ class _Window:
     def copy_from(self, other: _Window, now: float) -> None:
         """Begin with what `other` knows."""
         self.began = max(other.began, now - other.window) if other.per < self.per else other.began
-        for at, count in other.under_way.items():
-            self.take(at * other.tick, count)
-        for at, count in other.seen.items():
-            mine = int(at * other.tick / self.tick) + 1
-            self.seen[mine] = self.seen.get(mine, 0) + count
-            self.total += count
+        for theirs, slots in ((other.under_way, self.under_way), (other.seen, self.seen)):
+            for at, count in theirs.items():
+                mine = int(at * other.tick / self.tick) + 1
+                slots[mine] = slots.get(mine, 0) + count
+                self.total += count
         self.next_end = -math.inf  # to be found
 
     def expire(self, now: float) -> None:
@@ -270,23 +236,60 @@ class Ledger:
                 room = left
         return room
 
+    def has_room(self, now: float, quotas: Sequence[Quota]) -> bool:
+        """Tell whether a request may leave, and all of `quotas` are known."""
+        for quota in quotas:
+            kept = self._windows.get(quota.per)
+            if kept is None or not kept.is_counted:
+                return False
+            if now >= kept.next_end:
+                kept.expire(now)
+            if kept.total >= quota.limit:
+                return False
+        return self.held_until <= now
+
     def take(self, lease_end: float, count: int = 1) -> None:
         """Let so many requests leave, which are over by `lease_end`."""
         self.is_changed = True
-        for window in self._windows.values():
-            window.take(lease_end, count)
+        for kept in self._windows.values():
+            at = int(lease_end / kept.tick) + 1
+            kept.under_way[at] = kept.under_way.get(at, 0) + count
+            kept.total += count
+            end = at * kept.tick + kept.window
+            if end < kept.next_end:
+                kept.next_end = end
 
     def give_back(self, lease_end: float) -> None:
         """Remove a slot whose request never left."""
         self.is_changed = True
-        for window in self._windows.values():
-            window.give_back(lease_end)
+        for kept in self._windows.values():
+            at = int(lease_end / kept.tick) + 1
+            count = kept.under_way.pop(at, 0)
+            if count:
+                kept.total -= 1
+                if count > 1:
+                    kept.under_way[at] = count - 1
 
     def settle(self, lease_end: float, seen: float) -> None:
-        """Let a slot count from the moment `seen`, in which the outcome was seen, or will have been at the latest."""
+        """Let a slot count from the moment `seen`, in which the outcome was seen, or will have been at the latest. One
+        that is not under way any more lived longer than its lease, and counts again.
+        """
         self.is_changed = True
-        for window in self._windows.values():
-            window.settle(lease_end, seen)
+        for kept in self._windows.values():
+            tick, under_way = kept.tick, kept.under_way
+            at = int(lease_end / tick) + 1
+            count = under_way.get(at)
+            if count is None:
+                kept.total += 1
+            elif count == 1:
+                del under_way[at]
+            else:
+                under_way[at] = count - 1
+            at = int(seen / tick) + 1
+            kept.seen[at] = kept.seen.get(at, 0) + 1
+            end = at * tick + kept.window
+            if end < kept.next_end:
+                kept.next_end = end
 
     def hold(self, until: float) -> None:
         """Let nothing leave before `until`. Holds join to the later one."""

@@ -184,7 +184,10 @@ class QuotaLimiter:
             # Of two messages to one person, a free one and one with this slot, the server may have counted the other
             # one, when it came; and that one may still be on its way.
             grace = max(grace, self._lifetime.lease)
-        self._store.note(Settle(slot, grace, made.timestamp() if made else None, message_id))
+        if slot.ticket is None:
+            self._store.settle(slot, grace)
+        else:
+            self._store.note(Settle(slot, grace, made.timestamp() if made else None, message_id))
 
     def give_back(self, slot: Slot) -> None:
         """Give back a slot: no byte of its request left the machine."""
@@ -272,9 +275,7 @@ class QuotaLimiter:
             QuotaStoreFailed: it cannot be known.
         """
         questions = [self._store.ask(Look(self._line(family).terms[Priority.BULK])) for family in self._table]
-        for answer in questions:
-            if isinstance(answer, asyncio.Future):
-                await answer
+        await asyncio.gather(*(answer for answer in questions if isinstance(answer, asyncio.Future)))
 
     def close(self) -> None:
         """Admit nobody any more, and end the waiting of all who wait."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from twdm_async._forks import forks
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
+from twdm_async.quota.operations import Settle
 from twdm_async.quota.spec import Quota, checked_part
 
 if TYPE_CHECKING:
@@ -132,6 +133,10 @@ class QuotaStore(ABC):
     @abstractmethod
     def note(self, note: Note) -> None:
         """Keep `note`, some time."""
+
+    def settle(self, slot: Slot, grace: float) -> None:
+        """Note that the request of `slot` is over, which was no message to a person."""
+        self.note(Settle(slot, grace))
 
     @abstractmethod
     def usage(self, bucket: Bucket, quota: Quota) -> Usage:

@@ -7,11 +7,10 @@ import math
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from twdm_async._clock import Clock
-from twdm_async._forks import forks
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.book import Book
 from twdm_async.quota.ledger import Ledger
-from twdm_async.quota.operations import Granted, Settle, Take
+from twdm_async.quota.operations import Granted, Take
 from twdm_async.quota.store.contract import QuotaStore
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
         return cls(assume_spent=assume_spent)
 
     def take_one(self, terms: Terms) -> Slot | None:
-        if self._loop is not asyncio.get_running_loop() or self._forks != forks():
+        if self._loop is not asyncio.get_running_loop():
             self.bind_loop()
         book = self._books.get(terms.app)
         return None if book is None else book.take_one(terms, self._uptime())
@@ -68,10 +67,10 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
 
     def note(self, note: Note) -> None:
         book = self._books.get(note.app) or self._book(note.app)
-        if type(note) is Settle:  # by far most are
-            book.settle(note, self._uptime())
-        else:
-            book.apply(note, self._uptime())
+        book.apply(note, self._uptime())
+
+    def settle(self, slot: Slot, grace: float) -> None:
+        self._books[slot.terms.app].settle_slot(slot, self._uptime() + grace)
 
     def usage(self, bucket: Bucket, quota: Quota) -> Usage:
         ledger = self._book(bucket.app).ledgers.get(bucket.name) or Ledger()
