@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import gc
 import os
+import random
 import resource
+import socket
 import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import redis
@@ -439,6 +442,162 @@ async def test_redis_that_goes_on_with_an_old_copy_of_its_data(redis_program: st
         with pytest.raises(QuotaStoreFailed, match="forgotten"):
             await taken(store)
         await store.close()
+
+
+@pytest.mark.parametrize("loss", ["flush", "restart", "old copy", "fail-over"])
+async def test_what_one_client_finds_out_holds_for_all(loss: str, redis_program: str, tmp_path: Path) -> None:
+    """A client that was idle meanwhile knows nothing of what is lost, and may not send either, whoever asks first."""
+    options = ["--dir", str(tmp_path), "--dbfilename", "copy.rdb"]
+    for first in ("busy", "idle"):
+        with RedisServer(redis_program, *options) as server, Gate(server.port) as gate:
+            stores = {name: RedisQuotaStore(f"redis://127.0.0.1:{gate.port}") for name in ("busy", "idle")}
+            await spend(stores["idle"], 1)
+            with redis.Redis(port=server.port) as client:
+                client.save()
+                if loss == "fail-over":
+                    with RedisServer(redis_program) as replica, redis.Redis(port=replica.port) as other:
+                        other.replicaof("127.0.0.1", server.port)
+                        while not other.info("replication").get("master_link_status") == "up":
+                            await asyncio.sleep(0.05)
+                        other.replicaof("no", "one")  # it lags from here on, and takes over then
+                        assert len(await taken(stores["busy"], 3)) == 2
+                        server.kill()
+                        gate.target = replica.port
+                        gate.drop()
+                        await nobody_may_send(stores, first)
+                else:
+                    assert len(await taken(stores["busy"], 3)) == 2
+                    if loss == "flush":
+                        client.flushall()
+                    else:
+                        if loss == "restart":
+                            client.save()
+                        server.kill()
+                        server.start()
+            if loss != "fail-over":
+                await nobody_may_send(stores, first)
+            async with RedisQuotaStore(f"redis://127.0.0.1:{gate.port}") as new:
+                if loss != "fail-over":
+                    with pytest.raises(QuotaStoreFailed, match="forgotten"):  # and nobody who comes later
+                        await taken(new)
+            async with RedisQuotaStore(f"redis://127.0.0.1:{gate.port}", assume_spent=0.6) as new:
+                if loss != "fail-over":
+                    assert len(await taken(new, 3)) == 1
+                    await nobody_may_send(stores, first)
+            for store in stores.values():
+                await store.close()
+        (tmp_path / "copy.rdb").unlink(missing_ok=True)
+
+
+async def nobody_may_send(stores: dict[str, RedisQuotaStore], first: str) -> None:
+    for name in sorted(stores, key=lambda name: name != first) * 2:
+        with pytest.raises(QuotaStoreFailed, match="forgotten"):
+            await taken(stores[name])
+
+
+class Gate:
+    """Passes connections on to the server that is in office."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self._pairs: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self.drop()
+
+    def drop(self) -> None:
+        for one in self._pairs:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self._pairs.clear()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                here, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                there = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                here.close()
+                continue
+            self._pairs += [here, there]
+            for source, sink in ((here, there), (there, here)):
+                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+        for one in (source, sink):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+async def test_a_book_that_was_lost_is_begun_anew_when_nothing_of_it_counts_any_more(redis_url: str) -> None:
+    clock = HandClock()
+    store = make("redis", clock, Path(), redis_url)
+    assert isinstance(store, TimedRedisStore)
+    await spend(store, 3)
+    store.server.delete(f"{store._prefix}:{{brand}}:book")
+    for hours in (0, 20, 5.5):
+        clock.now += hours * 3600
+        with pytest.raises(QuotaStoreFailed, match="forgotten"):
+            await taken(store)
+    clock.now += 3600
+    assert len(await taken(store, 5)) == 3
+    await store.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_server_s_clock_that_is_stepped_frees_no_slot_early(seed: int, redis_url: str) -> None:
+    """One busy client, one idle one; steps of seconds and of hours, forward, back, to and fro. No window of real time
+    holds more than the limit.
+    """
+    generator, clock = random.Random(seed), HandClock()
+    busy = make("redis", clock, Path(), redis_url)
+    idle = again(busy, clock)
+    await taken(idle)
+    clock.now += 200
+    granted: list[float] = []
+    for _ in range(150):
+        clock.now += generator.choice([0.1, 1.0, 5.0, 30.0])
+        clock.wrong_by += generator.choice([0.0, 0.0, 1.9, -1.9, 3600.0, -3600.0])
+        store = idle if generator.random() < 0.05 else busy
+        slots = await taken(store, 5)
+        granted += [clock.now] * len(slots)
+        clock.now += 0.05
+        for slot in slots:
+            settle(store, slot)
+        await store.flush()
+    assert len(granted) > 20
+    for first, last in zip(granted, granted[QUOTA.limit :], strict=False):
+        assert last - first >= QUOTA.per
+    await idle.close()
+    await busy.close()
+
+
+async def test_a_book_of_an_earlier_version_is_not_taken_for_none(redis_url: str) -> None:
+    clock = HandClock()
+    store = make("redis", clock, Path(), redis_url)
+    assert isinstance(store, TimedRedisStore)
+    store.server.hset(f"{store._prefix}:{{brand}}:clock", mapping={"now": "1", "time": "1", "epoch": "a"})
+    with pytest.raises(QuotaStoreFailed, match="earlier version"):
+        await taken(store)
+    async with TimedRedisStore(redis_url, clock, prefix=store._prefix, assume_spent=0.6) as new:
+        assert len(await taken(new, 3)) == 1
+    assert not store.server.exists(f"{store._prefix}:{{brand}}:clock"), "so the earlier one finds that it is gone"
+    await store.close()
 
 
 async def test_redis_that_closes_an_idle_connection_is_asked_again(redis_program: str) -> None:

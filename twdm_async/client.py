@@ -220,7 +220,7 @@ class Client:
         Raises:
             WrongEventLoop: it was used in another event loop or another process; it can only be closed there.
         """
-        self._caller.settle_in()
+        self._caller.bind_loop()
         self._limiter.close()
         self._caller.senders.end_waiting()
         await self._http.close(timeout)
@@ -230,7 +230,7 @@ class Client:
                 await self._store.flush()
 
     async def __aenter__(self) -> Self:
-        self._caller.settle_in()
+        self._caller.bind_loop()
         try:
             await self._limiter.look()  # so that a store which fails is known of now, and quota_state() is right
         except QuotaStoreFailed:

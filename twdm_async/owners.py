@@ -76,7 +76,7 @@ class Owner:
         self.name = secrets.token_hex(8)
         self._lock = Lock(self._lock_of(self.name))
 
-    def settle_in(self) -> None:
+    def bind_loop(self) -> None:
         """Be alive."""
         self._lock.take()
 

@@ -333,7 +333,7 @@ class Outbox:
         """
         if self._is_closed:
             return
-        self._reconciler.settle_in()
+        self._reconciler.bind_loop()
         await self._sending.end()
         with contextlib.suppress(errors.OutboxFailed):
             await self._sending.write_what_is_left()
@@ -357,12 +357,12 @@ class Outbox:
 
     @quiet
     async def _do(self, work: Callable[[Rows], T], *, is_durable: bool = False, only_reads: bool = False) -> T:
-        self._reconciler.settle_in()
+        self._reconciler.bind_loop()
         return await self._storage.do(work, is_durable=is_durable, only_reads=only_reads)
 
     async def _put(self, new: NewMessage) -> Entry | errors.TwdmError:
         """Keep `new`, together with all that is put in the same moment."""
-        self._reconciler.settle_in()
+        self._reconciler.bind_loop()
         kept: asyncio.Future[Entry | errors.TwdmError] = asyncio.get_running_loop().create_future()
         item = (new, kept)
         self._to_put.append(item)

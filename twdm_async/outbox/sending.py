@@ -129,7 +129,7 @@ class Sending:
         Raises:
             TwdmError: the next message would be refused for the same.
         """
-        self.owner.settle_in()
+        self.owner.bind_loop()
         self.owner.sweep()
         await self.write_what_is_left()
         if not self._stops:

@@ -221,7 +221,7 @@ class Inbox:
         if self._owner is None:
             return None
         try:
-            self._owner.settle_in()
+            self._owner.bind_loop()
         except OSError as error:
             raise InboxFailed(path=str(self._path), problem=f"it cannot be had: {error.strerror}") from None
         return self._owner.name

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _LATE: Final = timedelta(minutes=15)
 _SHORTEST: Final = 1.0  # seconds between two rounds
 
-_log = logging.getLogger("twdm_async")
+_log = logging.getLogger(__name__)
 
 
 class Poll:

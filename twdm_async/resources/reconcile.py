@@ -348,13 +348,13 @@ class Reconciler:
         """Seconds since 1970 by the server's clock, as far as it is known; in any thread."""
         return self._caller.server_time()
 
-    def settle_in(self) -> None:
+    def bind_loop(self) -> None:
         """To be called before each use.
 
         Raises:
             WrongEventLoop: the client belongs to another loop or process.
         """
-        self._caller.settle_in()
+        self._caller.bind_loop()
 
     async def read(
         self, sought: Sequence[Sought], nameless: Sequence[Sought], known: Mapping[str, datetime] | None = None

@@ -46,7 +46,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9\-_ #@]{1,100}")
 
 T = TypeVar("T")
 
-_log = logging.getLogger("twdm_async")
+_log = logging.getLogger(__name__)
 
 
 @frozen

@@ -57,7 +57,7 @@ _ANYONE = Lane()
 _FOR_EVER: Final = 1e9  # seconds
 _DISTINCT: Final = 2e-6  # seconds
 
-_log = logging.getLogger("twdm_async")
+_log = logging.getLogger(__name__)
 
 
 class Journal(ABC):
@@ -167,7 +167,7 @@ class Caller:
         """Scheme and host of the API."""
         return self._hosts[Host.API]
 
-    def settle_in(self) -> None:
+    def bind_loop(self) -> None:
         """To be called before each use: bind this to the running loop, if it is not bound yet.
 
         Raises:
@@ -237,7 +237,7 @@ class Caller:
         Raises:
             TwdmError: any of the tree, as :mod:`twdm_async.transport.retry` decides.
         """
-        self.settle_in()
+        self.bind_loop()
         try:
             hosts = self._hosts if files_host is None else {**self._hosts, Host.FILES: files_host}
             request = wire.encode(ENDPOINTS[name], hosts, arguments, path_id=path_id, message=message)
@@ -352,7 +352,7 @@ class Caller:
             return again
         call.number += 1
         began, stamp = self._clock.monotonic(), self._next_stamp()
-        attempt = Attempt()
+        attempt = Attempt() if call.slot is None else Attempt(call.slot.send_by, self._clock.uptime)
         try:
             outcome, decision = await self._exchange(call, attempt, stamp)
         except Exception as error:  # noqa: BLE001 - a mistake of ours is no reason to leave it open
@@ -415,7 +415,8 @@ class Caller:
             outcome = await self._http.exchange(call.request, self._signer.sign(call.request), attempt)
             if isinstance(outcome, Reply):
                 self._limiter.learn(call.request.endpoint.family, outcome.status, outcome.headers)
-            decision = self._decide(call, outcome, stamp, attempt)
+            # An attempt that came too late for its slot did not fail; it needs another slot.
+            decision = retry.Again(call.story) if attempt.is_late else self._decide(call, outcome, stamp, attempt)
             return outcome, decision
         except errors.TwdmError as error:  # the client was closed, or the journal could not be written
             return outcome, error

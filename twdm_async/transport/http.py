@@ -7,8 +7,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import math
 import os
 import select
+import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
@@ -21,7 +23,7 @@ from twdm_async.errors import ClientClosed, IncompatibleAiohttp, InvalidInput, M
 from twdm_async.transport.wire import LARGEST_REPLY, Fault, File, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from twdm_async.transport.wire import Request, Sink
 
@@ -33,12 +35,21 @@ _TURNS: Final = 10  # of the loop
 
 
 class Attempt:
-    """One request on its way. Whoever holds it can tell, also after a cancellation, whether bytes left."""
+    """One request on its way. Whoever holds it can tell, also after a cancellation, whether bytes left.
 
-    __slots__ = ("_connection", "_deadline", "authorization", "sent")
+    Args:
+        send_by: by the machine's uptime, when its first byte must have left, since its slot may not count any more
+            afterwards.
+        uptime: tells that.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_connection", "_deadline", "_send_by", "_uptime", "authorization", "is_late", "sent")
+
+    def __init__(self, send_by: float = math.inf, uptime: Callable[[], float] = time.monotonic) -> None:
         self.sent = False
+        self.is_late = False
+        self._send_by = send_by
+        self._uptime = uptime
         self.authorization = ""  # its signature
         self._deadline: tuple[asyncio.Timeout, float] | None = None
         self._connection: Any = None  # aiohttp's, by its protocol
@@ -54,6 +65,10 @@ class Attempt:
             # on the wire needs a slot, a nonce and a timestamp of its own; so the attempt ends here, and the next one
             # is ours.
             raise _Repeated("the connection was lost")
+        if self._uptime() > self._send_by:
+            # The process was suspended, or something answered late that had to be asked before.
+            self.is_late = True
+            raise _Late("its time was over before it left")
         self.sent = True
         self._connection = connection
         _unjudged.add(connection)
@@ -79,6 +94,10 @@ class Attempt:
 
 
 class _Repeated(aiohttp.ClientError):
+    pass
+
+
+class _Late(aiohttp.ClientError):
     pass
 
 

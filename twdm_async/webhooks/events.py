@@ -26,7 +26,7 @@ _MESSAGES: Final = "direct_message_events"
 _TYPING: Final = "direct_message_indicate_typing_events"
 _READING: Final = "direct_message_mark_read_events"
 
-_log = logging.getLogger("twdm_async")
+_log = logging.getLogger(__name__)
 
 
 @frozen(kw_only=True)

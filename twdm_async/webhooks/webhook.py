@@ -37,7 +37,7 @@ _MOST_DEATHS: Final = 3
 _PAUSE: Final = 5.0  # seconds before an inbox that failed is asked again
 _TAKE_OVER_EVERY: Final = 30.0  # seconds
 
-_log = logging.getLogger("twdm_async")
+_log = logging.getLogger(__name__)
 
 
 @frozen

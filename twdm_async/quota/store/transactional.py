@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field
 
+from twdm_async._quiet import mistake
 from twdm_async.errors import QuotaStoreFailed
 from twdm_async.quota.book import Book
 from twdm_async.quota.operations import Answer, GiveBack, Granted, Look, Operation, Question, Take
@@ -170,8 +171,9 @@ class TransactionalQuotaStore(QuotaStore):
             worker.add_done_callback(self._ended)  # also of one that was cancelled before its first step
 
     def _ended(self, worker: asyncio.Task[None]) -> None:
-        if not worker.cancelled() and worker.exception() is not None:
-            _log.error("%s: %s", self.address, worker.exception())
+        error = None if worker.cancelled() else worker.exception()
+        if error is not None:
+            _log.error("%s: %s", self.address, mistake(error))
         if self._worker is worker:
             self._worker = None
             if self._asked or self._notes or self._flushes:
