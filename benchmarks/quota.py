@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import tempfile
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from aiolimiter import AsyncLimiter
@@ -60,10 +62,10 @@ async def uncontended(rounds: int = 15, admits: int = 5000) -> None:
     )
 
 
-async def ten_thousand_wait(agents: int = 10_000) -> None:
-    """The quota comes free for all of them at once: what does a grant cost?"""
-    limiter = make(Quota(agents, per=3.0))
-    for slot in [await limiter.admit(SEND, LANE) for _ in range(agents)]:
+async def granted_to(waiting: int) -> float:
+    """Seconds for each grant, where the quota comes free for so many at once."""
+    limiter = make(Quota(waiting, per=2.0))
+    for slot in [await limiter.admit(SEND, LANE) for _ in range(waiting)]:
         limiter.settle(slot, seen=True)
     granted: list[float] = []
 
@@ -72,8 +74,57 @@ async def ten_thousand_wait(agents: int = 10_000) -> None:
         granted.append(time.perf_counter())
         limiter.settle(slot, seen=True)
 
-    await asyncio.gather(*(agent(number) for number in range(agents)))
-    print(f"{agents} agents wait: {(granted[-1] - granted[0]) / (agents - 1) * 1e6:.1f} us for each grant")
+    await asyncio.gather(*(agent(number) for number in range(waiting)))
+    return (granted[-1] - granted[0]) / (waiting - 1)
+
+
+async def futures_done(waiting: int) -> float:
+    """Seconds for each of so many tasks that wait for a future of their own, and are let go one after the other."""
+    futures: deque[asyncio.Future[None]] = deque()
+    done: list[float] = []
+
+    async def agent() -> None:
+        futures.append(asyncio.get_running_loop().create_future())
+        await futures[-1]
+        done.append(time.perf_counter())
+
+    tasks = [asyncio.ensure_future(agent()) for _ in range(waiting)]
+    await asyncio.sleep(0)
+    began = time.perf_counter()
+    while futures:
+        futures.popleft().set_result(None)
+    await asyncio.gather(*tasks)
+    return (done[-1] - began) / waiting
+
+
+async def many_wait() -> None:
+    for waiting in (1000, 10_000, 100_000):
+        pairs = [(await granted_to(waiting), await futures_done(waiting)) for _ in range(3 if waiting < 100_000 else 1)]
+        grant, future = (statistics.median(column) for column in zip(*pairs, strict=True))
+        print(f"{waiting} wait: {grant * 1e6:.1f} us for each grant, {grant / future:.2f} x a plain future")
+
+
+async def many_accounts() -> None:
+    """Admission while nobody waits, spread over accounts, in turns."""
+    costs: dict[int, list[float]] = {1: [], 10: [], 100: [], 1000: []}
+    for _ in range(7):
+        for accounts, taken in costs.items():
+            clock = Clock()
+            store = MemoryQuotaStore(clock=clock)
+            table = QuotaTable.default().replace(SEND, Quota(10**6, per=DAY), Quota(10**8, per=DAY, scope=Scope.APP))
+            limiters = [
+                QuotaLimiter(table, store, account=str(number), app="app", clock=clock, timeout=30.0)
+                for number in range(accounts)
+            ]
+            for limiter in limiters:
+                limiter.settle(await limiter.admit(SEND, LANE), seen=True)
+            began = time.perf_counter()
+            for number in range(10_000):
+                limiter = limiters[number % accounts]
+                limiter.settle(await limiter.admit(SEND, LANE), seen=True)
+            taken.append((time.perf_counter() - began) / 10_000 * 1e6)
+    told = ", ".join(f"{accounts}: {statistics.median(taken):.2f} us" for accounts, taken in costs.items())
+    print(f"admit and settle, user and app, by accounts: {told}")
 
 
 async def drained(name: str, limiter: QuotaLimiter, ideal: float, agents: int = 10_000) -> None:
@@ -129,15 +180,57 @@ async def redis(concurrency: int = 64, each: int = 500) -> None:
     print(f"Redis: {rates[0]:.0f} admits a second at concurrency {concurrency}; with settlements {rates[1]:.0f}")
 
 
+_CLIENT = """
+import asyncio, sys, time
+from benchmarks.quota import LANE, SEND, make, DAY
+from twdm_async import Quota, RedisQuotaStore, Scope
+async def main():
+    async with RedisQuotaStore(sys.argv[1], prefix="shared") as store:
+        limiter = make(Quota(10**6, per=DAY), Quota(10**6, per=DAY, scope=Scope.APP), store=store)
+        admitted = 0
+        async def agent():
+            nonlocal admitted
+            while True:
+                limiter.settle(await limiter.admit(SEND, LANE), seen=True)
+                admitted += time.time() > begin
+        begin = float(sys.argv[2])
+        agents = [asyncio.ensure_future(agent()) for _ in range(16)]
+        await asyncio.sleep(begin + 3 - time.time())
+        for one in agents: one.cancel()
+        print(admitted)
+asyncio.run(main())
+"""
+
+
+async def four_clients() -> None:
+    """Four processes on one Redis admit as fast as they can for three seconds."""
+    program = redis_server.find()
+    if program is None:
+        return
+    with redis_server.RedisServer(program) as server:
+        begin = str(time.time() + 3.0)
+        processes = [
+            await asyncio.create_subprocess_exec(
+                sys.executable, "-c", _CLIENT, server.url, begin, stdout=asyncio.subprocess.PIPE
+            )
+            for _ in range(4)
+        ]
+        counts = [int((await process.communicate())[0]) for process in processes]
+    shares = ", ".join(f"{count * 4 / sum(counts):.2f}" for count in sorted(counts))
+    print(f"Redis, four processes: {sum(counts) / 3:.0f} admits a second; beside an equal share they got {shares}")
+
+
 def main() -> None:
     quota, pace = Quota(1000, per=1.0), Pace(burst=10, per=0.01)
     benchmarks: list[Callable[[], Coroutine[None, None, None]]] = [
         uncontended,
-        ten_thousand_wait,
+        many_wait,
+        many_accounts,
         lambda: drained("a quota of 1000/s", make(quota), 9.0),
         lambda: drained("a pace of 1000/s", make(Quota(10**6, per=DAY), pace=pace), 9.99),
         sqlite,
         redis,
+        four_clients,
     ]
     for benchmark in benchmarks:
         asyncio.run(benchmark())

@@ -186,6 +186,40 @@ def test_a_burst_leaves_at_its_pace() -> None:
     run(main())
 
 
+def allowed_by_both(quota: Quota, pace: Pace, sends: int) -> float:
+    """When the last of so many leaves, if each does as soon as quota and pace allow it, and takes no time."""
+    moments: list[float] = []
+    level, filled_at = float(pace.burst), 0.0
+    for number in range(sends):
+        at = max(
+            moments[-1] if moments else 0.0, moments[number - quota.limit] + quota.per if number >= quota.limit else 0.0
+        )
+        level = min(pace.burst, level + (at - filled_at) * pace.burst / pace.per)
+        if level < 1:
+            at += (1 - level) * pace.per / pace.burst
+            level = 1.0
+        level, filled_at = level - 1, at
+        moments.append(at)
+    return moments[-1]
+
+
+@pytest.mark.parametrize("burst", [10, 30, 36, 38, 39, 40, 41, 42, 44, 50, 80])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_pace_loses_nothing_that_it_granted(burst: int, shared: bool, tmp_path: Path) -> None:
+    quota, pace = Quota(40, per=5.0), Pace(burst, per=5.0)
+
+    async def main() -> float:
+        clock = LoopClock()
+        store = InlineStore(tmp_path / "quota.db", clock=clock) if shared else None
+        limiter = make(quota, pace=pace, store=store)
+        times = await asyncio.gather(*(take_and_settle(limiter, 0.01) for _ in range(200)))
+        if store is not None:
+            store._file.disconnect()
+        return max(times)
+
+    assert run(main()) <= 1.02 * allowed_by_both(quota, pace, 200)
+
+
 def test_a_slot_that_waits_for_the_pace_is_not_counted_twice() -> None:
     async def main() -> None:
         limiter = make(Quota(3, per=PER), pace=Pace(burst=1, per=1.0))
@@ -614,6 +648,13 @@ def test_fault_45_cancelled_anywhere_slots_stay_exact(
     counted.sort()
     for first, last in zip(counted, counted[limit:], strict=False):
         assert last - first >= per
+
+
+class InlineStore(SQLiteQuotaStore):
+    """Works in the loop's own thread, so that virtual time does not run away from it."""
+
+    async def _commit(self, batch: Batch) -> None:
+        self._show(batch.app, *self._transact(batch))
 
 
 class SlowStore(SQLiteQuotaStore):

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from twdm_async.quota.store.contract import QuotaStore
 
 _LARGEST_BATCH: Final = 64  # calls for which slots are asked at once
+_LARGEST_TURN: Final = 128  # calls for which slots are asked in one turn of the loop
 _MOST_PENDING: Final = 64  # questions to the store
 _STORE_PATIENCE: Final = 1.0  # seconds a store may take to answer, even for a call that does not want to wait
 _SHORTEST_BLOCK: Final = 0.001  # seconds
@@ -56,7 +57,7 @@ class Waiter(asyncio.Future[Slot]):
         intent: what is written together with its slot.
     """
 
-    __slots__ = ("asked_at", "deadline", "intent", "is_queued", "lane", "line", "recipient")
+    __slots__ = ("asked_at", "deadline", "intent", "is_plain", "is_queued", "lane", "line", "recipient")
 
     def __init__(
         self,
@@ -72,13 +73,9 @@ class Waiter(asyncio.Future[Slot]):
         self.deadline = deadline
         self.recipient = recipient
         self.intent = intent
+        self.is_plain = recipient is None and intent is None  # any slot will do
         self.is_queued = False  # it has a place in the line's queue
         self.asked_at: float | None = None  # when the store was asked for it, if it has not answered yet
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether any slot will do."""
-        return self.recipient is None and self.intent is None
 
     def make_ticket(self) -> ReplyTicket | None:
         """Make a ticket of the message, for one attempt to get a slot."""
@@ -247,8 +244,10 @@ class Dispatcher:
                 heapq.heapify(self._alarms)
                 self._stale = 0
         if waiter.is_queued:
+            waiter.is_queued = False
             self.waiting -= 1
-            line.queue.discard(waiter, waiter.lane)
+            if not waiter.is_plain or waiter.cancelled() or waiter.exception() is not None:  # else it was popped
+                line.queue.discard(waiter, waiter.lane)
             if waiter.recipient is not None:
                 others = line.by_person.get(waiter.recipient.person, set())
                 others.discard(waiter)
@@ -290,27 +289,29 @@ class Dispatcher:
         if line.unasked:
             self._wake_for_pace(line)
 
-    def _ask_next(self, line: Line) -> None:
-        """Ask for those of `line` whose turn it is: for one, or for many if no other account waits."""
+    def _ask_next(self, line: Line) -> int:
+        """Ask for those of `line` whose turn it is: for one, or for many if no other account waits. Return how many."""
         queue, priority = line.queue, line.queue.next_priority()
         most = 1 if self._ready else min(queue.waiting(priority), _LARGEST_BATCH)
         while most > 1 and not line.pacer.allows(len(line.asked) + most):
             most //= 2
-        is_plain = queue.peek().is_plain
-        waiters: list[Waiter] = []
-        while queue and queue.next_priority() == priority and len(waiters) < most:
-            if queue.peek().is_plain is not is_plain:
+        waiters = [queue.pop()]
+        while len(waiters) < most:
+            waiter = queue.pop()
+            if waiter.is_plain is not waiters[0].is_plain:
+                queue.restore(waiter, waiter.lane)
                 break
-            waiters.append(queue.pop())
-        if is_plain:
+            waiters.append(waiter)
+        if waiters[0].is_plain:
             self._ask(line, waiters)
-            return
+            return len(waiters)
         for number, waiter in enumerate(waiters):
             if number and self._is_blocked(line, priority):
                 for other in reversed(waiters[number:]):
                     self._put_back(other)
-                return
+                return number
             self._ask(line, [waiter])
+        return len(waiters)
 
     def _ask(self, line: Line, waiters: list[Waiter], *, may_spend: bool = True) -> None:
         first = waiters[0]
@@ -426,13 +427,14 @@ class Dispatcher:
     def _dispatch(self) -> None:
         """Ask for those whose turn it is, as long as asking makes sense."""
         assert self._loop is not None  # noqa: S101 - somebody waits in it
-        while self._ready and self._pending < _MOST_PENDING:
+        asked = 0
+        while self._ready and self._pending < _MOST_PENDING and asked < _LARGEST_TURN:
             if self._blocked[self._ready.next_priority()] > self._loop.time():
                 break
             line = self._ready.pop()
             line.turn = None
             if line.queue and not line.asked:
-                self._ask_next(line)
+                asked += self._ask_next(line)
                 self._touch(line)
         self._arm()
 
@@ -453,7 +455,7 @@ class Dispatcher:
         """Set the timer for the earliest moment in which there is something to do."""
         assert self._loop is not None  # noqa: S101 - somebody waits in it
         at = self._alarms[0][0] if self._alarms else float("inf")
-        if self._ready:
+        if self._ready and self._pending < _MOST_PENDING:
             at = min(at, max(self._blocked[self._ready.next_priority()], self._loop.time()))
         if at < float("inf") and (self._timer is None or self._timer.when() > at):
             if self._timer is not None:
