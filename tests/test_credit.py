@@ -343,7 +343,9 @@ async def test_what_was_sent_before_the_person_wrote_uses_no_credit(client: Clie
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
-async def test_the_stores_agree(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+async def test_the_stores_agree(  # noqa: PLR0915 - all that can happen
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Each does what the pure rule says, also after it was closed and opened again, where it can."""
     url = request.getfixturevalue("redis_url") if kind == "redis" else None
     generator, clock, model = random.Random(7), HandClock(), dict[str, Conversation]()

@@ -33,10 +33,13 @@ from twdm_async import (
     Unauthorized,
     WrongEventLoop,
 )
+from twdm_async._clock import Clock
 from twdm_async.sandbox import Fault, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from twdm_async.transport import wire
 
 TESTS = Path(__file__).parent
 LARGE = QuotaTable.default().replace("direct_messages.send", Quota(1_000_000, per=86_400.0))
@@ -48,7 +51,7 @@ def test_every_fault_has_a_test() -> None:
         int(number)
         for number in re.findall(r"^\| (\d+) \|", (TESTS.parent / "docs/faults.md").read_text(), re.MULTILINE)
     }
-    assert listed == set(range(1, 84))
+    assert listed == set(range(1, 91))
     tested: set[int] = set()
     for path in TESTS.glob("test_*.py"):
         for numbers in re.findall(r"faults?_(\d+(?:_and_\d+|_to_\d+)*)", path.read_text()):
@@ -121,6 +124,70 @@ async def test_fault_4_no_connection_in_time(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(ConnectFailed, match="no connection in time") as caught:
             await send(client)
         assert (caught.value.delivered, caught.value.safe_to_retry, used(client)) == ("no", True, 0)
+
+
+class SleepingClock(Clock):
+    """Of a machine that sleeps for an hour when it is told to."""
+
+    slept = 0.0
+
+    def uptime(self) -> float:
+        return super().uptime() + self.slept
+
+    def sleep_now(self) -> None:
+        self.slept += 3600.0
+
+
+async def test_fault_84_a_machine_that_sleeps_between_the_slot_and_the_first_byte(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It had a slot; others may have it since. So nothing leaves on it."""
+    clock = SleepingClock()
+    async with serving(SENT) as server, connected(server.url, clock=clock) as client:
+        sign, signed = client._caller._signer.sign, []
+
+        def sleepy(request: wire.Request) -> str:
+            signed.append(None)
+            if len(signed) == 1:
+                clock.sleep_now()
+            return sign(request)
+
+        monkeypatch.setattr(client._caller._signer, "sign", sleepy)
+        await send(client)
+        assert (len(signed), len(server.requests), used(client)) == (2, 1, 1)
+
+
+async def test_fault_85_a_proxy_that_answers_connect_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, connects = SleepingClock(), []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        there, back = await asyncio.open_connection("127.0.0.1", int(head.split()[1].rpartition(b":")[2]))
+        connects.append(head)
+        if len(connects) == 1:
+            clock.sleep_now()
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+        async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65_536):
+                sink.write(data)
+            sink.close()
+
+        await asyncio.gather(pass_on(reader, back), pass_on(there, writer), return_exceptions=True)
+
+    async with (
+        speaking_tls(expired=False) as (port, trusting, came),
+        await asyncio.start_server(relay, "127.0.0.1", 0) as proxy,
+    ):
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        async with (
+            aiohttp.ClientSession(connector=trusting.connector, connector_owner=False, trust_env=True) as session,
+            connected(f"https://127.0.0.1:{port}", session=session, clock=clock) as client,
+        ):
+            assert (await send(client)).custom_profile_id == "100001"
+            assert used(client) == 1
+        assert len(connects) == 2
+        assert len(came) == 2, "one of them only to be closed"
 
 
 async def test_fault_16_garbage_behind_the_last_chunk_harms_nobody_else() -> None:

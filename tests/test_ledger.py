@@ -115,7 +115,7 @@ def test_who_shares_a_ledger_counts_by_its_own_quota() -> None:
     assert free_in(ledger, 2600, quarter, 2) == pytest.approx(2000 + 900 * DRIFT - 2600, abs=TICK)
 
 
-def test_a_longer_window_finds_what_was_kept_for_it() -> None:
+def test_fault_89_a_longer_window_finds_what_was_kept_for_it() -> None:
     """A client, or its next version, counts by a longer window than anybody before."""
     quarter, day = Quota(20, 900.0), Quota(10, 86_400.0)
     ledger = counting(quarter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 from attrs import asdict
 
 from tests.redis_server import RedisServer
-from tests.sender import table
+from tests.sender import TIMEOUT, table
 from twdm_async import Client, QuotaStoreFailed, QuotaWaitTooLong, RedisQuotaStore
+from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -77,6 +79,35 @@ async def kill_at_random(sandbox: Sandbox, store_url: str, kills: int) -> None:
 async def test_fault_50_four_processes_on_one_file_are_killed_at_random(tmp_path: Path, kills: int) -> None:
     async with Sandbox(quotas=table(LIMIT, PER), latency=(0.0, 0.05)) as sandbox:
         await kill_at_random(sandbox, f"sqlite:///{tmp_path}/quota.db", kills)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stops"),
+    [("sqlite", 3), *(pytest.param(kind, 50, marks=pytest.mark.soak) for kind in ("sqlite", "redis"))],
+)
+@pytest.mark.timeout(200)
+async def test_fault_84_processes_that_are_suspended_for_longer_than_a_lease(
+    kind: str, stops: int, tmp_path: Path, redis_url: str
+) -> None:
+    """What they had a slot for when they were stopped may not leave when they go on: others have had that slot since."""
+    generator, address = random.Random(stops), f"sqlite:///{tmp_path}/quota.db" if kind == "sqlite" else redis_url
+    longer = RequestLifetime.from_timeout(TIMEOUT).lease + PER + 0.2
+
+    async with Sandbox(quotas=table(LIMIT, PER), latency=(0.0, 0.05)) as sandbox:
+        processes = [await start(sandbox, address) for _ in range(4)]
+        await working(sandbox, LIMIT)
+
+        async def suspend(victim: asyncio.subprocess.Process, times: int) -> None:
+            for _ in range(times):
+                await asyncio.sleep(generator.uniform(0, 2 * PER))
+                victim.send_signal(signal.SIGSTOP)
+                await asyncio.sleep(longer)
+                victim.send_signal(signal.SIGCONT)
+
+        await asyncio.gather(*(suspend(victim, -(-stops // 3)) for victim in processes[:3]))
+        await working(sandbox, LIMIT)
+        await end(processes)
+        assert_no_breach(sandbox)
 
 
 async def used_after_one_of_four_is_killed(redis_url: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import os
 import random
 import resource
@@ -22,7 +23,7 @@ import pytest
 import redis
 
 from tests.redis_server import RedisServer, free_port
-from tests.stores import HandClock, TimedRedisStore, give_back, look, make, settle, take
+from tests.stores import HandClock, TimedRedisStore, ask, give_back, look, make, settle, take
 from tests.virtual_time import LoopClock, run
 from twdm_async import (
     Client,
@@ -37,13 +38,17 @@ from twdm_async import (
     QuotaStoreFailed,
     QuotaTable,
     RedisQuotaStore,
+    ReplyCredit,
     Scope,
     SQLiteQuotaStore,
 )
 from twdm_async._clock import Clock
+from twdm_async.outbox.rows import SCHEMA as OUTBOX_SCHEMA
+from twdm_async.quota.credit import Conversation
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.limiter import QuotaLimiter
-from twdm_async.quota.operations import Bucket, Claim, Hold, Slot, Wait
+from twdm_async.quota.operations import Bucket, Claim, Conversant, Granted, Hold, ReplyTicket, Slot, Take, Terms, Wait
+from twdm_async.quota.store.sqlite import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -193,6 +198,41 @@ async def test_after_a_reboot_the_wall_clock_tells_how_long_it_took(tmp_path: Pa
 
 
 # ---- SQLite: the file ----
+
+
+async def test_fault_90_a_file_of_an_earlier_version_keeps_what_was_spent(tmp_path: Path) -> None:
+    path, clock = tmp_path / "quota.db", HandClock()
+    with contextlib.closing(sqlite3.connect(path)) as db:  # as the first version left it, in format 4
+        db.executescript("PRAGMA journal_mode = WAL; PRAGMA application_id = 1953981549; PRAGMA user_version = 4")
+        for step in (*SCHEMA.steps[:2], *OUTBOX_SCHEMA.steps):
+            assert isinstance(step, str)
+            db.executescript(step)
+        now, longest = clock.now, QUOTA.per * 1.0001
+        db.execute("UPDATE clock SET now = ?, uptime = ?, wall = ?", (now, now, clock.wall()))
+        db.execute("INSERT INTO bucket VALUES (1, ?, ?, ?, 2)", (f"brand {BUCKET.name}", now + 5, longest))
+        db.execute("INSERT INTO slot VALUES (1, 'a', ?, 0)", (now - 40,))
+        db.execute("INSERT INTO slot VALUES (1, 'b', ?, 1)", (now + 30,))
+        db.execute("INSERT INTO spent_by_others VALUES (1, ?, 1, ?)", (QUOTA.per, now + 20))
+        conversation = Conversation(opened=clock.wall())
+        content = json.dumps(conversation.as_json())
+        db.execute("INSERT INTO conversation VALUES ('brand anna 5', 0, ?)", (content,))
+        db.execute("UPDATE noted_since SET at = 0")
+        db.commit()
+    async with SQLiteQuotaStore(path, clock=clock) as store:
+        await look(store, CLAIMS, LIFETIME)
+        usage = store.usage(BUCKET, QUOTA)
+        assert (usage.used, usage.in_flight, usage.held_for) == (3, 1, 5)
+        assert await taken(store) == []
+        clock.now += 20 + 0.3  # what others spent does not count any more
+        assert len(await taken(store)) == 1
+        clock.now += 40
+        assert len(await taken(store)) == 1
+        clock.now += 30 + 30 + 0.3
+        assert len(await taken(store)) == 1
+        terms = Terms(CLAIMS, LIFETIME, credit=ReplyCredit(5, per=86_400.0))
+        answer = await ask(store, Take(terms, ticket=ReplyTicket(Conversant("brand", "anna", "5"), "x", clock.wall())))
+        assert isinstance(answer, Granted)
+        assert answer.slot.buckets == (), "the reply is free"
 
 
 async def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -445,7 +485,7 @@ async def test_redis_that_goes_on_with_an_old_copy_of_its_data(redis_program: st
 
 
 @pytest.mark.parametrize("loss", ["flush", "restart", "old copy", "fail-over"])
-async def test_what_one_client_finds_out_holds_for_all(loss: str, redis_program: str, tmp_path: Path) -> None:
+async def test_fault_86_what_one_client_finds_out_holds_for_all(loss: str, redis_program: str, tmp_path: Path) -> None:
     """A client that was idle meanwhile knows nothing of what is lost, and may not send either, whoever asks first."""
     options = ["--dir", str(tmp_path), "--dbfilename", "copy.rdb"]
     for first in ("busy", "idle"):
@@ -457,7 +497,7 @@ async def test_what_one_client_finds_out_holds_for_all(loss: str, redis_program:
                 if loss == "fail-over":
                     with RedisServer(redis_program) as replica, redis.Redis(port=replica.port) as other:
                         other.replicaof("127.0.0.1", server.port)
-                        while not other.info("replication").get("master_link_status") == "up":
+                        while other.info("replication").get("master_link_status") != "up":
                             await asyncio.sleep(0.05)
                         other.replicaof("no", "one")  # it lags from here on, and takes over then
                         assert len(await taken(stores["busy"], 3)) == 2
@@ -560,7 +600,7 @@ async def test_a_book_that_was_lost_is_begun_anew_when_nothing_of_it_counts_any_
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_a_server_s_clock_that_is_stepped_frees_no_slot_early(seed: int, redis_url: str) -> None:
+async def test_fault_87_a_server_s_clock_that_is_stepped_frees_no_slot_early(seed: int, redis_url: str) -> None:
     """One busy client, one idle one; steps of seconds and of hours, forward, back, to and fro. No window of real time
     holds more than the limit.
     """
@@ -587,7 +627,7 @@ async def test_a_server_s_clock_that_is_stepped_frees_no_slot_early(seed: int, r
     await busy.close()
 
 
-async def test_a_book_of_an_earlier_version_is_not_taken_for_none(redis_url: str) -> None:
+async def test_fault_90_a_book_of_an_earlier_version_is_not_taken_for_none(redis_url: str) -> None:
     clock = HandClock()
     store = make("redis", clock, Path(), redis_url)
     assert isinstance(store, TimedRedisStore)

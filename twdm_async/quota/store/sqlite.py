@@ -21,7 +21,7 @@ from twdm_async._clock import Clock
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.book import Book
 from twdm_async.quota.credit import Conversation
-from twdm_async.quota.ledger import Ledger
+from twdm_async.quota.ledger import Ledger, window
 from twdm_async.quota.operations import GiveBack, Granted, Take
 from twdm_async.quota.store.transactional import TransactionalQuotaStore
 from twdm_async.state_file import FileTrouble, Schema, StateFile, checked_path
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from twdm_async.quota.store.transactional import Batch
 
 _SYNC_WITHIN: Final = 1.0  # seconds
+_LONG_AGO: Final = -1e12
 _MOST_PAGES: Final = 1000  # that stay loaded
 _IF_BAD: Final = (
     "move it away, and if you do not know what was spent in the last window, "
@@ -56,7 +57,7 @@ def _turn_into_pages(db: sqlite3.Connection) -> None:
     for number, full_name, held_until, longest in db.execute("SELECT id, name, held_until, longest FROM bucket"):
         ledger, (app, _, name) = Ledger(), full_name.partition(" ")
         if longest > 0:
-            ledger.keep(longest / 1.0001, 0.0)
+            ledger.keep(round(longest / window(1.0), 6), _LONG_AGO)
         for seen, in_flight in db.execute("SELECT seen, in_flight FROM slot WHERE bucket = ?", (number,)):
             ledger.take(seen)
             if not in_flight:
