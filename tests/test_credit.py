@@ -254,7 +254,7 @@ def test_a_reply_that_waits_becomes_free_when_its_person_writes() -> None:
         assert {slot.buckets for slot in slots} == {()}
         assert not waiting[0].done()
         assert (await waiting[0]).buckets, "the other one's turn comes"
-        assert not next(iter(limiter._lines.values())).by_person
+        assert not next(iter(limiter._lines.values()))[0].by_person
 
     at_the_gate(main, limit=1)
 

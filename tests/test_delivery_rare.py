@@ -77,7 +77,12 @@ def test_fault_73_an_outcome_that_is_written_once_more_later_changes_nothing(
     class Late(support._NoThread):
         def submit(self, job: Callable[[], Any]) -> asyncio.Future[Any]:
             done, late = super().submit(job), asyncio.get_running_loop().create_future()
-            asyncio.get_running_loop().call_later(0.001, lambda: late.done() or late.set_result(done.result()))
+
+            def finish() -> None:
+                if not late.done():
+                    late.set_result(done.result())
+
+            asyncio.get_running_loop().call_later(0.001, finish)
             return late
 
     monkeypatch.setattr(state_file, "_Thread", Late)

@@ -144,7 +144,8 @@ async def test_fault_84_a_machine_that_sleeps_between_the_slot_and_the_first_byt
     """It had a slot; others may have it since. So nothing leaves on it."""
     clock = SleepingClock()
     async with serving(SENT) as server, connected(server.url, clock=clock) as client:
-        sign, signed = client._caller._signer.sign, []
+        signed: list[None] = []
+        sign = client._caller._signer.sign
 
         def sleepy(request: wire.Request) -> str:
             signed.append(None)
@@ -158,7 +159,8 @@ async def test_fault_84_a_machine_that_sleeps_between_the_slot_and_the_first_byt
 
 
 async def test_fault_85_a_proxy_that_answers_connect_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, connects = SleepingClock(), []
+    clock = SleepingClock()
+    connects: list[bytes] = []
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

@@ -38,7 +38,7 @@ class BareLimiterStore(MemoryQuotaStore):
             for quota in claim.quotas:
                 limiter = self._limiters.setdefault(claim.bucket.name, AsyncLimiter(quota.limit, quota.per))
                 await limiter.acquire()
-        return Granted(Slot(question.terms, question.terms.buckets), 1)
+        return Granted(Slot(question.terms, question.terms.pages), 1)
 
     def note(self, note: Note) -> None:
         pass

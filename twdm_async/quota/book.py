@@ -98,7 +98,7 @@ class Book:
             ledgers.append(ledger)
         for share in terms.shares:
             self._claimed(share, terms, now)
-        slot = Slot(terms, terms.buckets, now + terms.lifetime.lease)
+        slot = Slot(terms, terms.pages, now + terms.lifetime.lease)
         if take.ticket is not None and terms.credit is not None and not self._begin_reply(take, slot):
             return Wait(Scope.USER, 0.0)
         if slot.buckets:
@@ -127,7 +127,7 @@ class Book:
         lease_end = now + lifetime.lease
         for ledger, _ in ledgers:
             ledger.take(lease_end)
-        return Slot(terms, terms.buckets, lease_end, now + lifetime.to_send)
+        return Slot(terms, terms.pages, lease_end, now + lifetime.to_send)
 
     def _plain_ledgers(self, terms: Terms) -> list[tuple[Ledger, tuple[Quota, ...]]]:
         names = [claim.bucket.name for claim in terms.claims]

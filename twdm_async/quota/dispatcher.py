@@ -18,23 +18,21 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import secrets
-from collections import deque
-from collections.abc import Callable
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
-from attrs import define, field
-
-from twdm_async.errors import ClientClosed, QuotaQueueFull, QuotaStoreFailed, QuotaWaitTooLong
+from twdm_async.errors import ClientClosed, QuotaQueueFull, QuotaStoreFailed
 from twdm_async.quota.lanes import Lane, LaneQueue
-from twdm_async.quota.operations import Conversant, GiveBack, Granted, ReplyTicket, Slot, Take, Terms, Wait
-from twdm_async.quota.pacer import Pacer
+from twdm_async.quota.line import Line, Waiter
+from twdm_async.quota.operations import GiveBack, Granted, Slot, Take, Wait
 from twdm_async.quota.spec import Priority, Scope
 
 if TYPE_CHECKING:
-    from twdm_async.quota.operations import Answer, Intent, Recipient
+    from collections.abc import Callable
+
+    from twdm_async.quota.operations import Answer
     from twdm_async.quota.store.contract import QuotaStore
 
 _LARGEST_BATCH: Final = 64  # calls for which slots are asked at once
@@ -44,83 +42,6 @@ _STORE_PATIENCE: Final = 1.0  # seconds a store may take to answer, even for a c
 _SHORTEST_BLOCK: Final = 0.001  # seconds
 _LONGEST_BLOCK: Final = 60.0  # seconds; the loop's clock may stand while the machine sleeps
 _LONGEST_SHARED_BLOCK, _SHORTEST_SHARED_BLOCK = 30.0, 0.02  # seconds: other processes may give slots back
-
-
-class Waiter(asyncio.Future[Slot]):
-    """A call that wants a slot.
-
-    Args:
-        line: where it waits.
-        lane: whose turn it takes.
-        deadline: by the loop's clock, when it gives up.
-        recipient: of the message it is for, if free replies are accounted for.
-        intent: what is written together with its slot.
-    """
-
-    __slots__ = ("asked_at", "deadline", "intent", "is_plain", "is_queued", "lane", "line", "recipient")
-
-    def __init__(
-        self,
-        line: Line,
-        lane: Lane,
-        deadline: float | None,
-        recipient: Recipient | None,
-        intent: Intent | None,
-    ) -> None:
-        super().__init__(loop=asyncio.get_running_loop())
-        self.line = line
-        self.lane = lane
-        self.deadline = deadline
-        self.recipient = recipient
-        self.intent = intent
-        self.is_plain = recipient is None and intent is None  # any slot will do
-        self.is_queued = False  # it has a place in the line's queue
-        self.asked_at: float | None = None  # when the store was asked for it, if it has not answered yet
-
-    def make_ticket(self) -> ReplyTicket | None:
-        """Make a ticket of the message, for one attempt to get a slot."""
-        if self.recipient is None:
-            return None
-        conversant = Conversant(self.line.app, self.line.account, self.recipient.person)
-        return ReplyTicket(conversant, secrets.token_hex(8), self.recipient.server_time())
-
-
-@define(eq=False)
-class Line:
-    """All calls of one account for one endpoint family.
-
-    Args:
-        family: the endpoint family.
-        app: the app of the account.
-        account: whose calls they are.
-        terms: what they have to respect, by priority.
-        pacer: gives permits.
-        estimate: tells how long a call of a priority has to wait, at the least, that has so many before it.
-        max_waiting: how many calls may wait.
-        dispatcher: where they wait.
-    """
-
-    family: str
-    app: str
-    account: str
-    terms: dict[Priority, Terms]
-    pacer: Pacer
-    estimate: Callable[[Line, Priority, int], QuotaWaitTooLong]
-    max_waiting: int
-    dispatcher: Dispatcher
-    queue: LaneQueue[Waiter] = field(factory=LaneQueue[Waiter])
-    unasked: deque[Waiter] = field(factory=deque[Waiter])  # the store is to be asked whether these are free replies
-    asked: set[Waiter] = field(factory=set[Waiter])  # the store was asked for these and has not answered yet
-    by_person: dict[str, set[Waiter]] = field(factory=dict[str, "set[Waiter]"])  # of those that are queued
-    blocked: dict[Priority, float] = field(factory=lambda: dict.fromkeys(Priority, 0.0))  # until when
-    turn: Lane | None = None  # as which it waits for its turn among the accounts
-    alarm_at: float = float("inf")
-    is_closed: bool = False
-
-    @property
-    def waiting(self) -> int:
-        """How many calls wait."""
-        return len(self.queue) + sum(not waiter.is_queued for waiter in self.unasked)
 
 
 class Dispatcher:
@@ -133,6 +54,7 @@ class Dispatcher:
     def __init__(self, store: QuotaStore) -> None:
         self._store = store
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._now: Callable[[], float] = float  # the loop's clock
         self._lines: dict[str, WeakSet[Line]] = {}  # by account
         self.waiting = 0
         """How many calls wait for their turn."""
@@ -170,7 +92,7 @@ class Dispatcher:
         loop = waiter.get_loop()
         if loop is not self._loop:  # those who waited in another one are gone with it
             self._begin_in_loop()
-            self._loop = loop
+            self._loop, self._now = loop, loop.time
         try:
             self._admit(waiter)
             return await waiter
@@ -398,23 +320,21 @@ class Dispatcher:
             quotas = [quota for claim in line.terms[priority].claims for quota in claim.quotas]
             shortest_window = min((quota.per for quota in quotas), default=_LONGEST_BLOCK)
             longest = max(_SHORTEST_SHARED_BLOCK, min(shortest_window / 100, _LONGEST_SHARED_BLOCK))
-        assert self._loop is not None  # noqa: S101 - somebody waits in it
-        until = self._loop.time() + max(_SHORTEST_BLOCK, min(wait.seconds, longest))
+        until = self._now() + max(_SHORTEST_BLOCK, min(wait.seconds, longest))
         blocked = self._blocked if wait.scope is Scope.APP else line.blocked
         for rank in Priority:
             if rank >= priority:
                 blocked[rank] = max(blocked[rank], until)
 
     def _is_blocked(self, line: Line, priority: Priority) -> bool:
-        assert self._loop is not None  # noqa: S101 - somebody waits in it
-        return max(self._blocked[priority], line.blocked[priority]) > self._loop.time()
+        return max(self._blocked[priority], line.blocked[priority]) > self._now()
 
     def _touch(self, line: Line) -> None:
         """Let `line` wait for its turn if asking for it may make sense, or else for the moment in which it will."""
         if not line.queue or line.asked or self._loop is None:
             return
         priority = line.queue.next_priority()
-        if line.blocked[priority] > self._loop.time():
+        if line.blocked[priority] > self._now():
             self._wake(line, line.blocked[priority])
         elif not line.pacer.allows(1):
             self._wake_for_pace(line)
@@ -426,10 +346,9 @@ class Dispatcher:
 
     def _dispatch(self) -> None:
         """Ask for those whose turn it is, as long as asking makes sense."""
-        assert self._loop is not None  # noqa: S101 - somebody waits in it
         asked = 0
         while self._ready and self._pending < _MOST_PENDING and asked < _LARGEST_TURN:
-            if self._blocked[self._ready.next_priority()] > self._loop.time():
+            if self._blocked[self._ready.next_priority()] > self._now():
                 break
             line = self._ready.pop()
             line.turn = None
@@ -439,9 +358,8 @@ class Dispatcher:
         self._arm()
 
     def _wake_for_pace(self, line: Line) -> None:
-        assert self._loop is not None  # noqa: S101 - somebody waits in it
         seconds = line.pacer.free_in(len(line.asked) + 1)
-        self._wake(line, self._loop.time() + max(_SHORTEST_BLOCK / 10, min(seconds, _LONGEST_BLOCK)))
+        self._wake(line, self._now() + max(_SHORTEST_BLOCK / 10, min(seconds, _LONGEST_BLOCK)))
 
     def _wake(self, line: Line, at: float) -> None:
         if at < line.alarm_at:
@@ -453,26 +371,24 @@ class Dispatcher:
 
     def _arm(self) -> None:
         """Set the timer for the earliest moment in which there is something to do."""
-        assert self._loop is not None  # noqa: S101 - somebody waits in it
-        at = self._alarms[0][0] if self._alarms else float("inf")
+        at = self._alarms[0][0] if self._alarms else math.inf
         if self._ready and self._pending < _MOST_PENDING:
-            at = min(at, max(self._blocked[self._ready.next_priority()], self._loop.time()))
-        if at < float("inf") and (self._timer is None or self._timer.when() > at):
+            at = min(at, max(self._blocked[self._ready.next_priority()], self._now()))
+        if at < math.inf and (self._timer is None or self._timer.when() > at):
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(at, self._ring)
+            self._timer = self._loop.call_at(at, self._ring)  # type: ignore[union-attr]  # somebody waits in it
 
     def _ring(self) -> None:
-        assert self._loop is not None  # noqa: S101 - somebody waits in it
         self._timer = None
-        now = self._loop.time()
+        now = self._now()
         while self._alarms and self._alarms[0][0] <= now:
             at, _, whose = heapq.heappop(self._alarms)
             if isinstance(whose, Waiter):
                 if not whose.done():
                     self._expire(whose, now)
             elif at >= whose.alarm_at:
-                whose.alarm_at = float("inf")
+                whose.alarm_at = math.inf
                 self._ask_unasked(whose)
                 self._touch(whose)
         self._dispatch()

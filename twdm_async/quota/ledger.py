@@ -256,8 +256,7 @@ class Ledger:
             kept.under_way[at] = kept.under_way.get(at, 0) + count
             kept.total += count
             end = at * kept.tick + kept.window
-            if end < kept.next_end:
-                kept.next_end = end
+            kept.next_end = min(kept.next_end, end)
 
     def give_back(self, lease_end: float) -> None:
         """Remove a slot whose request never left."""
@@ -288,8 +287,7 @@ class Ledger:
             at = int(seen / tick) + 1
             kept.seen[at] = kept.seen.get(at, 0) + 1
             end = at * tick + kept.window
-            if end < kept.next_end:
-                kept.next_end = end
+            kept.next_end = min(kept.next_end, end)
 
     def hold(self, until: float) -> None:
         """Let nothing leave before `until`. Holds join to the later one."""

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Final
 from attrs import frozen
 
 from twdm_async.errors import ClientClosed, QuotaWaitTooLong
-from twdm_async.quota.dispatcher import Line, Waiter, dispatcher_of
+from twdm_async.quota.dispatcher import Dispatcher, dispatcher_of
 from twdm_async.quota.headers import LONGEST_WAIT, Limits, read_limits
 from twdm_async.quota.lifetime import RequestLifetime
+from twdm_async.quota.line import Line, Waiter
 from twdm_async.quota.operations import Bucket, Claim, Conversant, Heard, Hold, Look, Settle, Terms, Tighten
 from twdm_async.quota.pacer import Pacer
 from twdm_async.quota.reserve import BulkShare, bulk_share
@@ -105,7 +106,7 @@ class QuotaLimiter:
         self._max_waiting = max_waiting
         self._keep = max((quota.per for family in table for quota in table[family].quotas), default=0.0)
         self._has_credit = any(table[family].credit for family in table)
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, tuple[Line, Dispatcher]] = {}  # by family
         self._refusals: dict[str, tuple[int, float]] = {}  # by family: holds in a row, and until when the last one is
         self._is_closed = False
 
@@ -134,8 +135,8 @@ class QuotaLimiter:
         """
         if self._is_closed:
             raise ClientClosed(endpoint=family)
-        line = self._lines.get(family) or self._line(family)
-        terms, dispatcher = line.terms[lane.priority], line.dispatcher
+        line, dispatcher = self._lines.get(family) or self._line(family)
+        terms = line.terms[lane.priority]
         if terms.credit is None:
             recipient = None
         if recipient is None and intent is None and not dispatcher.waiting and line.pacer.allows():
@@ -156,8 +157,8 @@ class QuotaLimiter:
         """
         if self._has_credit:
             self._store.note(Heard(self._conversant(person), at.timestamp()))
-            for line in self._lines.values():
-                line.dispatcher.hear(line, person)
+            for line, dispatcher in self._lines.values():
+                dispatcher.hear(line, person)
 
     def note_outbound(self, person: str, message_id: str, at: datetime) -> None:
         """Note a message of the account to a person that this client did not send: it may have used a free reply.
@@ -191,7 +192,7 @@ class QuotaLimiter:
 
     def give_back(self, slot: Slot) -> None:
         """Give back a slot: no byte of its request left the machine."""
-        self._line(slot.terms.family).dispatcher.give_back(slot, self._owners[Scope.USER])
+        self._line(slot.terms.family)[1].give_back(slot, self._owners[Scope.USER])
 
     def learn(self, family: str, status: int, headers: Mapping[str, str]) -> None:
         """Take from a reply, good or bad, what it says about quotas. It can only tighten them."""
@@ -211,7 +212,7 @@ class QuotaLimiter:
             remaining: requests left in the server's window.
             reset_at: when that ends, in seconds since 1970.
         """
-        quotas = self._line(family).terms[Priority.INTERACTIVE].claims[0].quotas
+        quotas = self._own_claim(family).quotas
         if quotas:
             longest, seconds = quotas[-1].per, reset_at - self._clock.wall()
             # If the clocks do not agree, the window may have just begun.
@@ -238,13 +239,13 @@ class QuotaLimiter:
         for held in self._table if is_for_all else (family,):
             before, until = self._refusals.get(held, (0, -math.inf))
             self._refusals[held] = (max(before, in_a_row + 1), max(until, now + seconds))
-            self._store.note(Hold(self._line(held).terms[Priority.INTERACTIVE].claims[0].bucket, seconds))
+            self._store.note(Hold(self._own_claim(held).bucket, seconds))
 
     def state(self) -> tuple[QuotaState, ...]:
         """Return every documented quota and how far it is used, as this process last knew."""
         states: list[QuotaState] = []
         for family in self._table:
-            line = self._line(family)
+            line, _ = self._line(family)
             terms = line.terms[Priority.BULK]
             for claim, share_claim in zip(terms.claims, self._shares(terms), strict=True):
                 for quota in claim.quotas:
@@ -274,29 +275,32 @@ class QuotaLimiter:
         Raises:
             QuotaStoreFailed: it cannot be known.
         """
-        questions = [self._store.ask(Look(self._line(family).terms[Priority.BULK])) for family in self._table]
+        questions = [self._store.ask(Look(self._line(family)[0].terms[Priority.BULK])) for family in self._table]
         await asyncio.gather(*(answer for answer in questions if isinstance(answer, asyncio.Future)))
 
     def close(self) -> None:
         """Admit nobody any more, and end the waiting of all who wait."""
         self._is_closed = True
-        for line in self._lines.values():
-            line.dispatcher.remove(line)
+        for line, dispatcher in self._lines.values():
+            dispatcher.remove(line)
 
-    def _line(self, family: str) -> Line:
-        line = self._lines.get(family)
-        if line is None:
+    def _line(self, family: str) -> tuple[Line, Dispatcher]:
+        found = self._lines.get(family)
+        if found is None:
             row, (account, app) = self._table[family], self._owners.values()
             claims = self._claims(family, row.quotas, None)
             shares = self._claims(family, row.quotas, Priority.BULK) if row.reserve else ()
             live = Terms(claims, self._lifetime, self._keep, credit=row.credit)
             bulk = Terms(claims, self._lifetime, self._keep, shares, row.reserve, row.credit)
-            line = self._lines[family] = Line(
-                family, app, account, {Priority.INTERACTIVE: live, Priority.BULK: bulk}, Pacer(row.pace),
-                self._estimate, self._max_waiting, dispatcher_of(self._store, app, family),
-            )  # fmt: skip
-            line.dispatcher.add(line)
-        return line
+            terms = {Priority.INTERACTIVE: live, Priority.BULK: bulk}
+            line = Line(family, app, account, terms, Pacer(row.pace), self._estimate, self._max_waiting)
+            found = self._lines[family] = (line, dispatcher_of(self._store, app, family))
+            found[1].add(line)
+        return found
+
+    def _own_claim(self, family: str) -> Claim:
+        """Return what is claimed of the account's bucket."""
+        return self._line(family)[0].terms[Priority.INTERACTIVE].claims[0]
 
     def _claims(self, family: str, quotas: tuple[Quota, ...], share: Priority | None) -> tuple[Claim, ...]:
         """Return one for each scope; that of the account comes first, and there always is one, to be held by."""
@@ -348,7 +352,7 @@ class QuotaLimiter:
 
     def _tighten(self, family: str, remaining: int, seconds: float) -> None:
         """Take in what the server told of one of its windows, but not of which: the shortest that can last so long."""
-        claim = self._line(family).terms[Priority.INTERACTIVE].claims[0]
+        claim = self._own_claim(family)
         if claim.quotas:
             quota = next((quota for quota in claim.quotas if quota.per >= seconds), claim.quotas[-1])
             # The server's window cannot end later than its length from now.

@@ -36,10 +36,9 @@ class Bucket:
     name: str = field(init=False)
     """What tells it from other buckets of its app."""
 
-    @name.default
-    def _name(self) -> str:
+    def __attrs_post_init__(self) -> None:
         share = "" if self.share is None else f" {self.share.name.lower()}"
-        return f"{self.family} {self.scope.value} {self.owner}{share}"
+        object.__setattr__(self, "name", f"{self.family} {self.scope.value} {self.owner}{share}")
 
 
 @frozen
@@ -50,7 +49,7 @@ class Claim:
     quotas: tuple[Quota, ...]
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Terms:
     """What a request of one account, endpoint family and priority has to respect.
 
@@ -71,20 +70,12 @@ class Terms:
     credit: ReplyCredit | None = None
     app: str = field(init=False)
     family: str = field(init=False)
-    buckets: tuple[str, ...] = field(init=False)
+    pages: tuple[str, ...] = field(init=False)
     """The names of all the buckets."""
 
-    @app.default
-    def _app(self) -> str:
-        return self.claims[0].bucket.app
-
-    @family.default
-    def _family(self) -> str:
-        return self.claims[0].bucket.family
-
-    @buckets.default
-    def _buckets(self) -> tuple[str, ...]:
-        return tuple([claim.bucket.name for claim in (*self.claims, *self.shares)])
+    def __attrs_post_init__(self) -> None:
+        self.app, self.family = self.claims[0].bucket.app, self.claims[0].bucket.family
+        self.pages = tuple([claim.bucket.name for claim in (*self.claims, *self.shares)])
 
 
 class Intent(ABC):
@@ -171,7 +162,26 @@ class Slot:
 
 
 @define(eq=False)
-class Take:
+class _OfTerms:
+    terms: Terms
+
+    @property
+    def app(self) -> str:
+        return self.terms.app
+
+    @property
+    def pages(self) -> tuple[str, ...]:
+        """The names of the pages of the book that it is about."""
+        return self.terms.pages
+
+
+@define(eq=False)
+class Look(_OfTerms):
+    """Load how far the quotas of `terms` are used."""
+
+
+@define(eq=False)
+class Take(_OfTerms):
     """Take a slot in every bucket of `terms`, or in none; so many times, or as often as there is room.
 
     Args:
@@ -182,101 +192,75 @@ class Take:
         intent: what is written together with the slot.
     """
 
-    terms: Terms
     count: int = 1
     ticket: ReplyTicket | None = None
     may_spend: bool = True
     intent: Intent | None = None
 
     @property
-    def app(self) -> str:
-        return self.terms.app
-
     def pages(self) -> tuple[str, ...]:
-        own = self.terms.buckets
-        return own if self.ticket is None else (*own, self.ticket.conversant.page)
+        return self.terms.pages if self.ticket is None else (*self.terms.pages, self.ticket.conversant.page)
 
 
 @define(eq=False)
-class Look:
-    """Load how far the quotas of `terms` are used."""
-
-    terms: Terms
+class _OfSlot:
+    slot: Slot
 
     @property
     def app(self) -> str:
-        return self.terms.app
+        return self.slot.terms.app
 
+    @property
     def pages(self) -> tuple[str, ...]:
-        return self.terms.buckets
+        ticket = self.slot.ticket
+        return self.slot.buckets if ticket is None else (*self.slot.buckets, ticket.conversant.page)
 
 
 @define(eq=False)
-class Settle:
+class Settle(_OfSlot):
     """Note that the outcome of the slot's request was seen; or, with a `grace` in seconds, that nobody looks for it any
     longer. `made` and `message_id` are what the server says of the message, if it was one.
     """
 
-    slot: Slot
     grace: float = 0.0
     made: float | None = None
     message_id: str | None = None
 
-    @property
-    def app(self) -> str:
-        return self.slot.terms.app
-
-    def pages(self) -> tuple[str, ...]:
-        ticket = self.slot.ticket
-        return self.slot.buckets if ticket is None else (*self.slot.buckets, ticket.conversant.page)
-
 
 @define(eq=False)
-class GiveBack:
-    """Note that no byte of the slot's request left the machine."""
+class GiveBack(_OfSlot):
+    """Note that of `count` slots like this one, no byte of the request left the machine."""
 
-    slot: Slot
     count: int = 1
 
-    @property
-    def app(self) -> str:
-        return self.slot.terms.app
-
-    def pages(self) -> tuple[str, ...]:
-        ticket = self.slot.ticket
-        return self.slot.buckets if ticket is None else (*self.slot.buckets, ticket.conversant.page)
-
 
 @define(eq=False)
-class Hold:
-    """Let nothing leave through `bucket` for so many seconds. Holds join to the later end."""
-
+class _OfBucket:
     bucket: Bucket
-    seconds: float
 
     @property
     def app(self) -> str:
         return self.bucket.app
 
+    @property
     def pages(self) -> tuple[str, ...]:
         return (self.bucket.name,)
 
 
 @define(eq=False)
-class Tighten:
+class Hold(_OfBucket):
+    """Let nothing leave through `bucket` for so many seconds. Holds join to the later end."""
+
+    seconds: float
+
+
+@define(eq=False)
+class Tighten(_OfBucket):
     """Note that the server has `remaining` of `quota` left in its window, which ends in so many seconds."""
 
-    bucket: Bucket
     quota: Quota
     remaining: int
     seconds: float
-
-    @property
-    def app(self) -> str:
-        return self.bucket.app
-
-    def pages(self) -> tuple[str, ...]:
-        return (self.bucket.name,)
 
 
 @define(eq=False)
@@ -293,6 +277,7 @@ class Heard:
     def app(self) -> str:
         return self.conversant.app
 
+    @property
     def pages(self) -> tuple[str, ...]:
         return (self.conversant.page,)
 

@@ -9,10 +9,7 @@ Time is the server's own, and it never steps back. If the server's clock is set 
 each client knows how the book's time runs by its own uptime, from when it asked first, and believes no more than that.
 (Only one that has not asked before cannot tell.) If it is set back, slots come free later.
 
-What the server forgets cannot be known again. It is found out by what each client remembers of the book (its epoch,
-its version, the client's own last batch), and by what the book remembers of the server: one that was restarted, or
-took over from another, has another identity, and may have lost what was written last. Whoever finds it out writes that
-into the book. From then on nobody sends, until what may be forgotten does not count any more.
+What the server forgets cannot be known again; :mod:`twdm_async.quota.store.trust` finds out that it has.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from urllib.parse import urlsplit
 
-from attrs import asdict, define, evolve, field, frozen
+from attrs import asdict
 
 from twdm_async._clock import Clock
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
@@ -37,6 +34,7 @@ from twdm_async.quota.book import Book
 from twdm_async.quota.credit import Conversation
 from twdm_async.quota.operations import Look, Take
 from twdm_async.quota.store.transactional import TransactionalQuotaStore
+from twdm_async.quota.store.trust import Memory, Meta, State, batch_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,98 +49,6 @@ _EXPIRE: Final = 90 * 86_400  # seconds
 _LOST_FOR: Final = 2 * 3600.0  # seconds on top of the longest window: requests under way, and the credit of replies
 _DAY: Final = 86_400.0
 _MOST_PAGES: Final = 1000  # that stay loaded
-
-
-@frozen
-class Meta:
-    """What a book says of itself.
-
-    Args:
-        epoch: when it was begun, by a name of its own.
-        number: of its latest batch.
-        now: the book's time then, in seconds.
-        time: the server's, in seconds since 1970.
-        since: when the book was begun, likewise.
-        identity: of the server.
-        before: epochs that ended since their book was lost.
-        lost_until: by the book's time, when nothing counts any more that was forgotten.
-    """
-
-    epoch: str
-    number: int
-    now: float
-    time: float
-    since: float
-    identity: str
-    before: tuple[str, ...] = ()
-    lost_until: float = 0.0
-
-
-@define(eq=False)
-class _State:
-    """What was read.
-
-    Args:
-        text: the book's `meta`, as it is kept.
-        meta: the same, if there is a book.
-        time: the server's, in seconds since 1970.
-        identity: of the server; empty if it does not tell.
-        has_earlier: whether there is no book, but one of an earlier version of this library.
-        sent_at: by this machine's uptime, when it was asked.
-        values: what was asked for; empty if the book has not changed.
-        drawn: names of some pages, drawn at random.
-    """
-
-    text: str
-    meta: Meta | None
-    time: float
-    identity: str
-    has_earlier: bool
-    sent_at: float
-    values: dict[str, str | None]
-    drawn: list[str]
-
-
-@define(eq=False)
-class _Known:
-    """What this client knows of the book of one app.
-
-    Args:
-        text: the `meta` of its last batch, as it is kept.
-        meta: the same.
-        batch: the number of that batch.
-        ahead: of this machine's uptime, the book's time is at the most.
-        book: the pages that are loaded.
-        drawn: names of some pages, drawn at random.
-    """
-
-    text: str = ""
-    meta: Meta | None = None
-    batch: int = 0
-    ahead: float = math.inf
-    book: Book | None = None
-    drawn: list[str] = field(factory=list[str])
-
-    def has_loaded(self, batch: Batch) -> bool:
-        """Tell whether all that `batch` needs is loaded."""
-        return self.book is not None and self.book.loaded.issuperset(batch.pages())
-
-    def time_of(self, state: _State) -> float:
-        """Return the book's time at the moment in which `state` was read."""
-        if state.meta is None:
-            return state.time
-        return advanced(state.meta.now, state.meta.time, state.time, self.ahead + state.sent_at)
-
-    def is_older(self, state: _State, client: str) -> bool:
-        """Tell whether `state` may have less than what this client, or the book itself, knows of."""
-        meta, mine, own = state.meta, self.meta, _batch_number(state.values.get(client))
-        if meta is None or (meta.identity and state.identity and meta.identity != state.identity):
-            return True
-        if mine is None:
-            return False
-        if mine.epoch != meta.epoch:
-            return mine.epoch not in meta.before
-        return meta.number < mine.number or (own is not None and own < self.batch)
 
 
 class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
@@ -177,7 +83,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         self._prefix = prefix
         self._redis: Any = None
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
-        self._known: dict[str, _Known] = {}  # by app
+        self._memories: dict[str, Memory] = {}  # by app
         self._client = ""
         self._longest = _DAY  # seconds: the longest window of any client
         self._check_address()
@@ -203,7 +109,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         if was_forked or is_new:
             self._client = f"client {secrets.token_hex(6)}"
         if was_forked:
-            self._known.clear()
+            self._memories.clear()
         if self._redis is not None:  # its connections belong to another loop or process, and cannot be closed here
             self._redis.connection = None
             self._redis = None
@@ -228,11 +134,17 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
             raise InvalidInput(parameter="url", problem="is not the address of a Redis server")
 
     async def _commit(self, batch: Batch) -> None:
-        known = self._known.setdefault(batch.app, _Known())
-        state: _State | None = await self._read(batch, known)
+        known = self._memories.setdefault(batch.app, Memory())
+        state: State | None = await self._read(batch, known)
         while state is not None:
-            now = known.time_of(state)
-            meta = self._judged(known, state, now)
+            if state.has_earlier and not self.assume_spent:
+                problem = "an earlier version of this library counts here; stop it, and begin with assume_spent"
+                raise QuotaStoreFailed(store=self.address, problem=problem)
+            longest = self._longest + _LOST_FOR
+            meta = known.judge(state, self._client, assumes=self.assume_spent > 0, longest=longest)
+            if meta is None:
+                raise self._forgotten()
+            now = meta.now
             book, known.book = known.book, None  # until it is committed, it has what the server has not
             changes: dict[str, str] = {}
             if not meta.lost_until > now:
@@ -244,22 +156,22 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
             known.book = book if state is None else None
 
     async def _was_committed(self, batch: Batch) -> bool:
-        known = self._known.setdefault(batch.app, _Known())
+        known = self._memories.setdefault(batch.app, Memory())
         known.text, known.book = "", None
         state = await self._read(batch, known)
-        was_committed = _batch_number(state.values.get(self._client)) == known.batch + 1
+        was_committed = batch_number(state.values.get(self._client)) == known.batch + 1
         known.batch += was_committed
         return was_committed
 
-    async def _read(self, batch: Batch, known: _Known) -> _State:
+    async def _read(self, batch: Batch, known: Memory) -> State:
         text = known.text if known.has_loaded(batch) else ""
         state = await self._call(batch, "read", text, known, (), is_again=False)
         assert state is not None  # noqa: S101 - only commits have no answer
         return state
 
     async def _write(
-        self, batch: Batch, known: _Known, state: _State, meta: Meta, changes: dict[str, str]
-    ) -> _State | None:
+        self, batch: Batch, known: Memory, state: State, meta: Meta, changes: dict[str, str]
+    ) -> State | None:
         """Commit; or return what is there instead."""
         is_begun = state.meta is None or state.meta.epoch != meta.epoch
         number = 1 if is_begun else known.batch + 1
@@ -276,24 +188,24 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
             self._show(batch.app, meta.now, {**state.values, **changes})
         return answer
 
-    def _applied(self, batch: Batch, book: Book | None, state: _State, meta: Meta) -> Book:
+    def _applied(self, batch: Batch, book: Book | None, state: State, meta: Meta) -> Book:
         if book is None or len(book.ledgers) + len(book.conversations) > _MOST_PAGES:
             book = Book(meta.since, self.assume_spent)
         if state.values:
-            book.load({name: state.values[name] for name in batch.pages()})
+            book.load({name: state.values[name] for name in batch.pages})
         self._longest = max(
             [self._longest, *(one.terms.keep for one in batch.operations if isinstance(one, Take | Look))]
         )
         batch.answers = [book.apply(operation, meta.now) for operation in batch.operations]
         return book
 
-    def _tidied(self, batch: Batch, known: _Known, state: _State, now: float) -> dict[str, str]:
+    def _tidied(self, batch: Batch, known: Memory, state: State, now: float) -> dict[str, str]:
         """Delete what was drawn at random and does not matter any more, so that there is never much of it."""
         takes = [one for one in batch.operations if isinstance(one, Take) and one.ticket and one.terms.credit]
         deleted: dict[str, str] = {}
         for name in known.drawn:
             text = state.values.get(name)
-            if text is None or name in batch.pages() or name == self._client:
+            if text is None or name in batch.pages or name == self._client:
                 continue
             if name.startswith("client ") and float(text.split()[1]) < now - _DAY:
                 deleted[name] = ""
@@ -303,36 +215,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
                     deleted[name] = ""
         return deleted
 
-    # ---- whether the server can be believed ----
-
-    def _judged(self, known: _Known, state: _State, now: float) -> Meta:
-        """Return what the book is to say after this batch. If it was lost, it says so from then on.
-
-        Raises:
-            QuotaStoreFailed: nothing may be counted, and somebody else has seen to it that the book says why.
-        """
-        meta, mine = state.meta, known.meta
-        if meta is None and mine is None:
-            if state.has_earlier and not self.assume_spent:
-                problem = "an earlier version of this library counts here; stop it, and begin with assume_spent"
-                raise QuotaStoreFailed(store=self.address, problem=problem)
-            return self._begun(state, now, ())
-        if meta is None or mine is None or mine.epoch == meta.epoch:
-            if meta is not None and meta.lost_until > now:
-                if mine is not None or not self.assume_spent:
-                    raise self._forgotten()
-                return self._begun(state, now, (*meta.before, meta.epoch))
-        elif mine.epoch in meta.before and not 0 < meta.lost_until <= now:
-            raise self._forgotten()
-        if meta is None or known.is_older(state, self._client):
-            epochs = {*((*meta.before, meta.epoch) if meta else ()), *((mine.epoch,) if mine else ())}
-            return evolve(self._begun(state, now, tuple(sorted(epochs))), lost_until=now + self._longest + _LOST_FOR)
-        identity = state.identity or meta.identity
-        return evolve(meta, number=meta.number + 1, now=now, time=state.time, identity=identity)
-
-    @staticmethod
-    def _begun(state: _State, now: float, before: tuple[str, ...]) -> Meta:
-        return Meta(secrets.token_hex(8), 1, now, state.time, float(math.floor(state.time)), state.identity, before)
+    # ---- the server ----
 
     def _forgotten(self) -> QuotaStoreFailed:
         problem = (
@@ -342,14 +225,12 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         )
         return QuotaStoreFailed(store=self.address, problem=problem)
 
-    # ---- the server ----
-
     async def _call(
-        self, batch: Batch, mode: str, text: str, known: _Known, writes: Sequence[str], *, is_again: bool = True
-    ) -> _State | None:
+        self, batch: Batch, mode: str, text: str, known: Memory, writes: Sequence[str], *, is_again: bool = True
+    ) -> State | None:
         """Run the script. Return what was read, or ``None`` if it was committed."""
         errors = self._library.exceptions
-        fields = [*batch.pages(), self._client, *known.drawn]
+        fields = [*batch.pages, self._client, *known.drawn]
         key = f"{self._prefix}:{{{batch.app}}}"
         arguments = (f"{key}:book", f"{key}:clock", mode, text, _EXPIRE, len(fields), *fields, *writes)
         try:
@@ -384,17 +265,10 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
                 _log.warning("%s: it evicts keys when memory is short; set maxmemory-policy noeviction", self.address)
 
 
-def advanced(before: float, last_time: float, time: float, at_most: float) -> float:
-    """Return what the book's clock shows at the server's `time`, if it showed `before` at `last_time`, and cannot have
-    come further than `at_most`.
-    """
-    return max(before, min(before + max(0.0, time - last_time), at_most))
-
-
-def _state(answer: Any, fields: Sequence[str], sent_at: float) -> _State:
+def _state(answer: Any, fields: Sequence[str], sent_at: float) -> State:
     text, seconds, microseconds, identity, has_earlier, drawn, values = answer
     texts = [None if value is None else value.decode() for value in values]
-    return _State(
+    return State(
         text=text.decode(),
         meta=_meta(text.decode()),
         time=int(seconds) + int(microseconds) / 1e6,
@@ -411,11 +285,6 @@ def _meta(text: str) -> Meta | None:
         return None
     facts = json.loads(text)
     return Meta(**{**facts, "before": tuple(facts["before"])})
-
-
-def _batch_number(marker: str | None) -> int | None:
-    """Return the number of a client's last batch."""
-    return int(marker.split()[0]) if marker else None
 
 
 def _library() -> Any:

@@ -227,7 +227,7 @@ class SQLiteQuotaStore(TransactionalQuotaStore, schemes=("sqlite",)):
     @staticmethod
     def _load(db: sqlite3.Connection, book: Book, batch: Batch) -> dict[str, str | None]:
         texts: dict[str, str | None] = {}
-        for name in batch.pages():
+        for name in batch.pages:
             if name not in book.loaded:
                 query = "SELECT content FROM page WHERE app = ? AND name = ?"
                 found = db.execute(query, (batch.app, name)).fetchone()

@@ -61,9 +61,10 @@ class Batch:
     is_unsure: bool = False
     outcome: Any = None
 
-    def pages(self) -> dict[str, None]:
+    @property
+    def pages(self) -> list[str]:
         """The names of the pages that the operations are about."""
-        return dict.fromkeys([name for operation in self.operations for name in operation.pages()])
+        return list(dict.fromkeys([name for operation in self.operations for name in operation.pages]))
 
 
 @define(eq=False)
@@ -126,7 +127,7 @@ class TransactionalQuotaStore(QuotaStore):
         return asked.answer
 
     def note(self, note: Note) -> None:
-        if self._is_closed or not note.pages():
+        if self._is_closed or not note.pages:
             return  # nobody can be told any more; the slot counts until its lease and a window are over
         self.bind_loop()
         self._noted += 1
@@ -172,7 +173,7 @@ class TransactionalQuotaStore(QuotaStore):
 
     def _ended(self, worker: asyncio.Task[None]) -> None:
         error = None if worker.cancelled() else worker.exception()
-        if error is not None:
+        if isinstance(error, Exception):
             _log.error("%s: %s", self.address, mistake(error))
         if self._worker is worker:
             self._worker = None

@@ -1,0 +1,92 @@
+"""A call that waits for a slot, and all calls of one account that do."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections import deque
+from collections.abc import Callable
+
+from attrs import define, field
+
+from twdm_async.errors import QuotaWaitTooLong
+from twdm_async.quota.lanes import Lane, LaneQueue
+from twdm_async.quota.operations import Conversant, Intent, Recipient, ReplyTicket, Slot, Terms
+from twdm_async.quota.pacer import Pacer
+from twdm_async.quota.spec import Priority
+
+
+class Waiter(asyncio.Future[Slot]):
+    """A call that wants a slot.
+
+    Args:
+        line: where it waits.
+        lane: whose turn it takes.
+        deadline: by the loop's clock, when it gives up.
+        recipient: of the message it is for, if free replies are accounted for.
+        intent: what is written together with its slot.
+    """
+
+    __slots__ = ("asked_at", "deadline", "intent", "is_plain", "is_queued", "lane", "line", "recipient")
+
+    def __init__(
+        self,
+        line: Line,
+        lane: Lane,
+        deadline: float | None,
+        recipient: Recipient | None,
+        intent: Intent | None,
+    ) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self.line = line
+        self.lane = lane
+        self.deadline = deadline
+        self.recipient = recipient
+        self.intent = intent
+        self.is_plain = recipient is None and intent is None  # any slot will do
+        self.is_queued = False  # it has a place in the line's queue
+        self.asked_at: float | None = None  # when the store was asked for it, if it has not answered yet
+
+    def make_ticket(self) -> ReplyTicket | None:
+        """Make a ticket of the message, for one attempt to get a slot."""
+        if self.recipient is None:
+            return None
+        conversant = Conversant(self.line.app, self.line.account, self.recipient.person)
+        return ReplyTicket(conversant, secrets.token_hex(8), self.recipient.server_time())
+
+
+@define(eq=False)
+class Line:
+    """All calls of one account for one endpoint family.
+
+    Args:
+        family: the endpoint family.
+        app: the app of the account.
+        account: whose calls they are.
+        terms: what they have to respect, by priority.
+        pacer: gives permits.
+        estimate: tells how long a call of a priority has to wait, at the least, that has so many before it.
+        max_waiting: how many calls may wait.
+    """
+
+    family: str
+    app: str
+    account: str
+    terms: dict[Priority, Terms]
+    pacer: Pacer
+    estimate: Callable[[Line, Priority, int], QuotaWaitTooLong]
+    max_waiting: int
+    queue: LaneQueue[Waiter] = field(factory=LaneQueue[Waiter])
+    unasked: deque[Waiter] = field(factory=deque[Waiter])  # the store is to be asked whether these are free replies
+    asked: set[Waiter] = field(factory=set[Waiter])  # the store was asked for these and has not answered yet
+    by_person: dict[str, set[Waiter]] = field(factory=dict[str, "set[Waiter]"])  # of those that are queued
+    blocked: dict[Priority, float] = field(factory=lambda: dict.fromkeys(Priority, 0.0))  # until when
+    turn: Lane | None = None  # as which it waits for its turn among the accounts
+    alarm_at: float = math.inf
+    is_closed: bool = False
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait."""
+        return len(self.queue) + sum(not waiter.is_queued for waiter in self.unasked)
