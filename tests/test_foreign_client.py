@@ -100,7 +100,7 @@ def family_of_tweepy(sandbox: Sandbox) -> list[str]:
         api.send_direct_message(5, f"number {number} & more")
     texts = [
         message.message_create["message_data"]["text"]
-        for page in tweepy.Cursor(api.get_direct_messages, count=2).pages
+        for page in tweepy.Cursor(api.get_direct_messages, count=2).pages()
         for message in page
     ]
     api.indicate_direct_message_typing(5)

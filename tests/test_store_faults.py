@@ -51,7 +51,7 @@ from twdm_async.quota.operations import Bucket, Claim, Conversant, Granted, Hold
 from twdm_async.quota.store.sqlite import SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from twdm_async.quota.store.transactional import Batch
     from twdm_async.sandbox import Sandbox
@@ -484,51 +484,58 @@ async def test_redis_that_goes_on_with_an_old_copy_of_its_data(redis_program: st
         await store.close()
 
 
+@contextlib.contextmanager
+def losing(loss: str, server: RedisServer, gate: Gate, program: str, folder: Path) -> Iterator[Callable[[], None]]:
+    """Yield what lets the server lose what was written since now, or since then."""
+    with redis.Redis(port=server.port) as client, contextlib.ExitStack() as stack:
+        client.save()
+        if loss == "fail-over":
+            replica = stack.enter_context(RedisServer(program, "--dir", str(folder), "--dbfilename", "replica.rdb"))
+            with redis.Redis(port=replica.port) as other:
+                other.replicaof("127.0.0.1", server.port)
+                while other.info("replication").get("master_link_status") != "up":
+                    time.sleep(0.05)
+                other.replicaof("no", "one")  # it lags from here on, and takes over then
+
+        def lose() -> None:
+            if loss == "fail-over":
+                server.kill()
+                gate.target = replica.port
+                gate.drop()
+            elif loss == "flush":
+                client.flushall()
+            else:
+                if loss == "restart":
+                    client.save()
+                server.kill()
+                server.start()
+
+        yield lose
+
+
+@pytest.mark.parametrize("first", ["busy", "idle"])
 @pytest.mark.parametrize("loss", ["flush", "restart", "old copy", "fail-over"])
-async def test_fault_86_what_one_client_finds_out_holds_for_all(loss: str, redis_program: str, tmp_path: Path) -> None:
+async def test_fault_86_what_one_client_finds_out_holds_for_all(
+    loss: str, first: str, redis_program: str, tmp_path: Path
+) -> None:
     """A client that was idle meanwhile knows nothing of what is lost, and may not send either, whoever asks first."""
     options = ["--dir", str(tmp_path), "--dbfilename", "copy.rdb"]
-    for first in ("busy", "idle"):
-        with RedisServer(redis_program, *options) as server, Gate(server.port) as gate:
-            stores = {name: RedisQuotaStore(f"redis://127.0.0.1:{gate.port}") for name in ("busy", "idle")}
-            await spend(stores["idle"], 1)
-            with redis.Redis(port=server.port) as client:
-                client.save()
-                if loss == "fail-over":
-                    theirs = ["--dir", str(tmp_path), "--dbfilename", "replica.rdb"]
-                    with RedisServer(redis_program, *theirs) as replica, redis.Redis(port=replica.port) as other:
-                        other.replicaof("127.0.0.1", server.port)
-                        while other.info("replication").get("master_link_status") != "up":
-                            await asyncio.sleep(0.05)
-                        other.replicaof("no", "one")  # it lags from here on, and takes over then
-                        assert len(await taken(stores["busy"], 3)) == 2
-                        server.kill()
-                        gate.target = replica.port
-                        gate.drop()
-                        await nobody_may_send(stores, first)
-                else:
-                    assert len(await taken(stores["busy"], 3)) == 2
-                    if loss == "flush":
-                        client.flushall()
-                    else:
-                        if loss == "restart":
-                            client.save()
-                        server.kill()
-                        server.start()
-            if loss != "fail-over":
+    with RedisServer(redis_program, *options) as server, Gate(server.port) as gate:
+        address = f"redis://127.0.0.1:{gate.port}"
+        stores = {name: RedisQuotaStore(address) for name in ("busy", "idle")}
+        await spend(stores["idle"], 1)
+        with losing(loss, server, gate, redis_program, tmp_path) as lose:
+            assert len(await taken(stores["busy"], 3)) == 2
+            lose()
+            await nobody_may_send(stores, first)
+            async with RedisQuotaStore(address) as new:
+                with pytest.raises(QuotaStoreFailed, match="forgotten"):  # nor whoever comes later
+                    await taken(new)
+            async with RedisQuotaStore(address, assume_spent=0.6) as new:
+                assert len(await taken(new, 3)) == 1
                 await nobody_may_send(stores, first)
-            async with RedisQuotaStore(f"redis://127.0.0.1:{gate.port}") as new:
-                if loss != "fail-over":
-                    with pytest.raises(QuotaStoreFailed, match="forgotten"):  # and nobody who comes later
-                        await taken(new)
-            async with RedisQuotaStore(f"redis://127.0.0.1:{gate.port}", assume_spent=0.6) as new:
-                if loss != "fail-over":
-                    assert len(await taken(new, 3)) == 1
-                    await nobody_may_send(stores, first)
             for store in stores.values():
                 await store.close()
-        for file in tmp_path.glob("*.rdb"):
-            file.unlink()
 
 
 async def nobody_may_send(stores: dict[str, RedisQuotaStore], first: str) -> None:

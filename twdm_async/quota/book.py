@@ -17,7 +17,7 @@ import math
 from typing import TYPE_CHECKING, Final, assert_never
 
 from twdm_async.quota.credit import Conversation
-from twdm_async.quota.ledger import Ledger
+from twdm_async.quota.ledger import Ledger, Window
 from twdm_async.quota.operations import (
     Answer,
     GiveBack,
@@ -61,7 +61,7 @@ class Book:
         self.loaded: set[str] = set()  # names of pages that were looked for, whether there were any or not
         self.since = since
         self._assume_spent = assume_spent
-        self._plain: dict[Terms, list[tuple[Ledger, tuple[Quota, ...]]]] = {}  # where only ledgers matter
+        self._plain: dict[Terms, tuple[list[Ledger], list[tuple[Window, int]]]] = {}  # where nothing else matters
 
     def apply(self, operation: Operation, now: float) -> Answer:
         """Carry out `operation` at the moment `now`."""
@@ -117,24 +117,28 @@ class Book:
         """Take one slot, as :meth:`take` does, if nothing but room in ledgers that are known has to be looked at. Else,
         and if there is no room, return None.
         """
-        ledgers = self._plain.get(terms) or self._plain_ledgers(terms)
-        for ledger, quotas in ledgers:
-            if not ledger.has_room(now, quotas):
+        ledgers, limits = self._plain.get(terms) or self._plain_terms(terms)
+        for kept, limit in limits:
+            if now >= kept.next_end:
+                kept.expire(now)
+            if kept.total >= limit:
                 return None
-        if not ledgers:
-            return None
+        for ledger in ledgers:
+            if ledger.held_until > now:
+                return None
         lifetime = terms.lifetime
         lease_end = now + lifetime.lease
-        for ledger, _ in ledgers:
+        for ledger in ledgers:
             ledger.take(lease_end)
-        return Slot(terms, terms.pages, lease_end, now + lifetime.to_send)
+        return Slot(terms, terms.pages, lease_end, now + lifetime.to_send) if ledgers else None
 
-    def _plain_ledgers(self, terms: Terms) -> list[tuple[Ledger, tuple[Quota, ...]]]:
-        names = [claim.bucket.name for claim in terms.claims]
-        if terms.shares or any(self._ledger(name).longest < terms.keep for name in names):
-            return []
-        plain = [(self.ledgers[name], claim.quotas) for name, claim in zip(names, terms.claims, strict=True)]
-        self._plain[terms] = plain
+    def _plain_terms(self, terms: Terms) -> tuple[list[Ledger], list[tuple[Window, int]]]:
+        """Return the ledgers of `terms` and what limits them, if nothing else does and all of them are known."""
+        ledgers = [self._ledger(claim.bucket.name) for claim in terms.claims]
+        limits = [ledger.limits(claim.quotas) for ledger, claim in zip(ledgers, terms.claims, strict=True)]
+        if terms.shares or None in limits or any(ledger.longest < terms.keep for ledger in ledgers):
+            return [], []
+        plain = self._plain[terms] = (ledgers, [one for known in limits for one in known or ()])
         return plain
 
     def settle_slot(self, slot: Slot, seen: float) -> None:
@@ -219,14 +223,15 @@ class Book:
 
     def _room(self, terms: Terms, ledgers: list[Ledger], now: float) -> int:
         """Count the requests that may take a slot."""
-        room = float(_ANY)
+        room = _ANY
         for number, claim in enumerate(terms.claims):
-            room = min(room, ledgers[number].room(now, claim.quotas) or 0)
-            for quota in claim.quotas if terms.shares else ():
-                share, used = self._bulk_share(terms, number, quota, now)
-                left = quota.limit - (ledgers[number].used(now, quota) or 0)
-                room = min(room, left - share.kept, share.allowed - used)
-        return int(room)
+            for quota in claim.quotas:
+                left = quota.limit - ledgers[number].used(now, quota)
+                if terms.shares:
+                    share, used = self._bulk_share(terms, number, quota, now)
+                    left = min(left - share.kept, share.allowed - used)
+                room = min(room, left)
+        return room
 
     def _wait(self, terms: Terms, now: float) -> Wait:
         """Tell how long it takes, at the least, until there is room."""
@@ -257,7 +262,7 @@ class Book:
         """Return the ledger of `claim`, in which all its quotas are counted."""
         name = claim.bucket.name
         ledger = self.ledgers.get(name) or self._ledger(name)
-        if ledger.room(now, claim.quotas) is None:
+        if ledger.limits(claim.quotas) is None:
             for quota in claim.quotas:
                 self._count_by(ledger, name, quota, now)
         if ledger.longest < terms.keep:

@@ -62,7 +62,7 @@ class Dispatcher:
 
     def _begin_in_loop(self) -> None:
         self._ready: LaneQueue[Line] = LaneQueue()  # lines for which asking may make sense
-        self._blocked = dict.fromkeys(Priority, 0.0)  # until when the app's bucket is full
+        self._blocked = [0.0 for _ in Priority]  # until when the app's bucket is full, by priority
         self._pending = 0  # questions to the store
         self._alarms: list[tuple[float, int, Line | Waiter]] = []
         self._stale = 0  # alarms of waiters that wait no longer, or so

@@ -23,7 +23,7 @@ from twdm_async.errors import InvalidInput
 from twdm_async.quota.spec import Priority, positive
 
 T = TypeVar("T")
-_Key = tuple[Priority, str]
+_Key = tuple[int, str]  # an int, since an enum's hash is slow
 _PRIORITIES = tuple(Priority)
 _ROUNDING = 1e-9
 
@@ -71,24 +71,24 @@ class LaneQueue(Generic[T]):
     def __init__(self) -> None:
         self._queues: dict[_Key, _Queue[T]] = {}
         # (priority, start, arrival number, key): entries whose queue has moved on or gone are skipped
-        self._heads: list[tuple[Priority, float, int, _Key]] = []
+        self._heads: list[tuple[int, float, int, _Key]] = []
         self._arrivals = itertools.count()
         # Where a lane that ran empty would start again, kept for as long as that is ahead of the present virtual time;
         # else a lane that only ever has one waiting would start afresh each time and starve the lanes that queue.
         self._finished: dict[_Key, float] = {}
-        self._finishes: list[tuple[Priority, float, _Key]] = []
-        self._virtual_time = dict.fromkeys(_PRIORITIES, 0.0)
-        self._lengths = dict.fromkeys(_PRIORITIES, 0)
+        self._finishes: list[tuple[int, float, _Key]] = []
+        self._virtual_time = [0.0 for _ in _PRIORITIES]
+        self._lengths = [0 for _ in _PRIORITIES]
 
     def __len__(self) -> int:
-        return sum(self._lengths.values())
+        return sum(self._lengths)
 
     def __bool__(self) -> bool:
         return bool(self._queues)
 
     def has_waiting(self, priority: Priority) -> bool:
         """Tell whether somebody waits who has this priority or a higher one."""
-        return bool(self._queues) and any(count for rank, count in self._lengths.items() if count and rank <= priority)
+        return any(self._lengths[: priority + 1])
 
     def next_priority(self) -> Priority:
         """Return the priority of the one whose turn it is.
@@ -96,7 +96,10 @@ class LaneQueue(Generic[T]):
         Raises:
             ValueError: nobody waits.
         """
-        return min(rank for rank, count in self._lengths.items() if count)
+        for priority in _PRIORITIES:
+            if self._lengths[priority]:
+                return priority
+        raise ValueError("nobody waits")
 
     def waiting(self, priority: Priority) -> int:
         """Return how many of this priority wait."""
@@ -104,7 +107,7 @@ class LaneQueue(Generic[T]):
 
     def push(self, item: T, lane: Lane) -> None:
         """Let `item` join the end of its lane."""
-        key = (lane.priority, lane.key)
+        key = _key(lane)
         queue = self._queues.get(key)
         if queue is None:
             now = self._virtual_time[lane.priority]
@@ -149,7 +152,7 @@ class LaneQueue(Generic[T]):
         """Put back the item that was popped last, or the last of those that are not restored yet, as if it had not been
         popped.
         """
-        key, cost = (lane.priority, lane.key), 1.0 / lane.weight
+        key, cost = _key(lane), 1.0 / lane.weight
         queue = self._queues.get(key)
         if queue is None:
             now = self._virtual_time[lane.priority]
@@ -162,12 +165,12 @@ class LaneQueue(Generic[T]):
 
     def contains(self, item: T, lane: Lane) -> bool:
         """Tell whether `item` waits in `lane`."""
-        queue = self._queues.get((lane.priority, lane.key))
+        queue = self._queues.get(_key(lane))
         return queue is not None and item in queue.waiting
 
     def discard(self, item: T, lane: Lane) -> None:
         """Remove `item`, wherever it stands. Nothing happens if it is not there."""
-        key = (lane.priority, lane.key)
+        key = _key(lane)
         queue = self._queues.get(key)
         if queue is not None and queue.waiting.pop(item, None) is not None:
             self._lengths[lane.priority] -= 1
@@ -180,7 +183,7 @@ class LaneQueue(Generic[T]):
         Where two would start at the same virtual time, whichever came to the head of its lane first goes first; where
         that is not known yet, the other one is not counted.
         """
-        key = (lane.priority, lane.key)
+        key = _key(lane)
         now = self._virtual_time[lane.priority]
         own = self._queues.get(key)
         start = self._finished.get(key, now) if own is None else own.start + len(own.waiting) / lane.weight
@@ -203,7 +206,7 @@ class LaneQueue(Generic[T]):
             self._heads = [entry for entry in self._heads if self._is_current(entry)]
             heapq.heapify(self._heads)
 
-    def _is_current(self, entry: tuple[Priority, float, int, _Key]) -> bool:
+    def _is_current(self, entry: tuple[int, float, int, _Key]) -> bool:
         queue = self._queues.get(entry[3])
         return queue is not None and queue.ticket == entry[2]
 
@@ -213,13 +216,17 @@ class LaneQueue(Generic[T]):
             self._heads.clear()
             self._finished.clear()
             self._finishes.clear()
-            self._virtual_time = dict.fromkeys(_PRIORITIES, 0.0)
+            self._virtual_time = [0.0 for _ in _PRIORITIES]
         elif queue.start > self._virtual_time[key[0]] and self._finished.get(key) != queue.start:
             self._finished[key] = queue.start
             heapq.heappush(self._finishes, (key[0], queue.start, key))
 
-    def _forget_finished(self, priority: Priority, now: float) -> None:
+    def _forget_finished(self, priority: int, now: float) -> None:
         while self._finishes and self._finishes[0][0] <= priority and self._finishes[0][1] <= now:
             _, finish, key = heapq.heappop(self._finishes)
             if self._finished.get(key) == finish:
                 del self._finished[key]
+
+
+def _key(lane: Lane) -> _Key:
+    return (int(lane.priority), lane.key)

@@ -87,8 +87,8 @@ class Usage:
         return max(self.held_for, first + rounds * self.per)
 
 
-class _Window:
-    """The histogram for one length of window."""
+class Window:
+    """The histogram for one length of window: `total` slots count until `next_end`, and :meth:`expire` is due then."""
 
     __slots__ = (
         "began", "is_counted", "next_end", "others", "others_until", "per", "seen", "tick", "total", "under_way",
@@ -132,7 +132,7 @@ class _Window:
         number = 0
         return tuple([(number := number + count, seconds) for seconds, count in over])
 
-    def copy_from(self, other: _Window, now: float) -> None:
+    def copy_from(self, other: Window, now: float) -> None:
         """Begin with what `other` knows."""
         self.began = max(other.began, now - other.window) if other.per < self.per else other.began
         for theirs, slots in ((other.under_way, self.under_way), (other.seen, self.seen)):
@@ -159,7 +159,7 @@ class _Window:
         return [self.per, self.began, self.is_counted, *flat, self.others, self.others_until]
 
     @classmethod
-    def from_json(cls, kept: list[Any]) -> _Window:
+    def from_json(cls, kept: list[Any]) -> Window:
         per, began, is_counted, under_way, seen, others, others_until = kept
         self = cls(per, began)
         self.is_counted = is_counted
@@ -180,14 +180,14 @@ class Ledger:
         self.held_until = -math.inf
         self.longest = 0.0  # the longest `per` that is kept
         self.is_changed = False  # since whoever keeps it looked last
-        self._windows: dict[float, _Window] = {}
+        self._windows: dict[float, Window] = {}
 
     def keep(self, per: float, now: float) -> None:
         """Keep slots for windows of `per` seconds, too. Begin with what is known of longer ones, or else of the
         longest.
         """
         if per not in self._windows:
-            new = _Window(per, now)
+            new = Window(per, now)
             if self._windows:
                 longer = [kept for kept in self._windows if kept > per]
                 new.copy_from(self._windows[min(longer) if longer else self.longest], now)
@@ -217,36 +217,15 @@ class Ledger:
             kept.note_others(spent, now + kept.window)
         return 0.0 if is_new else unknown
 
-    def used(self, now: float, quota: Quota) -> int | None:
-        """Count the slots that count; return None before :meth:`count_by`."""
-        kept = self._windows.get(quota.per)
-        return kept.used(now) if kept is not None and kept.is_counted else None
+    def limits(self, quotas: Sequence[Quota]) -> list[tuple[Window, int]] | None:
+        """Return the histogram and the limit for each of `quotas`; return None before :meth:`count_by`."""
+        limits = [(self._windows.get(quota.per), quota.limit) for quota in quotas]
+        known = [(kept, limit) for kept, limit in limits if kept is not None and kept.is_counted]
+        return known if len(known) == len(limits) else None
 
-    def room(self, now: float, quotas: Sequence[Quota]) -> float | None:
-        """Count the requests that may take a slot by all of `quotas`; return None before :meth:`count_by`."""
-        room = math.inf
-        for quota in quotas:
-            kept = self._windows.get(quota.per)
-            if kept is None or not kept.is_counted:
-                return None
-            if now >= kept.next_end:
-                kept.expire(now)
-            left = quota.limit - kept.total
-            if left < room:  # noqa: PLR1730 - min() costs a call, and this is done for each request
-                room = left
-        return room
-
-    def has_room(self, now: float, quotas: Sequence[Quota]) -> bool:
-        """Tell whether a request may leave, and all of `quotas` are known."""
-        for quota in quotas:
-            kept = self._windows.get(quota.per)
-            if kept is None or not kept.is_counted:
-                return False
-            if now >= kept.next_end:
-                kept.expire(now)
-            if kept.total >= quota.limit:
-                return False
-        return self.held_until <= now
+    def used(self, now: float, quota: Quota) -> int:
+        """Count the slots that count in a window that is kept."""
+        return self._windows[quota.per].used(now)
 
     def take(self, lease_end: float, count: int = 1) -> None:
         """Let so many requests leave, which are over by `lease_end`."""
@@ -308,7 +287,7 @@ class Ledger:
 
     def usage(self, now: float, quota: Quota) -> Usage:
         """Tell how far `quota` is used."""
-        kept = self._windows.get(quota.per) or _Window(quota.per)
+        kept = self._windows.get(quota.per) or Window(quota.per)
         return Usage(
             used=kept.used(now),
             in_flight=kept.in_flight(now),
@@ -316,10 +295,6 @@ class Ledger:
             freeing=kept.freeing(now),
             per=kept.window,
         )
-
-    def is_over(self, now: float) -> bool:
-        """Tell whether nothing counts any more."""
-        return self.held_until <= now and not any(window.used(now) for window in self._windows.values())
 
     def as_json(self) -> list[Any]:
         """Return what a store keeps."""
@@ -332,6 +307,6 @@ class Ledger:
         self = cls()
         held_until, *windows = kept
         self.held_until = -math.inf if held_until is None else held_until
-        self._windows = {window[0]: _Window.from_json(window) for window in windows}
+        self._windows = {window[0]: Window.from_json(window) for window in windows}
         self.longest = max(self._windows, default=0.0)
         return self

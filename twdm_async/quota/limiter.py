@@ -292,8 +292,7 @@ class QuotaLimiter:
             shares = self._claims(family, row.quotas, Priority.BULK) if row.reserve else ()
             live = Terms(claims, self._lifetime, self._keep, credit=row.credit)
             bulk = Terms(claims, self._lifetime, self._keep, shares, row.reserve, row.credit)
-            terms = {Priority.INTERACTIVE: live, Priority.BULK: bulk}
-            line = Line(family, app, account, terms, Pacer(row.pace), self._estimate, self._max_waiting)
+            line = Line(family, app, account, (live, bulk), Pacer(row.pace), self._estimate, self._max_waiting)
             found = self._lines[family] = (line, dispatcher_of(self._store, app, family))
             found[1].add(line)
         return found

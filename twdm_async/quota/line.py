@@ -73,7 +73,7 @@ class Line:
     family: str
     app: str
     account: str
-    terms: dict[Priority, Terms]
+    terms: tuple[Terms, ...]
     pacer: Pacer
     estimate: Callable[[Line, Priority, int], QuotaWaitTooLong]
     max_waiting: int
@@ -81,7 +81,7 @@ class Line:
     unasked: deque[Waiter] = field(factory=deque[Waiter])  # the store is to be asked whether these are free replies
     asked: set[Waiter] = field(factory=set[Waiter])  # the store was asked for these and has not answered yet
     by_person: dict[str, set[Waiter]] = field(factory=dict[str, "set[Waiter]"])  # of those that are queued
-    blocked: dict[Priority, float] = field(factory=lambda: dict.fromkeys(Priority, 0.0))  # until when
+    blocked: list[float] = field(factory=lambda: [0.0 for _ in Priority])  # until when, by priority
     turn: Lane | None = None  # as which it waits for its turn among the accounts
     alarm_at: float = math.inf
     is_closed: bool = False

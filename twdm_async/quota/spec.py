@@ -91,7 +91,7 @@ class Quota:
 
 @frozen
 class Pace:
-    """How politely a burst leaves: `burst` at once, then `burst` in `per` seconds. It is manners, not a quota.
+    """How fast a burst leaves: `burst` at once, then `burst` in `per` seconds. It smooths; it is not a quota.
 
     Args:
         burst: requests that may leave at once, at least 1.
@@ -162,28 +162,28 @@ class QuotaRow:
 
 
 _QUARTER_HOUR, _HOUR, _DAY = 900.0, 3600.0, 86_400.0
-_POLITE = Pace(burst=20, per=1.0)
+_SMOOTH = Pace(burst=20, per=1.0)
 
 _DOCUMENTED: dict[str, QuotaRow] = {
-    "custom_profiles.create": QuotaRow((Quota(1000, per=_DAY),), _POLITE),
+    "custom_profiles.create": QuotaRow((Quota(1000, per=_DAY),), _SMOOTH),
     "custom_profiles.get": QuotaRow((Quota(180, per=_QUARTER_HOUR),)),
     "custom_profiles.list": QuotaRow((Quota(180, per=_QUARTER_HOUR),)),
-    "custom_profiles.delete": QuotaRow((Quota(1000, per=_DAY),), _POLITE),
+    "custom_profiles.delete": QuotaRow((Quota(1000, per=_DAY),), _SMOOTH),
     "direct_messages.send": QuotaRow(
-        (Quota(1000, per=_DAY), Quota(15_000, per=_DAY, scope=Scope.APP)), _POLITE, credit=ReplyCredit(5, per=_DAY)
+        (Quota(1000, per=_DAY), Quota(15_000, per=_DAY, scope=Scope.APP)), _SMOOTH, credit=ReplyCredit(5, per=_DAY)
     ),
     "direct_messages.get": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),
     "direct_messages.list": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),
     "direct_messages.indicate_typing": QuotaRow((Quota(1000, per=_QUARTER_HOUR),)),
     "direct_messages.mark_read": QuotaRow((Quota(1000, per=_QUARTER_HOUR),)),
     # Documented as limited, or not at all, without a figure: the server's 429 is what is known about these.
-    "direct_messages.delete": QuotaRow((), _POLITE),
-    "direct_messages.download": QuotaRow((), _POLITE),
-    "welcome_messages.create": QuotaRow((), _POLITE),
-    "welcome_messages.update": QuotaRow((), _POLITE),
-    "welcome_messages.delete": QuotaRow((), _POLITE),
-    "welcome_message_rules.create": QuotaRow((), _POLITE),
-    "welcome_message_rules.delete": QuotaRow((), _POLITE),
+    "direct_messages.delete": QuotaRow((), _SMOOTH),
+    "direct_messages.download": QuotaRow((), _SMOOTH),
+    "welcome_messages.create": QuotaRow((), _SMOOTH),
+    "welcome_messages.update": QuotaRow((), _SMOOTH),
+    "welcome_messages.delete": QuotaRow((), _SMOOTH),
+    "welcome_message_rules.create": QuotaRow((), _SMOOTH),
+    "welcome_message_rules.delete": QuotaRow((), _SMOOTH),
     "welcome_messages.get": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),
     "welcome_messages.list": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),
     "welcome_message_rules.get": QuotaRow((Quota(15, per=_QUARTER_HOUR),)),

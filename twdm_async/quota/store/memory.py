@@ -70,7 +70,7 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
         book.apply(note, self._uptime())
 
     def settle(self, slot: Slot, grace: float) -> None:
-        self._books[slot.terms.app].settle_slot(slot, self._uptime() + grace)
+        self._book(slot.terms.app).settle_slot(slot, self._uptime() + grace)
 
     def usage(self, bucket: Bucket, quota: Quota) -> Usage:
         ledger = self._book(bucket.app).ledgers.get(bucket.name) or Ledger()
