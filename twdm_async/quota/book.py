@@ -240,14 +240,14 @@ class Book:
             ledger = self._ledger(claim.bucket.name)
             seconds = max(0.0, ledger.held_until - now)
             for quota in claim.quotas:
-                limit, usage = quota.limit, ledger.usage(now, quota)
+                limit = quota.limit
                 if terms.shares:
                     share, used = self._bulk_share(terms, number, quota, now)
                     limit -= share.kept
                     worth_asking_in = min(worth_asking_in, share.allowed_in(used + 1) or quota.per / 50)
-                    by_bulk = self._ledger(terms.shares[number].bucket.name).usage(now, quota)
-                    seconds = max(seconds, by_bulk.free_in(share.allowed))
-                seconds = max(seconds, usage.free_in(limit))
+                    by_bulk = self._ledger(terms.shares[number].bucket.name)
+                    seconds = max(seconds, by_bulk.free_in(now, quota, share.allowed))
+                seconds = max(seconds, ledger.free_in(now, quota, limit))
             if seconds >= longest:
                 scope, longest = claim.bucket.scope, seconds
         return Wait(scope, min(longest, max(worth_asking_in, _SHORTEST_RECHECK)))

@@ -132,8 +132,8 @@ class Dispatcher:
             self._ask_unasked(line)
             if waiter in line.unasked:  # the pace does not allow it
                 self._refuse_if_too_long(waiter, len(line.unasked) - 1)
-        elif self.is_first(line, waiter.lane.priority) and line.pacer.allows(len(line.asked) + 1):
-            self._ask(line, [waiter])
+        elif self.is_first(line, waiter.lane.priority) and line.pacer.allows(line.asking + 1):
+            self._ask_for(waiter)
         else:
             self._enqueue(waiter)
         if waiter.deadline is not None and not waiter.done():
@@ -191,10 +191,9 @@ class Dispatcher:
     def _expire(self, waiter: Waiter, now: float) -> None:
         """End the waiting of a call whose deadline has come, or give the store a moment more to answer."""
         line = waiter.line
-        asked_at = min((one.asked_at for one in line.asked if one.asked_at is not None), default=now)
         if waiter.asked_at is not None and now < waiter.asked_at + _STORE_PATIENCE:
             self._set_alarm(waiter.asked_at + _STORE_PATIENCE, waiter)
-        elif now >= asked_at + _STORE_PATIENCE:
+        elif now >= line.asked_since + _STORE_PATIENCE:
             problem = "it did not answer in time; see that it is reachable, and that nobody else holds it"
             _refuse(waiter, QuotaStoreFailed(store=self._store.address, problem=problem))
         else:
@@ -203,11 +202,12 @@ class Dispatcher:
     # ---- asking ----
 
     def _ask_unasked(self, line: Line) -> None:
-        while line.unasked and line.pacer.allows(len(line.asked) + 1):
+        """Ask whether messages are free replies, and for slots of those for whom it is a newcomer's turn."""
+        while line.unasked and line.pacer.allows(line.asking + 1):
             waiter = line.unasked.popleft()
-            if not waiter.done() and waiter not in line.asked:
+            if not waiter.done() and waiter.asked_at is None:
                 may_spend = not waiter.is_queued and self.is_first(line, waiter.lane.priority)
-                self._ask(line, [waiter], may_spend=may_spend)
+                self._ask_for(waiter, may_spend=may_spend)
         if line.unasked:
             self._wake_for_pace(line)
 
@@ -215,92 +215,92 @@ class Dispatcher:
         """Ask for those of `line` whose turn it is: for one, or for many if no other account waits. Return how many."""
         queue, priority = line.queue, line.queue.next_priority()
         most = 1 if self._ready else min(queue.waiting(priority), _LARGEST_BATCH)
-        while most > 1 and not line.pacer.allows(len(line.asked) + most):
+        while most > 1 and not line.pacer.allows(line.asking + most):
             most //= 2
-        waiters = [queue.pop()]
-        while len(waiters) < most:
-            waiter = queue.pop()
-            if waiter.is_plain is not waiters[0].is_plain:
-                queue.restore(waiter, waiter.lane)
+        if queue.peek().is_plain:
+            self._ask(line, Take(line.terms[priority], most), None)
+            return most
+        asked = 0
+        while asked < most and queue.waiting(priority) and not (asked and self._is_blocked(line, priority)):
+            if queue.peek().is_plain:
                 break
-            waiters.append(waiter)
-        if waiters[0].is_plain:
-            self._ask(line, waiters)
-            return len(waiters)
-        for number, waiter in enumerate(waiters):
-            if number and self._is_blocked(line, priority):
-                for other in reversed(waiters[number:]):
-                    self._put_back(other)
-                return number
-            self._ask(line, [waiter])
-        return len(waiters)
+            self._ask_for(queue.pop())
+            asked += 1
+        return asked
 
-    def _ask(self, line: Line, waiters: list[Waiter], *, may_spend: bool = True) -> None:
-        first = waiters[0]
-        take = Take(line.terms[first.lane.priority], len(waiters), first.make_ticket(), may_spend, first.intent)
-        now = first.get_loop().time()
-        for waiter in waiters:
-            waiter.asked_at = now
-        line.asked.update(waiters)
+    def _ask_for(self, waiter: Waiter, *, may_spend: bool = True) -> None:
+        """Ask for one call."""
+        line = waiter.line
+        waiter.asked_at = self._now()
+        line.asked.add(waiter)
+        terms = line.terms[waiter.lane.priority]
+        self._ask(line, Take(terms, 1, waiter.make_ticket(), may_spend, waiter.intent), waiter)
+
+    def _ask(self, line: Line, take: Take, waiter: Waiter | None) -> None:
+        """Ask for `waiter`, or without one, for whoever's turn it is when the answer comes."""
+        line.asking += take.count
         try:
             answer = self._store.ask(take)
         except Exception as error:  # noqa: BLE001 - whatever the store raises, those who wait must hear of it
+            line.asking -= take.count
             self._fail(line, error)
             return
         if isinstance(answer, asyncio.Future):
             self._pending += 1
-            answer.add_done_callback(partial(self._receive, line, waiters, take))
+            line.asked_since = min(line.asked_since, self._now())
+            answer.add_done_callback(partial(self._receive, line, take, waiter))
         else:
-            self._take_in(line, waiters, take, answer)
+            self._take_in(line, take, waiter, answer)
 
-    def _receive(self, line: Line, waiters: list[Waiter], take: Take, answer: asyncio.Future[Answer]) -> None:
+    def _receive(self, line: Line, take: Take, waiter: Waiter | None, answer: asyncio.Future[Answer]) -> None:
         if answer.get_loop() is not self._loop:
             return
         self._pending -= 1
-        error = None if answer.cancelled() else answer.exception()
+        line.asked_since = math.inf
+        error = asyncio.CancelledError() if answer.cancelled() else answer.exception()
+        self._take_in(line, take, waiter, None if error else answer.result())
         if error is not None:
             self._fail(line, error)
-        else:
-            self._take_in(line, waiters, take, None if answer.cancelled() else answer.result())
         self._touch(line)
         self._dispatch()
 
-    def _take_in(self, line: Line, waiters: list[Waiter], take: Take, answer: Answer) -> None:
-        """Hand over what was granted, and put back those who got nothing."""
-        line.asked.difference_update(waiters)
-        granted = 0
-        if isinstance(answer, Granted):
-            granted = answer.count
-            for waiter in waiters[:granted]:
-                self._hand_over(waiter, answer.slot)
-        elif isinstance(answer, Wait) and take.may_spend:
-            self._block(line, waiters[0].lane.priority, answer)
-        for waiter in reversed(waiters[granted:]):
-            self._put_back(waiter)
-
-    def _hand_over(self, waiter: Waiter, slot: Slot) -> None:
-        """Give `slot` to `waiter`, or if it has given up, to whoever's turn it is."""
-        line, queue = waiter.line, waiter.line.queue
-        while waiter.done() and waiter.is_plain and queue and queue.next_priority() <= waiter.lane.priority:
-            if not queue.peek().is_plain:
-                break
-            waiter = queue.pop()
-        if waiter.done():
-            self.give_back(slot, line.account)
-        else:
+    def _take_in(self, line: Line, take: Take, waiter: Waiter | None, answer: Answer) -> None:
+        """Hand over what was granted, or note when it makes sense to ask again."""
+        line.asking -= take.count
+        priority = Priority.BULK if take.terms.shares else Priority.INTERACTIVE
+        if isinstance(answer, Wait) and take.may_spend:
+            self._block(line, priority if waiter is None else waiter.lane.priority, answer)
+        if waiter is not None:
             waiter.asked_at = None
-            line.pacer.spend()
-            waiter.set_result(slot)
+            line.asked.discard(waiter)
+            if not isinstance(answer, Granted):
+                self._put_back(waiter)
+            elif waiter.done():
+                self.give_back(answer.slot, line.account)
+            else:
+                line.pacer.spend()
+                waiter.set_result(answer.slot)
+        elif isinstance(answer, Granted):
+            for _ in range(answer.count):
+                self._hand_over(line, answer.slot, priority)
+
+    def _hand_over(self, line: Line, slot: Slot, priority: Priority) -> None:
+        """Give a slot that was taken for calls of this priority to whoever's turn it is."""
+        while line.queue and line.queue.next_priority() <= priority and line.queue.peek().is_plain:
+            waiter = line.queue.pop()
+            if not waiter.done():
+                line.pacer.spend()
+                waiter.set_result(slot)
+                return
+        self.give_back(slot, line.account)
 
     def _put_back(self, waiter: Waiter) -> None:
         """Let a waiter that got no slot have its place again, or find it one."""
-        waiter.asked_at = None
-        if waiter.done():
-            return
-        if not waiter.is_queued:
-            self._enqueue(waiter)
-        elif not waiter.line.queue.contains(waiter, waiter.lane):
-            waiter.line.queue.restore(waiter, waiter.lane)
+        if not waiter.done():
+            if not waiter.is_queued:
+                self._enqueue(waiter)
+            elif not waiter.line.queue.contains(waiter, waiter.lane):
+                waiter.line.queue.restore(waiter, waiter.lane)
 
     def _fail(self, line: Line, error: BaseException) -> None:
         """Let all who wait in `line` hear of `error`."""
@@ -331,7 +331,7 @@ class Dispatcher:
 
     def _touch(self, line: Line) -> None:
         """Let `line` wait for its turn if asking for it may make sense, or else for the moment in which it will."""
-        if not line.queue or line.asked or self._loop is None:
+        if not line.queue or line.asking or self._loop is None:
             return
         priority = line.queue.next_priority()
         if line.blocked[priority] > self._now():
@@ -352,13 +352,13 @@ class Dispatcher:
                 break
             line = self._ready.pop()
             line.turn = None
-            if line.queue and not line.asked:
+            if line.queue and not line.asking:
                 asked += self._ask_next(line)
                 self._touch(line)
         self._arm()
 
     def _wake_for_pace(self, line: Line) -> None:
-        seconds = line.pacer.free_in(len(line.asked) + 1)
+        seconds = line.pacer.free_in(line.asking + 1)
         self._wake(line, self._now() + max(_SHORTEST_BLOCK / 10, min(seconds, _LONGEST_BLOCK)))
 
     def _wake(self, line: Line, at: float) -> None:

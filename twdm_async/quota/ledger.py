@@ -120,6 +120,16 @@ class Window:
         self.others_until = max(until, self.others_until)
         self.next_end = min(self.next_end, self.others_until)
 
+    def free_in(self, now: float, limit: int) -> float:
+        """Return the seconds until a slot may be free, at the least: outcomes of requests under way may come now."""
+        if self.used(now) < limit:
+            return 0.0
+        if self.total > limit:  # more than one has to come free
+            return Usage(self.total, self.in_flight(now), 0.0, self.freeing(now), self.window).free_in(limit)
+        first = min(min(self.seen, default=math.inf), min(self.under_way, default=math.inf)) * self.tick + self.window
+        first = min(first, self.others_until if self.others else math.inf)
+        return min(first - now, self.window)
+
     def in_flight(self, now: float) -> int:
         return sum(count for at, count in self.under_way.items() if at * self.tick > now)
 
@@ -226,6 +236,10 @@ class Ledger:
     def used(self, now: float, quota: Quota) -> int:
         """Count the slots that count in a window that is kept."""
         return self._windows[quota.per].used(now)
+
+    def free_in(self, now: float, quota: Quota, limit: int) -> float:
+        """Return the seconds until a slot may be free if there are `limit`, at the least."""
+        return max(0.0, self.held_until - now, self._windows[quota.per].free_in(now, limit))
 
     def take(self, lease_end: float, count: int = 1) -> None:
         """Let so many requests leave, which are over by `lease_end`."""

@@ -326,7 +326,7 @@ class QuotaLimiter:
         """Tell how long one would wait, at the least, who has so many before it."""
         terms = line.terms[priority]
         waits: list[tuple[float, Scope, Quota | Pace | None]] = [
-            (line.pacer.free_in(ahead + 1 + len(line.asked)), Scope.USER, line.pacer.pace)
+            (line.pacer.free_in(ahead + 1 + line.asking), Scope.USER, line.pacer.pace)
         ]
         for claim, share_claim in zip(terms.claims, self._shares(terms), strict=True):
             if not claim.quotas:  # then it is the server that said so

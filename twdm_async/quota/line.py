@@ -80,6 +80,8 @@ class Line:
     queue: LaneQueue[Waiter] = field(factory=LaneQueue[Waiter])
     unasked: deque[Waiter] = field(factory=deque[Waiter])  # the store is to be asked whether these are free replies
     asked: set[Waiter] = field(factory=set[Waiter])  # the store was asked for these and has not answered yet
+    asking: int = 0  # how many slots it was asked for, for these or for whoever's turn it is then
+    asked_since: float = math.inf
     by_person: dict[str, set[Waiter]] = field(factory=dict[str, "set[Waiter]"])  # of those that are queued
     blocked: list[float] = field(factory=lambda: [0.0 for _ in Priority])  # until when, by priority
     turn: Lane | None = None  # as which it waits for its turn among the accounts
