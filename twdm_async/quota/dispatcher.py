@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
 from twdm_async.errors import ClientClosed, QuotaQueueFull, QuotaStoreFailed
-from twdm_async.quota.lanes import Lane, LaneQueue
+from twdm_async.quota.lanes import LaneQueue
 from twdm_async.quota.line import Line, Waiter
 from twdm_async.quota.operations import GiveBack, Granted, Slot, Take, Wait
 from twdm_async.quota.spec import Priority, Scope
@@ -341,7 +341,7 @@ class Dispatcher:
         elif line.turn is None or line.turn.priority > priority:
             if line.turn is not None:
                 self._ready.discard(line, line.turn)
-            line.turn = Lane(line.account, priority=priority)
+            line.turn = line.turns[priority]
             self._ready.push(line, line.turn)
 
     def _dispatch(self) -> None:

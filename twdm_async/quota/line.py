@@ -84,9 +84,14 @@ class Line:
     asked_since: float = math.inf
     by_person: dict[str, set[Waiter]] = field(factory=dict[str, "set[Waiter]"])  # of those that are queued
     blocked: list[float] = field(factory=lambda: [0.0 for _ in Priority])  # until when, by priority
-    turn: Lane | None = None  # as which it waits for its turn among the accounts
+    turns: tuple[Lane, ...] = field(init=False)  # as which it may wait for its turn among the accounts, by priority
+    turn: Lane | None = None  # as which it does
     alarm_at: float = math.inf
     is_closed: bool = False
+
+    @turns.default
+    def _turns(self) -> tuple[Lane, ...]:
+        return tuple([Lane(self.account, priority=priority) for priority in Priority])
 
     @property
     def waiting(self) -> int:
