@@ -9,8 +9,8 @@ calls that came early, and a caller that gave up is passed over.
 A message to a person who wrote may be a free reply. So it is asked for once by itself, whoever waits, and once more
 when the person writes.
 
-Everything here runs in callbacks of the loop; no task has to be started for a slot to be granted. There is one timer,
-for the earliest of all deadlines and of all moments in which asking makes sense again.
+Everything here runs in callbacks of the loop; no task has to be started for a slot to be granted. One timer serves all
+deadlines, and all moments in which asking makes sense again.
 """
 
 from __future__ import annotations
@@ -45,11 +45,7 @@ _LONGEST_SHARED_BLOCK, _SHORTEST_SHARED_BLOCK = 30.0, 0.02  # seconds: other pro
 
 
 class Dispatcher:
-    """The wait queue of one endpoint family and app, before one store.
-
-    Args:
-        store: has the slots.
-    """
+    """The wait queue of one endpoint family and app, before one store."""
 
     def __init__(self, store: QuotaStore) -> None:
         self._store = store
@@ -65,7 +61,7 @@ class Dispatcher:
         self._blocked = [0.0 for _ in Priority]  # until when the app's bucket is full, by priority
         self._pending = 0  # questions to the store
         self._alarms: list[tuple[float, int, Line | Waiter]] = []
-        self._stale = 0  # alarms of waiters that wait no longer, or so
+        self._tidy_at = 256  # alarms
         self._numbers = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -78,7 +74,7 @@ class Dispatcher:
         line.is_closed = True
         self._lines[line.account].discard(line)
         self._fail(line, ClientClosed(endpoint=line.family))
-        if self._loop is not None and self._loop is asyncio._get_running_loop():  # noqa: SLF001 - it may be closed without one
+        if self._loop is not None and self._loop.is_running():
             self._dispatch()
 
     def is_first(self, line: Line, priority: Priority) -> bool:
@@ -118,20 +114,21 @@ class Dispatcher:
 
     def hear(self, line: Line, person: str) -> None:
         """A person wrote: messages to that person may be free replies now."""
-        line.unasked.extend(line.by_person.get(person, ()))
+        for waiter in line.by_person.get(person, ()):
+            if not line.unasked.contains(waiter, waiter.lane):
+                line.unasked.push(waiter, waiter.lane)
         if line.unasked:
             self._ask_unasked(line)
             self._arm()
 
-    # ---- the ways of a waiter ----
-
     def _admit(self, waiter: Waiter) -> None:
         line = waiter.line
-        if waiter.recipient is not None:
-            line.unasked.append(waiter)
-            self._ask_unasked(line)
-            if waiter in line.unasked:  # the pace does not allow it
-                self._refuse_if_too_long(waiter, len(line.unasked) - 1)
+        if waiter.recipient is not None and not line.unasked and line.pacer.allows(line.asking + 1):
+            self._ask_for(waiter, may_spend=self.is_first(line, waiter.lane.priority))
+        elif waiter.recipient is not None:
+            if self._begin_waiting(waiter, len(line.unasked)):
+                line.unasked.push(waiter, waiter.lane)
+                self._wake_for_pace(line)
         elif self.is_first(line, waiter.lane.priority) and line.pacer.allows(line.asking + 1):
             self._ask_for(waiter)
         else:
@@ -142,34 +139,37 @@ class Dispatcher:
 
     def _enqueue(self, waiter: Waiter) -> None:
         line = waiter.line
-        if line.is_closed:
-            _refuse(waiter, ClientClosed(endpoint=line.family))
-        elif line.waiting >= line.max_waiting:
-            _refuse(waiter, QuotaQueueFull(endpoint=line.family, waiting=line.waiting))
-        else:
-            self._refuse_if_too_long(waiter, len(line.queue))
-        if waiter.done():
+        if not self._begin_waiting(waiter, len(line.queue)):
             return
         waiter.is_queued = True
-        self.waiting += 1
         line.queue.push(waiter, waiter.lane)
         if waiter.recipient is not None:
             line.by_person.setdefault(waiter.recipient.person, set()).add(waiter)
         self._touch(line)
 
+    def _begin_waiting(self, waiter: Waiter, behind: int) -> bool:
+        """Refuse a call that may not wait, with so many before it; else count it. Return whether it waits."""
+        line = waiter.line
+        if not waiter.is_waiting:
+            if line.is_closed:
+                _refuse(waiter, ClientClosed(endpoint=line.family))
+            elif line.waiting >= line.max_waiting:
+                _refuse(waiter, QuotaQueueFull(endpoint=line.family, waiting=line.waiting))
+        self._refuse_if_too_long(waiter, behind)
+        if not waiter.done() and not waiter.is_waiting:
+            waiter.is_waiting = True
+            line.waiting += 1
+            self.waiting += 1
+        return not waiter.done()
+
     def _leave(self, waiter: Waiter) -> None:
         line = waiter.line
-        if waiter.deadline is not None:
-            self._stale += 1
-            if self._stale > len(self._alarms) // 2 + 64:
-                self._alarms = [one for one in self._alarms if isinstance(one[2], Line) or not one[2].done()]
-                heapq.heapify(self._alarms)
-                self._stale = 0
-        if waiter.is_queued:
-            waiter.is_queued = False
+        if waiter.is_waiting:
+            line.waiting -= 1
             self.waiting -= 1
-            if not waiter.is_plain or waiter.cancelled() or waiter.exception() is not None:  # else it was popped
-                line.queue.discard(waiter, waiter.lane)
+        if not waiter.is_plain or waiter.cancelled() or waiter.exception() is not None:  # else it was popped
+            line.queue.discard(waiter, waiter.lane)
+            line.unasked.discard(waiter, waiter.lane)
             if waiter.recipient is not None:
                 others = line.by_person.get(waiter.recipient.person, set())
                 others.discard(waiter)
@@ -177,9 +177,8 @@ class Dispatcher:
                     line.by_person.pop(waiter.recipient.person, None)
 
     def _refuse_if_too_long(self, waiter: Waiter, behind: int) -> None:
-        """Refuse a newcomer that is known to wait beyond its deadline, with so many before it."""
         line, priority = waiter.line, waiter.lane.priority
-        if waiter.deadline is None:
+        if waiter.deadline is None or waiter.done():
             return
         max_wait = waiter.deadline - waiter.get_loop().time()
         if line.estimate(line, priority, behind).wait <= max_wait:
@@ -199,12 +198,10 @@ class Dispatcher:
         else:
             _refuse(waiter, line.estimate(line, waiter.lane.priority, 0))
 
-    # ---- asking ----
-
     def _ask_unasked(self, line: Line) -> None:
-        """Ask whether messages are free replies, and for slots of those for whom it is a newcomer's turn."""
+        """Ask whether messages are free replies."""
         while line.unasked and line.pacer.allows(line.asking + 1):
-            waiter = line.unasked.popleft()
+            waiter = line.unasked.pop()
             if not waiter.done() and waiter.asked_at is None:
                 may_spend = not waiter.is_queued and self.is_first(line, waiter.lane.priority)
                 self._ask_for(waiter, may_spend=may_spend)
@@ -258,14 +255,13 @@ class Dispatcher:
         self._pending -= 1
         line.asked_since = math.inf
         error = asyncio.CancelledError() if answer.cancelled() else answer.exception()
-        self._take_in(line, take, waiter, None if error else answer.result())
         if error is not None:
             self._fail(line, error)
+        self._take_in(line, take, waiter, None if error else answer.result())
         self._touch(line)
         self._dispatch()
 
     def _take_in(self, line: Line, take: Take, waiter: Waiter | None, answer: Answer) -> None:
-        """Hand over what was granted, or note when it makes sense to ask again."""
         line.asking -= take.count
         priority = Priority.BULK if take.terms.shares else Priority.INTERACTIVE
         if isinstance(answer, Wait) and take.may_spend:
@@ -295,7 +291,6 @@ class Dispatcher:
         self.give_back(slot, line.account)
 
     def _put_back(self, waiter: Waiter) -> None:
-        """Let a waiter that got no slot have its place again, or find it one."""
         if not waiter.done():
             if not waiter.is_queued:
                 self._enqueue(waiter)
@@ -304,17 +299,14 @@ class Dispatcher:
 
     def _fail(self, line: Line, error: BaseException) -> None:
         """Let all who wait in `line` hear of `error`."""
-        for waiter in [*line.asked, *line.unasked]:
+        for waiter in line.asked:
             _refuse(waiter, error)
         line.asked.clear()
-        line.unasked.clear()
-        while line.queue:
-            _refuse(line.queue.pop(), error)
-
-    # ---- when it makes sense to ask ----
+        for queue in (line.queue, line.unasked):
+            while queue:
+                _refuse(queue.pop(), error)
 
     def _block(self, line: Line, priority: Priority, wait: Wait) -> None:
-        """Ask no more for calls of this priority or a lower one, for a while."""
         longest = _LONGEST_BLOCK
         if self._store.is_shared:
             quotas = [quota for claim in line.terms[priority].claims for quota in claim.quotas]
@@ -368,6 +360,10 @@ class Dispatcher:
 
     def _set_alarm(self, at: float, whose: Line | Waiter) -> None:
         heapq.heappush(self._alarms, (at, next(self._numbers), whose))
+        if len(self._alarms) > self._tidy_at:  # mostly of calls that wait no longer
+            self._alarms = [one for one in self._alarms if isinstance(one[2], Line) or not one[2].done()]
+            heapq.heapify(self._alarms)
+            self._tidy_at = 2 * len(self._alarms) + 256
 
     def _arm(self) -> None:
         """Set the timer for the earliest moment in which there is something to do."""

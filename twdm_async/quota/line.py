@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections import deque
 from collections.abc import Callable
 
 from attrs import define, field
@@ -28,7 +27,7 @@ class Waiter(asyncio.Future[Slot]):
         intent: what is written together with its slot.
     """
 
-    __slots__ = ("asked_at", "deadline", "intent", "is_plain", "is_queued", "lane", "line", "recipient")
+    __slots__ = ("asked_at", "deadline", "intent", "is_plain", "is_queued", "is_waiting", "lane", "line", "recipient")
 
     def __init__(
         self,
@@ -45,6 +44,7 @@ class Waiter(asyncio.Future[Slot]):
         self.recipient = recipient
         self.intent = intent
         self.is_plain = recipient is None and intent is None  # any slot will do
+        self.is_waiting = False  # it is counted among those who wait
         self.is_queued = False  # it has a place in the line's queue
         self.asked_at: float | None = None  # when the store was asked for it, if it has not answered yet
 
@@ -78,7 +78,7 @@ class Line:
     estimate: Callable[[Line, Priority, int], QuotaWaitTooLong]
     max_waiting: int
     queue: LaneQueue[Waiter] = field(factory=LaneQueue[Waiter])
-    unasked: deque[Waiter] = field(factory=deque[Waiter])  # the store is to be asked whether these are free replies
+    unasked: LaneQueue[Waiter] = field(factory=LaneQueue[Waiter])  # it is not known whether these are free replies
     asked: set[Waiter] = field(factory=set[Waiter])  # the store was asked for these and has not answered yet
     asking: int = 0  # how many slots it was asked for, for these or for whoever's turn it is then
     asked_since: float = math.inf
@@ -88,12 +88,9 @@ class Line:
     turn: Lane | None = None  # as which it does
     alarm_at: float = math.inf
     is_closed: bool = False
+    waiting: int = 0
+    """How many calls wait."""
 
     @turns.default
     def _turns(self) -> tuple[Lane, ...]:
         return tuple([Lane(self.account, priority=priority) for priority in Priority])
-
-    @property
-    def waiting(self) -> int:
-        """How many calls wait."""
-        return len(self.queue) + sum(not waiter.is_queued for waiter in self.unasked)
