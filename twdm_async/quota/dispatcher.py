@@ -218,11 +218,11 @@ class Dispatcher:
             self._ask(line, Take(line.terms[priority], most), None)
             return most
         asked = 0
-        while asked < most and queue.waiting(priority) and not (asked and self._is_blocked(line, priority)):
-            if queue.peek().is_plain:
-                break
+        while asked < most and queue.waiting(priority) and not queue.peek().is_plain:
             self._ask_for(queue.pop())
             asked += 1
+            if max(self._blocked[priority], line.blocked[priority]) > self._now():
+                break
         return asked
 
     def _ask_for(self, waiter: Waiter, *, may_spend: bool = True) -> None:
@@ -317,9 +317,6 @@ class Dispatcher:
         for rank in Priority:
             if rank >= priority:
                 blocked[rank] = max(blocked[rank], until)
-
-    def _is_blocked(self, line: Line, priority: Priority) -> bool:
-        return max(self._blocked[priority], line.blocked[priority]) > self._now()
 
     def _touch(self, line: Line) -> None:
         """Let `line` wait for its turn if asking for it may make sense, or else for the moment in which it will."""
