@@ -127,11 +127,10 @@ def test_fault_89_a_longer_window_finds_what_was_kept_for_it() -> None:
     ledger.keep(day.per, 0.0)
     for now in range(0, 10_000, 500):
         spend(ledger, now)
-    assert ledger.count_by(day, 10_000.0, 5) > 76_000, "the ledger is not that old"
+    assert ledger.count_by(day, 10_000.0, 5) == 0, "nothing is lost; but the ledger is not that old"
     assert ledger.used(10_000.0, day) == 20 + 5
     week = Quota(30, 7 * 86_400.0)
-    assert ledger.count_by(week, 20_000.0, 0) > 0
-    assert ledger.used(20_000.0, week) == 20
+    assert ledger.count_by(week, 200_000.0, 0) > 400_000, "a day of it is known"
 
 
 @pytest.mark.parametrize("first", [900.0, 3600.0])

@@ -653,14 +653,14 @@ def test_fault_45_cancelled_anywhere_slots_stay_exact(
 class InlineStore(SQLiteQuotaStore):
     """Works in the loop's own thread, so that virtual time does not run away from it."""
 
-    async def _commit(self, batch: Batch) -> None:
+    async def commit(self, batch: Batch) -> None:
         self._show(batch.app, *self._transact(batch))
 
 
 class SlowStore(SQLiteQuotaStore):
     """Takes its time before and after it does what it is asked."""
 
-    async def _commit(self, batch: Batch) -> None:
+    async def commit(self, batch: Batch) -> None:
         await asyncio.sleep(0.3)
         batch.is_unsure = True
         batch.outcome = asyncio.get_running_loop().create_future()

@@ -44,7 +44,7 @@ class InlineStore(SQLiteQuotaStore):
 
     is_dead = False
 
-    async def _commit(self, batch: Batch) -> None:
+    async def commit(self, batch: Batch) -> None:
         if self.is_dead:
             await asyncio.Event().wait()
         self._show(batch.app, *self._transact(batch))

@@ -61,7 +61,6 @@ class Book:
         self.loaded: set[str] = set()  # names of pages that were looked for, whether there were any or not
         self.since = since
         self._assume_spent = assume_spent
-        self._plain: dict[Terms, tuple[list[Ledger], list[tuple[Window, int]]]] = {}  # where nothing else matters
 
     def apply(self, operation: Operation, now: float) -> Answer:
         """Carry out `operation` at the moment `now`."""
@@ -73,11 +72,11 @@ class Book:
             case GiveBack():
                 self._give_back(operation)
             case Hold():
-                self._ledger(operation.bucket.name).hold(now + operation.seconds)
+                self._ledger(operation.bucket.name).hold(now + operation.seconds - operation.age)
             case Tighten(quota=quota):
                 ledger = self._ledger(operation.bucket.name)
                 self._count_by(ledger, operation.bucket.name, quota, now)
-                ledger.tighten(now, quota, operation.remaining, now + operation.seconds)
+                ledger.tighten(now, quota, operation.remaining, now + operation.seconds - operation.age)
             case Heard():
                 self._hear(operation)
             case Look(terms=terms):
@@ -117,7 +116,9 @@ class Book:
         """Take one slot, as :meth:`take` does, if nothing but room in ledgers that are known has to be looked at. Else,
         and if there is no room, return None.
         """
-        ledgers, limits = self._plain.get(terms) or self._plain_terms(terms)
+        book, ledgers, limits = terms.plain
+        if book is not self:
+            _, ledgers, limits = self._plain_terms(terms)
         for kept, limit in limits:
             if now >= kept.next_end:
                 kept.expire(now)
@@ -132,13 +133,13 @@ class Book:
             ledger.take(lease_end)
         return Slot(terms, terms.pages, lease_end, now + lifetime.to_send) if ledgers else None
 
-    def _plain_terms(self, terms: Terms) -> tuple[list[Ledger], list[tuple[Window, int]]]:
+    def _plain_terms(self, terms: Terms) -> tuple[object, list[Ledger], list[tuple[Window, int]]]:
         """Return the ledgers of `terms` and what limits them, if nothing else does and all of them are known."""
         ledgers = [self._ledger(claim.bucket.name) for claim in terms.claims]
         limits = [ledger.limits(claim.quotas) for ledger, claim in zip(ledgers, terms.claims, strict=True)]
         if terms.shares or None in limits or any(ledger.longest < terms.keep for ledger in ledgers):
-            return [], []
-        plain = self._plain[terms] = (ledgers, [one for known in limits for one in known or ()])
+            return self, [], []
+        plain = terms.plain = (self, ledgers, [one for known in limits for one in known or ()])
         return plain
 
     def settle_slot(self, slot: Slot, seen: float) -> None:
@@ -149,7 +150,7 @@ class Book:
     def settle(self, operation: Settle, now: float) -> None:
         """Let the slot count from now, or from the end of the grace."""
         slot = operation.slot
-        self.settle_slot(slot, now + operation.grace)
+        self.settle_slot(slot, now + operation.grace - operation.age)
         if slot.ticket is not None:
             ticket, message_id = slot.ticket, operation.message_id
             conversation = self._conversation(ticket.conversant.page)
@@ -261,7 +262,7 @@ class Book:
     def _claimed(self, claim: Claim, terms: Terms, now: float) -> Ledger:
         """Return the ledger of `claim`, in which all its quotas are counted."""
         name = claim.bucket.name
-        ledger = self.ledgers.get(name) or self._ledger(name)
+        ledger = self._ledger(name)
         if ledger.limits(claim.quotas) is None:
             for quota in claim.quotas:
                 self._count_by(ledger, name, quota, now)
@@ -273,10 +274,8 @@ class Book:
         spent = math.ceil(quota.limit * self._assume_spent - 1e-9)
         unknown = ledger.count_by(quota, now, spent)
         if unknown:
-            _log.warning(
-                "%s: what was sent in the first %.0f of the last %.0f s is not known, since it was counted for a "
-                "shorter window so far", name, unknown, quota.per,
-            )  # fmt: skip
+            what = "%s: what was sent in the first %.0f of the last %.0f s is not known; shorter windows were kept"
+            _log.warning(what, name, unknown, quota.per)
 
     def _ledger(self, name: str) -> Ledger:
         ledger = self.ledgers.get(name)

@@ -60,6 +60,7 @@ class Dispatcher:
         self._ready: LaneQueue[Line] = LaneQueue()  # lines for which asking may make sense
         self._blocked = [0.0 for _ in Priority]  # until when the app's bucket is full, by priority
         self._pending = 0  # questions to the store
+        self._is_dispatching = False
         self._alarms: list[tuple[float, int, Line | Waiter]] = []
         self._tidy_at = 256  # alarms
         self._numbers = itertools.count()
@@ -212,14 +213,17 @@ class Dispatcher:
         """Ask for those of `line` whose turn it is: for one, or for many if no other account waits. Return how many."""
         queue, priority = line.queue, line.queue.next_priority()
         most = 1 if self._ready else min(queue.waiting(priority), _LARGEST_BATCH)
-        while most > 1 and not line.pacer.allows(line.asking + most):
+        while most and not line.pacer.allows(line.asking + most):
             most //= 2
-        if queue.peek().is_plain:
-            self._ask(line, Take(line.terms[priority], most), None)
+        if queue.peek().is_plain and most:
+            self._ask(line, Take(line.terms[priority], most), priority, None)
             return most
         asked = 0
         while asked < most and queue.waiting(priority) and not queue.peek().is_plain:
-            self._ask_for(queue.pop())
+            waiter = queue.pop()
+            if waiter.done():
+                continue
+            self._ask_for(waiter)
             asked += 1
             if max(self._blocked[priority], line.blocked[priority]) > self._now():
                 break
@@ -230,10 +234,11 @@ class Dispatcher:
         line = waiter.line
         waiter.asked_at = self._now()
         line.asked.add(waiter)
-        terms = line.terms[waiter.lane.priority]
-        self._ask(line, Take(terms, 1, waiter.make_ticket(), may_spend, waiter.intent), waiter)
+        priority = waiter.lane.priority
+        take = Take(line.terms[priority], 1, waiter.make_ticket(), may_spend, waiter.intent)
+        self._ask(line, take, priority, waiter)
 
-    def _ask(self, line: Line, take: Take, waiter: Waiter | None) -> None:
+    def _ask(self, line: Line, take: Take, priority: Priority, waiter: Waiter | None) -> None:
         """Ask for `waiter`, or without one, for whoever's turn it is when the answer comes."""
         line.asking += take.count
         try:
@@ -245,11 +250,13 @@ class Dispatcher:
         if isinstance(answer, asyncio.Future):
             self._pending += 1
             line.asked_since = min(line.asked_since, self._now())
-            answer.add_done_callback(partial(self._receive, line, take, waiter))
+            answer.add_done_callback(partial(self._receive, line, take, priority, waiter))
         else:
-            self._take_in(line, take, waiter, answer)
+            self._take_in(line, take, priority, waiter, answer)
 
-    def _receive(self, line: Line, take: Take, waiter: Waiter | None, answer: asyncio.Future[Answer]) -> None:
+    def _receive(
+        self, line: Line, take: Take, priority: Priority, waiter: Waiter | None, answer: asyncio.Future[Answer]
+    ) -> None:
         if answer.get_loop() is not self._loop:
             return
         self._pending -= 1
@@ -257,15 +264,14 @@ class Dispatcher:
         error = asyncio.CancelledError() if answer.cancelled() else answer.exception()
         if error is not None:
             self._fail(line, error)
-        self._take_in(line, take, waiter, None if error else answer.result())
+        self._take_in(line, take, priority, waiter, None if error else answer.result())
         self._touch(line)
         self._dispatch()
 
-    def _take_in(self, line: Line, take: Take, waiter: Waiter | None, answer: Answer) -> None:
+    def _take_in(self, line: Line, take: Take, priority: Priority, waiter: Waiter | None, answer: Answer) -> None:
         line.asking -= take.count
-        priority = Priority.BULK if take.terms.shares else Priority.INTERACTIVE
         if isinstance(answer, Wait) and take.may_spend:
-            self._block(line, priority if waiter is None else waiter.lane.priority, answer)
+            self._block(line, priority, answer)
         if waiter is not None:
             waiter.asked_at = None
             line.asked.discard(waiter)
@@ -335,16 +341,21 @@ class Dispatcher:
 
     def _dispatch(self) -> None:
         """Ask for those whose turn it is, as long as asking makes sense."""
-        asked = 0
-        while self._ready and self._pending < _MOST_PENDING and asked < _LARGEST_TURN:
-            if self._blocked[self._ready.next_priority()] > self._now():
-                break
-            line = self._ready.pop()
-            line.turn = None
-            if line.queue and not line.asking:
-                asked += self._ask_next(line)
-                self._touch(line)
-        self._arm()
+        if self._is_dispatching:  # a slot was given back, and whoever asks now will see to it
+            return
+        self._is_dispatching, asked = True, 0
+        try:
+            while self._ready and self._pending < _MOST_PENDING and asked < _LARGEST_TURN:
+                if self._blocked[self._ready.next_priority()] > self._now():
+                    break
+                line = self._ready.pop()
+                line.turn = None
+                if line.queue and not line.asking:
+                    asked += self._ask_next(line)
+                    self._touch(line)
+        finally:
+            self._is_dispatching = False
+            self._arm()
 
     def _wake_for_pace(self, line: Line) -> None:
         seconds = line.pacer.free_in(line.asking + 1)

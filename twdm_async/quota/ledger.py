@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 _CLOCK_DRIFT = 1.0001
 _TICKS = 512  # to a window
+_LEASE_TICK = 0.25  # seconds; the same for all windows, so that a slot under way is found in each of them
 
 
 def window(per: float) -> float:
@@ -101,7 +102,7 @@ class Window:
         self.is_counted = False  # by any quota so far; else it is only kept
         self.window = window(per)
         self.tick = per / _TICKS
-        self.under_way: dict[int, int] = {}  # tick of the end of the lease to slots
+        self.under_way: dict[int, int] = {}  # tick of the end of the lease to slots; these ticks are _LEASE_TICK long
         self.seen: dict[int, int] = {}  # tick of the outcome to slots
         self.others = 0  # slots that somebody else spent
         self.others_until = 0.0
@@ -126,16 +127,16 @@ class Window:
             return 0.0
         if self.total > limit:  # more than one has to come free
             return Usage(self.total, self.in_flight(now), 0.0, self.freeing(now), self.window).free_in(limit)
-        first = min(min(self.seen, default=math.inf), min(self.under_way, default=math.inf)) * self.tick + self.window
-        first = min(first, self.others_until if self.others else math.inf)
-        return min(first - now, self.window)
+        return min(self._first_end() - now, self.window)
 
     def in_flight(self, now: float) -> int:
-        return sum(count for at, count in self.under_way.items() if at * self.tick > now)
+        return sum(count for at, count in self.under_way.items() if at * _LEASE_TICK > now)
 
     def freeing(self, now: float) -> tuple[tuple[int, float], ...]:
         over = [(at * self.tick + self.window - now, count) for at, count in self.seen.items()]
-        over += [(at * self.tick + self.window - now, n) for at, n in self.under_way.items() if at * self.tick <= now]
+        over += [
+            (at * _LEASE_TICK + self.window - now, n) for at, n in self.under_way.items() if at * _LEASE_TICK <= now
+        ]
         if self.others:
             over.append((self.others_until - now, self.others))
         over.sort()
@@ -145,24 +146,30 @@ class Window:
     def copy_from(self, other: Window, now: float) -> None:
         """Begin with what `other` knows."""
         self.began = max(other.began, now - other.window) if other.per < self.per else other.began
-        for theirs, slots in ((other.under_way, self.under_way), (other.seen, self.seen)):
-            for at, count in theirs.items():
-                mine = int(at * other.tick / self.tick) + 1
-                slots[mine] = slots.get(mine, 0) + count
-                self.total += count
+        self.under_way = dict(other.under_way)
+        for at, count in other.seen.items():
+            mine = int(at * other.tick / self.tick) + 1
+            self.seen[mine] = self.seen.get(mine, 0) + count
+        if other.others and other.others_until > now:  # spent at some time until now
+            mine = int(now / self.tick) + 1
+            self.seen[mine] = self.seen.get(mine, 0) + other.others
+        self.total = sum(self.under_way.values()) + sum(self.seen.values())
         self.next_end = -math.inf  # to be found
 
     def expire(self, now: float) -> None:
         """Forget the slots that do not count any more."""
-        before = (now - self.window) / self.tick
-        for slots in (self.under_way, self.seen):
-            for at in [at for at in slots if at <= before]:
+        for slots, tick in ((self.under_way, _LEASE_TICK), (self.seen, self.tick)):
+            for at in [at for at in slots if at * tick + self.window <= now]:
                 self.total -= slots.pop(at)
         if self.others and self.others_until <= now:
             self.total -= self.others
             self.others = 0
-        first = min(min(self.under_way, default=math.inf), min(self.seen, default=math.inf))
-        self.next_end = min(first * self.tick + self.window, self.others_until if self.others else math.inf)
+        self.next_end = self._first_end()
+
+    def _first_end(self) -> float:
+        """Return when the first of all slots ends, if none is settled before."""
+        first = min(min(self.under_way, default=math.inf) * _LEASE_TICK, min(self.seen, default=math.inf) * self.tick)
+        return min(first + self.window, self.others_until if self.others else math.inf)
 
     def as_json(self) -> list[Any]:
         flat = [list(chain.from_iterable(slots.items())) for slots in (self.under_way, self.seen)]
@@ -216,7 +223,6 @@ class Ledger:
         Returns:
             The seconds of its window of which nothing is known; 0 if all is, or the ledger was begun for `quota`.
         """
-        is_new = not self._windows
         self.keep(quota.per, now)
         kept = self._windows[quota.per]
         if kept.is_counted:
@@ -225,7 +231,7 @@ class Ledger:
         unknown = max(0.0, kept.window - (now - kept.began))
         if unknown and spent:
             kept.note_others(spent, now + kept.window)
-        return 0.0 if is_new else unknown
+        return unknown if kept.began > min(one.began for one in self._windows.values()) else 0.0
 
     def limits(self, quotas: Sequence[Quota]) -> list[tuple[Window, int]] | None:
         """Return the histogram and the limit for each of `quotas`; return None before :meth:`count_by`."""
@@ -244,18 +250,18 @@ class Ledger:
     def take(self, lease_end: float, count: int = 1) -> None:
         """Let so many requests leave, which are over by `lease_end`."""
         self.is_changed = True
+        at = int(lease_end / _LEASE_TICK) + 1
         for kept in self._windows.values():
-            at = int(lease_end / kept.tick) + 1
             kept.under_way[at] = kept.under_way.get(at, 0) + count
             kept.total += count
-            end = at * kept.tick + kept.window
+            end = at * _LEASE_TICK + kept.window
             kept.next_end = min(kept.next_end, end)
 
     def give_back(self, lease_end: float) -> None:
         """Remove a slot whose request never left."""
         self.is_changed = True
+        at = int(lease_end / _LEASE_TICK) + 1
         for kept in self._windows.values():
-            at = int(lease_end / kept.tick) + 1
             count = kept.under_way.pop(at, 0)
             if count:
                 kept.total -= 1
@@ -267,16 +273,16 @@ class Ledger:
         that is not under way any more lived longer than its lease, and counts again.
         """
         self.is_changed = True
+        lease = int(lease_end / _LEASE_TICK) + 1
         for kept in self._windows.values():
             tick, under_way = kept.tick, kept.under_way
-            at = int(lease_end / tick) + 1
-            count = under_way.get(at)
+            count = under_way.get(lease)
             if count is None:
                 kept.total += 1
             elif count == 1:
-                del under_way[at]
+                del under_way[lease]
             else:
-                under_way[at] = count - 1
+                under_way[lease] = count - 1
             at = int(seen / tick) + 1
             kept.seen[at] = kept.seen.get(at, 0) + 1
             end = at * tick + kept.window

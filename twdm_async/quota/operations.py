@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen
 
@@ -72,6 +72,8 @@ class Terms:
     family: str = field(init=False)
     pages: tuple[str, ...] = field(init=False)
     """The names of all the buckets."""
+    plain: Any = field(default=(None, (), ()), init=False)
+    """What a book in memory knows of them, so that it need not look for it: the book, ledgers, limits."""
 
     def __attrs_post_init__(self) -> None:
         self.app, self.family = self.claims[0].bucket.app, self.claims[0].bucket.family
@@ -203,7 +205,14 @@ class Take(_OfTerms):
 
 
 @define(eq=False)
-class _OfSlot:
+class _Noted:
+    noted_at: float = field(default=0.0, init=False)  # by the machine's uptime
+    age: float = field(default=0.0, init=False)
+    """Seconds since it was noted, in the moment in which it is applied."""
+
+
+@define(eq=False)
+class _OfSlot(_Noted):
     slot: Slot
 
     @property
@@ -235,7 +244,7 @@ class GiveBack(_OfSlot):
 
 
 @define(eq=False)
-class _OfBucket:
+class _OfBucket(_Noted):
     bucket: Bucket
 
     @property
@@ -264,7 +273,7 @@ class Tighten(_OfBucket):
 
 
 @define(eq=False)
-class Heard:
+class Heard(_Noted):
     """Note that a person has written to the account; or, with a `message_id`, that the account has written to the
     person, whoever did it. `at` is when, in seconds since 1970 by the server's clock.
     """

@@ -5,14 +5,15 @@
 -- ARGV[2]  the `meta` that the caller knows
 -- ARGV[3]  seconds after which the book expires if nobody uses it
 -- ARGV[4]  how many fields follow that the caller wants to know if the book has changed
--- ARGV...  these fields; then, to be committed, fields and their values, '' to delete one
+-- ARGV[5]  how many fields are to be drawn at random
+-- ARGV...  the fields that are wanted; then, to be committed, fields and their values, '' to delete one
 --
 -- Answers 1 if it was committed; else `meta`, the time in seconds and microseconds, the identity of the server, whether
--- there is a book of an earlier version, three fields drawn at random, and the values of the fields if they are not
+-- there is a book of an earlier version, the fields drawn at random, and the values of the fields if they are not
 -- known.
 
 local meta = redis.call('HGET', KEYS[1], 'meta') or ''
-local fields = 4 + tonumber(ARGV[4])
+local fields = 5 + tonumber(ARGV[4])
 
 if ARGV[1] ~= 'read' and meta == ARGV[2] then
   if ARGV[1] == 'begin' then
@@ -33,9 +34,9 @@ local time = redis.call('TIME')
 local info = redis.pcall('INFO', 'server')  -- not every user may ask
 local identity = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
 local earlier = meta == '' and redis.call('EXISTS', KEYS[2]) or 0
-local drawn = redis.call('HRANDFIELD', KEYS[1], 3)
+local drawn = redis.call('HRANDFIELD', KEYS[1], ARGV[5])
 local values = {}
-if fields > 4 and (meta ~= ARGV[2] or meta == '') then
-  values = redis.call('HMGET', KEYS[1], unpack(ARGV, 5, fields))
+if fields > 5 and (meta ~= ARGV[2] or meta == '') then
+  values = redis.call('HMGET', KEYS[1], unpack(ARGV, 6, fields))
 end
 return {meta, time[1], time[2], identity, earlier, drawn, values}

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import re
 import secrets
 from contextlib import suppress
@@ -48,7 +47,6 @@ _TIMEOUT: Final = 5.0  # seconds for one call
 _EXPIRE: Final = 90 * 86_400  # seconds
 _LOST_FOR: Final = 2 * 3600.0  # seconds on top of the longest window: requests under way, and the credit of replies
 _DAY: Final = 86_400.0
-_MOST_PAGES: Final = 1000  # that stay loaded
 
 
 class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
@@ -133,7 +131,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         if leads_nowhere:
             raise InvalidInput(parameter="url", problem="is not the address of a Redis server")
 
-    async def _commit(self, batch: Batch) -> None:
+    async def commit(self, batch: Batch) -> None:
         known = self._memories.setdefault(batch.app, Memory())
         state: State | None = await self._read(batch, known)
         while state is not None:
@@ -155,13 +153,21 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
                 raise self._forgotten()
             known.book = book if state is None else None
 
-    async def _was_committed(self, batch: Batch) -> bool:
+    async def was_committed(self, batch: Batch) -> bool:
         known = self._memories.setdefault(batch.app, Memory())
         known.text, known.book = "", None
-        state = await self._read(batch, known)
-        was_committed = batch_number(state.values.get(self._client)) == known.batch + 1
-        known.batch += was_committed
-        return was_committed
+        state: State | None = await self._read(batch, known)
+        while state is not None:
+            if batch_number(state.values.get(self._client)) == known.batch + 1:
+                known.batch += 1
+                return True
+            meta = known.judge(state, self._client, assumes=False, longest=self._longest + _LOST_FOR)
+            if meta is None:
+                raise self._forgotten()
+            # The batch may still be on its way. Once the book has changed, it cannot be committed any more.
+            state = await self._write(batch, known, state, meta, {}, number=known.batch)
+        known.book = None
+        return False
 
     async def _read(self, batch: Batch, known: Memory) -> State:
         text = known.text if known.has_loaded(batch) else ""
@@ -170,27 +176,24 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         return state
 
     async def _write(
-        self, batch: Batch, known: Memory, state: State, meta: Meta, changes: dict[str, str]
+        self, batch: Batch, known: Memory, state: State, meta: Meta, changes: dict[str, str], number: int | None = None
     ) -> State | None:
-        """Commit; or return what is there instead."""
+        """Commit, as the client's next batch or that of this number; or return what is there instead."""
         is_begun = state.meta is None or state.meta.epoch != meta.epoch
-        number = 1 if is_begun else known.batch + 1
+        if number is None:
+            number = 1 if is_begun else known.batch + 1
         own = {"meta": json.dumps(asdict(meta)), self._client: f"{number} {meta.now:.0f}"}
         writes = [text for pair in {**changes, **own}.items() for text in pair]
         batch.is_unsure = True
         answer = await self._call(batch, "begin" if is_begun else "commit", state.text, known, writes)
         batch.is_unsure = False
         if answer is None:
-            known.text, known.meta, known.batch, known.drawn = own["meta"], meta, number, state.drawn
-            if is_begun:
-                known.ahead = math.inf
-            known.ahead = min(known.ahead, meta.now - state.sent_at)
+            known.remember(own["meta"], meta, number, state)
             self._show(batch.app, meta.now, {**state.values, **changes})
         return answer
 
     def _applied(self, batch: Batch, book: Book | None, state: State, meta: Meta) -> Book:
-        if book is None or len(book.ledgers) + len(book.conversations) > _MOST_PAGES:
-            book = Book(meta.since, self.assume_spent)
+        book = book or Book(meta.since, self.assume_spent)
         if state.values:
             book.load({name: state.values[name] for name in batch.pages})
         self._longest = max(
@@ -232,7 +235,17 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         errors = self._library.exceptions
         fields = [*batch.pages, self._client, *known.drawn]
         key = f"{self._prefix}:{{{batch.app}}}"
-        arguments = (f"{key}:book", f"{key}:clock", mode, text, _EXPIRE, len(fields), *fields, *writes)
+        arguments = (
+            f"{key}:book",
+            f"{key}:clock",
+            mode,
+            text,
+            _EXPIRE,
+            len(fields),
+            max(3, min(2 * len(batch.operations), 100)),
+            *fields,
+            *writes,
+        )
         try:
             if self._redis is None:
                 self._redis = self._connect()

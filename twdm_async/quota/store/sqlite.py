@@ -155,8 +155,9 @@ class SQLiteQuotaStore(TransactionalQuotaStore, schemes=("sqlite",)):
         self._sync_timer = None
         if was_forked:
             self._file.leave_behind()
+            self._books.clear()
 
-    async def _commit(self, batch: Batch) -> None:
+    async def commit(self, batch: Batch) -> None:
         if self._sync_timer is None:
             self._sync_timer = asyncio.get_running_loop().call_later(_SYNC_WITHIN, self._sync_soon)
         batch.is_unsure = True  # whoever waits here may be cancelled, and the file's thread goes on
@@ -175,10 +176,10 @@ class SQLiteQuotaStore(TransactionalQuotaStore, schemes=("sqlite",)):
         batch.is_unsure = False
         raise QuotaStoreFailed(store=self.address, problem=problem)
 
-    async def _was_committed(self, batch: Batch) -> bool:
+    async def was_committed(self, batch: Batch) -> bool:
         try:
             await asyncio.shield(batch.outcome)
-        except FileTrouble:
+        except Exception:  # noqa: BLE001 - whatever it was, it was rolled back
             return False
         return True
 

@@ -6,7 +6,7 @@ the pages that have changed, all or nothing.
 
 If it is not known whether a batch was committed (its answer was lost, or whoever waited for it was cancelled), those
 who asked get an error, and the next batch begins by finding out. If it was committed, its slots are given back; if not,
-its notes are carried out again. Nothing is done twice.
+it is seen to that it never will be, and its notes are carried out again. A note counts from when it was made.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from twdm_async.quota.operations import Answer, GiveBack, Granted, Look, Operati
 from twdm_async.quota.store.contract import QuotaStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from twdm_async._clock import Clock
     from twdm_async.quota.ledger import Ledger, Usage
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 _LARGEST_BATCH: Final = 500  # operations
 _MOST_NOTES: Final = 100_000  # kept for a store that fails
 _NOTE_DELAY: Final = 0.005  # seconds that a note waits for a question, to go along with it
-_MOST_RARELY, _MOST_OFTEN = 30.0, 0.02  # seconds between two looks at whether others gave something back
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds after a batch that failed
 
 
 @define(eq=False)
@@ -73,6 +73,129 @@ class _Asked:
     answer: asyncio.Future[Answer]
 
 
+class _Queue:
+    """The operations on the book of one app that are still to be carried out. Whatever is wrong with it is no other
+    app's trouble.
+    """
+
+    def __init__(self, store: TransactionalQuotaStore, app: str) -> None:
+        self._store = store
+        self._app = app
+        self.notes: deque[Note] = deque()
+        self.noted = 0  # so far
+        self.asked: deque[_Asked] = deque()
+        self.flushes: list[tuple[int, asyncio.Future[None]]] = []  # up to which of the notes somebody waits for
+        self.unsure: Batch | None = None
+        self.worker: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._pause = 0.0  # seconds before the next batch, after one has failed
+
+    def begin_in_loop(self) -> None:
+        """Drop what belongs to the loop that was used before."""
+        self.asked.clear()  # whoever asked is gone with the loop
+        self.flushes.clear()
+        self.unsure = self.worker = self._timer = None
+
+    def start(self) -> None:
+        """Carry out what there is now."""
+        self.stop_timer()
+        if self.worker is None:
+            worker = asyncio.get_running_loop().create_task(self._work(), name="twdm_async quota store")
+            self.worker = worker
+            worker.add_done_callback(self._ended)  # also of one that was cancelled before its first step
+
+    def start_later(self) -> None:
+        """Carry out what there is in a moment."""
+        if self._timer is None and self.worker is None:
+            self._timer = asyncio.get_running_loop().call_later(max(_NOTE_DELAY, self._pause), self.start)
+
+    def stop_timer(self) -> None:
+        """Begin nothing by itself."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ended(self, worker: asyncio.Task[None]) -> None:
+        error = None if worker.cancelled() else worker.exception()
+        if isinstance(error, Exception):
+            _log.error("%s: %s", self._store.address, mistake(error))
+            self._flushed(self.noted)
+        if self.worker is worker:
+            self.worker = None
+            if self.asked or self.notes or self.flushes:
+                self.start_later()
+
+    async def _work(self) -> None:
+        try:
+            while self.asked or self.notes or self.flushes:
+                await self._resolve()
+                notes = [self.notes.popleft() for _ in range(min(len(self.notes), _LARGEST_BATCH))]
+                asked = [self.asked.popleft() for _ in range(min(len(self.asked), _LARGEST_BATCH))]
+                if notes or asked:
+                    await self._run(notes, asked)
+                self._pause = 0.0
+                self._flushed(self.noted - len(self.notes))
+        except BaseException as error:
+            self._pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, 2 * self._pause))
+            self._fail(self.asked, error)
+            self.asked.clear()
+            if not isinstance(error, QuotaStoreFailed):
+                raise
+            self._flushed(self.noted)  # notes are kept for the next batch
+
+    def _flushed(self, done: int) -> None:
+        waiting, self.flushes = self.flushes, []
+        for noted, flushed in waiting:
+            if noted > done:
+                self.flushes.append((noted, flushed))
+            elif not flushed.done():
+                flushed.set_result(None)
+
+    async def _run(self, notes: list[Note], asked: list[_Asked]) -> None:
+        """Carry out notes, which can only free slots or close a bucket, and then questions."""
+        batch = Batch(self._app, [*notes, *(one.question for one in asked)], self._store.uptime())
+        for note in notes:
+            note.age = batch.began - note.noted_at
+        try:
+            await self._store.commit(batch)
+        except BaseException as error:
+            if batch.is_unsure:
+                self.unsure = batch
+            elif isinstance(error, QuotaStoreFailed | asyncio.CancelledError):
+                self.notes.extendleft(reversed(notes))  # else whatever is wrong may be wrong with them
+            self._fail(asked, error)
+            raise
+        for one, answer in zip(asked, batch.answers[len(notes) :], strict=True):
+            if isinstance(answer, Granted) and isinstance(one.question, Take):
+                answer.slot.send_by = batch.began + one.question.terms.lifetime.to_send
+            if not one.answer.done():
+                one.answer.set_result(answer)
+            elif isinstance(answer, Granted):
+                self._store.note(GiveBack(answer.slot, answer.count))
+
+    def _fail(self, asked: Iterable[_Asked], error: BaseException) -> None:
+        """Let those who asked hear of `error`."""
+        if not isinstance(error, Exception):
+            error = QuotaStoreFailed(store=self._store.address, problem="the task that asked it was cancelled")
+        for one in asked:
+            if not one.answer.done():
+                one.answer.set_exception(error)
+
+    async def _resolve(self) -> None:
+        """Find out what became of a batch that was left unsure."""
+        batch = self.unsure
+        if batch is not None:
+            was_committed = await self._store.was_committed(batch)
+            self.unsure = None
+            if was_committed:
+                granted = [answer for answer in batch.answers if isinstance(answer, Granted)]
+                self.noted += len(granted)
+                self.notes.extendleft([GiveBack(answer.slot, answer.count) for answer in granted])
+            else:
+                notes = [one for one in batch.operations if not isinstance(one, Take | Look)]
+                self.notes.extendleft(reversed(notes))
+
+
 class TransactionalQuotaStore(QuotaStore):
     """A store that carries out operations in transactions.
 
@@ -84,18 +207,12 @@ class TransactionalQuotaStore(QuotaStore):
     def __init__(self, *, clock: Clock, assume_spent: float) -> None:
         super().__init__(assume_spent=assume_spent)
         self._clock = clock
-        self._notes: deque[Note] = deque()
-        self._asked: deque[_Asked] = deque()
-        self._noted = 0  # notes so far
-        self._flushes: list[tuple[int, asyncio.Future[None]]] = []  # up to which of the notes somebody waits for
-        self._unsure: dict[str, Batch] = {}  # by app
-        self._worker: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._queues: dict[str, _Queue] = {}  # by app
         self._shown: dict[tuple[str, str], str | Ledger] = {}  # app and page to what it last was
         self._shown_at: dict[str, tuple[float, float]] = {}  # app to a moment by the book's and by our clock
 
     @abstractmethod
-    async def _commit(self, batch: Batch) -> None:
+    async def commit(self, batch: Batch) -> None:
         """Apply the operations of `batch` in one transaction, and set their answers. Set `is_unsure` for as long as it
         cannot be known whether that is committed.
 
@@ -104,38 +221,42 @@ class TransactionalQuotaStore(QuotaStore):
         """
 
     @abstractmethod
-    async def _was_committed(self, batch: Batch) -> bool:
-        """Find out whether a batch that was left unsure was committed.
+    async def was_committed(self, batch: Batch) -> bool:
+        """Find out whether a batch that was left unsure was committed. If not, see to it that it never will be.
 
         Raises:
             QuotaStoreFailed: that cannot be known.
         """
 
+    def uptime(self) -> float:
+        """Return the seconds since this machine was started."""
+        return self._clock.uptime()
+
     def _begin_in_loop(self, *, was_forked: bool, is_new: bool) -> None:
-        self._asked.clear()  # whoever asked is gone with the loop
-        self._flushes.clear()
-        self._unsure.clear()
         if was_forked or is_new:
-            self._notes.clear()  # the process that this one was forked off keeps them
-        self._worker, self._timer = None, None
+            self._queues.clear()  # the process that this one was forked off keeps what it noted
+        for queue in self._queues.values():
+            queue.begin_in_loop()
 
     def ask(self, question: Question) -> asyncio.Future[Answer]:
         self.bind_loop()
         asked = _Asked(question, asyncio.get_running_loop().create_future())
-        self._asked.append(asked)
-        self._start()
+        queue = self._queue(question.app)
+        queue.asked.append(asked)
+        queue.start()
         return asked.answer
 
     def note(self, note: Note) -> None:
         if self._is_closed or not note.pages:
             return  # nobody can be told any more; the slot counts until its lease and a window are over
         self.bind_loop()
-        self._noted += 1
-        self._notes.append(note)
-        if len(self._notes) > _MOST_NOTES:
-            self._notes.popleft()
-        if self._worker is None:
-            self._start_later()
+        note.noted_at = self._clock.uptime()
+        queue = self._queue(note.app)
+        queue.noted += 1
+        queue.notes.append(note)
+        if len(queue.notes) > _MOST_NOTES:
+            queue.notes.popleft()
+        queue.start_later()
 
     def usage(self, bucket: Bucket, quota: Quota) -> Usage:
         shown = self._shown.get((bucket.app, bucket.name), "[null]")
@@ -147,122 +268,30 @@ class TransactionalQuotaStore(QuotaStore):
         return shown.usage(by_book + self._clock.monotonic() - by_clock, quota)
 
     async def flush(self) -> None:
-        if self._is_closed or not (self._notes or self._unsure or self._worker):
-            return
-        self.bind_loop()
-        flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._flushes.append((self._noted, flushed))
-        self._start()
-        await flushed
+        if not self._is_closed and self._queues:
+            self.bind_loop()
+            flushes: list[asyncio.Future[None]] = []
+            for queue in self._queues.values():
+                if queue.notes or queue.unsure or queue.worker:
+                    flushes.append(asyncio.get_running_loop().create_future())
+                    queue.flushes.append((queue.noted, flushes[-1]))
+                    queue.start()
+            await asyncio.gather(*flushes)
 
     async def close(self) -> None:
         await super().close()
-        self._stop_timer()
+        for queue in self._queues.values():
+            queue.stop_timer()
+
+    def _queue(self, app: str) -> _Queue:
+        if app not in self._queues:
+            self._queues[app] = _Queue(self, app)
+        return self._queues[app]
 
     def _show(self, app: str, now: float, pages: Mapping[str, str | None]) -> None:
-        """Take in what pages are at the moment `now` of the book."""
+        """Take in what ledgers are at the moment `now` of the book."""
         self._shown_at[app] = (now, self._clock.monotonic())
-        self._shown.update({(app, name): text for name, text in pages.items() if text is not None})
-
-    def _start(self) -> None:
-        self._stop_timer()
-        if self._worker is None:
-            worker = asyncio.get_running_loop().create_task(self._work(), name="twdm_async quota store")
-            self._worker = worker
-            worker.add_done_callback(self._ended)  # also of one that was cancelled before its first step
-
-    def _ended(self, worker: asyncio.Task[None]) -> None:
-        error = None if worker.cancelled() else worker.exception()
-        if isinstance(error, Exception):
-            _log.error("%s: %s", self.address, mistake(error))
-        if self._worker is worker:
-            self._worker = None
-            if self._asked or self._notes or self._flushes:
-                self._start_later()
-
-    def _start_later(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_NOTE_DELAY, self._start)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    async def _work(self) -> None:
-        try:
-            while self._asked or self._notes or self._flushes:
-                await self._resolve()
-                await self._run(*self._next())
-                self._flushed(self._noted - len(self._notes))
-        except QuotaStoreFailed:  # those who asked were told, and notes are kept for the next batch
-            self._flushed(self._noted)
-
-    def _flushed(self, done: int) -> None:
-        waiting, self._flushes = self._flushes, []
-        for noted, flushed in waiting:
-            if noted > done:
-                self._flushes.append((noted, flushed))
-            elif not flushed.done():
-                flushed.set_result(None)
-
-    def _next(self) -> tuple[list[Note], list[_Asked]]:
-        """Take the next operations of one app. Notes go first: they can only free slots, or close a bucket."""
-        first = self._notes[0] if self._notes else self._asked[0].question if self._asked else None
-        notes: list[Note] = []
-        asked: list[_Asked] = []
-        if first is not None:
-            while self._notes and self._notes[0].app == first.app and len(notes) < _LARGEST_BATCH:
-                notes.append(self._notes.popleft())
-            while self._asked and self._asked[0].question.app == first.app and len(asked) < _LARGEST_BATCH:
-                asked.append(self._asked.popleft())
-        return notes, asked
-
-    async def _run(self, notes: Sequence[Note], asked: Sequence[_Asked]) -> None:
-        operations = [*notes, *(one.question for one in asked)]
-        if not operations:
-            return
-        batch = Batch(operations[0].app, operations, self._clock.uptime())
-        try:
-            await self._commit(batch)
-        except BaseException as error:
-            if batch.is_unsure:
-                self._unsure[batch.app] = batch
-            elif isinstance(error, QuotaStoreFailed | asyncio.CancelledError):
-                self._notes.extendleft(reversed(notes))  # else whatever is wrong may be wrong with them
-            self._fail(asked, error)
-            raise
-        for one, answer in zip(asked, batch.answers[len(notes) :], strict=True):
-            if isinstance(answer, Granted) and isinstance(one.question, Take):
-                answer.slot.send_by = batch.began + one.question.terms.lifetime.to_send
-            if not one.answer.done():
-                one.answer.set_result(answer)
-            elif isinstance(answer, Granted):
-                self.note(GiveBack(answer.slot, answer.count))
-
-    def _fail(self, asked: Sequence[_Asked], error: BaseException) -> None:
-        """Nobody gets a slot."""
-        unanswered = [*asked, *self._asked]
-        self._asked.clear()
-        if not isinstance(error, Exception):
-            error = QuotaStoreFailed(store=self.address, problem="the task that asked it was cancelled")
-        for one in unanswered:
-            if not one.answer.done():
-                one.answer.set_exception(error)
-
-    async def _resolve(self) -> None:
-        """Find out what became of batches that were left unsure."""
-        for app, batch in list(self._unsure.items()):
-            try:
-                was_committed = await self._was_committed(batch)
-            except QuotaStoreFailed as error:
-                self._fail((), error)
-                raise
-            del self._unsure[app]
-            if was_committed:
-                granted = [answer for answer in batch.answers if isinstance(answer, Granted)]
-                self._noted += len(granted)
-                self._notes.extendleft([GiveBack(answer.slot, answer.count) for answer in granted])
-            else:
-                notes = [one for one in batch.operations if not isinstance(one, Take | Look)]
-                self._notes.extendleft(reversed(notes))
+        ledgers = {
+            name: text for name, text in pages.items() if text and not name.startswith(("conversation ", "client "))
+        }
+        self._shown.update({(app, name): text for name, text in ledgers.items()})

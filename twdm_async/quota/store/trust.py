@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from attrs import define, evolve, field, frozen
 
@@ -19,6 +19,9 @@ from twdm_async.quota.book import Book
 
 if TYPE_CHECKING:
     from twdm_async.quota.store.transactional import Batch
+
+
+_MOST_PAGES: Final = 1000  # that stay loaded
 
 
 @frozen
@@ -31,6 +34,8 @@ class Meta:
         now: the book's time then, in seconds.
         time: the server's, in seconds since 1970.
         since: when the book was begun, likewise.
+        begun: the same by the book's time.
+        longest: seconds for which anything in it may count.
         identity: of the server.
         before: epochs that ended since their book was lost.
         lost_until: by the book's time, when nothing counts any more that was forgotten.
@@ -41,6 +46,8 @@ class Meta:
     now: float
     time: float
     since: float
+    begun: float
+    longest: float
     identity: str
     before: tuple[str, ...] = ()
     lost_until: float = 0.0
@@ -79,6 +86,7 @@ class Memory:
         text: the `meta` of its last batch, as it is kept.
         meta: the same.
         batch: the number of that batch.
+        seen_at: by this machine's uptime, when it was committed.
         ahead: of this machine's uptime, the book's time is at the most.
         book: the pages that are loaded.
         drawn: names of some pages, drawn at random.
@@ -87,19 +95,30 @@ class Memory:
     text: str = ""
     meta: Meta | None = None
     batch: int = 0
+    seen_at: float = 0.0
     ahead: float = math.inf
     book: Book | None = None
     drawn: list[str] = field(factory=list[str])
 
     def has_loaded(self, batch: Batch) -> bool:
         """Tell whether all that `batch` needs is loaded."""
-        return self.book is not None and self.book.loaded.issuperset(batch.pages)
+        book = self.book
+        return book is not None and len(book.loaded) <= _MOST_PAGES and book.loaded.issuperset(batch.pages)
+
+    def remember(self, text: str, meta: Meta, number: int, state: State) -> None:
+        """Take in that a batch was committed as `number`, upon `state`."""
+        if self.meta is None or self.meta.epoch != meta.epoch:
+            self.ahead = math.inf
+        self.ahead = min(self.ahead, meta.now - state.sent_at)
+        self.text, self.meta, self.batch, self.drawn, self.seen_at = text, meta, number, state.drawn, state.sent_at
 
     def time_of(self, state: State) -> float:
         """Return the book's time at the moment in which `state` was read."""
         if state.meta is None:
             return state.time
-        return advanced(state.meta.now, state.meta.time, state.time, self.ahead + state.sent_at)
+        is_known = self.meta is not None and self.meta.epoch == state.meta.epoch
+        at_most = self.ahead + state.sent_at if is_known else math.inf
+        return advanced(state.meta.now, state.meta.time, state.time, at_most)
 
     def judge(self, state: State, client: str, *, assumes: bool, longest: float) -> Meta | None:
         """Return what the book is to say after this batch. If it is found to be lost, it says so from then on.
@@ -114,17 +133,20 @@ class Memory:
             ``None`` if nothing may be counted, and the book says why.
         """
         now, meta, mine = self.time_of(state), state.meta, self.meta
-        if meta is None and mine is None:
-            return _begun(state, now)
+        longest = max(longest, *(one.longest for one in (meta, mine) if one is not None), 0.0)
+        if meta is None and (mine is None or state.sent_at > self.seen_at + longest):
+            return _begun(state, now, longest)
         if meta is not None and meta.lost_until > now:
             is_news = mine is None and assumes
-            return _begun(state, now, before=(*meta.before, meta.epoch)) if is_news else None
-        if meta is not None and mine is not None and mine.epoch in meta.before and not meta.lost_until:
-            return None  # another client has begun anew, and knows what to believe; this one does not
+            return _begun(state, now, longest, before=(*meta.before, meta.epoch)) if is_news else None
+        is_given_up = meta is not None and mine is not None and mine.epoch in meta.before
+        if meta is not None and is_given_up and not meta.lost_until and now < meta.begun + longest:
+            return None  # another client has begun anew, and was told what to believe; this one was not
         if meta is None or self.is_older(state, client):
             before = (*((*meta.before, meta.epoch) if meta else ()), *((mine.epoch,) if mine else ()))
-            return _begun(state, now, before=tuple(dict.fromkeys(before)), lost_until=now + longest)
-        return evolve(meta, number=meta.number + 1, now=now, time=state.time, identity=state.identity or meta.identity)
+            return _begun(state, now, longest, before=tuple(dict.fromkeys(before)), lost_until=now + longest)
+        identity = state.identity or meta.identity
+        return evolve(meta, number=meta.number + 1, now=now, time=state.time, identity=identity, longest=longest)
 
     def is_older(self, state: State, client: str) -> bool:
         """Tell whether `state` may have less than what this client, or the book itself, knows of."""
@@ -138,9 +160,9 @@ class Memory:
         return meta.number < mine.number or (own is not None and own < self.batch)
 
 
-def _begun(state: State, now: float, *, before: tuple[str, ...] = (), lost_until: float = 0.0) -> Meta:
+def _begun(state: State, now: float, longest: float, *, before: tuple[str, ...] = (), lost_until: float = 0.0) -> Meta:
     epoch, since = secrets.token_hex(8), float(math.floor(state.time))
-    return Meta(epoch, 1, now, state.time, since, state.identity, before, lost_until)
+    return Meta(epoch, 1, now, state.time, since, now, longest, state.identity, before, lost_until)
 
 
 def advanced(before: float, last_time: float, time: float, at_most: float) -> float:
