@@ -236,22 +236,22 @@ class Book:
 
     def _wait(self, terms: Terms, now: float) -> Wait:
         """Tell how long it takes, at the least, until there is room."""
-        scope, longest, worth_asking_in = Scope.USER, 0.0, math.inf
+        scope, longest = Scope.USER, 0.0
         for number, claim in enumerate(terms.claims):
             ledger = self._ledger(claim.bucket.name)
             seconds = max(0.0, ledger.held_until - now)
             for quota in claim.quotas:
-                limit = quota.limit
+                limit, recheck_in, by_bulk_in = quota.limit, math.inf, 0.0
                 if terms.shares:
                     share, used = self._bulk_share(terms, number, quota, now)
                     limit -= share.kept
-                    worth_asking_in = min(worth_asking_in, share.allowed_in(used + 1) or quota.per / 50)
+                    recheck_in = max(_SHORTEST_RECHECK, share.allowed_in(used + 1) or quota.per / 50)
                     by_bulk = self._ledger(terms.shares[number].bucket.name)
-                    seconds = max(seconds, by_bulk.free_in(now, quota, share.allowed))
-                seconds = max(seconds, ledger.free_in(now, quota, limit))
+                    by_bulk_in = by_bulk.free_in(now, quota, share.allowed)
+                seconds = max(seconds, min(max(by_bulk_in, ledger.free_in(now, quota, limit)), recheck_in))
             if seconds >= longest:
                 scope, longest = claim.bucket.scope, seconds
-        return Wait(scope, min(longest, max(worth_asking_in, _SHORTEST_RECHECK)))
+        return Wait(scope, longest)
 
     def _bulk_share(self, terms: Terms, number: int, quota: Quota, now: float) -> tuple[BulkShare, int]:
         """Tell what bulk requests may use of `quota`, and how much they do."""

@@ -166,7 +166,7 @@ class Conversation:
 
 
 def _moment(send: Send) -> float:
-    return math.inf if send.made is None else send.made
+    return send.begun + LONGEST_UNDER_WAY if send.made is None else send.made
 
 
 def _finite(moment: float) -> float | None:

@@ -16,14 +16,13 @@ deadlines, and all moments in which asking makes sense again.
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
 from twdm_async.errors import ClientClosed, QuotaQueueFull, QuotaStoreFailed
+from twdm_async.quota.alarms import Alarms
 from twdm_async.quota.lanes import LaneQueue
 from twdm_async.quota.line import Line, Waiter
 from twdm_async.quota.operations import GiveBack, Granted, Slot, Take, Wait
@@ -32,7 +31,7 @@ from twdm_async.quota.spec import Priority, Scope
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twdm_async.quota.operations import Answer
+    from twdm_async.quota.operations import Answer, Terms
     from twdm_async.quota.store.contract import QuotaStore
 
 _LARGEST_BATCH: Final = 64  # calls for which slots are asked at once
@@ -61,10 +60,7 @@ class Dispatcher:
         self._blocked = [0.0 for _ in Priority]  # until when the app's bucket is full, by priority
         self._pending = 0  # questions to the store
         self._is_dispatching = False
-        self._alarms: list[tuple[float, int, Line | Waiter]] = []
-        self._tidy_at = 256  # alarms
-        self._numbers = itertools.count()
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarms = Alarms[Line | Waiter](self._ring, lambda whose: isinstance(whose, Waiter) and whose.done())
 
     def add(self, line: Line) -> None:
         """Let calls of `line` wait here."""
@@ -103,7 +99,13 @@ class Dispatcher:
     def give_back(self, slot: Slot, account: str) -> None:
         """Give back a slot of `account`, and let others have it."""
         self._store.note(GiveBack(slot))
-        if not slot.buckets or self._loop is None:
+        for (app, family, _), dispatcher in self._store.dispatchers.items():
+            if slot.buckets and app == slot.terms.app and family == slot.terms.family:
+                dispatcher.unblock(account)
+
+    def unblock(self, account: str) -> None:
+        """Ask again for calls of `account`, and for all if they wait for the app: a slot has come free."""
+        if self._loop is None:
             return
         for priority in Priority:
             self._blocked[priority] = 0.0
@@ -116,26 +118,32 @@ class Dispatcher:
     def hear(self, line: Line, person: str) -> None:
         """A person wrote: messages to that person may be free replies now."""
         for waiter in line.by_person.get(person, ()):
-            if not line.unasked.contains(waiter, waiter.lane):
-                line.unasked.push(waiter, waiter.lane)
+            waiter.has_news = True
+            self._push_unasked(waiter)
         if line.unasked:
             self._ask_unasked(line)
             self._arm()
 
+    def _push_unasked(self, waiter: Waiter) -> None:
+        if waiter.asked_at is None and not waiter.line.unasked.contains(waiter, waiter.lane):
+            waiter.line.unasked.push(waiter, waiter.lane)
+
     def _admit(self, waiter: Waiter) -> None:
         line = waiter.line
+        if waiter.recipient is not None:
+            line.by_person.setdefault(waiter.recipient.person, {})[waiter] = None
         if waiter.recipient is not None and not line.unasked and line.pacer.allows(line.asking + 1):
             self._ask_for(waiter, may_spend=self.is_first(line, waiter.lane.priority))
         elif waiter.recipient is not None:
-            if self._begin_waiting(waiter, len(line.unasked)):
-                line.unasked.push(waiter, waiter.lane)
+            if self._begin_waiting(waiter, None):
+                self._push_unasked(waiter)
                 self._wake_for_pace(line)
         elif self.is_first(line, waiter.lane.priority) and line.pacer.allows(line.asking + 1):
             self._ask_for(waiter)
         else:
             self._enqueue(waiter)
         if waiter.deadline is not None and not waiter.done():
-            self._set_alarm(waiter.deadline, waiter)
+            self._alarms.set(waiter.deadline, waiter)
         self._dispatch()
 
     def _enqueue(self, waiter: Waiter) -> None:
@@ -144,19 +152,22 @@ class Dispatcher:
             return
         waiter.is_queued = True
         line.queue.push(waiter, waiter.lane)
-        if waiter.recipient is not None:
-            line.by_person.setdefault(waiter.recipient.person, set()).add(waiter)
         self._touch(line)
 
-    def _begin_waiting(self, waiter: Waiter, behind: int) -> bool:
-        """Refuse a call that may not wait, with so many before it; else count it. Return whether it waits."""
+    def _begin_waiting(self, waiter: Waiter, behind: int | None) -> bool:
+        """Refuse a call that may not wait, with so many before it (``None`` if only the pace is known to make it wait);
+        else count it. Return whether it waits.
+        """
         line = waiter.line
         if not waiter.is_waiting:
             if line.is_closed:
-                _refuse(waiter, ClientClosed(endpoint=line.family))
+                waiter.refuse(ClientClosed(endpoint=line.family))
             elif line.waiting >= line.max_waiting:
-                _refuse(waiter, QuotaQueueFull(endpoint=line.family, waiting=line.waiting))
-        self._refuse_if_too_long(waiter, behind)
+                waiter.refuse(QuotaQueueFull(endpoint=line.family, waiting=line.waiting))
+        if waiter.deadline is not None and not waiter.done():
+            too_long = line.too_long(waiter, behind, waiter.deadline - self._now())
+            if too_long is not None:
+                waiter.refuse(too_long)
         if not waiter.done() and not waiter.is_waiting:
             waiter.is_waiting = True
             line.waiting += 1
@@ -172,32 +183,21 @@ class Dispatcher:
             line.queue.discard(waiter, waiter.lane)
             line.unasked.discard(waiter, waiter.lane)
             if waiter.recipient is not None:
-                others = line.by_person.get(waiter.recipient.person, set())
-                others.discard(waiter)
+                others = line.by_person.get(waiter.recipient.person, {})
+                others.pop(waiter, None)
                 if not others:
                     line.by_person.pop(waiter.recipient.person, None)
-
-    def _refuse_if_too_long(self, waiter: Waiter, behind: int) -> None:
-        line, priority = waiter.line, waiter.lane.priority
-        if waiter.deadline is None or waiter.done():
-            return
-        max_wait = waiter.deadline - waiter.get_loop().time()
-        if line.estimate(line, priority, behind).wait <= max_wait:
-            return  # even the last in line would be in time, so there is no need to look for the place
-        too_long = line.estimate(line, priority, line.queue.ahead_of(waiter.lane) if behind else 0)
-        if too_long.wait > max_wait:
-            _refuse(waiter, too_long)
 
     def _expire(self, waiter: Waiter, now: float) -> None:
         """End the waiting of a call whose deadline has come, or give the store a moment more to answer."""
         line = waiter.line
         if waiter.asked_at is not None and now < waiter.asked_at + _STORE_PATIENCE:
-            self._set_alarm(waiter.asked_at + _STORE_PATIENCE, waiter)
+            self._alarms.set(waiter.asked_at + _STORE_PATIENCE, waiter)
         elif now >= line.asked_since + _STORE_PATIENCE:
             problem = "it did not answer in time; see that it is reachable, and that nobody else holds it"
-            _refuse(waiter, QuotaStoreFailed(store=self._store.address, problem=problem))
+            waiter.refuse(QuotaStoreFailed(store=self._store.address, problem=problem))
         else:
-            _refuse(waiter, line.estimate(line, waiter.lane.priority, 0))
+            waiter.refuse(line.estimate(line, waiter.lane.priority, 0))
 
     def _ask_unasked(self, line: Line) -> None:
         """Ask whether messages are free replies."""
@@ -225,14 +225,14 @@ class Dispatcher:
                 continue
             self._ask_for(waiter)
             asked += 1
-            if max(self._blocked[priority], line.blocked[priority]) > self._now():
-                break
+            if line.asking or max(self._blocked[priority], line.blocked[priority]) > self._now():
+                break  # one after the other, so that each that gets nothing keeps its place
         return asked
 
     def _ask_for(self, waiter: Waiter, *, may_spend: bool = True) -> None:
         """Ask for one call."""
         line = waiter.line
-        waiter.asked_at = self._now()
+        waiter.asked_at, waiter.has_news = self._now(), False
         line.asked.add(waiter)
         priority = waiter.lane.priority
         take = Take(line.terms[priority], 1, waiter.make_ticket(), may_spend, waiter.intent)
@@ -265,6 +265,7 @@ class Dispatcher:
         if error is not None:
             self._fail(line, error)
         self._take_in(line, take, priority, waiter, None if error else answer.result())
+        self._ask_unasked(line)
         self._touch(line)
         self._dispatch()
 
@@ -302,15 +303,18 @@ class Dispatcher:
                 self._enqueue(waiter)
             elif not waiter.line.queue.contains(waiter, waiter.lane):
                 waiter.line.queue.restore(waiter, waiter.lane)
+            if waiter.has_news and not waiter.done():
+                self._push_unasked(waiter)
+                self._wake_for_pace(waiter.line)
 
     def _fail(self, line: Line, error: BaseException) -> None:
         """Let all who wait in `line` hear of `error`."""
         for waiter in line.asked:
-            _refuse(waiter, error)
+            waiter.refuse(error)
         line.asked.clear()
         for queue in (line.queue, line.unasked):
             while queue:
-                _refuse(queue.pop(), error)
+                queue.pop().refuse(error)
 
     def _block(self, line: Line, priority: Priority, wait: Wait) -> None:
         longest = _LONGEST_BLOCK
@@ -364,30 +368,18 @@ class Dispatcher:
     def _wake(self, line: Line, at: float) -> None:
         if at < line.alarm_at:
             line.alarm_at = at
-            self._set_alarm(at, line)
-
-    def _set_alarm(self, at: float, whose: Line | Waiter) -> None:
-        heapq.heappush(self._alarms, (at, next(self._numbers), whose))
-        if len(self._alarms) > self._tidy_at:  # mostly of calls that wait no longer
-            self._alarms = [one for one in self._alarms if isinstance(one[2], Line) or not one[2].done()]
-            heapq.heapify(self._alarms)
-            self._tidy_at = 2 * len(self._alarms) + 256
+            self._alarms.set(at, line)
 
     def _arm(self) -> None:
         """Set the timer for the earliest moment in which there is something to do."""
-        at = self._alarms[0][0] if self._alarms else math.inf
+        at = math.inf
         if self._ready and self._pending < _MOST_PENDING:
-            at = min(at, max(self._blocked[self._ready.next_priority()], self._now()))
-        if at < math.inf and (self._timer is None or self._timer.when() > at):
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(at, self._ring)  # type: ignore[union-attr]  # somebody waits in it
+            at = max(self._blocked[self._ready.next_priority()], self._now())
+        if self._loop is not None:
+            self._alarms.arm(self._loop, at)
 
-    def _ring(self) -> None:
-        self._timer = None
-        now = self._now()
-        while self._alarms and self._alarms[0][0] <= now:
-            at, _, whose = heapq.heappop(self._alarms)
+    def _ring(self, now: float, due: list[tuple[float, Line | Waiter]]) -> None:
+        for at, whose in due:
             if isinstance(whose, Waiter):
                 if not whose.done():
                     self._expire(whose, now)
@@ -398,14 +390,12 @@ class Dispatcher:
         self._dispatch()
 
 
-def dispatcher_of(store: QuotaStore, app: str, family: str) -> Dispatcher:
-    """Return the wait queue of this endpoint family and app, before `store`, in this process."""
-    dispatcher = store.dispatchers.get((app, family))
-    if dispatcher is None:
-        dispatcher = store.dispatchers[app, family] = Dispatcher(store)
+def dispatcher_of(store: QuotaStore, terms: Terms) -> Dispatcher:
+    """Return the wait queue of all whose calls of this app and endpoint family have the same quotas of the app before
+    `store`, in this process.
+    """
+    key = (terms.app, terms.family, tuple([claim.quotas for claim in terms.claims[1:]]))
+    if key not in store.dispatchers:
+        store.dispatchers[key] = Dispatcher(store)
+    dispatcher: Dispatcher = store.dispatchers[key]
     return dispatcher
-
-
-def _refuse(waiter: Waiter, error: BaseException) -> None:
-    if not waiter.done():
-        waiter.set_exception(error)

@@ -293,7 +293,7 @@ class QuotaLimiter:
             live = Terms(claims, self._lifetime, self._keep, credit=row.credit)
             bulk = Terms(claims, self._lifetime, self._keep, shares, row.reserve, row.credit)
             line = Line(family, app, account, (live, bulk), Pacer(row.pace), self._estimate, self._max_waiting)
-            found = self._lines[family] = (line, dispatcher_of(self._store, app, family))
+            found = self._lines[family] = (line, dispatcher_of(self._store, live))
             found[1].add(line)
         return found
 

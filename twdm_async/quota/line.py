@@ -27,7 +27,18 @@ class Waiter(asyncio.Future[Slot]):
         intent: what is written together with its slot.
     """
 
-    __slots__ = ("asked_at", "deadline", "intent", "is_plain", "is_queued", "is_waiting", "lane", "line", "recipient")
+    __slots__ = (
+        "asked_at",
+        "deadline",
+        "has_news",
+        "intent",
+        "is_plain",
+        "is_queued",
+        "is_waiting",
+        "lane",
+        "line",
+        "recipient",
+    )
 
     def __init__(
         self,
@@ -46,7 +57,13 @@ class Waiter(asyncio.Future[Slot]):
         self.is_plain = recipient is None and intent is None  # any slot will do
         self.is_waiting = False  # it is counted among those who wait
         self.is_queued = False  # it has a place in the line's queue
+        self.has_news = False  # the person wrote since the store was asked
         self.asked_at: float | None = None  # when the store was asked for it, if it has not answered yet
+
+    def refuse(self, error: BaseException) -> None:
+        """End the waiting with `error`, unless it has ended."""
+        if not self.done():
+            self.set_exception(error)
 
     def make_ticket(self) -> ReplyTicket | None:
         """Make a ticket of the message, for one attempt to get a slot."""
@@ -82,7 +99,7 @@ class Line:
     asked: set[Waiter] = field(factory=set[Waiter])  # the store was asked for these and has not answered yet
     asking: int = 0  # how many slots it was asked for, for these or for whoever's turn it is then
     asked_since: float = math.inf
-    by_person: dict[str, set[Waiter]] = field(factory=dict[str, "set[Waiter]"])  # of those that are queued
+    by_person: dict[str, dict[Waiter, None]] = field(factory=dict[str, "dict[Waiter, None]"])  # in order
     blocked: list[float] = field(factory=lambda: [0.0 for _ in Priority])  # until when, by priority
     turns: tuple[Lane, ...] = field(init=False)  # as which it may wait for its turn among the accounts, by priority
     turn: Lane | None = None  # as which it does
@@ -94,3 +111,16 @@ class Line:
     @turns.default
     def _turns(self) -> tuple[Lane, ...]:
         return tuple([Lane(self.account, priority=priority) for priority in Priority])
+
+    def too_long(self, waiter: Waiter, behind: int | None, max_wait: float) -> QuotaWaitTooLong | None:
+        """Return the error of a newcomer that is known to wait for longer, with so many before it, or with ``None``, if
+        nothing but the pace is known to make it wait.
+        """
+        priority = waiter.lane.priority
+        if behind is None:
+            by_pace = self.pacer.free_in(self.asking + len(self.unasked) + 1)
+            return self.estimate(self, priority, len(self.unasked)) if by_pace > max_wait else None
+        if self.estimate(self, priority, behind).wait <= max_wait:
+            return None  # even the last in line would be in time, so there is no need to look for the place
+        too_long = self.estimate(self, priority, self.queue.ahead_of(waiter.lane) if behind else 0)
+        return too_long if too_long.wait > max_wait else None

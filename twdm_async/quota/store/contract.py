@@ -52,8 +52,8 @@ class QuotaStore(ABC):
 
     def __init__(self, *, assume_spent: float = 0.0) -> None:
         self.assume_spent = checked_part(assume_spent, "assume_spent")
-        self.dispatchers: dict[tuple[str, str], Any] = {}
-        """The wait queues of this process, by app and endpoint family."""
+        self.dispatchers: dict[tuple[str, str, Any], Any] = {}
+        """The wait queues of this process, by app, endpoint family and quotas of the app."""
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that uses it
         self._forks: int | None = None  # None until it is used
         self._is_closed = False
@@ -83,6 +83,11 @@ class QuotaStore(ABC):
     @abstractmethod
     def _begin_in_loop(self, *, was_forked: bool, is_new: bool) -> None:
         """Drop what belongs to the loop, and with `was_forked` to the process, that used the store before."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it cannot be used any more."""
+        return self._is_closed
 
     @property
     @abstractmethod

@@ -122,7 +122,7 @@ class _Queue:
             self._flushed(self.noted)
         if self.worker is worker:
             self.worker = None
-            if self.asked or self.notes or self.flushes:
+            if self.asked or self.flushes or (self.notes and not self._store.is_closed):
                 self.start_later()
 
     async def _work(self) -> None:
