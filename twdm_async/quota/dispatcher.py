@@ -200,7 +200,6 @@ class Dispatcher:
             waiter.refuse(line.estimate(line, waiter.lane.priority, 0))
 
     def _ask_unasked(self, line: Line) -> None:
-        """Ask whether messages are free replies."""
         while line.unasked and line.pacer.allows(line.asking + 1):
             waiter = line.unasked.pop()
             if not waiter.done() and waiter.asked_at is None:

@@ -6,6 +6,8 @@
 -- ARGV[3]  seconds after which the book expires if nobody uses it
 -- ARGV[4]  how many fields follow that the caller wants to know if the book has changed
 -- ARGV[5]  how many fields are to be drawn at random
+-- ARGV[6]  the caller's name
+-- ARGV[7]  how many milliseconds it wants the book for itself, since others were quicker several times
 -- ARGV...  the fields that are wanted; then, to be committed, fields and their values, '' to delete one
 --
 -- Answers 1 if it was committed; else `meta`, the time in seconds and microseconds, the identity of the server, whether
@@ -13,9 +15,13 @@
 -- known.
 
 local meta = redis.call('HGET', KEYS[1], 'meta') or ''
-local fields = 5 + tonumber(ARGV[4])
+local fields = 7 + tonumber(ARGV[4])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local holder, till = string.match(redis.call('HGET', KEYS[1], 'turn') or '', '^(.*) (%d+)$')
+local is_others = holder and holder ~= ARGV[6] and tonumber(till) > now and tonumber(till) < now + 1000
 
-if ARGV[1] ~= 'read' and meta == ARGV[2] then
+if ARGV[1] ~= 'read' and meta == ARGV[2] and not is_others then
   if ARGV[1] == 'begin' then
     redis.call('DEL', KEYS[1], KEYS[2])
   end
@@ -26,17 +32,20 @@ if ARGV[1] ~= 'read' and meta == ARGV[2] then
       redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
     end
   end
+  redis.call('HDEL', KEYS[1], 'turn')
   redis.call('EXPIRE', KEYS[1], ARGV[3])
   return 1
 end
 
-local time = redis.call('TIME')
+if tonumber(ARGV[7]) > 0 and meta ~= '' and not is_others then
+  redis.call('HSET', KEYS[1], 'turn', ARGV[6] .. ' ' .. string.format('%.0f', now + ARGV[7]))
+end
 local info = redis.pcall('INFO', 'server')  -- not every user may ask
 local identity = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
 local earlier = meta == '' and redis.call('EXISTS', KEYS[2]) or 0
 local drawn = redis.call('HRANDFIELD', KEYS[1], ARGV[5])
 local values = {}
-if fields > 5 and (meta ~= ARGV[2] or meta == '') then
-  values = redis.call('HMGET', KEYS[1], unpack(ARGV, 6, fields))
+if fields > 7 and (meta ~= ARGV[2] or meta == '') then
+  values = redis.call('HMGET', KEYS[1], unpack(ARGV, 8, fields))
 end
 return {meta, time[1], time[2], identity, earlier, drawn, values}

@@ -14,9 +14,11 @@ What the server forgets cannot be known again; :mod:`twdm_async.quota.store.trus
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
+import random
 import re
 import secrets
 from contextlib import suppress
@@ -45,6 +47,8 @@ _log = logging.getLogger(__name__)
 _SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 _TIMEOUT: Final = 5.0  # seconds for one call
 _EXPIRE: Final = 90 * 86_400  # seconds
+_MOST_TRIES: Final = 10  # to commit, before a client asks for a turn of its own
+_TURN: Final = 300  # milliseconds
 _LOST_FOR: Final = 2 * 3600.0  # seconds on top of the longest window: requests under way, and the credit of replies
 _DAY: Final = 86_400.0
 
@@ -113,13 +117,13 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
             self._redis = None
 
     def _connect(self) -> Any:
-        asyncio = self._library.asyncio
+        client = self._library.asyncio
         timeouts = {"socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT}
         if self._url.partition("://")[0].endswith("+cluster"):
-            return asyncio.RedisCluster.from_url(self._url.replace("+cluster", "", 1), **timeouts)
+            return client.RedisCluster.from_url(self._url.replace("+cluster", "", 1), **timeouts)
         # What is asked again, and when, is decided here.
-        never = asyncio.retry.Retry(self._library.backoff.NoBackoff(), 0)
-        return asyncio.Redis.from_url(self._url, retry=never, single_connection_client=True, **timeouts)
+        never = client.retry.Retry(self._library.backoff.NoBackoff(), 0)
+        return client.Redis.from_url(self._url, retry=never, single_connection_client=True, **timeouts)
 
     def _check_address(self) -> None:
         """Raise now if the address cannot be right. Nothing is sent."""
@@ -151,7 +155,9 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
             state = await self._write(batch, known, state, meta, changes)
             if state is None and meta.lost_until > now:
                 raise self._forgotten()
-            known.book = book if state is None else None
+            known.book, known.tries = (book, 0) if state is None else (None, known.tries + 1)
+            if known.tries > _MOST_TRIES:  # it is another one's turn
+                await asyncio.sleep(random.random() * 0.002)
 
     async def was_committed(self, batch: Batch) -> bool:
         known = self._memories.setdefault(batch.app, Memory())
@@ -235,17 +241,10 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         errors = self._library.exceptions
         fields = [*batch.pages, self._client, *known.drawn]
         key = f"{self._prefix}:{{{batch.app}}}"
-        arguments = (
-            f"{key}:book",
-            f"{key}:clock",
-            mode,
-            text,
-            _EXPIRE,
-            len(fields),
-            max(3, min(2 * len(batch.operations), 100)),
-            *fields,
-            *writes,
-        )
+        draws = max(3, min(2 * len(batch.operations), 100))
+        turn = _TURN if known.tries >= _MOST_TRIES else 0
+        facts = (mode, text, _EXPIRE, len(fields), draws, self._client, turn)
+        arguments = (f"{key}:book", f"{key}:clock", *facts, *fields, *writes)
         try:
             if self._redis is None:
                 self._redis = self._connect()

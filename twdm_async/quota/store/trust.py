@@ -88,6 +88,7 @@ class Memory:
         batch: the number of that batch.
         seen_at: by this machine's uptime, when it was committed.
         ahead: of this machine's uptime, the book's time is at the most.
+        tries: how often others were quicker to commit, in a row.
         book: the pages that are loaded.
         drawn: names of some pages, drawn at random.
     """
@@ -97,6 +98,7 @@ class Memory:
     batch: int = 0
     seen_at: float = 0.0
     ahead: float = math.inf
+    tries: int = 0
     book: Book | None = None
     drawn: list[str] = field(factory=list[str])
 
