@@ -318,9 +318,7 @@ class Dispatcher:
     def _block(self, line: Line, priority: Priority, wait: Wait) -> None:
         longest = _LONGEST_BLOCK
         if self._store.is_shared:
-            quotas = [quota for claim in line.terms[priority].claims for quota in claim.quotas]
-            shortest_window = min((quota.per for quota in quotas), default=_LONGEST_BLOCK)
-            longest = max(_SHORTEST_SHARED_BLOCK, min(shortest_window / 100, _LONGEST_SHARED_BLOCK))
+            longest = max(_SHORTEST_SHARED_BLOCK, min(wait.seconds / 20, _LONGEST_SHARED_BLOCK))
         until = self._now() + max(_SHORTEST_BLOCK, min(wait.seconds, longest))
         blocked = self._blocked if wait.scope is Scope.APP else line.blocked
         for rank in Priority:

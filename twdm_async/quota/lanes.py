@@ -62,7 +62,7 @@ class Lane:
 class _Queue(Generic[T]):
     waiting: OrderedDict[T, float]  # in order of arrival; the value is 1 / weight
     start: float  # virtual time at which the first one's grant starts
-    ticket: int = -1  # the number of its entry among the heads
+    ticket: int = 0  # the number of its entry among the heads
 
 
 class LaneQueue(Generic[T]):
@@ -72,7 +72,7 @@ class LaneQueue(Generic[T]):
         self._queues: dict[_Key, _Queue[T]] = {}
         # (priority, start, arrival number, key): entries whose queue has moved on or gone are skipped
         self._heads: list[tuple[int, float, int, _Key]] = []
-        self._arrivals = itertools.count()
+        self._arrivals = itertools.count(1)
         # Where a lane that ran empty would start again, kept for as long as that is ahead of the present virtual time;
         # else a lane that only ever has one waiting would start afresh each time and starve the lanes that queue.
         self._finished: dict[_Key, float] = {}
@@ -161,7 +161,7 @@ class LaneQueue(Generic[T]):
         queue.waiting.move_to_end(item, last=False)
         queue.start -= cost
         self._lengths[lane.priority] += 1
-        self._announce(key, queue)
+        self._announce(key, queue, is_first=True)
 
     def contains(self, item: T, lane: Lane) -> bool:
         """Tell whether `item` waits in `lane`."""
@@ -199,8 +199,9 @@ class LaneQueue(Generic[T]):
                 ahead += min(len(queue.waiting), max(0, starting_before))
         return ahead
 
-    def _announce(self, key: _Key, queue: _Queue[T]) -> None:
-        queue.ticket = next(self._arrivals)
+    def _announce(self, key: _Key, queue: _Queue[T], *, is_first: bool = False) -> None:
+        """Let a lane take its turn by when its next grant starts; among equals, after the others or before them."""
+        queue.ticket = next(self._arrivals) * (-1 if is_first else 1)
         heapq.heappush(self._heads, (key[0], queue.start, queue.ticket, key))
         if len(self._heads) > 2 * len(self._queues) + 64:  # mostly of lanes that gave up
             self._heads = [entry for entry in self._heads if self._is_current(entry)]

@@ -1,0 +1,501 @@
+"""The quota engine where it is easily got wrong: found by attacks, each of them once a breach, a hang or a wrong turn."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.stores import HandClock, TimedRedisStore, ask, give_back, look, make, settle, take
+from tests.virtual_time import LoopClock, run
+from twdm_async import (
+    Lane,
+    MemoryQuotaStore,
+    Pace,
+    Priority,
+    Quota,
+    QuotaStore,
+    QuotaStoreFailed,
+    QuotaTable,
+    QuotaWaitTooLong,
+    RedisQuotaStore,
+    ReplyCredit,
+    Scope,
+    SQLiteQuotaStore,
+)
+from twdm_async.quota.credit import Conversation
+from twdm_async.quota.lanes import LaneQueue
+from twdm_async.quota.ledger import Ledger
+from twdm_async.quota.lifetime import RequestLifetime
+from twdm_async.quota.limiter import QuotaLimiter
+from twdm_async.quota.operations import Bucket, Claim, Conversant, Granted, Recipient, ReplyTicket, Take, Terms, Wait
+from twdm_async.quota.store.trust import Memory, Meta, State
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from twdm_async.quota.operations import Slot
+    from twdm_async.quota.store.transactional import Batch
+
+SEND = "direct_messages.send"
+DAY = 86_400.0
+CREDIT = ReplyCredit(5, per=DAY)
+LIFETIME = RequestLifetime.from_timeout(30.0)
+BUCKET = Bucket(SEND, Scope.USER, "anna", "brand")
+SHARED = ["sqlite", "redis"]
+
+
+def claims(limit: int, per: float = DAY, app: str = "brand") -> tuple[Claim, ...]:
+    return (Claim(Bucket(SEND, Scope.USER, "anna", app), (Quota(limit, per=per),)),)
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str | None:
+    kind = request.node.callspec.params.get("kind") if hasattr(request.node, "callspec") else "redis"
+    return request.getfixturevalue("redis_url") if kind == "redis" else None
+
+
+def limiter(*quotas: Quota, store: QuotaStore, account: str = "anna", **options: Any) -> QuotaLimiter:
+    table = QuotaTable.default().replace(SEND, *quotas, **options)
+    return QuotaLimiter(table, store, account=account, app="brand", clock=LoopClock(), timeout=30.0)
+
+
+class SlowStore(SQLiteQuotaStore):
+    """Works in the loop's own thread, and takes 50 ms."""
+
+    async def commit(self, batch: Batch) -> None:
+        await asyncio.sleep(0.05)
+        self._show(batch.app, *self._transact(batch))
+
+
+def store_of(kind: str, folder: Path) -> QuotaStore:
+    clock = LoopClock()
+    return MemoryQuotaStore(clock=clock) if kind == "memory" else SlowStore(folder / "quota.db", clock=clock)
+
+
+# ---- stores ----
+
+
+@pytest.mark.parametrize("kind", SHARED)
+async def test_more_people_than_stay_loaded(kind: str, tmp_path: Path, url: str | None) -> None:
+    """A batch about pages that are loaded may not forget the others."""
+    clock = HandClock()
+    async with make(kind, clock, tmp_path, url) as store:
+        terms = Terms(claims(1500), LIFETIME, credit=CREDIT)
+        slots: list[Slot] = []
+        for start in range(0, 1100, 100):
+            tickets = [ReplyTicket(Conversant("brand", "anna", str(n)), str(n), 0.0) for n in range(start, start + 100)]
+            answers = await asyncio.gather(*(ask(store, Take(terms, ticket=ticket)) for ticket in tickets))
+            slots += [answer.slot for answer in answers if isinstance(answer, Granted)]
+        for slot in slots[-3:]:
+            settle(store, slot)
+            await store.flush()
+        await look(store, claims(1500), LIFETIME)
+        assert store.usage(BUCKET, Quota(1500, per=DAY)).used == len(slots) == 1100
+
+
+async def test_a_commit_that_arrives_late_is_not_done_twice(redis_url: str) -> None:
+    """Its answer was lost, it was asked what became of it, and only then it arrives."""
+
+    class Late(RedisQuotaStore):
+        holds, held = False, None
+
+        async def _call(self, *arguments: Any, **options: Any) -> Any:
+            if arguments[1] == "commit" and self.holds:
+                self.holds, self.held = False, arguments
+                raise QuotaStoreFailed(store=self.address, problem="no answer")
+            answer = await super()._call(*arguments, **options)
+            if arguments[1] == "read" and self.held:
+                held, self.held = self.held, None
+                assert await super()._call(*held) is None, "it is committed"
+            return answer
+
+    async with Late(redis_url, prefix="late") as store:
+        slots = await take(store, claims(10), LIFETIME, 10)
+        assert isinstance(slots, list)
+        store.holds = True
+        give_back(store, slots[0])
+        await asyncio.sleep(0.02)
+        more = [await take(store, claims(10), LIFETIME) for _ in range(3)]
+        assert [isinstance(answer, Wait) for answer in more] == [False, True, True]
+
+
+async def test_what_is_wrong_with_one_app_is_no_other_app_s_trouble(redis_url: str) -> None:
+    clock = HandClock()
+    async with TimedRedisStore(redis_url, clock, prefix="apps") as store:
+        for app in ("one", "two"):
+            assert isinstance(await take(store, claims(5, app=app), LIFETIME), list)
+        store.server.delete("apps:{one}:book")
+        one, two = (ask(store, Take(Terms(claims(5, app=app), LIFETIME))) for app in ("one", "two"))
+        answers = await asyncio.gather(one, two, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [QuotaStoreFailed, Granted]
+
+
+async def test_a_note_counts_from_when_it_was_made(tmp_path: Path) -> None:
+    path, clock = tmp_path / "quota.db", HandClock()
+    async with SQLiteQuotaStore(path, clock=clock) as store:
+        slots = await take(store, claims(3, 100.0), LIFETIME, 3)
+        assert isinstance(slots, list)
+        path.rename(tmp_path / "away")
+        for slot in slots:
+            settle(store, slot)
+        await store.flush()
+        clock.now += 90
+        (tmp_path / "away").rename(path)
+        assert isinstance(await take(store, claims(3, 100.0), LIFETIME), Wait)
+        clock.now += 11
+        assert isinstance(await take(store, claims(3, 100.0), LIFETIME), list)
+
+
+async def test_a_store_that_fails_is_not_asked_all_the_time(tmp_path: Path) -> None:
+    asked = 0
+
+    class Counting(SQLiteQuotaStore):
+        async def commit(self, batch: Batch) -> None:
+            nonlocal asked
+            asked += 1
+            await super().commit(batch)
+
+    async with Counting(tmp_path / "quota.db") as store:
+        slots = await take(store, claims(3), LIFETIME)
+        assert isinstance(slots, list)
+        (tmp_path / "quota.db").rename(tmp_path / "away")
+        asked = 0
+        settle(store, slots[0])
+        await asyncio.sleep(1.0)
+        assert 1 <= asked < 6
+        (tmp_path / "away").rename(tmp_path / "quota.db")
+
+
+async def test_a_transaction_that_fails_oddly_while_nobody_waits_for_it(tmp_path: Path) -> None:
+    class Odd(SQLiteQuotaStore):
+        is_odd = False
+
+        def _apply(self, db: sqlite3.Connection, batch: Batch) -> Any:
+            if self.is_odd:
+                time.sleep(0.1)
+                raise ValueError("nobody foresaw it")
+            return super()._apply(db, batch)
+
+    store = Odd(tmp_path / "quota.db")
+    assert isinstance(await take(store, claims(3), LIFETIME), list)
+    store.is_odd = True
+    asking = asyncio.ensure_future(take(store, claims(3), LIFETIME))
+    await asyncio.sleep(0.02)
+    worker = next(iter(store._queues.values())).worker
+    assert worker is not None
+    worker.cancel()
+    with pytest.raises(QuotaStoreFailed, match="cancelled"):
+        await asking
+    store.is_odd = False
+    async with asyncio.timeout(5):
+        assert isinstance(await take(store, claims(3), LIFETIME), list)
+        await store.close()
+
+
+# ---- whether a server can be believed ----
+
+
+def read(meta: Meta | None, *, at: float, sent_at: float | None = None, identity: str = "s") -> State:
+    return State(
+        "", meta, at, identity, has_earlier=False, sent_at=at if sent_at is None else sent_at, values={}, drawn=[]
+    )
+
+
+def judged(memory: Memory, state: State, *, assumes: bool = False) -> Meta | None:
+    meta = memory.judge(state, "client x", assumes=assumes, longest=DAY)
+    if meta is not None:
+        memory.remember("", meta, memory.batch + 1, state)
+    return meta
+
+
+def test_after_a_book_is_begun_anew_time_goes_on_for_all() -> None:
+    """Also for a client that knew the time of the book before, by a server whose clock was wrong."""
+    first, second = Memory(), Memory()
+    old = judged(first, read(None, at=1000.0, sent_at=50.0))
+    judged(second, read(old, at=1001.0, sent_at=51.0))
+    lost = judged(first, read(None, at=500_000.0, sent_at=60.0))
+    assert lost is not None
+    later = read(lost, at=500_000.0 + 2 * DAY, sent_at=60.0 + 2 * DAY)
+    goes_on = judged(second, later)
+    assert goes_on is not None
+    assert goes_on.lost_until < goes_on.now == later.time
+
+
+def test_who_was_not_told_what_to_believe_waits_until_nothing_is_unknown() -> None:
+    client, told = Memory(), Memory()
+    judged(client, read(None, at=0.0))
+    lost = judged(client, read(None, at=10.0))
+    assert lost is not None
+    assert judged(Memory(), read(lost, at=20.0)) is None
+    anew = judged(told, read(lost, at=20.0), assumes=True)
+    assert anew is not None
+    assert anew.epoch != lost.epoch
+    assert judged(client, read(anew, at=30.0)) is None
+    assert judged(client, read(anew, at=21.0 + DAY)) is not None
+
+
+def test_a_book_that_nobody_used_for_longer_than_anything_counts_is_no_loss() -> None:
+    client = Memory()
+    judged(client, read(None, at=0.0))
+    meta = judged(client, read(None, at=100 * DAY))
+    assert meta is not None
+    assert not meta.lost_until
+
+
+@pytest.mark.parametrize("changed", ["identity", "number", "epoch", "batch"])
+def test_what_tells_that_data_was_lost(changed: str) -> None:
+    client = Memory()
+    meta = None
+    for second in range(3):
+        meta = judged(client, read(meta, at=float(second)))
+    assert meta is not None
+    assert not meta.lost_until
+    state = read(meta, at=4.0, identity="other" if changed == "identity" else "s")
+    if changed == "number":
+        state.meta = evolve(meta, number=1)
+    elif changed == "epoch":
+        state.meta = evolve(meta, epoch="another")
+    elif changed == "batch":
+        state.values["client x"] = "1 0"
+    lost = client.judge(state, "client x", assumes=False, longest=DAY)
+    assert lost is not None
+    assert lost.lost_until >= 4.0 + DAY
+    assert meta.epoch in lost.before
+
+
+# ---- who waits ----
+
+
+@pytest.mark.parametrize("kind", ["memory", "slow"])
+@pytest.mark.parametrize("reserve", [0.0, 0.3])
+def test_bulk_is_served_with_and_without_a_reserve(kind: str, reserve: float, tmp_path: Path) -> None:
+    async def main() -> list[float]:
+        gate = limiter(Quota(10, per=10.0), store=store_of(kind, tmp_path), reserve=reserve)
+
+        async def one() -> float:
+            gate.settle(await gate.admit(SEND, Lane(priority=Priority.BULK)), seen=True)
+            return asyncio.get_running_loop().time()
+
+        return sorted(await asyncio.gather(*(one() for _ in range(30))))
+
+    times = run(main())
+    assert times[-1] < (25 if reserve == 0 else 60)
+
+
+def test_many_that_expire_in_the_moment_in_which_slots_come_free(caplog: pytest.LogCaptureFixture) -> None:
+    """The process was suspended, and all comes at once."""
+
+    async def main() -> None:
+        clock = LoopClock()
+        gate = limiter(Quota(1500, per=1.0), store=MemoryQuotaStore(clock=clock))
+        for slot in [await gate.admit(SEND, Lane()) for _ in range(1500)]:
+            gate.settle(slot, seen=True)
+        waiting = [
+            asyncio.ensure_future(gate.admit(SEND, Lane(), 1.5, recipient=Recipient(str(number), clock.wall)))
+            for number in range(1400)
+        ]
+        await asyncio.sleep(0.1)
+        asyncio.get_running_loop()._jumping.now += 2.5  # type: ignore[attr-defined]  # it is a virtual one
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(result, QuotaWaitTooLong) or not isinstance(result, Exception) for result in results)
+        async with asyncio.timeout(10):
+            await gate.admit(SEND, Lane())
+
+    run(main())
+    assert "RecursionError" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["memory", "slow"])
+@pytest.mark.parametrize("has_recipients", [False, True])
+def test_a_lane_is_first_in_first_out_and_lanes_take_turns(kind: str, has_recipients: bool, tmp_path: Path) -> None:
+    async def main() -> list[str]:
+        clock = LoopClock()
+        gate = limiter(Quota(2, per=5.0), store=store_of(kind, tmp_path))
+        served: list[str] = []
+
+        async def one(name: str) -> None:
+            recipient = Recipient(name, clock.wall) if has_recipients else None
+            slot = await gate.admit(SEND, Lane(name[0]), recipient=recipient)
+            served.append(name)
+            gate.settle(slot, seen=True)
+
+        first = [asyncio.ensure_future(one(f"a{number:02}")) for number in range(20)]
+        await asyncio.sleep(1)
+        await asyncio.gather(*first, one("b"))
+        return served
+
+    served = run(main())
+    assert [name for name in served if name != "b"] == [f"a{number:02}" for number in range(20)]
+    assert served.index("b") <= 4
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([1.0, 4.0])), min_size=1, max_size=20), st.integers(0, 5)
+)
+def test_what_is_put_back_has_its_place_again(pushes: list[tuple[str, float]], pops: int) -> None:
+    def drained(puts_back: bool) -> list[tuple[str, int]]:
+        queue = LaneQueue[tuple[str, int]]()
+        lanes = {(key, number): Lane(key, weight) for number, (key, weight) in enumerate(pushes)}
+        for item, lane in lanes.items():
+            queue.push(item, lane)
+        for _ in range(min(pops, len(pushes) - 1)):
+            queue.pop()
+        order: list[tuple[str, int]] = []
+        while queue:
+            item = queue.pop()
+            if puts_back:
+                queue.restore(item, lanes[item])
+                assert queue.pop() == item
+            order.append(item)
+        return order
+
+    assert drained(puts_back=True) == drained(puts_back=False)
+
+
+def test_an_app_quota_that_binds_one_client_does_not_stop_one_with_a_larger_one() -> None:
+    async def main() -> None:
+        store = MemoryQuotaStore(clock=LoopClock())
+        small = limiter(Quota(100, per=60.0), Quota(2, per=60.0, scope=Scope.APP), store=store, account="small")
+        large = limiter(Quota(100, per=60.0), Quota(50, per=60.0, scope=Scope.APP), store=store, account="large")
+        for _ in range(2):
+            await small.admit(SEND, Lane())
+        waiting = asyncio.ensure_future(small.admit(SEND, Lane()))
+        await asyncio.sleep(1)
+        for _ in range(5):
+            await large.admit(SEND, Lane(), max_wait=0.5)
+        assert not waiting.done()
+        waiting.cancel()
+
+    run(main())
+
+
+# ---- free replies that wait ----
+
+
+def heard(gate: QuotaLimiter, clock: LoopClock, person: str = "5") -> None:
+    gate.note_inbound(person, datetime.fromtimestamp(clock.wall(), UTC))
+
+
+def when_free(
+    tmp_path: Path, scene: Callable[[QuotaLimiter, LoopClock], Any], pace: Pace | None = None, kind: str = "slow"
+) -> Any:
+    async def main() -> Any:
+        clock = LoopClock()
+        gate = limiter(Quota(1, per=1000.0), store=store_of(kind, tmp_path), pace=pace, credit=CREDIT)
+        await gate.admit(SEND, Lane())
+        return await scene(gate, clock)
+
+    return run(main())
+
+
+def test_a_person_writes_while_the_store_is_asked(tmp_path: Path) -> None:
+    async def scene(gate: QuotaLimiter, clock: LoopClock) -> float:
+        waiting = asyncio.ensure_future(gate.admit(SEND, Lane(), recipient=Recipient("5", clock.wall)))
+        await asyncio.sleep(0.02)  # the store answers after 0.05
+        heard(gate, clock)
+        assert (await waiting).buckets == ()
+        return clock.monotonic()
+
+    assert when_free(tmp_path, scene) < 1
+
+
+def test_a_free_reply_does_not_wait_behind_one_that_is_not(tmp_path: Path) -> None:
+    async def scene(gate: QuotaLimiter, clock: LoopClock) -> float:
+        heard(gate, clock)
+        await asyncio.sleep(61)  # one permit is there
+        counted = asyncio.ensure_future(gate.admit(SEND, Lane(), recipient=Recipient("6", clock.wall)))
+        began = clock.monotonic()
+        assert (await gate.admit(SEND, Lane(), recipient=Recipient("5", clock.wall))).buckets == ()
+        counted.cancel()
+        return clock.monotonic() - began
+
+    assert when_free(tmp_path, scene, Pace(1, per=60.0)) < 1
+
+
+def test_replies_become_free_in_their_order(tmp_path: Path) -> None:
+    async def scene(gate: QuotaLimiter, clock: LoopClock) -> list[int]:
+        waiting = [
+            asyncio.ensure_future(gate.admit(SEND, Lane(), recipient=Recipient("5", clock.wall))) for _ in range(10)
+        ]
+        await asyncio.sleep(2)
+        heard(gate, clock)
+        await asyncio.sleep(2)
+        free = [number for number, one in enumerate(waiting) if one.done()]
+        for one in waiting:
+            one.cancel()
+        return free
+
+    assert when_free(tmp_path, scene) == [0, 1, 2, 3, 4]
+
+
+def test_a_free_reply_that_waits_for_the_pace_is_not_told_of_the_quota(tmp_path: Path) -> None:
+    async def scene(gate: QuotaLimiter, clock: LoopClock) -> int:
+        for person in range(30):
+            heard(gate, clock, str(person))
+        slots = await asyncio.gather(
+            *(gate.admit(SEND, Lane(), 5.0, recipient=Recipient(str(person), clock.wall)) for person in range(30))
+        )
+        return sum(slot.buckets == () for slot in slots)
+
+    assert when_free(tmp_path, scene, Pace(20, per=1.0), kind="memory") == 30
+
+
+def test_sends_of_an_unknown_time_do_not_push_out_later_ones() -> None:
+    conversation, now = Conversation(), 1e9
+    for number in range(5):
+        conversation.begin(f"unknown {number}", now + number, CREDIT)
+        conversation.end(f"unknown {number}", None)
+    for number in range(12):
+        conversation.begin(str(number), now + 7200 + 10 * number, CREDIT)
+        conversation.end(str(number), now + 7200 + 10 * number + 1)
+    conversation.hear(now + 7200 + 5)  # heard of late: eleven have left since
+    assert not conversation.begin("x", now + 7400, CREDIT).is_free
+
+
+def test_a_quota_that_does_not_bind_is_no_reason_to_ask_often() -> None:
+    async def main() -> int:
+        asked = 0
+
+        class Counting(MemoryQuotaStore):
+            def ask(self, question: Any) -> Any:
+                nonlocal asked
+                asked += 1
+                return super().ask(question)
+
+        gate = limiter(Quota(5, per=1.0), Quota(20, per=DAY), store=Counting(clock=LoopClock()))
+        for _ in range(20):
+            gate.settle(await gate.admit(SEND, Lane()), seen=True)
+        waiting = asyncio.ensure_future(gate.admit(SEND, Lane(priority=Priority.BULK)))
+        await asyncio.sleep(3600)
+        waiting.cancel()
+        return asked
+
+    assert run(main()) < 200
+
+
+def test_a_lease_is_found_in_every_window() -> None:
+    """Slots that were under way when a shorter window joined are given back in it, too."""
+    ledger, day, quarter = Ledger(), Quota(100, per=DAY), Quota(100, per=900.0)
+    ledger.count_by(day, 0.0, 0)
+    leases = [1000.0 + number / 7 for number in range(20)]
+    for lease in leases:
+        ledger.take(lease)
+    ledger.tighten(900.0, day, 60, 5000.0)
+    ledger.count_by(quarter, 900.0, 0)
+    assert ledger.used(900.0, quarter) == 40, "what the server said counts as spent now"
+    for lease in leases[:10]:
+        ledger.give_back(lease)
+    for lease in leases[10:]:
+        ledger.settle(lease, 905.0)
+    assert ledger.used(910.0, quarter) == 30
+    assert math.isclose(ledger.usage(910.0, quarter).free_in(30), 900 * 1.0001, abs_tol=12)
