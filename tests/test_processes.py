@@ -81,10 +81,9 @@ async def test_fault_50_four_processes_on_one_file_are_killed_at_random(tmp_path
         await kill_at_random(sandbox, f"sqlite:///{tmp_path}/quota.db", kills)
 
 
-@pytest.mark.parametrize(
-    ("kind", "stops"),
-    [("sqlite", 3), *(pytest.param(kind, 50, marks=pytest.mark.soak) for kind in ("sqlite", "redis"))],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("stops", [50])
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
 @pytest.mark.timeout(200)
 async def test_fault_84_processes_that_are_suspended_for_longer_than_a_lease(
     kind: str, stops: int, tmp_path: Path, redis_url: str

@@ -24,6 +24,7 @@ import redis
 
 from tests.redis_server import RedisServer, free_port
 from tests.stores import HandClock, TimedRedisStore, ask, give_back, look, make, settle, take
+from tests.support import keep_files_in_the_loop
 from tests.virtual_time import LoopClock, run
 from twdm_async import (
     Client,
@@ -1021,7 +1022,9 @@ def test_client_options_that_are_none(options: dict[str, Any]) -> None:
         Client(keys, **options)
 
 
-def test_a_limiter_in_virtual_time_over_sqlite(tmp_path: Path) -> None:
+def test_a_limiter_in_virtual_time_over_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_files_in_the_loop(monkeypatch)
+
     async def main() -> float:
         clock = LoopClock()
         async with SQLiteQuotaStore(tmp_path / "quota.db", clock=clock) as store:
