@@ -122,7 +122,7 @@ def test_what_an_admission_costs_does_not_grow_with_the_accounts() -> None:
 
     def calls(accounts: int) -> int:
         profile = cProfile.Profile()
-        profile.runcall(simulate.admit_all, accounts, admits=4000)
+        profile.runcall(simulate.admit_all, accounts, admits=10_000)
         return sum(entry.callcount for entry in profile.getstats())
 
     few, many = calls(10), calls(200)

@@ -55,7 +55,7 @@ class Schema:
         if found is not None:
             return int(found[0])
         earlier = db.execute("SELECT version FROM schema WHERE package = 'file'").fetchone()
-        return self.earlier[earlier[0] - 1] if earlier else 0
+        return self.earlier[int(earlier[0]) - 1] if earlier else 0
 
     def migrate(self, db: sqlite3.Connection) -> None:
         """Bring the tables up to date, within a transaction."""

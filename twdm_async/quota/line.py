@@ -108,9 +108,8 @@ class Line:
     waiting: int = 0
     """How many calls wait."""
 
-    @turns.default
-    def _turns(self) -> tuple[Lane, ...]:
-        return tuple([Lane(self.account, priority=priority) for priority in Priority])
+    def __attrs_post_init__(self) -> None:
+        self.turns = tuple([Lane(self.account, priority=priority) for priority in Priority])
 
     def too_long(self, waiter: Waiter, behind: int | None, max_wait: float) -> QuotaWaitTooLong | None:
         """Return the error of a newcomer that is known to wait for longer, with so many before it, or with ``None``, if

@@ -295,8 +295,8 @@ def _state(answer: Any, fields: Sequence[str], sent_at: float) -> State:
 def _meta(text: str) -> Meta | None:
     if not text:
         return None
-    facts = json.loads(text)
-    return Meta(**{**facts, "before": tuple(facts["before"])})
+    facts: dict[str, Any] = json.loads(text)
+    return Meta(before=tuple(facts.pop("before")), **facts)
 
 
 def _library() -> Any:
