@@ -129,6 +129,92 @@ async def test_a_commit_that_arrives_late_is_not_done_twice(redis_url: str) -> N
         assert [isinstance(answer, Wait) for answer in more] == [False, True, True]
 
 
+async def test_a_note_whose_commit_did_not_arrive_is_carried_out_again(redis_url: str) -> None:
+    class Refusing(RedisQuotaStore):
+        refuses = False
+
+        async def _call(self, *arguments: Any, **options: Any) -> Any:
+            if arguments[1] == "commit" and self.refuses:
+                self.refuses = False
+                raise QuotaStoreFailed(store=self.address, problem="no answer")
+            return await super()._call(*arguments, **options)
+
+    async with Refusing(redis_url, prefix="refusing") as store:
+        slots = await take(store, claims(3), LIFETIME, 3)
+        assert isinstance(slots, list)
+        store.refuses = True
+        give_back(store, slots[0])
+        await store.flush()
+        assert isinstance(await take(store, claims(3), LIFETIME), list)
+        assert isinstance(await take(store, claims(3), LIFETIME), Wait)
+
+
+async def test_a_transaction_that_is_rolled_back_leaves_nothing_in_memory(tmp_path: Path) -> None:
+    class Full(SQLiteQuotaStore):
+        is_full = False
+
+        def _apply(self, db: sqlite3.Connection, batch: Batch) -> Any:
+            done = super()._apply(db, batch)
+            if self.is_full:
+                raise OSError(28, "No space left on device")
+            return done
+
+    async with Full(tmp_path / "quota.db") as store:
+        assert isinstance(await take(store, claims(3), LIFETIME), list)
+        store.is_full = True
+        with pytest.raises(QuotaStoreFailed, match="No space"):
+            await take(store, claims(3), LIFETIME)
+        store.is_full = False
+        rest = await take(store, claims(3), LIFETIME, 3)
+        assert isinstance(rest, list)
+        assert len(rest) == 2
+
+
+def test_a_client_with_a_longer_window_finds_what_the_others_spent() -> None:
+    """Nobody has counted by an hour so far, but a day was kept."""
+
+    async def main() -> None:
+        store = MemoryQuotaStore(clock=LoopClock())
+        quick = limiter(Quota(20, per=900.0), store=store)
+        for _ in range(20):
+            quick.settle(await quick.admit(SEND, Lane()), seen=True)
+        await asyncio.sleep(2000)
+        slow = limiter(Quota(10, per=3600.0), store=store)
+        with pytest.raises(QuotaWaitTooLong):
+            await slow.admit(SEND, Lane(), max_wait=1000)
+        await slow.admit(SEND, Lane(), max_wait=2000)
+
+    run(main())
+
+
+def test_the_last_slots_are_kept_for_live_calls() -> None:
+    async def main() -> None:
+        gate = limiter(Quota(100, per=900.0), store=MemoryQuotaStore(clock=LoopClock()), reserve=1 / 3)
+        for _ in range(97):
+            await gate.admit(SEND, Lane())
+        with pytest.raises(QuotaWaitTooLong):
+            await gate.admit(SEND, Lane(priority=Priority.BULK), max_wait=1.0)
+        await gate.admit(SEND, Lane(), max_wait=0.0)
+
+    run(main())
+
+
+def test_a_slot_that_is_granted_when_nobody_waits_any_more_is_given_back(tmp_path: Path) -> None:
+    async def main() -> int:
+        gate = limiter(Quota(1, per=600.0), store=store_of("slow", tmp_path))
+        slot = await gate.admit(SEND, Lane())
+        waiting = asyncio.ensure_future(gate.admit(SEND, Lane()))
+        await asyncio.sleep(5)
+        gate.give_back(slot)
+        await asyncio.sleep(0.02)  # it is asked for
+        waiting.cancel()
+        await asyncio.sleep(5)
+        await gate.look()
+        return next(one.used for one in gate.state() if one.endpoint == SEND)
+
+    assert run(main()) == 0
+
+
 async def test_what_is_wrong_with_one_app_is_no_other_app_s_trouble(redis_url: str) -> None:
     clock = HandClock()
     async with TimedRedisStore(redis_url, clock, prefix="apps") as store:

@@ -55,6 +55,14 @@ def test_a_slot_counts_until_its_outcome_and_a_window_on_top() -> None:
     assert is_open(ledger, 5000 + PER * DRIFT + TICK, quota)
 
 
+def test_a_window_is_a_little_longer_since_clocks_drift() -> None:
+    quota, seen = Quota(1, PER), 100 * TICK - 1e-6
+    ledger = counting(quota)
+    spend(ledger, seen)
+    assert not is_open(ledger, seen + PER + 0.08, quota)
+    assert is_open(ledger, seen + PER + 0.1, quota)
+
+
 def test_a_slot_that_nobody_settles_counts_until_its_lease_and_a_window_are_over() -> None:
     quota = Quota(1, PER)
     ledger = counting(quota)

@@ -116,7 +116,7 @@ class Dispatcher:
         self._dispatch()
 
     def hear(self, line: Line, person: str) -> None:
-        """A person wrote: messages to that person may be free replies now."""
+        """Ask once more for messages to a person who wrote: they may be free replies now."""
         for waiter in line.by_person.get(person, ()):
             waiter.has_news = True
             self._push_unasked(waiter)

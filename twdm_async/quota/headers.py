@@ -44,7 +44,7 @@ _NOTHING_SAID = Limits(None, None, None)
 
 
 def server_time(headers: Mapping[str, str]) -> float | None:
-    """Seconds since 1970 by the server's clock, if the reply says so and can be believed."""
+    """Return the seconds since 1970 by the server's clock, if the reply tells and can be believed."""
     text = headers.get("Date")
     seconds = None if text is None else _moment(text)
     return seconds if seconds is not None and _EARLIEST <= seconds <= _LATEST else None
@@ -59,7 +59,7 @@ def _moment(text: str) -> float | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds the server asks to wait, if the reply says. A date counts from the server's own time, or not at all."""
+    """Return the seconds the server asks to wait, if the reply tells. A date counts from the server's own time."""
     text = headers.get("Retry-After")
     here = server_time(headers)
     asked = _number(text) if here is None else _seconds(text, here)
@@ -67,7 +67,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def read_limits(headers: Mapping[str, str], now: float) -> Limits:
-    """What `headers` say.
+    """Read what `headers` say.
 
     Args:
         headers: of the reply, with names in any case.

@@ -42,7 +42,7 @@ def _priority(value: Priority) -> Priority:
 
 @frozen
 class Lane:
-    """A line of its own, such as one agent's.
+    """A place in the wait queue for calls that take turns with those of other lanes, such as one agent's.
 
     Args:
         key: what tells it from other lanes.
@@ -50,7 +50,7 @@ class Lane:
         priority: lanes of a higher priority all go first.
 
     Raises:
-        InvalidInput: `key` is no string, `weight` is not a positive number, or `priority` is none.
+        InvalidInput: `key` is not a string, `weight` is not a positive number, or `priority` is not a Priority.
     """
 
     key: str = field(default="", validator=_text)

@@ -60,7 +60,7 @@ class BulkShare:
 
 
 def bulk_share(quota: Quota, reserve: float, everyone: Usage, bulk: Usage) -> BulkShare:
-    """What bulk calls may use of `quota`.
+    """Tell what bulk calls may use of `quota`.
 
     Args:
         quota: the quota.

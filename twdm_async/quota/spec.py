@@ -33,10 +33,10 @@ _LEAST, _MOST = 1e-6, 1e9  # a billion seconds are 31 years
 
 
 def checked_positive(value: float, parameter: str) -> float:
-    """`value`, if it is a positive number of seconds, or of anything else, that arithmetic can be trusted with.
+    """Return `value`, if it is a positive number that arithmetic can be trusted with.
 
     Raises:
-        InvalidInput: it is not.
+        InvalidInput: `value` is anything else.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not _LEAST <= value <= _MOST:
         raise InvalidInput(parameter=parameter, problem=f"must be a number from {_LEAST:g} to {_MOST:g}")
@@ -44,10 +44,10 @@ def checked_positive(value: float, parameter: str) -> float:
 
 
 def checked_seconds(value: float, parameter: str) -> float:
-    """`value`, if it is a number of seconds, 0 or more.
+    """Return `value`, if it is a number of seconds, 0 or more.
 
     Raises:
-        InvalidInput: it is not.
+        InvalidInput: `value` is anything else.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MOST:
         raise InvalidInput(parameter=parameter, problem="must be a number of seconds, 0 or more")
@@ -129,10 +129,10 @@ def _part(_: object, attribute: Attribute[float], value: float) -> None:
 
 
 def checked_part(value: float, parameter: str) -> float:
-    """`value`, if it is a part of a whole: 0 or more, and less than 1.
+    """Return `value`, if it is a part of a whole: 0 or more, and less than 1.
 
     Raises:
-        InvalidInput: it is not.
+        InvalidInput: `value` is anything else.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise InvalidInput(parameter=parameter, problem="must be a number from 0 to less than 1")
@@ -231,7 +231,7 @@ class QuotaTable:
         reserve: float = RESERVE,
         credit: ReplyCredit | Literal["as it is"] | None = "as it is",
     ) -> QuotaTable:
-        """A table in which `family` has exactly these quotas and this pace.
+        """Return a table in which `family` has exactly these quotas and this pace.
 
         Args:
             family: an endpoint's name, such as ``direct_messages.send``.
@@ -242,7 +242,7 @@ class QuotaTable:
             credit: what a person who writes gives; ``None`` if everything counts.
 
         Raises:
-            InvalidInput: there is no such family, or what is given are no quotas, no pace, no part or no credit.
+            InvalidInput: `family` is not a family of the table, or another argument is not of its type.
         """
         row = self[family]
         if not all(isinstance(quota, Quota) for quota in quotas):
@@ -256,7 +256,7 @@ class QuotaTable:
         return QuotaTable({**self._rows, family: QuotaRow(quotas, pace, reserve, credit)})
 
     def scaled(self, time_scale: float) -> QuotaTable:
-        """A table whose windows and paces are `time_scale` times as short, for tests and demonstrations.
+        """Return a table whose windows and paces are `time_scale` times as short, for tests and demonstrations.
 
         Raises:
             InvalidInput: `time_scale` is not a positive number.

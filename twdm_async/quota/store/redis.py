@@ -5,6 +5,8 @@ changed pages if the version is still the same, or else does all that again with
 number of the last batch of each client is committed with it, so that a client whose answer was lost can find out what
 became of it. The keys of an app share a hash tag, so that they lie on one node of a cluster.
 
+A client that others were quicker than several times in a row gets the book for itself for a moment.
+
 Time is the server's own, and it never steps back. If the server's clock is set forward, no slot comes free too early:
 each client knows how the book's time runs by its own uptime, from when it asked first, and believes no more than that.
 (Only one that has not asked before cannot tell.) If it is set back, slots come free later.
