@@ -74,7 +74,7 @@ async def kill_at_random(sandbox: Sandbox, store_url: str, kills: int) -> None:
     assert len(sandbox.messages) == len(sandbox.requests)
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.soak)])
 @pytest.mark.timeout(150)
 async def test_fault_50_four_processes_on_one_file_are_killed_at_random(tmp_path: Path, kills: int) -> None:
     async with Sandbox(quotas=table(LIMIT, PER), latency=(0.0, 0.05)) as sandbox:
@@ -125,6 +125,7 @@ async def used_after_one_of_four_is_killed(redis_url: str) -> float:
     return used * PER / LIMIT / (windows[-1].began - windows[0].began)
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(150)
 async def test_four_processes_on_one_redis_of_which_one_is_killed(redis_url: str) -> None:
     shares: list[float] = []
