@@ -558,6 +558,17 @@ def test_fault_31_replies_out_of_order() -> None:
     run(main())
 
 
+def test_bulk_that_comes_first_of_all_to_a_quota_that_is_held() -> None:
+    async def main() -> None:
+        limiter = make(Quota(10, per=PER))
+        limiter.learn(SEND, 429, {"Retry-After": "5"})
+        slot = await limiter.admit(SEND, Lane(priority=Priority.BULK))
+        assert 5 <= asyncio.get_running_loop().time() <= 6
+        limiter.give_back(slot)
+
+    run(main())
+
+
 # ---- whatever is cancelled, wherever ----
 
 

@@ -89,14 +89,11 @@ class Book:
     def take(self, take: Take, now: float) -> Granted | Wait:
         """Take slots if there are any."""
         terms, count = take.terms, take.count
-        ledgers: list[Ledger] = []
-        for claim in terms.claims:
-            ledger = self._claimed(claim, terms, now)
-            if ledger.held_until > now:
-                return self._wait(terms, now)
-            ledgers.append(ledger)
+        ledgers = [self._claimed(claim, terms, now) for claim in terms.claims]
         for share in terms.shares:
             self._claimed(share, terms, now)
+        if any(ledger.held_until > now for ledger in ledgers):
+            return self._wait(terms, now)
         slot = Slot(terms, terms.pages, now + terms.lifetime.lease)
         if take.ticket is not None and terms.credit is not None and not self._begin_reply(take, slot):
             return Wait(Scope.USER, 0.0)
