@@ -48,7 +48,7 @@ class TimedRedisStore(RedisQuotaStore):
         "redis.call('TIME')", "cjson.decode(redis.call('GET', 'test:now'))"
     )
 
-    def __init__(self, url: str, clock: HandClock, **options: Any) -> None:
+    def __init__(self, url: str, clock: Clock, **options: Any) -> None:
         super().__init__(url, clock=clock, **options)
         self.hand = clock
         self.server = redis.Redis.from_url(url)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.stores import TimedRedisStore
 from tests.virtual_time import LoopClock, run
 from twdm_async import (
     Lane,
@@ -53,9 +54,11 @@ class InlineStore(SQLiteQuotaStore):
 class Schedule:
     """One of them."""
 
-    def __init__(self, seed: int, path: Path | None) -> None:
+    def __init__(self, seed: int, path: Path | None, redis_url: str | None = None) -> None:
         self.random = generator = random.Random(seed)
         self.path = path
+        self.redis_url = redis_url
+        self.prefix = f"schedule{seed}"
         self.limit, self.per = generator.randint(1, 6), generator.choice([2.0, 10.0, 60.0, 900.0])
         self.app_limit = generator.choice([None, self.limit, self.limit + 2])
         self.accounts = [f"account {number}" for number in range(generator.randint(1, 3))]
@@ -71,6 +74,8 @@ class Schedule:
         self.limiters = self.open_limiters()
 
     def open_store(self) -> QuotaStore:
+        if self.redis_url is not None:
+            return TimedRedisStore(self.redis_url, self.clock, prefix=self.prefix)
         if self.path is None:
             return MemoryQuotaStore(clock=self.clock)
         return InlineStore(self.path, clock=self.clock)
@@ -169,6 +174,8 @@ class Schedule:
         if isinstance(self.store, InlineStore):
             await self.store.flush()
             self.store._file.disconnect()
+        elif isinstance(self.store, TimedRedisStore):
+            await self.store.close()
         else:
             assert all(s.in_flight == s.waiting == 0 for li in self.limiters.values() for s in li.state())
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -194,11 +201,11 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("ERROR", logger="twdm_async")  # thousands of refusals
 
 
-def check(seed: int, path: Path | None) -> int:
+def check(seed: int, path: Path | None, redis_url: str | None = None) -> int:
     made: list[Schedule] = []
 
     async def main() -> None:
-        made.append(Schedule(seed, path))
+        made.append(Schedule(seed, path, redis_url))
         async with asyncio.timeout(1e7):
             await made[0].main()
 
@@ -230,6 +237,13 @@ def test_no_schedule_breaches(seeds: range) -> None:
 @pytest.mark.timeout(300)
 def test_no_schedule_breaches_over_crashes_and_restarts(seeds: range, tmp_path: Path) -> None:
     assert sum(check(seed, tmp_path / f"{seed}.db") for seed in seeds) > 5 * len(seeds)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seeds", [range(10)], ids=str)
+@pytest.mark.timeout(300)
+def test_no_schedule_breaches_over_redis(seeds: range, redis_url: str) -> None:
+    assert sum(check(seed, None, redis_url) for seed in seeds) > 5 * len(seeds)
 
 
 def test_seed_260_a_request_that_is_cancelled_early_may_be_counted_late() -> None:
