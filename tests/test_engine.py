@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,6 +128,24 @@ async def test_a_commit_that_arrives_late_is_not_done_twice(redis_url: str) -> N
         await asyncio.sleep(0.02)
         more = [await take(store, claims(10), LIFETIME) for _ in range(3)]
         assert [isinstance(answer, Wait) for answer in more] == [False, True, True]
+
+
+async def test_while_it_is_another_client_s_turn_nothing_is_committed_and_nothing_forgotten(redis_url: str) -> None:
+    async with RedisQuotaStore(redis_url, prefix="turn") as store:
+        for wanted in (3, 1):
+            slots = await take(store, claims(5), LIFETIME, wanted)
+            assert isinstance(slots, list)
+            await store.flush()
+            assert store.usage(BUCKET, Quota(5, per=DAY)).used == (3 if wanted == 3 else 4)
+            with redis.Redis.from_url(redis_url) as server:
+                seconds, microseconds = server.time()
+                until = seconds * 1000 + microseconds // 1000 + 300
+                server.hset("turn:{brand}:book", "turn", f"client another {until}")
+        began = asyncio.get_running_loop().time()
+        last = await take(store, claims(5), LIFETIME, 5)
+        assert isinstance(last, list)
+        assert len(last) == 1
+        assert asyncio.get_running_loop().time() - began > 0.1
 
 
 async def test_a_note_whose_commit_did_not_arrive_is_carried_out_again(redis_url: str) -> None:

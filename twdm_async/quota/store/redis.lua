@@ -11,8 +11,8 @@
 -- ARGV...  the fields that are wanted; then, to be committed, fields and their values, '' to delete one
 --
 -- Answers 1 if it was committed; else `meta`, the time in seconds and microseconds, the identity of the server, whether
--- there is a book of an earlier version, the fields drawn at random, and the values of the fields if they are not
--- known.
+-- there is a book of an earlier version, the fields drawn at random, and the values of the fields if the caller
+-- does not know them, or has changed its copy.
 
 local meta = redis.call('HGET', KEYS[1], 'meta') or ''
 local fields = 7 + tonumber(ARGV[4])
@@ -45,7 +45,7 @@ local identity = type(info) == 'string' and string.match(info, 'run_id:(%w+)') o
 local earlier = meta == '' and redis.call('EXISTS', KEYS[2]) or 0
 local drawn = redis.call('HRANDFIELD', KEYS[1], ARGV[5])
 local values = {}
-if fields > 7 and (meta ~= ARGV[2] or meta == '') then
+if fields > 7 and (ARGV[1] ~= 'read' or meta ~= ARGV[2] or meta == '') then
   values = redis.call('HMGET', KEYS[1], unpack(ARGV, 8, fields))
 end
 return {meta, time[1], time[2], identity, earlier, drawn, values}

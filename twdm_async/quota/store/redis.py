@@ -204,6 +204,8 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         book = book or Book(meta.since, self.assume_spent)
         if state.values:
             book.load({name: state.values[name] for name in batch.pages})
+        if not book.loaded.issuperset(batch.pages):  # never decide upon pages that were not seen
+            raise QuotaStoreFailed(store=self.address, problem="it did not send what it was asked for")
         self._longest = max(
             [self._longest, *(one.terms.keep for one in batch.operations if isinstance(one, Take | Look))]
         )
