@@ -514,7 +514,7 @@ def losing(loss: str, server: RedisServer, gate: Gate, program: str, folder: Pat
         yield lose
 
 
-@pytest.mark.parametrize("first", ["busy", "idle"])
+@pytest.mark.parametrize("first", ["idle", pytest.param("busy", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("loss", ["flush", "restart", "old copy", "fail-over"])
 async def test_fault_86_what_one_client_finds_out_holds_for_all(
     loss: str, first: str, redis_program: str, tmp_path: Path
@@ -609,7 +609,7 @@ async def test_a_book_that_was_lost_is_begun_anew_when_nothing_of_it_counts_any_
     await store.close()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 12))])
 async def test_fault_87_a_server_s_clock_that_is_stepped_frees_no_slot_early(seed: int, redis_url: str) -> None:
     """One busy client, one idle one; steps of seconds and of hours, forward, back, to and fro. No window of real time
     holds more than the limit.
