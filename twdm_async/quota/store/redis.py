@@ -7,9 +7,9 @@ became of it. The keys of an app share a hash tag, so that they lie on one node 
 
 A client that others were quicker than several times in a row gets the book for itself for a moment.
 
-Time is the server's own, and it never steps back. If the server's clock is set forward, no slot comes free too early:
-each client knows how the book's time runs by its own uptime, from when it asked first, and believes no more than that.
-(Only one that has not asked before cannot tell.) If it is set back, slots come free later.
+Time never steps back. A client takes it from the server's clock when it asks first, and from then on adds what passes
+by its own uptime. So a step of the server's clock, forward or back, frees no slot early. (Only a client that has not
+asked before cannot tell.)
 
 What the server forgets cannot be known again; :mod:`twdm_async.quota.store.trust` finds out that it has.
 """

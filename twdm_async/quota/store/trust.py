@@ -87,7 +87,7 @@ class Memory:
         meta: the same.
         batch: the number of that batch.
         seen_at: by this machine's uptime, when it was committed.
-        ahead: of this machine's uptime, the book's time is at the most.
+        ahead: of this machine's uptime, the book's time is; the shortest answer told best.
         tries: how often others were quicker to commit, in a row.
         book: the pages that are loaded.
         drawn: names of some pages, drawn at random.
@@ -116,11 +116,12 @@ class Memory:
 
     def time_of(self, state: State) -> float:
         """Return the book's time at the moment in which `state` was read."""
-        if state.meta is None:
+        meta = state.meta
+        if meta is None:
             return state.time
-        is_known = self.meta is not None and self.meta.epoch == state.meta.epoch
-        at_most = self.ahead + state.sent_at if is_known else math.inf
-        return advanced(state.meta.now, state.meta.time, state.time, at_most)
+        if self.meta is None or self.meta.epoch != meta.epoch:
+            return meta.now + max(0.0, state.time - meta.time)
+        return max(meta.now, self.ahead + state.sent_at)
 
     def judge(self, state: State, client: str, *, assumes: bool, longest: float) -> Meta | None:
         """Return what the book is to say after this batch. If it is found to be lost, it says so from then on.
@@ -165,13 +166,6 @@ class Memory:
 def _begun(state: State, now: float, longest: float, *, before: tuple[str, ...] = (), lost_until: float = 0.0) -> Meta:
     epoch, since = secrets.token_hex(8), float(math.floor(state.time))
     return Meta(epoch, 1, now, state.time, since, now, longest, state.identity, before, lost_until)
-
-
-def advanced(before: float, last_time: float, time: float, at_most: float) -> float:
-    """Return what the book's clock shows at the server's `time`, if it showed `before` at `last_time`, and cannot have
-    come further than `at_most`.
-    """
-    return max(before, min(before + max(0.0, time - last_time), at_most))
 
 
 def batch_number(marker: str | None) -> int | None:
