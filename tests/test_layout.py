@@ -24,6 +24,7 @@ FLOORS: Final = {
     "_json": 0,
     "_forks": 0,
     "_quiet": 0,
+    "_numbers": 0,
     "observers": 1,
     "telemetry": 1,
     "state_file": 1,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 
 from twdm_async import telemetry
 from twdm_async._clock import Clock
+from twdm_async._numbers import checked_count, checked_number
 from twdm_async.agent import Agent
 from twdm_async.credentials import Credentials
 from twdm_async.endpoints import ENDPOINTS, Host
@@ -19,7 +20,7 @@ from twdm_async.models.checks import checked_id
 from twdm_async.models.custom_profiles import CustomProfile
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.limiter import QuotaLimiter, QuotaState
-from twdm_async.quota.spec import Priority, QuotaTable, checked_positive
+from twdm_async.quota.spec import Priority, QuotaTable
 from twdm_async.quota.store.contract import QuotaStore
 from twdm_async.quota.store.memory import MemoryQuotaStore
 from twdm_async.resources.account import Account
@@ -98,7 +99,7 @@ class Client:
         observers: Sequence[Observer] = (),
         clock: Clock | None = None,
     ) -> None:
-        checked_positive(timeout, "timeout")
+        checked_number(timeout, "timeout")
         if media_api not in get_args(MediaApi):
             raise InvalidInput(parameter="media_api", problem=f"must be one of {', '.join(get_args(MediaApi))}")
         if not isinstance(credentials, Credentials):
@@ -109,8 +110,7 @@ class Client:
             raise InvalidInput(
                 parameter="quota_store", problem="must be a QuotaStore, such as QuotaStore.from_url(...)"
             )
-        if isinstance(max_waiting, bool) or not isinstance(max_waiting, int) or max_waiting < 0:
-            raise InvalidInput(parameter="max_waiting", problem="must be a whole number, 0 or more")
+        checked_count(max_waiting, "max_waiting", 0)
         if not all(callable(one) and not inspect.iscoroutinefunction(one) for one in observers):
             raise InvalidInput(parameter="observers", problem="must be functions, and none that has to be awaited")
         self._credentials = credentials

@@ -8,6 +8,7 @@ from typing import Any, Final
 from attrs import Attribute, field, frozen
 
 from twdm_async._json import Json, is_array, is_object
+from twdm_async._numbers import checked_number
 from twdm_async.errors import InvalidInput
 from twdm_async.models.checks import checked_characters
 from twdm_async.models.convert import ID, OBJECT, TEXT, Kind, at, converter, found
@@ -37,8 +38,7 @@ class MessageMedia:
 
 def _degrees(_: object, attribute: Attribute[float], value: float) -> None:
     most = 180 if attribute.name == "longitude" else 90
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -most <= value <= most:
-        raise InvalidInput(parameter=attribute.name, problem=f"must be degrees, from -{most} to {most}")
+    checked_number(value, attribute.name, -most, most, "number of degrees")
 
 
 @frozen(kw_only=True)

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from twdm_async import errors
+from twdm_async._numbers import checked_count, checked_seconds
 from twdm_async._quiet import quiet
 from twdm_async.client import Client
 from twdm_async.models.checks import checked_characters
@@ -28,7 +29,7 @@ from twdm_async.outbox.settling import Settling
 from twdm_async.outbox.storage import Storage, woken
 from twdm_async.owners import Owner
 from twdm_async.quota.lanes import Lane
-from twdm_async.quota.spec import Priority, checked_seconds
+from twdm_async.quota.spec import Priority
 from twdm_async.resources.direct_messages import outgoing
 from twdm_async.resources.evidence import checked_settle_after
 from twdm_async.state_file import checked_path
@@ -188,10 +189,8 @@ class Outbox:
             after: begin behind the outcome of this number (:attr:`Entry.number`); 0 begins with the oldest that is
                 still kept. If not given, it begins now.
         """
-        if after is not None and (
-            isinstance(after, bool) or not isinstance(after, int) or not 0 <= after <= _LARGEST_NUMBER
-        ):
-            raise errors.InvalidInput(parameter="after", problem="must be the number of an outcome, or 0")
+        if after is not None:
+            checked_count(after, "after", 0, _LARGEST_NUMBER)
         number = await self._do(lambda rows: rows.last_number(), only_reads=True) if after is None else after
         while not self._is_closed:
             news = self._storage.news
@@ -382,8 +381,7 @@ class Outbox:
 
     @quiet
     async def _send(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-            raise errors.InvalidInput(parameter="workers", problem="must be a whole number, 1 or more")
+        checked_count(workers, "workers")
         await self._do(lambda _: None, only_reads=True)  # so that a file which is closed or bad is known of first
         await self._sending.run(workers, stop, is_draining=is_draining)
 

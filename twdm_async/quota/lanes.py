@@ -19,8 +19,9 @@ from typing import Generic, TypeVar
 
 from attrs import Attribute, define, field, frozen
 
+from twdm_async._numbers import checked_number, valid
 from twdm_async.errors import InvalidInput
-from twdm_async.quota.spec import Priority, positive
+from twdm_async.quota.spec import Priority
 
 T = TypeVar("T")
 _Key = tuple[int, str]  # an int, since an enum's hash is slow
@@ -54,7 +55,7 @@ class Lane:
     """
 
     key: str = field(default="", validator=_text)
-    weight: float = field(default=1.0, validator=positive)
+    weight: float = field(default=1.0, validator=valid(checked_number))
     priority: Priority = field(default=Priority.INTERACTIVE, converter=_priority)
 
 

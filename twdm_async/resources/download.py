@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import secrets
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from twdm_async._numbers import checked_count
 from twdm_async.errors import InvalidInput, MalformedResponse
 from twdm_async.transport.oauth1 import checked_files_host
 from twdm_async.transport.wire import Sink
@@ -31,8 +33,7 @@ async def download(caller: Caller, address: str | None, path: Path, most: int, m
         MalformedResponse: the answer is no file.
     """
     host, file = _checked(address, caller)
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-        raise InvalidInput(parameter="most", problem="must be a number of bytes, 1 or more")
+    checked_count(most, "most", 1, math.inf)
     draft = _draft_of(path)
     try:
         with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as target:

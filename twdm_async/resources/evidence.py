@@ -41,10 +41,10 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import define, field
 
+from twdm_async._numbers import checked_seconds
 from twdm_async.errors import InvalidInput, MalformedResponse
 from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.quota.lifetime import RequestLifetime
-from twdm_async.quota.spec import checked_seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from attrs import evolve, frozen
 
 from twdm_async._clock import Clock
+from twdm_async._numbers import checked_seconds
 from twdm_async.errors import MediaFailed, ResponseError
 from twdm_async.models.media import HEAD, Media, MediaCategory, MediaV2, checked_type
-from twdm_async.quota.spec import checked_seconds
 from twdm_async.resources.media_source import Opened, Source, opened
 from twdm_async.transport.call import Caller
 from twdm_async.transport.wire import File

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import IO, Any
 
 from attrs import define
 
+from twdm_async._numbers import checked_count
 from twdm_async.errors import InvalidInput
 from twdm_async.models.media import HEAD
 
@@ -68,8 +70,8 @@ async def opened(source: Source, size: int | None) -> AsyncGenerator[Opened]:
     Raises:
         InvalidInput: it cannot be read, or does not tell how long it is.
     """
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise InvalidInput(parameter="size", problem="must be a number of bytes, 1 or more")
+    if size is not None:
+        checked_count(size, "size", 1, math.inf)
     if isinstance(source, AsyncIterator):
         yield await _begin(_checked(source), size)
         return

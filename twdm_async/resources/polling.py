@@ -15,6 +15,7 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from twdm_async._numbers import checked_number
 from twdm_async.errors import InvalidInput, RateLimited, TwdmError
 from twdm_async.resources.evidence import read_back
 from twdm_async.resources.inbox import Inbox, Received
@@ -126,7 +127,6 @@ def checked_times(every: float, since: datetime | None) -> None:
     Raises:
         InvalidInput: `every` is no time that 15 reads in 15 minutes allow, or `since` is not aware.
     """
-    if isinstance(every, bool) or not isinstance(every, (int, float)) or not _SHORTEST <= every <= 86_400:
-        raise InvalidInput(parameter="every", problem="must be seconds, from 1 to a day")
+    checked_number(every, "every", _SHORTEST, 86_400, "number of seconds")
     if since is not None and (not isinstance(since, datetime) or since.tzinfo is None):
         raise InvalidInput(parameter="since", problem="must be an aware datetime, such as datetime.now(UTC)")

@@ -11,9 +11,10 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import Attribute, define, evolve, field, frozen
+from attrs import Attribute, define, evolve, field, frozen, validators
 
 from twdm_async._json import is_object
+from twdm_async._numbers import checked_count, checked_number, valid
 from twdm_async.errors import InvalidInput
 from twdm_async.models.checks import checked_id
 from twdm_async.quota.spec import QuotaTable
@@ -245,16 +246,6 @@ def _an_id(value: str | int | None) -> str | None:
     return None if value is None else checked_id(value, "recipient_id")
 
 
-def _a_number(_: object, attribute: Attribute[int | None], value: int | None) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise InvalidInput(parameter=attribute.name, problem="must be a whole number, 1 or more")
-
-
-def _probability(_: object, attribute: Attribute[float], value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InvalidInput(parameter=attribute.name, problem="must be a number from 0 to 1")
-
-
 @define
 class Fault:
     """When something goes wrong, and what. Give it to the sandbox: ``Sandbox(faults=[Fault("reset", nth=3)])``.
@@ -274,8 +265,8 @@ class Fault:
 
     kinds: tuple[str, ...] = field(converter=_kinds, validator=_known)
     endpoint: str | None = field(default=None, validator=_an_endpoint, kw_only=True)
-    nth: int | None = field(default=None, validator=_a_number, kw_only=True)
-    probability: float = field(default=1.0, validator=_probability, kw_only=True)
+    nth: int | None = field(default=None, validator=validators.optional(valid(checked_count)), kw_only=True)
+    probability: float = field(default=1.0, validator=valid(checked_number, 0, 1), kw_only=True)
     processed: bool | None = field(default=None, kw_only=True)
     recipient_id: str | None = field(default=None, converter=_an_id, kw_only=True)
     _seen: int = field(default=0, init=False, repr=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 import random
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from attrs import define, evolve
 
 from twdm_async import errors
 from twdm_async._forks import forks
+from twdm_async._numbers import checked_seconds
 from twdm_async._quiet import mistake
 from twdm_async.endpoints import ENDPOINTS, Host, Safety
 from twdm_async.models.direct_messages import DirectMessage
@@ -532,6 +534,4 @@ def checked_wait(max_wait: float | None) -> float | None:
     """
     if max_wait is None:
         return None
-    if isinstance(max_wait, bool) or not isinstance(max_wait, (int, float)) or not max_wait >= 0:
-        raise errors.InvalidInput(parameter="max_wait", problem="must be a number of seconds, 0 or more")
-    return max_wait if max_wait <= _FOR_EVER else None
+    return max_wait if checked_seconds(max_wait, "max_wait", math.inf) <= _FOR_EVER else None

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs
 from aiohttp import web
 from attrs import frozen
 
+from twdm_async._numbers import checked_count
 from twdm_async.client import Client
 from twdm_async.credentials import Credentials
 from twdm_async.errors import InboxFailed, InvalidInput, TwdmError
@@ -96,8 +97,7 @@ class Webhook:
         if not callable(handle):
             raise InvalidInput(parameter="handle", problem="must be a function that is called with an event")
         for name, value in {"at_once": at_once, "largest_body": largest_body}.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidInput(parameter=name, problem="must be a whole number, 1 or more")
+            checked_count(value, name)
         if not isinstance(clients, (list, tuple)) or not all(isinstance(client, Client) for client in clients):
             raise InvalidInput(parameter="clients", problem="must be a list of Client")
         self._credentials = credentials

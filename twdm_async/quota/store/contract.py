@@ -13,15 +13,16 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from twdm_async._forks import forks
+from twdm_async._numbers import checked_part
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.operations import Settle
-from twdm_async.quota.spec import Quota, checked_part
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from twdm_async.quota.ledger import Usage
     from twdm_async.quota.operations import Answer, Bucket, Note, Question, Slot, Terms
+    from twdm_async.quota.spec import Quota
 
 
 class QuotaStore(ABC):
