@@ -11,14 +11,15 @@ import redis
 
 from twdm_async import MemoryQuotaStore, RedisQuotaStore, SQLiteQuotaStore
 from twdm_async._clock import Clock
-from twdm_async.quota.operations import GiveBack, Granted, Look, Settle, Take, Terms, Wait
+from twdm_async.quota.lifetime import RequestLifetime
+from twdm_async.quota.operations import Bucket, Claim, GiveBack, Granted, Settle, Take, Terms, Wait
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from twdm_async import QuotaStore
-    from twdm_async.quota.lifetime import RequestLifetime
-    from twdm_async.quota.operations import Answer, Claim, Question, Slot
+    from twdm_async import Quota, QuotaStore
+    from twdm_async.quota.ledger import Usage
+    from twdm_async.quota.operations import Answer, Slot
 
 EPOCH = 1_800_000_000.0
 _prefixes = itertools.count()
@@ -72,8 +73,8 @@ def make(kind: str, clock: HandClock, folder: Path, redis_url: str | None, **opt
     return TimedRedisStore(redis_url, clock, prefix=f"test{next(_prefixes)}", **options)
 
 
-async def ask(store: QuotaStore, question: Question) -> Answer:
-    answer = store.ask(question)
+async def ask(store: QuotaStore, wanted: Take) -> Answer:
+    answer = store.ask(wanted)
     return await answer if isinstance(answer, asyncio.Future) else answer
 
 
@@ -89,7 +90,13 @@ async def take(
 
 
 async def look(store: QuotaStore, claims: tuple[Claim, ...], lifetime: RequestLifetime) -> None:
-    await ask(store, Look(Terms(claims, lifetime)))
+    await ask(store, Take(Terms(claims, lifetime), 0))
+
+
+def usage(store: QuotaStore, bucket: Bucket, quota: Quota) -> Usage:
+    """How far the quota is used, as the process last knew."""
+    (standing,) = store.standings(Terms((Claim(bucket, (quota,)),), RequestLifetime.from_timeout(1.0)))
+    return standing.usage
 
 
 def settle(store: QuotaStore, slot: Slot, grace: float = 0.0) -> None:

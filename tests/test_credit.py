@@ -177,7 +177,7 @@ PAGE = Conversant("brand", "anna", "5").page
 
 def noted(store: MemoryQuotaStore) -> int:
     """How many messages to the person are noted."""
-    return len(store._books["brand"].conversations[PAGE].sends)
+    return len(store._books["brand"].conversations[PAGE].people["5"].sends)
 
 
 def write(limiter: QuotaLimiter, clock: LoopClock) -> None:

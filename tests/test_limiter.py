@@ -30,7 +30,7 @@ from twdm_async.quota.limiter import QuotaLimiter, QuotaState
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from twdm_async.quota.operations import Answer, Question, Slot
+    from twdm_async.quota.operations import Answer, Slot, Take
     from twdm_async.quota.store import QuotaStore
     from twdm_async.quota.store.transactional import Batch
 
@@ -312,10 +312,10 @@ def test_a_store_that_fails_tells_everyone_who_waits() -> None:
     class Broken(MemoryQuotaStore):
         fails = False
 
-        def ask(self, question: Question) -> Answer:
+        def ask(self, take: Take) -> Answer:
             if self.fails:
                 raise OSError("the disk is gone")
-            return super().ask(question)
+            return super().ask(take)
 
     async def main() -> None:
         store = Broken(clock=LoopClock())
@@ -370,9 +370,9 @@ class CountingStore(MemoryQuotaStore):
 
     asked = 0
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, take: Take) -> Answer:
         self.asked += 1
-        return super().ask(question)
+        return super().ask(take)
 
 
 def test_accounts_share_the_app_s_quota_fairly_and_one_wakes_for_each_slot() -> None:

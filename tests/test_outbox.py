@@ -42,8 +42,7 @@ from twdm_async import (
 from twdm_async.outbox import Entry, Outbox, State
 from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows, SlotIntent, UnknownMessage
 from twdm_async.owners import Owner
-from twdm_async.quota.operations import Granted, Question, Take
-from twdm_async.quota.store import sqlite
+from twdm_async.quota.operations import Granted, Take
 from twdm_async.sandbox import Fault, Sandbox
 from twdm_async.state_file import FileTrouble, StateFile
 from twdm_async.transport.sent import Sought
@@ -413,10 +412,10 @@ async def test_those_who_wait_are_written_down_together_with_their_slot_too(path
         ask = store.ask
         granted: list[bool] = []
 
-        def watched(question: Question) -> Any:
-            answer = ask(question)
-            if isinstance(question, Take):
-                assert question.intent is not None
+        def watched(take: Take) -> Any:
+            answer = ask(take)
+            if take.count:
+                assert take.intent is not None
                 answer.add_done_callback(lambda done: granted.append(isinstance(done.result(), Granted)))
             return answer
 
@@ -853,7 +852,7 @@ async def test_the_file_of_an_older_version_is_brought_up_to_date(sandbox: Sandb
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA application_id = {state_file._APPLICATION}")
-        db.executescript(sqlite.SCHEMA.steps[0])  # type: ignore[arg-type]  # it is SQL
+        db.executescript("CREATE TABLE clock (now, uptime, wall); CREATE TABLE bucket (id, name, held_until, longest)")
         db.execute("PRAGMA user_version = 1")
     async with opened(sandbox, path) as outbox:
         await outbox.put("5", TEXT)

@@ -311,7 +311,7 @@ def test_it_feeds_the_credit_and_reconcile() -> None:
         assert used == 2, "the one into the dark, and the sixth answer"
         app, user = client._limiter._owners["app"], client._limiter._owners["user"]  # type: ignore[index]
         book = client.quota_store._books[app]  # type: ignore[attr-defined]
-        assert len(book.conversations[Conversant(app, user, "5").page].sends) == 6
+        assert len(book.conversations[Conversant(app, user, "5").page].people["5"].sends) == 6
 
     polling(main)
 

@@ -16,7 +16,7 @@ from twdm_async.quota.operations import Granted, Slot
 from twdm_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from twdm_async.quota.operations import Answer, Note, Question
+    from twdm_async.quota.operations import Answer, Note, Take
     from twdm_async.quota.store import QuotaStore
 
 _LIMIT, _PER = 100, 900.0
@@ -30,15 +30,15 @@ class BareLimiterStore(MemoryQuotaStore):
         super().__init__(clock=LoopClock())
         self._limiters: dict[str, AsyncLimiter] = {}
 
-    def ask(self, question: Question) -> Any:
-        return asyncio.ensure_future(self._grant(question))
+    def ask(self, take: Take) -> Any:
+        return asyncio.ensure_future(self._grant(take))
 
-    async def _grant(self, question: Question) -> Answer:
-        for claim in question.terms.claims:
+    async def _grant(self, take: Take) -> Answer:
+        for claim in take.about.claims:
             for quota in claim.quotas:
                 limiter = self._limiters.setdefault(claim.bucket.name, AsyncLimiter(quota.limit, quota.per))
                 await limiter.acquire()
-        return Granted(Slot(question.terms, question.terms.pages), 1)
+        return Granted(Slot(take.about, take.about.pages), 1)
 
     def note(self, note: Note) -> None:
         pass

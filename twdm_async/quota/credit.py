@@ -85,12 +85,10 @@ class Conversation:
     opened: float = -math.inf
     sends: dict[str, Send] = field(factory=dict[str, Send])
     touched: float = -math.inf
-    is_changed: bool = field(default=False, init=False, repr=False, eq=False)  # since its keeper looked last
     _tidy_at: int = field(default=_TIDY, init=False, repr=False, eq=False)
 
     def hear(self, at: float) -> None:
         """Take in that the person wrote at that time."""
-        self.is_changed = True
         self.touched = max(self.touched, at)
         if at > self.opened:
             self.opened = at
@@ -108,7 +106,6 @@ class Conversation:
 
     def begin(self, name: str, now: float, credit: ReplyCredit) -> Freedom:
         """Note a message called `name` that is about to leave, and tell what the server will make of it."""
-        self.is_changed = True
         self.touched = max(self.touched, now)
         self._forget(now - credit.per - LONGEST_UNDER_WAY, credit.replies)
         freedom = self.freedom(now, credit)
@@ -117,7 +114,6 @@ class Conversation:
 
     def end(self, name: str, made: float | None) -> None:
         """Note a message that may have arrived, at the time `made` if that is known. It need not have begun here."""
-        self.is_changed = True
         begun = self.sends[name].begun if name in self.sends else math.inf
         self.sends[name] = Send(begun, made, is_over=True)
         if made is not None:
@@ -125,7 +121,6 @@ class Conversation:
 
     def withdraw(self, name: str) -> None:
         """Forget a message that never left."""
-        self.is_changed = True
         self.sends.pop(name, None)
 
     def is_over(self, now: float, credit: ReplyCredit) -> bool:
@@ -163,6 +158,38 @@ class Conversation:
             for name, (begun, made, is_over) in kept["sends"].items()
         }
         return cls(-math.inf if kept["opened"] is None else kept["opened"], sends, kept["touched"])
+
+
+@define
+class Conversations:
+    """One account and some of the people it writes to, by user id."""
+
+    people: dict[str, Conversation] = field(factory=dict[str, Conversation])
+    is_changed: bool = field(default=False, init=False)
+    """Whether it has changed since it was loaded."""
+    _tidy_at: int = field(default=0, init=False)
+
+    def of(self, person: str) -> Conversation:
+        """Return what is known of a person, to be changed."""
+        self.is_changed = True
+        if person not in self.people:
+            self.people[person] = Conversation()
+        return self.people[person]
+
+    def forget(self, now: float, credit: ReplyCredit) -> None:
+        """Forget people of whom nothing matters any more, now and then."""
+        if len(self.people) >= self._tidy_at:
+            self.people = {person: one for person, one in self.people.items() if not one.is_over(now, credit)}
+            self._tidy_at = 2 * len(self.people) + _TIDY
+
+    def as_json(self) -> Json:
+        """Return what a store keeps."""
+        return {person: conversation.as_json() for person, conversation in self.people.items()}
+
+    @classmethod
+    def from_json(cls, kept: dict[str, Json]) -> Conversations:
+        """Restore what :meth:`as_json` returned."""
+        return cls({person: Conversation.from_json(one) for person, one in kept.items()})
 
 
 def _moment(send: Send) -> float:

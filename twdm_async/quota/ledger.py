@@ -43,8 +43,6 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from twdm_async.quota.spec import Quota
 
 _CLOCK_DRIFT = 1.0001
@@ -75,7 +73,7 @@ class Usage:
     freeing: tuple[tuple[int, float], ...]
     per: float
 
-    def free_in(self, limit: int, count: int = 1) -> float:
+    def free_in(self, limit: float, count: int = 1) -> float:
         """Return the seconds until `count` more requests, one after the other, can have had a slot if there are
         `limit`. It is at least that: outcomes may be late.
         """
@@ -83,7 +81,7 @@ class Usage:
         if needed <= 0:
             return self.held_for
         # They come free in this order: those whose outcome is known, then those under way; then the round begins anew.
-        rounds, place = divmod(needed - 1, max(limit, self.used))
+        rounds, place = divmod(int(needed) - 1, max(int(limit), self.used))
         first = next((seconds for number, seconds in self.freeing if number > place), self.per)
         return max(self.held_for, first + rounds * self.per)
 
@@ -92,8 +90,7 @@ class Window:
     """The histogram for one length of window: `total` slots count until `next_end`, and :meth:`expire` is due then."""
 
     __slots__ = (
-        "began", "is_counted", "next_end", "others", "others_until", "per", "seen", "tick", "total", "under_way",
-        "window",
+        "began", "is_counted", "next_end", "per", "seen", "tick", "total", "under_way", "window",
     )  # fmt: skip
 
     def __init__(self, per: float, began: float = 0.0) -> None:
@@ -104,9 +101,7 @@ class Window:
         self.tick = per / _TICKS
         self.under_way: dict[int, int] = {}  # tick of the end of the lease to slots; these ticks are _LEASE_TICK long
         self.seen: dict[int, int] = {}  # tick of the outcome to slots
-        self.others = 0  # slots that somebody else spent
-        self.others_until = 0.0
-        self.total = 0  # of all three
+        self.total = 0  # of both
         self.next_end = math.inf  # nothing ends before this
 
     def used(self, now: float) -> int:
@@ -115,11 +110,12 @@ class Window:
             self.expire(now)
         return self.total
 
-    def note_others(self, missing: int, until: float) -> None:
-        self.total += missing
-        self.others += missing
-        self.others_until = max(until, self.others_until)
-        self.next_end = min(self.next_end, self.others_until)
+    def note_seen(self, at: float, count: int = 1) -> None:
+        """Let so many slots count whose outcome was seen then."""
+        tick = int(at // self.tick) + 1
+        self.seen[tick] = self.seen.get(tick, 0) + count
+        self.total += count
+        self.next_end = min(self.next_end, tick * self.tick + self.window)
 
     def free_in(self, now: float, limit: int) -> float:
         """Return the seconds until a slot may be free, at the least: outcomes of requests under way may come now."""
@@ -137,8 +133,6 @@ class Window:
         over += [
             (at * _LEASE_TICK + self.window - now, n) for at, n in self.under_way.items() if at * _LEASE_TICK <= now
         ]
-        if self.others:
-            over.append((self.others_until - now, self.others))
         over.sort()
         number = 0
         return tuple([(number := number + count, seconds) for seconds, count in over])
@@ -147,43 +141,35 @@ class Window:
         """Begin with what `other` knows."""
         self.began = max(other.began, now - other.window) if other.per < self.per else other.began
         self.under_way = dict(other.under_way)
-        for at, count in other.seen.items():
-            mine = int(at * other.tick / self.tick) + 1
-            self.seen[mine] = self.seen.get(mine, 0) + count
-        if other.others and other.others_until > now:  # spent at some time until now
-            mine = int(now / self.tick) + 1
-            self.seen[mine] = self.seen.get(mine, 0) + other.others
-        self.total = sum(self.under_way.values()) + sum(self.seen.values())
+        self.total = sum(self.under_way.values())
         self.next_end = -math.inf  # to be found
+        for at, count in other.seen.items():
+            self.note_seen(at * other.tick, count)
 
     def expire(self, now: float) -> None:
         """Forget the slots that do not count any more."""
         for slots, tick in ((self.under_way, _LEASE_TICK), (self.seen, self.tick)):
             for at in [at for at in slots if at * tick + self.window <= now]:
                 self.total -= slots.pop(at)
-        if self.others and self.others_until <= now:
-            self.total -= self.others
-            self.others = 0
         self.next_end = self._first_end()
 
     def _first_end(self) -> float:
         """Return when the first of all slots ends, if none is settled before."""
         first = min(min(self.under_way, default=math.inf) * _LEASE_TICK, min(self.seen, default=math.inf) * self.tick)
-        return min(first + self.window, self.others_until if self.others else math.inf)
+        return first + self.window
 
     def as_json(self) -> list[Any]:
         flat = [list(chain.from_iterable(slots.items())) for slots in (self.under_way, self.seen)]
-        return [self.per, self.began, self.is_counted, *flat, self.others, self.others_until]
+        return [self.per, self.began, self.is_counted, *flat]
 
     @classmethod
     def from_json(cls, kept: list[Any]) -> Window:
-        per, began, is_counted, under_way, seen, others, others_until = kept
+        per, began, is_counted, under_way, seen = kept
         self = cls(per, began)
         self.is_counted = is_counted
         self.under_way = dict(zip(under_way[::2], under_way[1::2], strict=True))
         self.seen = dict(zip(seen[::2], seen[1::2], strict=True))
-        self.others, self.others_until = others, others_until
-        self.total = sum(self.under_way.values()) + sum(self.seen.values()) + others
+        self.total = sum(self.under_way.values()) + sum(self.seen.values())
         self.next_end = -math.inf
         return self
 
@@ -199,45 +185,41 @@ class Ledger:
         self.is_changed = False  # since whoever keeps it looked last
         self._windows: dict[float, Window] = {}
 
-    def keep(self, per: float, now: float) -> None:
-        """Keep slots for windows of `per` seconds, too. Begin with what is known of longer ones, or else of the
-        longest.
+    def keep(self, per: float, now: float) -> Window:
+        """Keep slots for windows of `per` seconds, too. Begin with what is known of the next longer ones, or else of
+        the longest.
         """
-        if per not in self._windows:
-            new = Window(per, now)
-            if self._windows:
-                longer = [kept for kept in self._windows if kept > per]
-                new.copy_from(self._windows[min(longer) if longer else self.longest], now)
-            self._windows[per] = new
-            self.longest = max(self.longest, per)
-            self.is_changed = True
+        new = Window(per, now)
+        if self._windows:
+            new.copy_from(self._windows[min([kept for kept in self._windows if kept > per], default=self.longest)], now)
+        self._windows[per] = new
+        self.longest = max(self.longest, per)
+        self.is_changed = True
+        return new
 
-    def count_by(self, quota: Quota, now: float, spent: int) -> float:
+    def count_by(self, quota: Quota, now: float, assume_spent: float = 0.0) -> float:
         """Count by `quota` from now on, if that was not done before.
 
         Args:
             quota: the quota.
             now: the present moment.
-            spent: slots that are taken as spent by others if not all of its window is known.
+            assume_spent: the part of it that is taken as spent by others if not all of its window is known.
 
         Returns:
             The seconds of its window of which nothing is known; 0 if all is, or the ledger was begun for `quota`.
         """
-        self.keep(quota.per, now)
-        kept = self._windows[quota.per]
+        kept = self._windows.get(quota.per) or self.keep(quota.per, now)
         if kept.is_counted:
             return 0.0
         kept.is_counted = self.is_changed = True
         unknown = max(0.0, kept.window - (now - kept.began))
-        if unknown and spent:
-            kept.note_others(spent, now + kept.window)
+        if unknown and assume_spent:
+            kept.note_seen(now, math.ceil(quota.limit * assume_spent - 1e-9))
         return unknown if kept.began > min(one.began for one in self._windows.values()) else 0.0
 
-    def limits(self, quotas: Sequence[Quota]) -> list[tuple[Window, int]] | None:
-        """Return the histogram and the limit for each of `quotas`; return None before :meth:`count_by`."""
-        limits = [(self._windows.get(quota.per), quota.limit) for quota in quotas]
-        known = [(kept, limit) for kept, limit in limits if kept is not None and kept.is_counted]
-        return known if len(known) == len(limits) else None
+    def window_of(self, quota: Quota) -> tuple[Window, int]:
+        """Return the histogram that is kept for `quota`, and its limit."""
+        return self._windows[quota.per], quota.limit
 
     def used(self, now: float, quota: Quota) -> int:
         """Count the slots that count in a window that is kept."""
@@ -257,16 +239,15 @@ class Ledger:
             end = at * _LEASE_TICK + kept.window
             kept.next_end = min(kept.next_end, end)
 
-    def give_back(self, lease_end: float) -> None:
-        """Remove a slot whose request never left."""
+    def give_back(self, lease_end: float, count: int = 1) -> None:
+        """Remove slots whose requests never left."""
         self.is_changed = True
         at = int(lease_end / _LEASE_TICK) + 1
         for kept in self._windows.values():
-            count = kept.under_way.pop(at, 0)
-            if count:
-                kept.total -= 1
-                if count > 1:
-                    kept.under_way[at] = count - 1
+            there = kept.under_way.pop(at, 0)
+            kept.total -= min(there, count)
+            if there > count:
+                kept.under_way[at] = there - count
 
     def settle(self, lease_end: float, seen: float) -> None:
         """Let a slot count from the moment `seen`, in which the outcome was seen, or will have been at the latest. One
@@ -303,11 +284,11 @@ class Ledger:
         missing = quota.limit - kept.used(now) - remaining
         if missing > 0:
             self.is_changed = True
-            kept.note_others(missing, until)
+            kept.note_seen(until - kept.window, missing)
 
-    def usage(self, now: float, quota: Quota) -> Usage:
-        """Tell how far `quota` is used."""
-        kept = self._windows.get(quota.per) or Window(quota.per)
+    def usage(self, now: float, quota: Quota | None) -> Usage:
+        """Tell how far `quota` is used; ``None`` asks only whether the bucket is held."""
+        kept = (self._windows.get(quota.per) if quota else None) or Window(1.0)
         return Usage(
             used=kept.used(now),
             in_flight=kept.in_flight(now),

@@ -21,9 +21,8 @@ from twdm_async.quota.dispatcher import Dispatcher, dispatcher_of
 from twdm_async.quota.headers import LONGEST_WAIT, Limits, read_limits
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.line import Line, Waiter
-from twdm_async.quota.operations import Bucket, Claim, Conversant, Heard, Hold, Look, Settle, Terms, Tighten
+from twdm_async.quota.operations import Bucket, Claim, Conversant, Heard, Hold, Settle, Take, Terms, Tighten
 from twdm_async.quota.pacer import Pacer
-from twdm_async.quota.reserve import BulkShare, bulk_share
 from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, Scope
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ _log = logging.getLogger(__name__)
 
 _FIRST_HOLD: Final = 60.0  # seconds; doubled with every 429 in a row that does not say how long
 _LONGEST_HOLD: Final = 4 * 3600.0
-_ANY_QUOTA: Final = Quota(1, per=1.0)  # where it only matters whether its bucket is held
 
 
 @frozen(kw_only=True)
@@ -246,27 +244,22 @@ class QuotaLimiter:
         states: list[QuotaState] = []
         for family in self._table:
             line, _ = self._line(family)
-            terms = line.terms[Priority.BULK]
-            for claim, share_claim in zip(terms.claims, self._shares(terms), strict=True):
-                for quota in claim.quotas:
-                    usage = self._store.usage(claim.bucket, quota)
-                    share, by_bulk = self._bulk_share(terms, claim, share_claim, quota)
-                    free_in = usage.free_in(quota.limit)
-                    states.append(
-                        QuotaState(
-                            endpoint=family,
-                            account=claim.bucket.owner,
-                            scope=quota.scope,
-                            limit=quota.limit,
-                            per=quota.per,
-                            used=usage.used,
-                            in_flight=usage.in_flight,
-                            reserved=share.kept,
-                            waiting=line.waiting,
-                            free_at=self._clock.utc(free_in),
-                            bulk_free_at=self._clock.utc(max(free_in, share.allowed_in(by_bulk + 1))),
-                        )
+            for live, bulk in zip(*(self._store.standings(terms) for terms in line.terms), strict=True):
+                if live.quota is not None:
+                    state = QuotaState(
+                        endpoint=family,
+                        account=live.bucket.owner,
+                        scope=live.quota.scope,
+                        limit=live.quota.limit,
+                        per=live.quota.per,
+                        used=live.usage.used,
+                        in_flight=live.usage.in_flight,
+                        reserved=bulk.share[0].kept if bulk.share else 0,
+                        waiting=line.waiting,
+                        free_at=self._clock.utc(live.free_in()),
+                        bulk_free_at=self._clock.utc(bulk.free_in()),
                     )
+                    states.append(state)
         return tuple(states)
 
     async def look(self) -> None:
@@ -275,7 +268,7 @@ class QuotaLimiter:
         Raises:
             QuotaStoreFailed: it cannot be known.
         """
-        questions = [self._store.ask(Look(self._line(family)[0].terms[Priority.BULK])) for family in self._table]
+        questions = [self._store.ask(Take(self._line(family)[0].terms[Priority.BULK], 0)) for family in self._table]
         await asyncio.gather(*(answer for answer in questions if isinstance(answer, asyncio.Future)))
 
     def close(self) -> None:
@@ -313,31 +306,16 @@ class QuotaLimiter:
     def _conversant(self, person: str) -> Conversant:
         return Conversant(self._owners[Scope.APP], self._owners[Scope.USER], person)
 
-    @staticmethod
-    def _shares(terms: Terms) -> tuple[Claim, ...]:
-        return terms.shares or terms.claims
-
-    def _bulk_share(self, terms: Terms, claim: Claim, share: Claim, quota: Quota) -> tuple[BulkShare, int]:
-        """Tell what bulk calls may use of `quota`, and how much they do."""
-        bulk = self._store.usage(share.bucket, quota)
-        return bulk_share(quota, terms.reserve, self._store.usage(claim.bucket, quota), bulk), bulk.used
-
     def _estimate(self, line: Line, priority: Priority, ahead: int) -> QuotaWaitTooLong:
         """Tell how long one would wait, at the least, who has so many before it."""
-        terms = line.terms[priority]
+        bulk_ahead = max(0, ahead - line.queue.waiting(Priority.INTERACTIVE))
         waits: list[tuple[float, Scope, Quota | Pace | None]] = [
-            (line.pacer.free_in(ahead + 1 + line.asking), Scope.USER, line.pacer.pace)
+            (line.pacer.free_in(ahead + 1 + line.asking), Scope.USER, line.pacer.pace),
+            *(
+                (standing.free_in(ahead, bulk_ahead), standing.bucket.scope, standing.quota)
+                for standing in self._store.standings(line.terms[priority])
+            ),
         ]
-        for claim, share_claim in zip(terms.claims, self._shares(terms), strict=True):
-            if not claim.quotas:  # then it is the server that said so
-                waits.append((self._store.usage(claim.bucket, _ANY_QUOTA).held_for, claim.bucket.scope, None))
-            for quota in claim.quotas:
-                seconds = self._store.usage(claim.bucket, quota).free_in(quota.limit, ahead + 1)
-                if terms.shares:
-                    share, used = self._bulk_share(terms, claim, share_claim, quota)
-                    bulk_ahead = max(0, ahead - line.queue.waiting(Priority.INTERACTIVE))
-                    seconds = max(seconds, share.allowed_in(used + bulk_ahead + 1))
-                waits.append((seconds, quota.scope, quota))
         seconds, scope, binding = max(waits, key=lambda wait: wait[0])
         limit = binding.burst if isinstance(binding, Pace) else binding.limit if binding else math.inf
         return QuotaWaitTooLong(

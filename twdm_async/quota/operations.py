@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from zlib import crc32
 
 from attrs import define, field, frozen
 
@@ -14,6 +15,10 @@ from twdm_async.quota.spec import Priority, Quota, ReplyCredit, Scope
 
 if TYPE_CHECKING:
     import sqlite3
+
+_CONVERSATION_PAGES: Final = 1024  # for each account
+
+Subject = TypeVar("Subject", bound="Terms | Slot | Bucket | Conversant")
 
 
 @frozen
@@ -33,12 +38,16 @@ class Bucket:
     owner: str
     app: str
     share: Priority | None = None
-    name: str = field(init=False)
-    """What tells it from other buckets of its app."""
 
-    def __attrs_post_init__(self) -> None:
+    @property
+    def name(self) -> str:
+        """What tells it from other buckets of its app: the name of its page in the book."""
         share = "" if self.share is None else f" {self.share.name.lower()}"
-        object.__setattr__(self, "name", f"{self.family} {self.scope.value} {self.owner}{share}")
+        return f"{self.family} {self.scope.value} {self.owner}{share}"
+
+    @property
+    def pages(self) -> tuple[str, ...]:
+        return (self.name,)
 
 
 @frozen
@@ -121,8 +130,12 @@ class Conversant:
 
     @property
     def page(self) -> str:
-        """The name of the conversation's page."""
-        return f"conversation {self.owner} {self.person}"
+        """The name of the page that the conversation is on. There is a bounded number of them for each account."""
+        return f"conversations {self.owner} {crc32(self.person.encode()) % _CONVERSATION_PAGES}"
+
+    @property
+    def pages(self) -> tuple[str, ...]:
+        return (self.page,)
 
 
 @frozen
@@ -162,33 +175,46 @@ class Slot:
     is_open: bool = False
     intent: Intent | None = None
 
-
-@define(eq=False)
-class _OfTerms:
-    terms: Terms
-
     @property
     def app(self) -> str:
         return self.terms.app
 
     @property
     def pages(self) -> tuple[str, ...]:
-        """The names of the pages of the book that it is about."""
-        return self.terms.pages
+        return self.buckets if self.ticket is None else (*self.buckets, self.ticket.conversant.page)
 
 
 @define(eq=False)
-class Look(_OfTerms):
-    """Load how far the quotas of `terms` are used."""
-
-
-@define(eq=False)
-class Take(_OfTerms):
-    """Take a slot in every bucket of `terms`, or in none; so many times, or as often as there is room.
+class Operation(Generic[Subject]):
+    """Something that is done to the book of one app.
 
     Args:
-        terms: what is to be respected.
-        count: how many slots are wanted; one if there is a `ticket` or an `intent`.
+        about: what it is about; this tells the app, and the pages of the book that are needed.
+    """
+
+    about: Subject
+    noted_at: float = field(default=0.0, init=False)
+    """When it was noted, by the machine's uptime."""
+    age: float = field(default=0.0, init=False)
+    """Seconds since it was noted, in the moment in which it is applied."""
+
+    @property
+    def app(self) -> str:
+        return self.about.app
+
+    @property
+    def pages(self) -> tuple[str, ...]:
+        """The names of the pages of the book that it needs."""
+        return self.about.pages
+
+
+@define(eq=False)
+class Take(Operation[Terms]):
+    """Take a slot in every bucket of the terms, or in none; so many times, or as often as there is room.
+
+    Args:
+        about: what is to be respected.
+        count: how many slots are wanted; one if there is a `ticket` or an `intent`; none to only look.
         ticket: the message it is for.
         may_spend: whether it may take a slot, or only be let through as a free reply.
         intent: what is written together with the slot.
@@ -201,32 +227,11 @@ class Take(_OfTerms):
 
     @property
     def pages(self) -> tuple[str, ...]:
-        return self.terms.pages if self.ticket is None else (*self.terms.pages, self.ticket.conversant.page)
+        return self.about.pages if self.ticket is None else (*self.about.pages, self.ticket.conversant.page)
 
 
 @define(eq=False)
-class _Noted:
-    noted_at: float = field(default=0.0, init=False)  # by the machine's uptime
-    age: float = field(default=0.0, init=False)
-    """Seconds since it was noted, in the moment in which it is applied."""
-
-
-@define(eq=False)
-class _OfSlot(_Noted):
-    slot: Slot
-
-    @property
-    def app(self) -> str:
-        return self.slot.terms.app
-
-    @property
-    def pages(self) -> tuple[str, ...]:
-        ticket = self.slot.ticket
-        return self.slot.buckets if ticket is None else (*self.slot.buckets, ticket.conversant.page)
-
-
-@define(eq=False)
-class Settle(_OfSlot):
+class Settle(Operation[Slot]):
     """Note that the outcome of the slot's request was seen; or, with a `grace` in seconds, that nobody looks for it any
     longer. `made` and `message_id` are what the server says of the message, if it was one.
     """
@@ -237,34 +242,21 @@ class Settle(_OfSlot):
 
 
 @define(eq=False)
-class GiveBack(_OfSlot):
+class GiveBack(Operation[Slot]):
     """Note that of `count` slots like this one, no byte of the request left the machine."""
 
     count: int = 1
 
 
 @define(eq=False)
-class _OfBucket(_Noted):
-    bucket: Bucket
-
-    @property
-    def app(self) -> str:
-        return self.bucket.app
-
-    @property
-    def pages(self) -> tuple[str, ...]:
-        return (self.bucket.name,)
-
-
-@define(eq=False)
-class Hold(_OfBucket):
-    """Let nothing leave through `bucket` for so many seconds. Holds join to the later end."""
+class Hold(Operation[Bucket]):
+    """Let nothing leave through the bucket for so many seconds. Holds join to the later end."""
 
     seconds: float
 
 
 @define(eq=False)
-class Tighten(_OfBucket):
+class Tighten(Operation[Bucket]):
     """Note that the server has `remaining` of `quota` left in its window, which ends in so many seconds."""
 
     quota: Quota
@@ -273,27 +265,18 @@ class Tighten(_OfBucket):
 
 
 @define(eq=False)
-class Heard(_Noted):
+class Heard(Operation[Conversant]):
     """Note that a person has written to the account; or, with a `message_id`, that the account has written to the
     person, whoever did it. `at` is when, in seconds since 1970 by the server's clock.
     """
 
-    conversant: Conversant
     at: float
     message_id: str | None = None
-
-    @property
-    def app(self) -> str:
-        return self.conversant.app
-
-    @property
-    def pages(self) -> tuple[str, ...]:
-        return (self.conversant.page,)
 
 
 @define(eq=False)
 class Granted:
-    """So many slots were taken, all alike: at least one."""
+    """So many slots were taken, all alike."""
 
     slot: Slot
     count: int
@@ -312,7 +295,5 @@ class Wait:
     seconds: float
 
 
-Question = Take | Look
 Note = Settle | GiveBack | Hold | Tighten | Heard
-Operation = Question | Note
 Answer = Granted | Wait | None

@@ -1,9 +1,9 @@
 """What a limiter asks of the place where the book is kept: operations on it, each all or nothing.
 
-A store may be shared by several clients, processes or hosts; what they share is then one count. Questions
-(:class:`~twdm_async.quota.operations.Take`, :class:`~twdm_async.quota.operations.Look`) are answered. Notes, which are
-all the others, are not awaited: a store that has to talk to something keeps them in order, and if one is lost, the slot
-it was about counts until its lease and a window are over.
+A store may be shared by several clients, processes or hosts; what they share is then one count. A
+:class:`~twdm_async.quota.operations.Take` is answered. Notes, which are all the others, are not awaited: a store that
+has to talk to something keeps them in order, and if one is lost, the slot it was about counts until its lease and a
+window are over.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from twdm_async.quota.operations import Settle
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from twdm_async.quota.ledger import Usage
-    from twdm_async.quota.operations import Answer, Bucket, Note, Question, Slot, Terms
-    from twdm_async.quota.spec import Quota
+    from twdm_async.quota.operations import Answer, Note, Slot, Take, Terms
+    from twdm_async.quota.standing import Standing
 
 
 class QuotaStore(ABC):
@@ -129,8 +128,8 @@ class QuotaStore(ABC):
         return None
 
     @abstractmethod
-    def ask(self, question: Question) -> Answer | asyncio.Future[Answer]:
-        """Answer `question`, at once or by a future that has the answer or an exception. A future may not be cancelled.
+    def ask(self, take: Take) -> Answer | asyncio.Future[Answer]:
+        """Answer `take`, at once or by a future that has the answer or an exception. A future may not be cancelled.
 
         Raises:
             QuotaStoreFailed: it cannot be known what is spent, or not be kept.
@@ -145,8 +144,8 @@ class QuotaStore(ABC):
         self.note(Settle(slot, grace))
 
     @abstractmethod
-    def usage(self, bucket: Bucket, quota: Quota) -> Usage:
-        """Tell how far `quota` is used, as this process last knew."""
+    def standings(self, terms: Terms) -> list[Standing]:
+        """Tell how each quota stands for requests on these terms, as this process last knew."""
 
     @abstractmethod
     async def flush(self) -> None:

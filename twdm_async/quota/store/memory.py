@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from twdm_async._clock import Clock
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.book import Book
-from twdm_async.quota.ledger import Ledger
-from twdm_async.quota.operations import Granted, Take
+from twdm_async.quota.operations import Granted
 from twdm_async.quota.store.contract import QuotaStore
 
 if TYPE_CHECKING:
-    from twdm_async.quota.ledger import Usage
-    from twdm_async.quota.operations import Answer, Bucket, Note, Question, Slot, Terms
-    from twdm_async.quota.spec import Quota
+    from twdm_async.quota.operations import Answer, Note, Slot, Take, Terms
+    from twdm_async.quota.standing import Standing
 
 
 class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
@@ -52,29 +50,22 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
         book = self._books.get(terms.app)
         return None if book is None else book.take_one(terms, self._uptime())
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, take: Take) -> Answer:
         self.bind_loop()
-        now = self._clock.uptime()
-        book = self._books.get(question.app) or self._book(question.app)
-        if not isinstance(question, Take):
-            return book.apply(question, now)
-        answer = book.take(question, now)
+        now = self._uptime()
+        answer = self._book(take.app).take(take, now)
         if type(answer) is Granted:
-            answer.slot.send_by = now + question.terms.lifetime.to_send
-            if question.ticket is not None and question.terms.credit is not None:
-                book.forget_conversations(question.ticket.now, question.terms.credit)
+            answer.slot.send_by = now + take.about.lifetime.to_send
         return answer
 
     def note(self, note: Note) -> None:
-        book = self._books.get(note.app) or self._book(note.app)
-        book.apply(note, self._uptime())
+        self._book(note.app).apply(note, self._uptime())
 
     def settle(self, slot: Slot, grace: float) -> None:
-        self._book(slot.terms.app).settle_slot(slot, self._uptime() + grace)
+        self._book(slot.app).settle(slot, self._uptime() + grace)
 
-    def usage(self, bucket: Bucket, quota: Quota) -> Usage:
-        ledger = self._book(bucket.app).ledgers.get(bucket.name) or Ledger()
-        return ledger.usage(self._clock.uptime(), quota)
+    def standings(self, terms: Terms) -> list[Standing]:
+        return self._book(terms.app).standings(terms, self._uptime())
 
     async def flush(self) -> None:
         pass

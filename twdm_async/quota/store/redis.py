@@ -34,10 +34,9 @@ from attrs import asdict
 from twdm_async._clock import Clock
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.book import Book
-from twdm_async.quota.credit import Conversation
-from twdm_async.quota.operations import Look, Take
+from twdm_async.quota.operations import Take
 from twdm_async.quota.store.transactional import TransactionalQuotaStore
-from twdm_async.quota.store.trust import Memory, Meta, State, batch_number
+from twdm_async.quota.store.trust import Memory, Meta, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +110,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
     def _begin_in_loop(self, *, was_forked: bool, is_new: bool) -> None:
         super()._begin_in_loop(was_forked=was_forked, is_new=is_new)
         if was_forked or is_new:
-            self._client = f"client {secrets.token_hex(6)}"
+            self._client = secrets.token_hex(6)
         if was_forked:
             self._memories.clear()
         if self._redis is not None:  # its connections belong to another loop or process, and cannot be closed here
@@ -141,47 +140,47 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         known = self._memories.setdefault(batch.app, Memory())
         state: State | None = await self._read(batch, known)
         while state is not None:
-            if state.has_earlier and not self.assume_spent:
-                problem = "an earlier version of this library counts here; stop it, and begin with assume_spent"
-                raise QuotaStoreFailed(store=self.address, problem=problem)
-            longest = self._longest + _LOST_FOR
-            meta = known.judge(state, self._client, assumes=self.assume_spent > 0, longest=longest)
-            if meta is None:
+            meta = self._judged(known, state, batch)
+            book, is_lost = Book(meta.since, self.assume_spent), meta.lost_until > meta.now
+            if not is_lost:
+                book.load(state.pages)
+                batch.answers = [book.apply(operation, meta.now) for operation in batch.operations]
+            state = await self._write(batch, known, state, meta, book.changes())
+            if state is None and is_lost:
                 raise self._forgotten()
-            now = meta.now
-            book, known.book = known.book, None  # until it is committed, it has what the server has not
-            changes: dict[str, str] = {}
-            if not meta.lost_until > now:
-                book = self._applied(batch, book if state.text == known.text else None, state, meta)
-                changes = {**book.changes(), **self._tidied(batch, known, state, now)}
-            state = await self._write(batch, known, state, meta, changes)
-            if state is None and meta.lost_until > now:
-                raise self._forgotten()
-            known.book, known.tries = (book, 0) if state is None else (None, known.tries + 1)
-            if known.tries > _MOST_TRIES:  # it is another one's turn
+            if state is None:
+                self._show(batch.app, meta.now, book)
+            elif known.tries > _MOST_TRIES:  # it is another one's turn
                 await asyncio.sleep(random.random() * 0.002)
 
     async def was_committed(self, batch: Batch) -> bool:
         known = self._memories.setdefault(batch.app, Memory())
-        known.text, known.book = "", None
         state: State | None = await self._read(batch, known)
         while state is not None:
-            if batch_number(state.values.get(self._client)) == known.batch + 1:
+            if state.meta and state.meta.of(self._client) == known.batch + 1:
                 known.batch += 1
                 return True
-            meta = known.judge(state, self._client, assumes=False, longest=self._longest + _LOST_FOR)
-            if meta is None:
-                raise self._forgotten()
             # The batch may still be on its way. Once the book has changed, it cannot be committed any more.
-            state = await self._write(batch, known, state, meta, {}, number=known.batch)
-        known.book = None
+            state = await self._write(batch, known, state, self._judged(known, state), {}, number=known.batch)
         return False
 
     async def _read(self, batch: Batch, known: Memory) -> State:
-        text = known.text if known.has_loaded(batch) else ""
-        state = await self._call(batch, "read", text, known, (), is_again=False)
+        state = await self._call(batch, "read", "", known, (), is_again=False)
         assert state is not None  # noqa: S101 - only commits have no answer
         return state
+
+    def _judged(self, known: Memory, state: State, batch: Batch | None = None) -> Meta:
+        """Return what the book is to say after `batch`, or after nothing if there is none."""
+        if state.has_earlier and not self.assume_spent:
+            problem = "an earlier version of this library counts here; stop it, and begin with assume_spent"
+            raise QuotaStoreFailed(store=self.address, problem=problem)
+        takes = [one for one in batch.operations if isinstance(one, Take)] if batch else []
+        self._longest = max([self._longest, *(take.about.keep for take in takes)])
+        assumes = batch is not None and self.assume_spent > 0
+        meta = known.judge(state, self._client, assumes=assumes, longest=self._longest + _LOST_FOR)
+        if meta is None:
+            raise self._forgotten()
+        return meta
 
     async def _write(
         self, batch: Batch, known: Memory, state: State, meta: Meta, changes: dict[str, str], number: int | None = None
@@ -190,43 +189,17 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         is_begun = state.meta is None or state.meta.epoch != meta.epoch
         if number is None:
             number = 1 if is_begun else known.batch + 1
-        own = {"meta": json.dumps(asdict(meta)), self._client: f"{number} {meta.now:.0f}"}
-        writes = [text for pair in {**changes, **own}.items() for text in pair]
+        meta = meta.with_batch(self._client, number)
+        fields = {**changes, "meta": json.dumps(asdict(meta))}
+        writes = [text for pair in fields.items() for text in pair]
         batch.is_unsure = True
         answer = await self._call(batch, "begin" if is_begun else "commit", state.text, known, writes)
         batch.is_unsure = False
         if answer is None:
-            known.remember(own["meta"], meta, number, state)
-            self._show(batch.app, meta.now, {**state.values, **changes})
+            known.remember(meta, number, state.sent_at)
+        else:
+            known.tries += 1
         return answer
-
-    def _applied(self, batch: Batch, book: Book | None, state: State, meta: Meta) -> Book:
-        book = book or Book(meta.since, self.assume_spent)
-        if state.values:
-            book.load({name: state.values[name] for name in batch.pages})
-        if not book.loaded.issuperset(batch.pages):  # never decide upon pages that were not seen
-            raise QuotaStoreFailed(store=self.address, problem="it did not send what it was asked for")
-        self._longest = max(
-            [self._longest, *(one.terms.keep for one in batch.operations if isinstance(one, Take | Look))]
-        )
-        batch.answers = [book.apply(operation, meta.now) for operation in batch.operations]
-        return book
-
-    def _tidied(self, batch: Batch, known: Memory, state: State, now: float) -> dict[str, str]:
-        """Delete what was drawn at random and does not matter any more, so that there is never much of it."""
-        takes = [one for one in batch.operations if isinstance(one, Take) and one.ticket and one.terms.credit]
-        deleted: dict[str, str] = {}
-        for name in known.drawn:
-            text = state.values.get(name)
-            if text is None or name in batch.pages or name == self._client:
-                continue
-            if name.startswith("client ") and float(text.split()[1]) < now - _DAY:
-                deleted[name] = ""
-            elif name.startswith("conversation ") and takes and takes[0].ticket and takes[0].terms.credit:
-                conversation = Conversation.from_json(json.loads(text))
-                if conversation.is_over(takes[0].ticket.now, takes[0].terms.credit):
-                    deleted[name] = ""
-        return deleted
 
     # ---- the server ----
 
@@ -242,29 +215,26 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         self, batch: Batch, mode: str, text: str, known: Memory, writes: Sequence[str], *, is_again: bool = True
     ) -> State | None:
         """Run the script. Return what was read, or ``None`` if it was committed."""
-        errors = self._library.exceptions
-        fields = [*batch.pages, self._client, *known.drawn]
-        key = f"{self._prefix}:{{{batch.app}}}"
-        draws = max(3, min(2 * len(batch.operations), 100))
+        errors, pages = self._library.exceptions, batch.pages
         turn = _TURN if known.tries >= _MOST_TRIES else 0
-        facts = (mode, text, _EXPIRE, len(fields), draws, self._client, turn)
-        arguments = (f"{key}:book", f"{key}:clock", *facts, *fields, *writes)
+        keys = [f"{self._prefix}:{{{batch.app}}}:{name}" for name in ("pages", "book", "clock")]
+        arguments = (*keys, mode, text, _EXPIRE, self._client, turn, len(pages), *pages, *writes)
         try:
             if self._redis is None:
                 self._redis = self._connect()
                 await self._warn_of_eviction()
             sent_at = self._clock.uptime()
             try:
-                answer = await self._redis.evalsha(self._sha, 2, *arguments)
+                answer = await self._redis.evalsha(self._sha, len(keys), *arguments)
             except errors.NoScriptError:
-                answer = await self._redis.eval(self._script, 2, *arguments)
+                answer = await self._redis.eval(self._script, len(keys), *arguments)
         except (errors.ConnectionError, OSError) as error:  # a TimeoutError is an OSError
             if is_again or isinstance(error, errors.TimeoutError | TimeoutError):
                 raise self._refused(error) from None
         except (errors.RedisError, errors.RedisClusterException) as error:
             raise self._refused(error) from None
         else:
-            return None if answer == 1 else _state(answer, fields, sent_at)
+            return None if answer == 1 else _state(answer, pages, sent_at)
         # It may only have closed a connection that nobody used for long.
         return await self._call(batch, mode, text, known, writes)
 
@@ -281,26 +251,18 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
                 _log.warning("%s: it evicts keys when memory is short; set maxmemory-policy noeviction", self.address)
 
 
-def _state(answer: Any, fields: Sequence[str], sent_at: float) -> State:
-    text, seconds, microseconds, identity, has_earlier, drawn, values = answer
-    texts = [None if value is None else value.decode() for value in values]
+def _state(answer: Any, pages: Sequence[str], sent_at: float) -> State:
+    text, seconds, microseconds, identity, has_earlier, values = answer
+    facts: dict[str, Any] | None = json.loads(text) if text else None
     return State(
         text=text.decode(),
-        meta=_meta(text.decode()),
+        meta=Meta(before=tuple(facts.pop("before")), **facts) if facts else None,
         time=int(seconds) + int(microseconds) / 1e6,
         identity=identity.decode(),
         has_earlier=bool(has_earlier),
         sent_at=sent_at,
-        values=dict(zip(fields, texts, strict=False)),
-        drawn=[name.decode() for name in drawn if name.startswith((b"client ", b"conversation "))],
+        pages={name: value.decode() for name, value in zip(pages, values, strict=True) if value is not None},
     )
-
-
-def _meta(text: str) -> Meta | None:
-    if not text:
-        return None
-    facts: dict[str, Any] = json.loads(text)
-    return Meta(before=tuple(facts.pop("before")), **facts)
 
 
 def _library() -> Any:

@@ -14,13 +14,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import unquote, urlsplit
 
 from twdm_async._clock import Clock
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.book import Book
-from twdm_async.quota.credit import Conversation
 from twdm_async.quota.ledger import Ledger, window
 from twdm_async.quota.operations import GiveBack, Granted, Take
 from twdm_async.quota.store.transactional import TransactionalQuotaStore
@@ -30,30 +29,29 @@ if TYPE_CHECKING:
     import os
     from pathlib import Path
 
-    from twdm_async.quota.operations import Operation
+    from twdm_async.quota.operations import Answer, Note
     from twdm_async.quota.store.transactional import Batch
 
 _SYNC_WITHIN: Final = 1.0  # seconds
 _LONG_AGO: Final = -1e12
-_MOST_PAGES: Final = 1000  # that stay loaded
 _IF_BAD: Final = (
     "move it away, and if you do not know what was spent in the last window, "
     "begin with a store that has assume_spent set"
 )
 
 
-def _turn_into_pages(db: sqlite3.Connection) -> None:
-    """Turn the tables of slots that earlier versions had into pages of the book."""
+def _make_book(db: sqlite3.Connection) -> None:
+    """Make the tables, and take into them what the tables of slots have that earlier versions made."""
+    clock = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'clock'").fetchone()
+    db.execute("CREATE TABLE book (now REAL NOT NULL, uptime REAL NOT NULL, wall REAL NOT NULL, since REAL NOT NULL)")
     db.execute(
-        "CREATE TABLE book (now REAL NOT NULL, uptime REAL NOT NULL, wall REAL NOT NULL, since REAL NOT NULL, "
-        "version INTEGER NOT NULL)"
+        "CREATE TABLE page (app TEXT NOT NULL, name TEXT NOT NULL, content TEXT NOT NULL, PRIMARY KEY (app, name)) "
+        "WITHOUT ROWID"
     )
-    db.execute(
-        "CREATE TABLE page (app TEXT NOT NULL, name TEXT NOT NULL, content TEXT NOT NULL, touched REAL, "
-        "PRIMARY KEY (app, name)) WITHOUT ROWID"
-    )
-    db.execute("CREATE INDEX page_by_age ON page (touched) WHERE touched IS NOT NULL")
-    db.execute("INSERT INTO book SELECT now, uptime, wall, at, 0 FROM clock, noted_since")
+    if clock is None:
+        db.execute("INSERT INTO book VALUES (0, 0, 0, CAST(strftime('%s', 'now') AS REAL))")
+        return
+    db.execute("INSERT INTO book SELECT now, uptime, wall, CAST(strftime('%s', 'now') AS REAL) FROM clock")
     for number, full_name, held_until, longest in db.execute("SELECT id, name, held_until, longest FROM bucket"):
         ledger, (app, _, name) = Ledger(), full_name.partition(" ")
         if longest > 0:
@@ -62,47 +60,17 @@ def _turn_into_pages(db: sqlite3.Connection) -> None:
             ledger.take(seen)
             if not in_flight:
                 ledger.settle(seen, seen)
-        others = db.execute("SELECT slots, until, per FROM spent_by_others WHERE bucket = ?", (number,)).fetchall()
-        for slots, until, per in others:
-            for _ in range(slots):
-                ledger.take(until - per)
+        others = db.execute("SELECT slots, until - per FROM spent_by_others WHERE bucket = ?", (number,)).fetchall()
+        for slots, seen in others:
+            ledger.take(seen, slots)
         ledger.hold(held_until)
-        db.execute("INSERT INTO page VALUES (?, ?, ?, NULL)", (app, name, json.dumps(ledger.as_json())))
-    for full_name, touched, content in db.execute("SELECT name, touched, content FROM conversation"):
-        app, _, name = full_name.partition(" ")
-        db.execute("INSERT INTO page VALUES (?, ?, ?, ?)", (app, f"conversation {name}", content, touched))
+        db.execute("INSERT INTO page VALUES (?, ?, ?)", (app, name, json.dumps(ledger.as_json())))
     for table in ("clock", "bucket", "slot", "spent_by_others", "conversation", "noted_since"):
-        db.execute(f"DROP TABLE {table}")
+        db.execute(f"DROP TABLE IF EXISTS {table}")
 
 
-SCHEMA: Final = Schema(
-    "quota",
-    (
-        """
-        CREATE TABLE clock (now REAL NOT NULL, uptime REAL NOT NULL, wall REAL NOT NULL);
-        CREATE TABLE bucket (
-            id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, held_until REAL NOT NULL, longest REAL NOT NULL,
-            slots INTEGER NOT NULL
-        );
-        CREATE TABLE slot (
-            bucket INTEGER NOT NULL, name TEXT NOT NULL, seen REAL NOT NULL, in_flight INTEGER NOT NULL,
-            PRIMARY KEY (bucket, name)
-        ) WITHOUT ROWID;
-        CREATE TABLE spent_by_others (
-            bucket INTEGER NOT NULL, per REAL NOT NULL, slots INTEGER NOT NULL, until REAL NOT NULL,
-            PRIMARY KEY (bucket, per)
-        ) WITHOUT ROWID;
-        INSERT INTO clock VALUES (0, 0, 0);
-        """,
-        """
-        CREATE TABLE conversation (name TEXT PRIMARY KEY, touched REAL NOT NULL, content TEXT NOT NULL) WITHOUT ROWID;
-        CREATE TABLE noted_since (at REAL NOT NULL);
-        INSERT INTO noted_since VALUES (CAST(strftime('%s', 'now') AS REAL));
-        """,
-        _turn_into_pages,
-    ),
-    earlier=(1, 1, 2, 2),
-)
+# Versions 1 and 2 had tables of slots.
+SCHEMA: Final = Schema("quota", ("", "", _make_book), earlier=(1, 1, 2, 2))
 
 
 class SQLiteQuotaStore(TransactionalQuotaStore, schemes=("sqlite",)):
@@ -124,8 +92,6 @@ class SQLiteQuotaStore(TransactionalQuotaStore, schemes=("sqlite",)):
         self._path = checked_path(path)
         self._file = StateFile(self._path, SCHEMA, "what was spent", _IF_BAD)
         self._sync_timer: asyncio.TimerHandle | None = None
-        self._books: dict[str, Book] = {}  # by app, with what is loaded of them
-        self._version = -1  # of the file's book, when that was loaded
 
     @property
     def address(self) -> str:
@@ -155,7 +121,6 @@ class SQLiteQuotaStore(TransactionalQuotaStore, schemes=("sqlite",)):
         self._sync_timer = None
         if was_forked:
             self._file.leave_behind()
-            self._books.clear()
 
     async def commit(self, batch: Batch) -> None:
         if self._sync_timer is None:
@@ -163,18 +128,15 @@ class SQLiteQuotaStore(TransactionalQuotaStore, schemes=("sqlite",)):
         batch.is_unsure = True  # whoever waits here may be cancelled, and the file's thread goes on
         batch.outcome = self._file.submit(lambda: self._transact(batch))
         try:
-            now, texts = await asyncio.shield(batch.outcome)
+            now, book = await asyncio.shield(batch.outcome)
         except FileTrouble as trouble:
-            problem = trouble.problem
+            batch.is_unsure = False
+            raise QuotaStoreFailed(store=self.address, problem=trouble.problem) from None
         except Exception:
             batch.is_unsure = False
             raise
-        else:
-            batch.is_unsure = False
-            self._show(batch.app, now, texts)
-            return
         batch.is_unsure = False
-        raise QuotaStoreFailed(store=self.address, problem=problem)
+        self._show(batch.app, now, book)
 
     async def was_committed(self, batch: Batch) -> bool:
         try:
@@ -187,65 +149,26 @@ class SQLiteQuotaStore(TransactionalQuotaStore, schemes=("sqlite",)):
         self._sync_timer = None
         self._file.sync_soon()
 
-    def _transact(self, batch: Batch) -> tuple[float, dict[str, str | None]]:
+    def _transact(self, batch: Batch) -> tuple[float, Book]:
         """Apply the operations of `batch` in one transaction. To be called in the file's own thread."""
         is_durable = any(isinstance(operation, Take) and operation.intent for operation in batch.operations)
-        try:
-            return self._file.transact(lambda db: self._apply(db, batch), is_durable=is_durable)
-        except BaseException:
-            self._books.clear()  # they may have what the file has not
-            raise
+        return self._file.transact(lambda db: self._apply(db, batch), is_durable=is_durable)
 
-    def _apply(self, db: sqlite3.Connection, batch: Batch) -> tuple[float, dict[str, str | None]]:
-        *clocks, since, version = self._book_row(db)
-        uptime, wall = self._clock.uptime(), self._clock.wall()
-        now = advanced(*clocks, uptime=uptime, wall=wall)
-        if version != self._version:
-            self._books.clear()
-        book = self._books.get(batch.app)
-        if book is None or len(book.ledgers) + len(book.conversations) > _MOST_PAGES:
-            book = self._books[batch.app] = Book(since, self.assume_spent)
-        loaded = self._load(db, book, batch)
-        batch.answers = [_applied(db, book, operation, now) for operation in batch.operations]
-        changed = book.changes()
-        for name, text in changed.items():
-            touched = book.conversations[name].touched if name in book.conversations else None
-            touched = max(touched, 0.0) if touched is not None else None
-            db.execute("INSERT OR REPLACE INTO page VALUES (?, ?, ?, ?)", (batch.app, name, text, touched))
-        for operation in batch.operations:
-            if isinstance(operation, Take) and operation.ticket is not None:
-                self._forget_conversations(db, operation)
-        self._version = version + 1
-        db.execute("UPDATE book SET now = ?, uptime = ?, wall = ?, version = ?", (now, uptime, wall, self._version))
-        return now, {**loaded, **changed}
-
-    def _book_row(self, db: sqlite3.Connection) -> Any:
-        found = db.execute("SELECT now, uptime, wall, since, version FROM book").fetchone()
+    def _apply(self, db: sqlite3.Connection, batch: Batch) -> tuple[float, Book]:
+        found = db.execute("SELECT now, uptime, wall, since FROM book").fetchone()
         if found is None:
             raise sqlite3.DatabaseError("the book's clock is missing")
-        return found
-
-    @staticmethod
-    def _load(db: sqlite3.Connection, book: Book, batch: Batch) -> dict[str, str | None]:
-        texts: dict[str, str | None] = {}
-        for name in batch.pages:
-            if name not in book.loaded:
-                query = "SELECT content FROM page WHERE app = ? AND name = ?"
-                found = db.execute(query, (batch.app, name)).fetchone()
-                texts[name] = found[0] if found else None
-        book.load(texts)
-        return texts
-
-    def _forget_conversations(self, db: sqlite3.Connection, take: Take) -> None:
-        """Each message that is noted removes up to two conversations that are over, so there are never many."""
-        if take.ticket is None or take.terms.credit is None:
-            return
-        query = "SELECT app, name, content FROM page WHERE touched IS NOT NULL ORDER BY touched LIMIT 2"
-        for app, name, content in db.execute(query).fetchall():
-            if Conversation.from_json(json.loads(content)).is_over(take.ticket.now, take.terms.credit):
-                db.execute("DELETE FROM page WHERE app = ? AND name = ?", (app, name))
-                if app in self._books:
-                    self._books[app].conversations.pop(name, None)
+        *clocks, since = found
+        uptime, wall = self._clock.uptime(), self._clock.wall()
+        now = advanced(*clocks, uptime=uptime, wall=wall)
+        book, query = Book(since, self.assume_spent), "SELECT content FROM page WHERE app = ? AND name = ?"
+        rows = {name: db.execute(query, (batch.app, name)).fetchone() for name in batch.pages}
+        book.load({name: row[0] for name, row in rows.items() if row})
+        batch.answers = [_applied(db, book, operation, now) for operation in batch.operations]
+        pages = [(batch.app, name, text) for name, text in book.changes().items()]
+        db.executemany("INSERT OR REPLACE INTO page VALUES (?, ?, ?)", pages)
+        db.execute("UPDATE book SET now = ?, uptime = ?, wall = ?", (now, uptime, wall))
+        return now, book
 
 
 def advanced(now: float, last_uptime: float, last_wall: float, *, uptime: float, wall: float) -> float:
@@ -258,12 +181,12 @@ def advanced(now: float, last_uptime: float, last_wall: float, *, uptime: float,
     return now + min(by_uptime, by_wall)
 
 
-def _applied(db: sqlite3.Connection, book: Book, operation: Operation, now: float) -> Any:
+def _applied(db: sqlite3.Connection, book: Book, operation: Take | Note, now: float) -> Answer:
     """Apply `operation`, and write or withdraw what goes with its slot."""
     answer = book.apply(operation, now)
     if isinstance(operation, Take) and operation.intent is not None and isinstance(answer, Granted):
         if operation.intent.write(db):
             answer.slot.intent = operation.intent
-    elif isinstance(operation, GiveBack) and operation.slot.intent is not None:
-        operation.slot.intent.withdraw(db)
+    elif isinstance(operation, GiveBack) and operation.about.intent is not None:
+        operation.about.intent.withdraw(db)
     return answer

@@ -22,23 +22,24 @@ from attrs import define, field
 from twdm_async._quiet import mistake
 from twdm_async.errors import QuotaStoreFailed
 from twdm_async.quota.book import Book
-from twdm_async.quota.operations import Answer, GiveBack, Granted, Look, Operation, Question, Take
+from twdm_async.quota.operations import Answer, GiveBack, Granted, Note, Take
 from twdm_async.quota.store.contract import QuotaStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from twdm_async._clock import Clock
-    from twdm_async.quota.ledger import Ledger, Usage
-    from twdm_async.quota.operations import Bucket, Note
-    from twdm_async.quota.spec import Quota
+    from twdm_async.quota.operations import Terms
+    from twdm_async.quota.standing import Standing
 
 _log = logging.getLogger(__name__)
 
-_LARGEST_BATCH: Final = 500  # operations
+_LARGEST_BATCH: Final = 500  # notes, and as many takes
 _MOST_NOTES: Final = 100_000  # kept for a store that fails
-_NOTE_DELAY: Final = 0.005  # seconds that a note waits for a question, to go along with it
+_NOTE_DELAY: Final = 0.005  # seconds that a note waits for a take, to go along with it
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds after a batch that failed
+
+_Asked = tuple[Take | None, asyncio.Future[Answer]]  # None only waits until what was noted before is kept
 
 
 @define(eq=False)
@@ -47,7 +48,7 @@ class Batch:
 
     Args:
         app: whose book.
-        operations: in order.
+        operations: notes, which can only free slots or close a bucket, and then takes.
         began: by the machine's uptime, a moment before the book is read and after the notes were made.
         answers: one for each operation, once they were applied.
         is_unsure: whether it may have been committed without our knowing.
@@ -55,7 +56,7 @@ class Batch:
     """
 
     app: str
-    operations: list[Operation]
+    operations: list[Take | Note]
     began: float
     answers: list[Answer] = field(factory=list[Answer])
     is_unsure: bool = False
@@ -67,12 +68,6 @@ class Batch:
         return list(dict.fromkeys([name for operation in self.operations for name in operation.pages]))
 
 
-@define(eq=False)
-class _Asked:
-    question: Question
-    answer: asyncio.Future[Answer]
-
-
 class _Queue:
     """The operations on the book of one app that are still to be carried out. Whatever is wrong with it is no other
     app's trouble.
@@ -82,9 +77,7 @@ class _Queue:
         self._store = store
         self._app = app
         self.notes: deque[Note] = deque()
-        self.noted = 0  # so far
         self.asked: deque[_Asked] = deque()
-        self.flushes: list[tuple[int, asyncio.Future[None]]] = []  # up to which of the notes somebody waits for
         self.unsure: Batch | None = None
         self.worker: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -93,21 +86,19 @@ class _Queue:
     def begin_in_loop(self) -> None:
         """Drop what belongs to the loop that was used before."""
         self.asked.clear()  # whoever asked is gone with the loop
-        self.flushes.clear()
         self.unsure = self.worker = self._timer = None
 
-    def start(self) -> None:
-        """Carry out what there is now."""
-        self.stop_timer()
-        if self.worker is None:
-            worker = asyncio.get_running_loop().create_task(self._work(), name="twdm_async quota store")
-            self.worker = worker
-            worker.add_done_callback(self._ended)  # also of one that was cancelled before its first step
+    def ask(self, take: Take | None) -> asyncio.Future[Answer]:
+        """Carry out `take` after all that was noted; without one, do only that."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.asked.append((take, answer))
+        self._start()
+        return answer
 
     def start_later(self) -> None:
         """Carry out what there is in a moment."""
         if self._timer is None and self.worker is None:
-            self._timer = asyncio.get_running_loop().call_later(max(_NOTE_DELAY, self._pause), self.start)
+            self._timer = asyncio.get_running_loop().call_later(max(_NOTE_DELAY, self._pause), self._start)
 
     def stop_timer(self) -> None:
         """Begin nothing by itself."""
@@ -115,49 +106,45 @@ class _Queue:
             self._timer.cancel()
             self._timer = None
 
+    def _start(self) -> None:
+        self.stop_timer()
+        if self.worker is None:
+            worker = asyncio.get_running_loop().create_task(self._work(), name="twdm_async quota store")
+            self.worker = worker
+            worker.add_done_callback(self._ended)  # also of one that was cancelled before its first step
+
     def _ended(self, worker: asyncio.Task[None]) -> None:
         error = None if worker.cancelled() else worker.exception()
         if isinstance(error, Exception):
             _log.error("%s: %s", self._store.address, mistake(error))
-            self._flushed(self.noted)
         if self.worker is worker:
             self.worker = None
-            if self.asked or self.flushes or (self.notes and not self._store.is_closed):
+            if self.asked or (self.notes and not self._store.is_closed):
                 self.start_later()
 
     async def _work(self) -> None:
         try:
-            while self.asked or self.notes or self.flushes:
+            while self.asked or self.notes:
                 await self._resolve()
                 notes = [self.notes.popleft() for _ in range(min(len(self.notes), _LARGEST_BATCH))]
-                asked = [self.asked.popleft() for _ in range(min(len(self.asked), _LARGEST_BATCH))]
-                if notes or asked:
-                    await self._run(notes, asked)
+                # Whoever asks is answered once all is carried out that was noted before.
+                most = 0 if self.notes else _LARGEST_BATCH
+                await self._run(notes, [self.asked.popleft() for _ in range(min(len(self.asked), most))])
                 self._pause = 0.0
-                self._flushed(self.noted - len(self.notes))
         except BaseException as error:
             self._pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, 2 * self._pause))
             self._fail(self.asked, error)
             self.asked.clear()
             if not isinstance(error, QuotaStoreFailed):
                 raise
-            self._flushed(self.noted)  # notes are kept for the next batch
-
-    def _flushed(self, done: int) -> None:
-        waiting, self.flushes = self.flushes, []
-        for noted, flushed in waiting:
-            if noted > done:
-                self.flushes.append((noted, flushed))
-            elif not flushed.done():
-                flushed.set_result(None)
 
     async def _run(self, notes: list[Note], asked: list[_Asked]) -> None:
-        """Carry out notes, which can only free slots or close a bucket, and then questions."""
-        batch = Batch(self._app, [*notes, *(one.question for one in asked)], self._store.uptime())
+        batch = Batch(self._app, [*notes, *(take for take, _ in asked if take)], self._store.uptime())
         for note in notes:
             note.age = batch.began - note.noted_at
         try:
-            await self._store.commit(batch)
+            if batch.operations:
+                await self._store.commit(batch)
         except BaseException as error:
             if batch.is_unsure:
                 self.unsure = batch
@@ -165,11 +152,13 @@ class _Queue:
                 self.notes.extendleft(reversed(notes))  # else whatever is wrong may be wrong with them
             self._fail(asked, error)
             raise
-        for one, answer in zip(asked, batch.answers[len(notes) :], strict=True):
-            if isinstance(answer, Granted) and isinstance(one.question, Take):
-                answer.slot.send_by = batch.began + one.question.terms.lifetime.to_send
-            if not one.answer.done():
-                one.answer.set_result(answer)
+        answers = iter(batch.answers[len(notes) :])
+        for take, waiting in asked:
+            answer = next(answers) if take else None
+            if take and isinstance(answer, Granted):
+                answer.slot.send_by = batch.began + take.about.lifetime.to_send
+            if not waiting.done():
+                waiting.set_result(answer)
             elif isinstance(answer, Granted):
                 self._store.note(GiveBack(answer.slot, answer.count))
 
@@ -177,9 +166,9 @@ class _Queue:
         """Let those who asked hear of `error`."""
         if not isinstance(error, Exception):
             error = QuotaStoreFailed(store=self._store.address, problem="the task that asked it was cancelled")
-        for one in asked:
-            if not one.answer.done():
-                one.answer.set_exception(error)
+        for _, answer in asked:
+            if not answer.done():
+                answer.set_exception(error)
 
     async def _resolve(self) -> None:
         """Find out what became of a batch that was left unsure."""
@@ -189,11 +178,9 @@ class _Queue:
             self.unsure = None
             if was_committed:
                 granted = [answer for answer in batch.answers if isinstance(answer, Granted)]
-                self.noted += len(granted)
                 self.notes.extendleft([GiveBack(answer.slot, answer.count) for answer in granted])
             else:
-                notes = [one for one in batch.operations if not isinstance(one, Take | Look)]
-                self.notes.extendleft(reversed(notes))
+                self.notes.extendleft([one for one in reversed(batch.operations) if not isinstance(one, Take)])
 
 
 class TransactionalQuotaStore(QuotaStore):
@@ -208,8 +195,8 @@ class TransactionalQuotaStore(QuotaStore):
         super().__init__(assume_spent=assume_spent)
         self._clock = clock
         self._queues: dict[str, _Queue] = {}  # by app
-        self._shown: dict[tuple[str, str], str | Ledger] = {}  # app and page to what it last was
-        self._shown_at: dict[str, tuple[float, float]] = {}  # app to a moment by the book's and by our clock
+        self._shown: dict[str, Book] = {}  # by app, with the ledgers as they last were
+        self._shown_at: dict[str, float] = {}  # by app, what that moment was by the book's clock, less by ours
 
     @abstractmethod
     async def commit(self, batch: Batch) -> None:
@@ -238,13 +225,9 @@ class TransactionalQuotaStore(QuotaStore):
         for queue in self._queues.values():
             queue.begin_in_loop()
 
-    def ask(self, question: Question) -> asyncio.Future[Answer]:
+    def ask(self, take: Take) -> asyncio.Future[Answer]:
         self.bind_loop()
-        asked = _Asked(question, asyncio.get_running_loop().create_future())
-        queue = self._queue(question.app)
-        queue.asked.append(asked)
-        queue.start()
-        return asked.answer
+        return self._queue(take.app).ask(take)
 
     def note(self, note: Note) -> None:
         if self._is_closed or not note.pages:
@@ -252,31 +235,20 @@ class TransactionalQuotaStore(QuotaStore):
         self.bind_loop()
         note.noted_at = self._clock.uptime()
         queue = self._queue(note.app)
-        queue.noted += 1
         queue.notes.append(note)
         if len(queue.notes) > _MOST_NOTES:
             queue.notes.popleft()
         queue.start_later()
 
-    def usage(self, bucket: Bucket, quota: Quota) -> Usage:
-        shown = self._shown.get((bucket.app, bucket.name), "[null]")
-        if isinstance(shown, str):
-            book = Book(0.0)
-            book.load({bucket.name: shown})
-            shown = self._shown[bucket.app, bucket.name] = book.ledgers[bucket.name]
-        by_book, by_clock = self._shown_at.get(bucket.app, (0.0, 0.0))
-        return shown.usage(by_book + self._clock.monotonic() - by_clock, quota)
+    def standings(self, terms: Terms) -> list[Standing]:
+        shown = self._shown.setdefault(terms.app, Book(0.0))
+        return shown.standings(terms, self._shown_at.get(terms.app, 0.0) + self._clock.monotonic())
 
     async def flush(self) -> None:
         if not self._is_closed and self._queues:
             self.bind_loop()
-            flushes: list[asyncio.Future[None]] = []
-            for queue in self._queues.values():
-                if queue.notes or queue.unsure or queue.worker:
-                    flushes.append(asyncio.get_running_loop().create_future())
-                    queue.flushes.append((queue.noted, flushes[-1]))
-                    queue.start()
-            await asyncio.gather(*flushes)
+            busy = [queue for queue in self._queues.values() if queue.notes or queue.unsure or queue.worker]
+            await asyncio.gather(*(queue.ask(None) for queue in busy), return_exceptions=True)
 
     async def close(self) -> None:
         await super().close()
@@ -288,10 +260,7 @@ class TransactionalQuotaStore(QuotaStore):
             self._queues[app] = _Queue(self, app)
         return self._queues[app]
 
-    def _show(self, app: str, now: float, pages: Mapping[str, str | None]) -> None:
-        """Take in what ledgers are at the moment `now` of the book."""
-        self._shown_at[app] = (now, self._clock.monotonic())
-        ledgers = {
-            name: text for name, text in pages.items() if text and not name.startswith(("conversation ", "client "))
-        }
-        self._shown.update({(app, name): text for name, text in ledgers.items()})
+    def _show(self, app: str, now: float, book: Book) -> None:
+        """Take in what the ledgers of `book` are at the moment `now` of its clock."""
+        self._shown_at[app] = now - self._clock.monotonic()
+        self._shown.setdefault(app, Book(0.0)).ledgers.update(book.ledgers)

@@ -11,17 +11,12 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from attrs import define, evolve, field, frozen
+from attrs import Factory, define, evolve, frozen
 
-from twdm_async.quota.book import Book
-
-if TYPE_CHECKING:
-    from twdm_async.quota.store.transactional import Batch
-
-
-_MOST_PAGES: Final = 1000  # that stay loaded
+_DAY: Final = 86_400.0
+_MOST_CLIENTS: Final = 500  # whose last batches are known
 
 
 @frozen
@@ -39,6 +34,7 @@ class Meta:
         identity: of the server.
         before: epochs that ended since their book was lost.
         lost_until: by the book's time, when nothing counts any more that was forgotten.
+        batches: by client, the number of its last batch, and when that was, by the book's time.
     """
 
     epoch: str
@@ -51,6 +47,16 @@ class Meta:
     identity: str
     before: tuple[str, ...] = ()
     lost_until: float = 0.0
+    batches: dict[str, tuple[int, float]] = Factory(dict[str, tuple[int, float]])
+
+    def of(self, client: str) -> int | None:
+        """Return the number of the client's last batch."""
+        return self.batches[client][0] if client in self.batches else None
+
+    def with_batch(self, client: str, number: int) -> Meta:
+        """Note that batch of the client. Clients of which nothing was heard for long are forgotten."""
+        recent = [(name, one) for name, one in self.batches.items() if name != client and one[1] > self.now - _DAY]
+        return evolve(self, batches={**dict(recent[-_MOST_CLIENTS:]), client: (number, self.now)})
 
 
 @define(eq=False)
@@ -64,8 +70,7 @@ class State:
         identity: of the server; empty if it does not tell.
         has_earlier: whether there is no book, but one of an earlier version of this library.
         sent_at: by this machine's uptime, when it was asked.
-        values: what was asked for; empty if the book has not changed.
-        drawn: names of some pages, drawn at random.
+        pages: that were asked for and are there.
     """
 
     text: str
@@ -74,8 +79,7 @@ class State:
     identity: str
     has_earlier: bool
     sent_at: float
-    values: dict[str, str | None]
-    drawn: list[str]
+    pages: dict[str, str]
 
 
 @define(eq=False)
@@ -83,36 +87,25 @@ class Memory:
     """What this client remembers of the book of one app.
 
     Args:
-        text: the `meta` of its last batch, as it is kept.
-        meta: the same.
+        meta: what the book said of itself after its last batch.
         batch: the number of that batch.
         seen_at: by this machine's uptime, when it was committed.
         ahead: of this machine's uptime, the book's time is; the shortest answer told best.
         tries: how often others were quicker to commit, in a row.
-        book: the pages that are loaded.
-        drawn: names of some pages, drawn at random.
     """
 
-    text: str = ""
     meta: Meta | None = None
     batch: int = 0
     seen_at: float = 0.0
     ahead: float = math.inf
     tries: int = 0
-    book: Book | None = None
-    drawn: list[str] = field(factory=list[str])
 
-    def has_loaded(self, batch: Batch) -> bool:
-        """Tell whether all that `batch` needs is loaded."""
-        book = self.book
-        return book is not None and len(book.loaded) <= _MOST_PAGES and book.loaded.issuperset(batch.pages)
-
-    def remember(self, text: str, meta: Meta, number: int, state: State) -> None:
-        """Take in that a batch was committed as `number`, upon `state`."""
+    def remember(self, meta: Meta, number: int, sent_at: float) -> None:
+        """Take in that a batch was committed as `number`, which was asked for at that moment."""
         if self.meta is None or self.meta.epoch != meta.epoch:
             self.ahead = math.inf
-        self.ahead = min(self.ahead, meta.now - state.sent_at)
-        self.text, self.meta, self.batch, self.drawn, self.seen_at = text, meta, number, state.drawn, state.sent_at
+        self.ahead = min(self.ahead, meta.now - sent_at)
+        self.meta, self.batch, self.seen_at, self.tries = meta, number, sent_at, 0
 
     def time_of(self, state: State) -> float:
         """Return the book's time at the moment in which `state` was read."""
@@ -128,7 +121,7 @@ class Memory:
 
         Args:
             state: what was read.
-            client: the name of this client's field.
+            client: the name of this client.
             assumes: whether this client knows what to believe of a book that is begun anew.
             longest: seconds for which what was forgotten may count.
 
@@ -153,21 +146,17 @@ class Memory:
 
     def is_older(self, state: State, client: str) -> bool:
         """Tell whether `state` may have less than what this client, or the book itself, knows of."""
-        meta, mine, own = state.meta, self.meta, batch_number(state.values.get(client))
+        meta, mine = state.meta, self.meta
         if meta is None or (meta.identity and state.identity and meta.identity != state.identity):
             return True
         if mine is None:
             return False
         if mine.epoch != meta.epoch:
             return mine.epoch not in meta.before
+        own = meta.of(client)
         return meta.number < mine.number or (own is not None and own < self.batch)
 
 
 def _begun(state: State, now: float, longest: float, *, before: tuple[str, ...] = (), lost_until: float = 0.0) -> Meta:
     epoch, since = secrets.token_hex(8), float(math.floor(state.time))
     return Meta(epoch, 1, now, state.time, since, now, longest, state.identity, before, lost_until)
-
-
-def batch_number(marker: str | None) -> int | None:
-    """Return the number of a client's last batch."""
-    return int(marker.split()[0]) if marker else None
