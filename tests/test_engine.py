@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from attrs import evolve
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.stores import HandClock, TimedRedisStore, ask, give_back, look, make, settle, take, usage
 from tests.virtual_time import LoopClock, run
@@ -32,7 +30,6 @@ from twdm_async import (
     SQLiteQuotaStore,
 )
 from twdm_async.quota.credit import Conversation
-from twdm_async.quota.lanes import LaneQueue
 from twdm_async.quota.ledger import Ledger
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.limiter import QuotaLimiter
@@ -480,29 +477,6 @@ def test_a_lane_is_first_in_first_out_and_lanes_take_turns(kind: str, has_recipi
     served = run(main())
     assert [name for name in served if name != "b"] == [f"a{number:02}" for number in range(20)]
     assert served.index("b") <= 4
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([1.0, 4.0])), min_size=1, max_size=20), st.integers(0, 5)
-)
-def test_what_is_put_back_has_its_place_again(pushes: list[tuple[str, float]], pops: int) -> None:
-    def drained(puts_back: bool) -> list[tuple[str, int]]:
-        queue = LaneQueue[tuple[str, int]]()
-        lanes = {(key, number): Lane(key, weight) for number, (key, weight) in enumerate(pushes)}
-        for item, lane in lanes.items():
-            queue.push(item, lane)
-        for _ in range(min(pops, len(pushes) - 1)):
-            queue.pop()
-        order: list[tuple[str, int]] = []
-        while queue:
-            item = queue.pop()
-            if puts_back:
-                queue.restore(item, lanes[item])
-                assert queue.pop() == item
-            order.append(item)
-        return order
-
-    assert drained(puts_back=True) == drained(puts_back=False)
 
 
 def test_an_app_quota_that_binds_one_client_does_not_stop_one_with_a_larger_one() -> None:

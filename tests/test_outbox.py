@@ -756,7 +756,7 @@ async def test_a_quota_store_that_fails_sends_nothing_and_loses_nothing(sandbox:
     store = SQLiteQuotaStore(path.with_name("quota.db"))
     async with box(sandbox, path, quota_store=store) as outbox:
         await outbox.put("5", TEXT)
-        no_file(path.with_name("quota.db"))
+        path.with_name("quota.db").unlink()
         with pytest.raises(QuotaStoreFailed):
             await outbox.drain()
         assert (await outbox.counts())[State.QUEUED] == 1
@@ -852,7 +852,8 @@ async def test_the_file_of_an_older_version_is_brought_up_to_date(sandbox: Sandb
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA application_id = {state_file._APPLICATION}")
-        db.executescript("CREATE TABLE clock (now, uptime, wall); CREATE TABLE bucket (id, name, held_until, longest)")
+        db.executescript("CREATE TABLE clock (now, uptime, wall); INSERT INTO clock VALUES (0, 0, 0)")
+        db.execute("CREATE TABLE bucket (id, name, held_until, longest)")
         db.execute("PRAGMA user_version = 1")
     async with opened(sandbox, path) as outbox:
         await outbox.put("5", TEXT)

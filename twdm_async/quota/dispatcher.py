@@ -7,7 +7,7 @@ goes to whoever's turn it is in the moment of asking, so an interactive call tha
 calls that came early, and a caller that gave up is passed over.
 
 A message to a person who wrote may be a free reply. So it is asked for once by itself, whoever waits, and once more
-when the person writes.
+when the person writes. What is not plain keeps its place in the queue while the store is asked for it.
 
 Everything here runs in callbacks of the loop; no task has to be started for a slot to be granted. One timer serves all
 deadlines, and all moments in which asking makes sense again.
@@ -40,6 +40,7 @@ _MOST_PENDING: Final = 64  # questions to the store
 _STORE_PATIENCE: Final = 1.0  # seconds a store may take to answer, even for a call that does not want to wait
 _SHORTEST_BLOCK: Final = 0.001  # seconds
 _LONGEST_BLOCK: Final = 60.0  # seconds; the loop's clock may stand while the machine sleeps
+_RECHECK: Final = 0.05  # seconds until it is looked again whether a message may be a free reply
 _LONGEST_SHARED_BLOCK, _SHORTEST_SHARED_BLOCK = 30.0, 0.02  # seconds: other processes may give slots back
 
 
@@ -50,7 +51,7 @@ class Dispatcher:
         self._store = store
         self._loop: asyncio.AbstractEventLoop | None = None
         self._now: Callable[[], float] = float  # the loop's clock
-        self._lines: dict[str, WeakSet[Line]] = {}  # by account
+        self._lines: WeakSet[Line] = WeakSet()
         self.waiting = 0
         """How many calls wait for their turn."""
         self._begin_in_loop()
@@ -64,12 +65,12 @@ class Dispatcher:
 
     def add(self, line: Line) -> None:
         """Let calls of `line` wait here."""
-        self._lines.setdefault(line.account, WeakSet()).add(line)
+        self._lines.add(line)
 
     def remove(self, line: Line) -> None:
         """End the waiting of all calls of `line`."""
         line.is_closed = True
-        self._lines[line.account].discard(line)
+        self._lines.discard(line)
         self._fail(line, ClientClosed(endpoint=line.family))
         if self._loop is not None and self._loop.is_running():
             self._dispatch()
@@ -105,28 +106,17 @@ class Dispatcher:
 
     def unblock(self, account: str) -> None:
         """Ask again for calls of `account`, and for all if they wait for the app: a slot has come free."""
-        if self._loop is None:
-            return
-        for priority in Priority:
-            self._blocked[priority] = 0.0
-            for line in self._lines.get(account, ()):
-                line.blocked[priority] = 0.0
-        for line in self._lines.get(account, ()):
+        self._blocked = [0.0 for _ in Priority]
+        for line in [line for line in self._lines if line.account == account]:
+            line.blocked = [0.0 for _ in Priority]
             self._touch(line)
         self._dispatch()
 
     def hear(self, line: Line, person: str) -> None:
         """Ask once more for messages to a person who wrote: they may be free replies now."""
-        for waiter in line.by_person.get(person, ()):
-            waiter.has_news = True
-            self._push_unasked(waiter)
-        if line.unasked:
-            self._ask_unasked(line)
-            self._arm()
-
-    def _push_unasked(self, waiter: Waiter) -> None:
-        if waiter.asked_at is None and not waiter.line.unasked.contains(waiter, waiter.lane):
-            waiter.line.unasked.push(waiter, waiter.lane)
+        line.unasked.update(line.by_person.get(person, {}))
+        self._touch(line)
+        self._dispatch()
 
     def _admit(self, waiter: Waiter) -> None:
         line = waiter.line
@@ -135,53 +125,44 @@ class Dispatcher:
         if waiter.recipient is not None and not line.unasked and line.pacer.allows(line.asking + 1):
             self._ask_for(waiter, may_spend=self.is_first(line, waiter.lane.priority))
         elif waiter.recipient is not None:
-            if self._begin_waiting(waiter, None):
-                self._push_unasked(waiter)
-                self._wake_for_pace(line)
+            line.unasked[waiter] = None
+            self._enqueue(waiter, None)
         elif self.is_first(line, waiter.lane.priority) and line.pacer.allows(line.asking + 1):
             self._ask_for(waiter)
         else:
-            self._enqueue(waiter)
+            self._enqueue(waiter, len(line.queue))
         if waiter.deadline is not None and not waiter.done():
             self._alarms.set(waiter.deadline, waiter)
         self._dispatch()
 
-    def _enqueue(self, waiter: Waiter) -> None:
-        line = waiter.line
-        if not self._begin_waiting(waiter, len(line.queue)):
-            return
-        waiter.is_queued = True
-        line.queue.push(waiter, waiter.lane)
-        self._touch(line)
-
-    def _begin_waiting(self, waiter: Waiter, behind: int | None) -> bool:
-        """Refuse a call that may not wait, with so many before it (``None`` if only the pace is known to make it wait);
-        else count it. Return whether it waits.
+    def _enqueue(self, waiter: Waiter, behind: int | None) -> None:
+        """Let a call wait that has so many before it, or with ``None``, that only the pace is known to make wait; or
+        refuse it.
         """
-        line = waiter.line
-        if not waiter.is_waiting:
-            if line.is_closed:
-                waiter.refuse(ClientClosed(endpoint=line.family))
-            elif line.waiting >= line.max_waiting:
-                waiter.refuse(QuotaQueueFull(endpoint=line.family, waiting=line.waiting))
-        if waiter.deadline is not None and not waiter.done():
+        line, is_new = waiter.line, not waiter.is_queued
+        if is_new and line.is_closed:
+            waiter.refuse(ClientClosed(endpoint=line.family))
+        elif is_new and line.waiting >= line.max_waiting:
+            waiter.refuse(QuotaQueueFull(endpoint=line.family, waiting=line.waiting))
+        elif waiter.deadline is not None:
             too_long = line.too_long(waiter, behind, waiter.deadline - self._now())
             if too_long is not None:
                 waiter.refuse(too_long)
-        if not waiter.done() and not waiter.is_waiting:
-            waiter.is_waiting = True
+        if is_new and not waiter.done():
+            waiter.is_queued = True
+            line.queue.push(waiter, waiter.lane)
             line.waiting += 1
             self.waiting += 1
-        return not waiter.done()
+            self._touch(line)
 
     def _leave(self, waiter: Waiter) -> None:
         line = waiter.line
-        if waiter.is_waiting:
+        if waiter.is_queued:
             line.waiting -= 1
             self.waiting -= 1
         if not waiter.is_plain or waiter.cancelled() or waiter.exception() is not None:  # else it was popped
             line.queue.discard(waiter, waiter.lane)
-            line.unasked.discard(waiter, waiter.lane)
+            line.unasked.pop(waiter, None)
             if waiter.recipient is not None:
                 others = line.by_person.get(waiter.recipient.person, {})
                 others.pop(waiter, None)
@@ -200,39 +181,42 @@ class Dispatcher:
             waiter.refuse(line.estimate(line, waiter.lane.priority, 0))
 
     def _ask_unasked(self, line: Line) -> None:
-        while line.unasked and line.pacer.allows(line.asking + 1):
-            waiter = line.unasked.pop()
-            if not waiter.done() and waiter.asked_at is None:
-                may_spend = not waiter.is_queued and self.is_first(line, waiter.lane.priority)
-                self._ask_for(waiter, may_spend=may_spend)
-        if line.unasked:
-            self._wake_for_pace(line)
+        """Ask, as the pace allows, for those who may be free replies, while none else of the line may leave."""
+        while line.unasked:
+            waiter = next(iter(line.unasked))
+            priority = waiter.lane.priority
+            is_blocked = max(self._blocked[priority], line.blocked[priority]) > self._now()
+            if waiter.done():
+                del line.unasked[waiter]
+            elif is_blocked and waiter.asked_at is None and line.pacer.allows(line.asking + 1):
+                self._ask_for(waiter, may_spend=False)
+            else:
+                self._wake(line, self._now() + _RECHECK)
+                return
 
     def _ask_next(self, line: Line) -> int:
-        """Ask for those of `line` whose turn it is: for one, or for many if no other account waits. Return how many."""
-        queue, priority = line.queue, line.queue.next_priority()
-        most = 1 if self._ready else min(queue.waiting(priority), _LARGEST_BATCH)
+        """Ask for whoever's turn it is in `line`; or for many, if any slot will do and no other account waits. Return
+        for how many.
+        """
+        head, priority = line.queue.peek(), line.queue.next_priority()
+        if head.done():
+            line.queue.discard(head, head.lane)
+            return 0
+        most = 1 if self._ready or not head.is_plain else min(line.queue.waiting(priority), _LARGEST_BATCH)
         while most and not line.pacer.allows(line.asking + most):
             most //= 2
-        if queue.peek().is_plain and most:
+        if most and head.is_plain:
             self._ask(line, Take(line.terms[priority], most), priority, None)
-            return most
-        asked = 0
-        while asked < most and queue.waiting(priority) and not queue.peek().is_plain:
-            waiter = queue.pop()
-            if waiter.done():
-                continue
-            self._ask_for(waiter)
-            asked += 1
-            if line.asking or max(self._blocked[priority], line.blocked[priority]) > self._now():
-                break  # one after the other, so that each that gets nothing keeps its place
-        return asked
+        elif most:
+            self._ask_for(head)
+        return most
 
     def _ask_for(self, waiter: Waiter, *, may_spend: bool = True) -> None:
         """Ask for one call."""
         line = waiter.line
-        waiter.asked_at, waiter.has_news = self._now(), False
+        waiter.asked_at = self._now()
         line.asked.add(waiter)
+        line.unasked.pop(waiter, None)
         priority = waiter.lane.priority
         take = Take(line.terms[priority], 1, waiter.make_ticket(), may_spend, waiter.intent)
         self._ask(line, take, priority, waiter)
@@ -264,7 +248,6 @@ class Dispatcher:
         if error is not None:
             self._fail(line, error)
         self._take_in(line, take, priority, waiter, None if error else answer.result())
-        self._ask_unasked(line)
         self._touch(line)
         self._dispatch()
 
@@ -276,12 +259,15 @@ class Dispatcher:
             waiter.asked_at = None
             line.asked.discard(waiter)
             if not isinstance(answer, Granted):
-                self._put_back(waiter)
+                if not waiter.done():
+                    self._enqueue(waiter, 0 if waiter.is_queued else len(line.queue))
             elif waiter.done():
                 self.give_back(answer.slot, line.account)
             else:
                 line.pacer.spend()
                 waiter.set_result(answer.slot)
+                if answer.slot.buckets and line.queue and line.queue.peek() is waiter:
+                    line.queue.pop()  # it has had its lane's turn
         elif isinstance(answer, Granted):
             for _ in range(answer.count):
                 self._hand_over(line, answer.slot, priority)
@@ -296,24 +282,13 @@ class Dispatcher:
                 return
         self.give_back(slot, line.account)
 
-    def _put_back(self, waiter: Waiter) -> None:
-        if not waiter.done():
-            if not waiter.is_queued:
-                self._enqueue(waiter)
-            elif not waiter.line.queue.contains(waiter, waiter.lane):
-                waiter.line.queue.restore(waiter, waiter.lane)
-            if waiter.has_news and not waiter.done():
-                self._push_unasked(waiter)
-                self._wake_for_pace(waiter.line)
-
     def _fail(self, line: Line, error: BaseException) -> None:
         """Let all who wait in `line` hear of `error`."""
         for waiter in line.asked:
             waiter.refuse(error)
         line.asked.clear()
-        for queue in (line.queue, line.unasked):
-            while queue:
-                queue.pop().refuse(error)
+        while line.queue:
+            line.queue.pop().refuse(error)
 
     def _block(self, line: Line, priority: Priority, wait: Wait) -> None:
         longest = _LONGEST_BLOCK
@@ -327,13 +302,15 @@ class Dispatcher:
 
     def _touch(self, line: Line) -> None:
         """Let `line` wait for its turn if asking for it may make sense, or else for the moment in which it will."""
-        if not line.queue or line.asking or self._loop is None:
+        self._ask_unasked(line)
+        if not line.queue or line.asking:
             return
         priority = line.queue.next_priority()
         if line.blocked[priority] > self._now():
             self._wake(line, line.blocked[priority])
         elif not line.pacer.allows(1):
-            self._wake_for_pace(line)
+            seconds = line.pacer.free_in(1)
+            self._wake(line, self._now() + max(_SHORTEST_BLOCK / 10, min(seconds, _LONGEST_BLOCK)))
         elif line.turn is None or line.turn.priority > priority:
             if line.turn is not None:
                 self._ready.discard(line, line.turn)
@@ -358,10 +335,6 @@ class Dispatcher:
             self._is_dispatching = False
             self._arm()
 
-    def _wake_for_pace(self, line: Line) -> None:
-        seconds = line.pacer.free_in(line.asking + 1)
-        self._wake(line, self._now() + max(_SHORTEST_BLOCK / 10, min(seconds, _LONGEST_BLOCK)))
-
     def _wake(self, line: Line, at: float) -> None:
         if at < line.alarm_at:
             line.alarm_at = at
@@ -382,7 +355,6 @@ class Dispatcher:
                     self._expire(whose, now)
             elif at >= whose.alarm_at:
                 whose.alarm_at = math.inf
-                self._ask_unasked(whose)
                 self._touch(whose)
         self._dispatch()
 

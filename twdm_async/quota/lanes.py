@@ -149,26 +149,6 @@ class LaneQueue(Generic[T]):
             self._retire(key, queue)
         return item
 
-    def restore(self, item: T, lane: Lane) -> None:
-        """Put back the item that was popped last, or the last of those that are not restored yet, as if it had not been
-        popped.
-        """
-        key, cost = _key(lane), 1.0 / lane.weight
-        queue = self._queues.get(key)
-        if queue is None:
-            now = self._virtual_time[lane.priority]
-            queue = self._queues[key] = _Queue(OrderedDict(), self._finished.get(key, now + cost))
-        queue.waiting[item] = cost
-        queue.waiting.move_to_end(item, last=False)
-        queue.start -= cost
-        self._lengths[lane.priority] += 1
-        self._announce(key, queue, is_first=True)
-
-    def contains(self, item: T, lane: Lane) -> bool:
-        """Tell whether `item` waits in `lane`."""
-        queue = self._queues.get(_key(lane))
-        return queue is not None and item in queue.waiting
-
     def discard(self, item: T, lane: Lane) -> None:
         """Remove `item`, wherever it stands. Nothing happens if it is not there."""
         key = _key(lane)
@@ -200,9 +180,9 @@ class LaneQueue(Generic[T]):
                 ahead += min(len(queue.waiting), max(0, starting_before))
         return ahead
 
-    def _announce(self, key: _Key, queue: _Queue[T], *, is_first: bool = False) -> None:
-        """Let a lane take its turn by when its next grant starts; among equals, after the others or before them."""
-        queue.ticket = next(self._arrivals) * (-1 if is_first else 1)
+    def _announce(self, key: _Key, queue: _Queue[T]) -> None:
+        """Let a lane take its turn by when its next grant starts; among equals, after the others."""
+        queue.ticket = next(self._arrivals)
         heapq.heappush(self._heads, (key[0], queue.start, queue.ticket, key))
         if len(self._heads) > 2 * len(self._queues) + 64:  # mostly of lanes that gave up
             self._heads = [entry for entry in self._heads if self._is_current(entry)]

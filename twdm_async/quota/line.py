@@ -27,26 +27,10 @@ class Waiter(asyncio.Future[Slot]):
         intent: what is written together with its slot.
     """
 
-    __slots__ = (
-        "asked_at",
-        "deadline",
-        "has_news",
-        "intent",
-        "is_plain",
-        "is_queued",
-        "is_waiting",
-        "lane",
-        "line",
-        "recipient",
-    )
+    __slots__ = ("asked_at", "deadline", "intent", "is_plain", "is_queued", "lane", "line", "recipient")
 
     def __init__(
-        self,
-        line: Line,
-        lane: Lane,
-        deadline: float | None,
-        recipient: Recipient | None,
-        intent: Intent | None,
+        self, line: Line, lane: Lane, deadline: float | None, recipient: Recipient | None, intent: Intent | None
     ) -> None:
         super().__init__(loop=asyncio.get_running_loop())
         self.line = line
@@ -55,9 +39,7 @@ class Waiter(asyncio.Future[Slot]):
         self.recipient = recipient
         self.intent = intent
         self.is_plain = recipient is None and intent is None  # any slot will do
-        self.is_waiting = False  # it is counted among those who wait
-        self.is_queued = False  # it has a place in the line's queue
-        self.has_news = False  # the person wrote since the store was asked
+        self.is_queued = False  # it waits in the line's queue
         self.asked_at: float | None = None  # when the store was asked for it, if it has not answered yet
 
     def refuse(self, error: BaseException) -> None:
@@ -95,7 +77,7 @@ class Line:
     estimate: Callable[[Line, Priority, int], QuotaWaitTooLong]
     max_waiting: int
     queue: LaneQueue[Waiter] = field(factory=LaneQueue[Waiter])
-    unasked: LaneQueue[Waiter] = field(factory=LaneQueue[Waiter])  # it is not known whether these are free replies
+    unasked: dict[Waiter, None] = field(factory=dict[Waiter, None])  # it is not known whether these are free replies
     asked: set[Waiter] = field(factory=set[Waiter])  # the store was asked for these and has not answered yet
     asking: int = 0  # how many slots it was asked for, for these or for whoever's turn it is then
     asked_since: float = math.inf
@@ -117,8 +99,9 @@ class Line:
         """
         priority = waiter.lane.priority
         if behind is None:
-            by_pace = self.pacer.free_in(self.asking + len(self.unasked) + 1)
-            return self.estimate(self, priority, len(self.unasked)) if by_pace > max_wait else None
+            ahead = len(self.unasked) - 1
+            by_pace = self.pacer.free_in(self.asking + ahead + 1)
+            return self.estimate(self, priority, ahead) if by_pace > max_wait else None
         if self.estimate(self, priority, behind).wait <= max_wait:
             return None  # even the last in line would be in time, so there is no need to look for the place
         too_long = self.estimate(self, priority, self.queue.ahead_of(waiter.lane) if behind else 0)
