@@ -329,10 +329,7 @@ WELCOME_MESSAGE_WITH_ENTITIES: Final[dict[str, Any]] = {
 # The cursor comes first.
 WELCOME_MESSAGE_LIST: Final[dict[str, Any]] = {
     "next_cursor": "MTA5MTI5NTQxNjk0NDY4OTE1Mw",
-    "welcome_messages": [
-        WELCOME_MESSAGE_NAMED["welcome_message"],
-        WELCOME_MESSAGE_WITH_ENTITIES["welcome_message"],
-    ],
+    "welcome_messages": [WELCOME_MESSAGE_NAMED["welcome_message"], WELCOME_MESSAGE_WITH_ENTITIES["welcome_message"]],
     "apps": {"7301455": _OUR_APP},
 }
 
@@ -405,11 +402,7 @@ MEDIA_FAILED: Final[dict[str, Any]] = {
 
 # The id is a string, and nothing is called media_id; some of these have no media_key.
 MEDIA_V2_INITIALIZED: Final[dict[str, Any]] = {
-    "data": {
-        "id": "2081066950921814016",
-        "media_key": "13_2081066950921814016",
-        "expires_after_secs": 86399,
-    }
+    "data": {"id": "2081066950921814016", "media_key": "13_2081066950921814016", "expires_after_secs": 86399}
 }
 
 MEDIA_V2_FINALIZED: Final[dict[str, Any]] = {
@@ -432,9 +425,7 @@ RATE_LIMIT_STATUS: Final[dict[str, Any]] = {
             "/account/update_profile": {"limit": 15, "remaining": 15, "reset": 1561972900},
             "/account/verify_credentials": {"limit": 75, "remaining": 74, "reset": 1561972611},
         },
-        "application": {
-            "/application/rate_limit_status": {"limit": 180, "remaining": 176, "reset": 1561972540},
-        },
+        "application": {"/application/rate_limit_status": {"limit": 180, "remaining": 176, "reset": 1561972540}},
         "custom_profiles": {
             "/custom_profiles/list": {"limit": 180, "remaining": 179, "reset": 1561972733},
             "/custom_profiles/show": {"limit": 180, "remaining": 180, "reset": 1561972900},
@@ -458,9 +449,7 @@ RATE_LIMIT_STATUS: Final[dict[str, Any]] = {
             "/direct_messages/subscribers/lists/show": {"limit": 180, "remaining": 180, "reset": 1561972900},
             "/direct_messages/subscribers/show": {"limit": 180, "remaining": 180, "reset": 1561972900},
         },
-        "media": {
-            "/media/upload": {"limit": 500, "remaining": 500, "reset": 1561972900},
-        },
+        "media": {"/media/upload": {"limit": 500, "remaining": 500, "reset": 1561972900}},
     },
 }
 
@@ -646,11 +635,7 @@ WEBHOOK_QUICK_REPLY_ANSWER: Final[dict[str, Any]] = {
 WEBHOOK_TYPING: Final[dict[str, Any]] = {
     "for_user_id": "3306219874",
     "direct_message_indicate_typing_events": [
-        {
-            "created_timestamp": "1586300220111",
-            "sender_id": "98120034",
-            "target": {"recipient_id": "3306219874"},
-        }
+        {"created_timestamp": "1586300220111", "sender_id": "98120034", "target": {"recipient_id": "3306219874"}}
     ],
     "users": _WEBHOOK_USERS,
 }
@@ -784,13 +769,7 @@ _XAA_USERS: Final[dict[str, Any]] = {
                 },
                 "description": {
                     "mentions": [
-                        {
-                            "start": 36,
-                            "start_str": "36",
-                            "end": 51,
-                            "end_str": "51",
-                            "username": "harbourteahelp",
-                        }
+                        {"start": 36, "start_str": "36", "end": 51, "end_str": "51", "username": "harbourteahelp"}
                     ]
                 },
             },

@@ -71,10 +71,7 @@ async def test_the_examples_run_and_make_every_call(tmp_path: Path) -> None:
         for media_api in APIS:
             sandbox.person(5).writes("hello")
             async with Client(
-                sandbox.credentials,
-                api_url=sandbox.url,
-                upload_url=sandbox.url,
-                media_api=media_api,
+                sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, media_api=media_api
             ) as client:
                 await examples.profiles(client)
                 await examples.messages(client, "5", picture)

@@ -327,10 +327,7 @@ async def test_a_network_that_is_away_is_waited_for(path: Path, monkeypatch: pyt
 
 async def test_no_tls_where_it_is_spoken_ends_it(path: Path, sandbox: Sandbox) -> None:
     url = sandbox.url.replace("http:", "https:")
-    async with (
-        Client(sandbox.credentials, api_url=url, upload_url=url) as client,
-        Outbox(client, path) as outbox,
-    ):
+    async with Client(sandbox.credentials, api_url=url, upload_url=url) as client, Outbox(client, path) as outbox:
         await outbox.put("5", TEXT)
         with pytest.raises(ConnectFailed):
             await outbox.drain()

@@ -114,10 +114,7 @@ def test_all_messages_without_an_id_count_however_far_apart_those_are_that_are_s
     assert relevant([alike], [now]) == []
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 1), st.floats(0, 900)), max_size=10),
-    st.lists(st.floats(0, 900), max_size=6),
-)
+@given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 900)), max_size=10), st.lists(st.floats(0, 900), max_size=6))
 def test_nobody_who_may_be_there_takes_what_one_who_is_there_needs(
     wanted: list[tuple[int, float]], there: list[float]
 ) -> None:

@@ -13,11 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule, run_state_machine_as_test
 
 from tests.stores import HandClock, give_back, look, make, settle, take, usage
-from twdm_async import (
-    Priority,
-    Quota,
-    Scope,
-)
+from twdm_async import Priority, Quota, Scope
 from twdm_async.quota.ledger import window
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.operations import Bucket, Claim, Hold, Slot, Tighten

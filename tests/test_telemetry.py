@@ -80,8 +80,4 @@ def test_spans_and_metrics() -> None:
         for scope in everything["metrics"]["resource_metrics"][0]["scope_metrics"]
         for metric in scope["metrics"]
     }
-    assert measured == {
-        "http.client.request.duration": 4,
-        "twdm.quota.wait.duration": 4,
-        "twdm.deliveries.unknown": 1,
-    }
+    assert measured == {"http.client.request.duration": 4, "twdm.quota.wait.duration": 4, "twdm.deliveries.unknown": 1}

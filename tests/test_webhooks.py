@@ -264,10 +264,7 @@ async def test_an_event_is_handled_once_in_order_and_over_restarts(tmp_path: Pat
             await webhook.settled()
     assert [delivery.statuses for delivery in sandbox.deliveries] == [(200,)] * 5
     assert texts == [f"{number} & more" for number in range(5)]
-    async with (
-        Inbox(tmp_path / "inbox.db") as inbox,
-        Webhook(sandbox.credentials, handle, inbox=inbox) as webhook,
-    ):
+    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(sandbox.credentials, handle, inbox=inbox) as webhook:
         for delivery in sandbox.deliveries:  # replayed
             signature = _signature(sandbox.credentials.consumer_secret, delivery.body)
             assert (await webhook.receive("POST", "", {HEADER: signature}, delivery.body)).status == 200

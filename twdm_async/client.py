@@ -115,10 +115,7 @@ class Client:
             raise InvalidInput(parameter="observers", problem="must be functions, and none that has to be awaited")
         self._credentials = credentials
         self._clock = clock = clock or Clock()
-        hosts = {
-            Host.API: checked_host(api_url, "api_url"),
-            Host.UPLOAD: checked_host(upload_url, "upload_url"),
-        }
+        hosts = {Host.API: checked_host(api_url, "api_url"), Host.UPLOAD: checked_host(upload_url, "upload_url")}
         self._http = HttpTransport(session, timeout, trace_configs)
         self._store = MemoryQuotaStore(clock=clock) if quota_store is None else quota_store
         self._limiter = QuotaLimiter(

@@ -58,9 +58,7 @@ ProfileId = Annotated[str, typer.Argument(help="A custom profile's id.")]
 
 
 @app.command()
-def demo(
-    svg: Annotated[Path | None, typer.Option(help="Save what is printed as a picture, too.")] = None,
-) -> None:
+def demo(svg: Annotated[Path | None, typer.Option(help="Save what is printed as a picture, too.")] = None) -> None:
     """Watch 60 agents send 600 messages under three profiles against a local sandbox whose quota binds."""
     raise typer.Exit(run(demonstration.run_demo(svg)))
 
@@ -150,8 +148,7 @@ def send_many(
     run_name: Annotated[
         str,
         typer.Option(
-            "--run",
-            help="A name for this sending; the file's path if not given. Under another one, all is sent again.",
+            "--run", help="A name for this sending; the file's path if not given. Under another one, all is sent again."
         ),
     ] = "",
     outbox_file: OutboxFile = None,

@@ -52,11 +52,7 @@ class Account:
         return await self._caller.call("account.update_profile", arguments, User, max_wait=max_wait)
 
     async def verify_credentials(
-        self,
-        *,
-        include_entities: bool | None = None,
-        skip_status: bool | None = None,
-        max_wait: float | None = None,
+        self, *, include_entities: bool | None = None, skip_status: bool | None = None, max_wait: float | None = None
     ) -> User:
         """The account that the keys belong to (page *GET account/verify_credentials*; 75 in 15 minutes).
 

@@ -258,12 +258,7 @@ class DirectMessages:
         await self._caller.call("direct_messages.mark_read", arguments, type(None), max_wait=max_wait)
 
     async def poll(
-        self,
-        inbox: Inbox | None = None,
-        *,
-        every: float = 60.0,
-        since: datetime | None = None,
-        sent: bool = False,
+        self, inbox: Inbox | None = None, *, every: float = 60.0, since: datetime | None = None, sent: bool = False
     ) -> AsyncIterator[DirectMessage]:
         """Go through messages as they come, without end and without webhooks (page *GET direct_messages/events/list*;
         15 reads in 15 minutes, which :meth:`list` and :meth:`reconcile` take from, too).

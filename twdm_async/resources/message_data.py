@@ -8,13 +8,7 @@ from twdm_async.errors import InvalidInput
 from twdm_async.models.attachments import SharedCoordinate, SharedPlace, attachment_json
 from twdm_async.models.checks import checked_id, checked_length
 from twdm_async.models.media import Media
-from twdm_async.models.quick_replies import (
-    CallToAction,
-    LocationRequest,
-    QuickReply,
-    TextInput,
-    quick_replies_json,
-)
+from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput, quick_replies_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

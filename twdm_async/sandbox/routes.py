@@ -35,11 +35,9 @@ class Route:
         """The quota that a request spends."""
         if self.family != "media.upload" or command is None:
             return self.family
-        return {
-            "INIT": "media.upload_init",
-            "APPEND": "media.upload_append",
-            "FINALIZE": "media.upload_finalize",
-        }.get(command, self.family)
+        return {"INIT": "media.upload_init", "APPEND": "media.upload_append", "FINALIZE": "media.upload_finalize"}.get(
+            command, self.family
+        )
 
 
 _DM: Final = "/1.1/direct_messages"
@@ -57,11 +55,7 @@ ROUTES: Final = (
     Route("POST", f"{_DM}/indicate_typing.json", "direct_messages.indicate_typing", messages.indicate_typing, False),
     Route("POST", f"{_DM}/mark_read.json", "direct_messages.mark_read", messages.mark_read, False),
     Route(
-        "GET",
-        r"/1.1/ton/data/dm/{event:\d+}/{media:\d+}/file",
-        "direct_messages.download",
-        messages.serve_file,
-        False,
+        "GET", r"/1.1/ton/data/dm/{event:\d+}/{media:\d+}/file", "direct_messages.download", messages.serve_file, False
     ),
     Route("POST", f"{_WELCOME}/new.json", "welcome_messages.create", welcome.create_welcome_message, False),
     Route("GET", f"{_WELCOME}/show.json", "welcome_messages.get", welcome.get_welcome_message, True),

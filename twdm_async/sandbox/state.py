@@ -17,14 +17,7 @@ if TYPE_CHECKING:
 
     from twdm_async._clock import Clock
     from twdm_async.quota.spec import ReplyCredit
-    from twdm_async.sandbox.records import (
-        Reading,
-        StoredAccount,
-        StoredMedia,
-        StoredMessage,
-        StoredProfile,
-        Typing,
-    )
+    from twdm_async.sandbox.records import Reading, StoredAccount, StoredMedia, StoredMessage, StoredProfile, Typing
     from twdm_async.sandbox.windows import Windows
 
 APPS = {"1": {"id": "1", "name": "sandbox", "url": "https://example.com"}}
@@ -64,11 +57,7 @@ class State:
     """
 
     def __init__(
-        self,
-        clock: Clock,
-        windows: Windows,
-        credit: ReplyCredit | None,
-        list_lag: Callable[[], float] = lambda: 0.0,
+        self, clock: Clock, windows: Windows, credit: ReplyCredit | None, list_lag: Callable[[], float] = lambda: 0.0
     ) -> None:
         self.clock = clock
         self.windows = windows

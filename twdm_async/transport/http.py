@@ -197,10 +197,7 @@ class HttpTransport:
     """
 
     def __init__(
-        self,
-        borrowed: aiohttp.ClientSession | None,
-        timeout: float,
-        trace_configs: Sequence[aiohttp.TraceConfig] = (),
+        self, borrowed: aiohttp.ClientSession | None, timeout: float, trace_configs: Sequence[aiohttp.TraceConfig] = ()
     ) -> None:
         self._borrowed = borrowed
         self._timeout = timeout

@@ -5,9 +5,4 @@ from twdm_async.quota.store.memory import MemoryQuotaStore
 from twdm_async.quota.store.redis import RedisQuotaStore
 from twdm_async.quota.store.sqlite import SQLiteQuotaStore
 
-__all__ = [
-    "MemoryQuotaStore",
-    "QuotaStore",
-    "RedisQuotaStore",
-    "SQLiteQuotaStore",
-]
+__all__ = ["MemoryQuotaStore", "QuotaStore", "RedisQuotaStore", "SQLiteQuotaStore"]
