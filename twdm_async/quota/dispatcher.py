@@ -77,9 +77,7 @@ class Dispatcher:
 
     def is_first(self, line: Line, priority: Priority) -> bool:
         """Tell whether nobody waits who goes before a newcomer of this priority."""
-        if line.queue and line.queue.has_waiting(priority):
-            return False
-        return not self._ready or not self._ready.has_waiting(priority)
+        return not line.queue.has_waiting(priority) and not self._ready.has_waiting(priority)
 
     async def acquire(self, waiter: Waiter) -> Slot:
         """Wait for a slot."""

@@ -67,22 +67,26 @@ class QuotaStore(ABC):
         loop = asyncio.get_running_loop()
         if loop is self._loop and self._forks == forks():
             return
+        is_new_process, problem = self._forks != forks(), None
         if self._is_closed:
-            raise QuotaStoreFailed(store=self.address, problem="it is closed; close it after the clients that use it")
-        was_forked = self._forks not in {None, forks()}
-        if self._loop is not None and self._loop is not loop and self._loop.is_running() and not was_forked:
+            problem = "it is closed; close it after the clients that use it"
+        elif is_new_process and self._forks is not None and not self.is_shared:
+            problem = (
+                "it was used before this process was forked, and two processes cannot count together in memory; make "
+                "the client after the fork, or share a SQLiteQuotaStore"
+            )
+        elif not is_new_process and self._loop is not None and self._loop.is_running():
             problem = (
                 "it is in use in another event loop; make one for each loop (those of one SQLite file or one Redis "
                 "still count together)"
             )
+        if problem is not None:
             raise QuotaStoreFailed(store=self.address, problem=problem)
-        is_new = self._forks is None
-        self._begin_in_loop(was_forked=was_forked, is_new=is_new)
+        self._begin_in_loop(is_new_process=is_new_process)
         self._loop, self._forks = loop, forks()
 
-    @abstractmethod
-    def _begin_in_loop(self, *, was_forked: bool, is_new: bool) -> None:
-        """Drop what belongs to the loop, and with `was_forked` to the process, that used the store before."""
+    def _begin_in_loop(self, *, is_new_process: bool) -> None:  # noqa: B027 - a store may have nothing of the kind
+        """Drop what belongs to the loop, and maybe to the process, that used the store before."""
 
     @property
     def is_closed(self) -> bool:

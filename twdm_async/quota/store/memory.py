@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from twdm_async._clock import Clock
-from twdm_async.errors import InvalidInput, QuotaStoreFailed
+from twdm_async.errors import InvalidInput
 from twdm_async.quota.book import Book
 from twdm_async.quota.operations import Granted
 from twdm_async.quota.store.contract import QuotaStore
@@ -69,14 +69,6 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
 
     async def flush(self) -> None:
         pass
-
-    def _begin_in_loop(self, *, was_forked: bool, is_new: bool) -> None:  # noqa: ARG002 - nothing here belongs to a loop
-        if was_forked:
-            problem = (
-                "it was used before this process was forked, and two processes cannot count together in memory; make "
-                "the client after the fork, or share a SQLiteQuotaStore"
-            )
-            raise QuotaStoreFailed(store=self.address, problem=problem)
 
     def _book(self, app: str) -> Book:
         book = self._books.get(app)

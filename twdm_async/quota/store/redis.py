@@ -52,6 +52,13 @@ _MOST_TRIES: Final = 10  # to commit, before a client asks for a turn of its own
 _TURN: Final = 300  # milliseconds
 _LOST_FOR: Final = 2 * 3600.0  # seconds on top of the longest window: requests under way, and the credit of replies
 _DAY: Final = 86_400.0
+_ADVICE: Final = {
+    "auth|password|noperm": "see that user and password are right, and that this user may run scripts",
+    "oom|maxmemory": "it is out of memory; give it more",
+    "db index|invalid db": "it has no database of this number",
+    "timeout": "it took too long; see that it is reachable, and whether it wants TLS (rediss://)",
+    "": "see that it runs and is reachable",
+}
 
 
 class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
@@ -78,18 +85,15 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
     ) -> None:
         super().__init__(clock=clock or Clock(), assume_spent=assume_spent)
         self._library = _library()
-        if not isinstance(url, str) or url.partition("://")[0] not in _SCHEMES:
-            raise InvalidInput(parameter="url", problem=f"must begin with one of {', '.join(_SCHEMES)}")
+        self._url = _checked(url, self._library)
         if not isinstance(prefix, str) or not re.fullmatch(r"[^{}\s]+", prefix):
             raise InvalidInput(parameter="prefix", problem="must be a word without braces")
-        self._url = url
         self._prefix = prefix
         self._redis: Any = None
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._memories: dict[str, Memory] = {}  # by app
         self._client = ""
         self._longest = _DAY  # seconds: the longest window of any client
-        self._check_address()
 
     @property
     def address(self) -> str:
@@ -107,11 +111,10 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
             await self._redis.aclose()
             self._redis = None
 
-    def _begin_in_loop(self, *, was_forked: bool, is_new: bool) -> None:
-        super()._begin_in_loop(was_forked=was_forked, is_new=is_new)
-        if was_forked or is_new:
+    def _begin_in_loop(self, *, is_new_process: bool) -> None:
+        super()._begin_in_loop(is_new_process=is_new_process)
+        if is_new_process:
             self._client = secrets.token_hex(6)
-        if was_forked:
             self._memories.clear()
         if self._redis is not None:  # its connections belong to another loop or process, and cannot be closed here
             self._redis.connection = None
@@ -125,16 +128,6 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         # What is asked again, and when, is decided here.
         never = client.retry.Retry(self._library.backoff.NoBackoff(), 0)
         return client.Redis.from_url(self._url, retry=never, single_connection_client=True, **timeouts)
-
-    def _check_address(self) -> None:
-        """Raise now if the address cannot be right. Nothing is sent."""
-        leads_nowhere = self._url.endswith("://")
-        try:
-            self._library.asyncio.ConnectionPool.from_url(self._url.replace("+cluster", "", 1)).make_connection()
-        except (ValueError, TypeError):
-            leads_nowhere = True
-        if leads_nowhere:
-            raise InvalidInput(parameter="url", problem="is not the address of a Redis server")
 
     async def commit(self, batch: Batch) -> None:
         known = self._memories.setdefault(batch.app, Memory())
@@ -265,6 +258,17 @@ def _state(answer: Any, pages: Sequence[str], sent_at: float) -> State:
     )
 
 
+def _checked(url: str, library: Any) -> str:
+    try:
+        if re.match(f"({'|'.join(map(re.escape, _SCHEMES))})://.", url):
+            library.asyncio.ConnectionPool.from_url(url.replace("+cluster", "", 1)).make_connection()
+            return url
+    except (ValueError, TypeError):
+        pass
+    problem = f"is not the address of a Redis server; it begins with one of {', '.join(_SCHEMES)}"
+    raise InvalidInput(parameter="url", problem=problem)
+
+
 def _library() -> Any:
     """Import redis-py. It is an extra, and its versions do not agree on its types."""
     try:
@@ -277,13 +281,5 @@ def _library() -> Any:
 
 def _advice(error: BaseException) -> str:
     """Say what to do about it. The server's own words are not repeated: they may have parts of keys."""
-    words = f"{type(error).__name__} {error}".lower()
-    if any(word in words for word in ("auth", "password", "nopermission", "noperm")):
-        return "see that user and password are right, and that this user may run scripts"
-    if "oom" in words or "maxmemory" in words:
-        return "it is out of memory; give it more"
-    if "db index" in words or "invalid db" in words:
-        return "it has no database of this number"
-    if "timeout" in words:
-        return "it took too long; see that it is reachable, and whether it wants TLS (rediss://)"
-    return "see that it runs and is reachable"
+    words = f"{type(error).__name__} {error}"
+    return next((advice for pattern, advice in _ADVICE.items() if re.search(pattern, words, re.IGNORECASE)))

@@ -116,10 +116,10 @@ class SQLiteQuotaStore(TransactionalQuotaStore, schemes=("sqlite",)):
             self._sync_timer = None
         await self._file.close()
 
-    def _begin_in_loop(self, *, was_forked: bool, is_new: bool) -> None:
-        super()._begin_in_loop(was_forked=was_forked, is_new=is_new)
+    def _begin_in_loop(self, *, is_new_process: bool) -> None:
+        super()._begin_in_loop(is_new_process=is_new_process)
         self._sync_timer = None
-        if was_forked:
+        if is_new_process:
             self._file.leave_behind()
 
     async def commit(self, batch: Batch) -> None:

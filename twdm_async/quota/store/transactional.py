@@ -219,8 +219,8 @@ class TransactionalQuotaStore(QuotaStore):
         """Return the seconds since this machine was started."""
         return self._clock.uptime()
 
-    def _begin_in_loop(self, *, was_forked: bool, is_new: bool) -> None:
-        if was_forked or is_new:
+    def _begin_in_loop(self, *, is_new_process: bool) -> None:
+        if is_new_process:
             self._queues.clear()  # the process that this one was forked off keeps what it noted
         for queue in self._queues.values():
             queue.begin_in_loop()
