@@ -76,6 +76,10 @@ class Book:
     def take(self, take: Take, now: float) -> Answer:
         """Take slots if there are any."""
         terms, count = take.about, take.count
+        if count == 1 and take.ticket is None:
+            slot = self.take_one(terms, now)
+            if slot is not None:
+                return Granted(slot, 1)
         ledgers = [
             self._counting(name, claim.quotas, now, terms.keep)
             for name, claim in zip(terms.pages, (*terms.claims, *terms.shares), strict=True)
@@ -112,7 +116,7 @@ class Book:
         if book is not self:
             return None
         for kept, limit in limits:
-            if kept.used(now) >= limit:
+            if (kept.total if now < kept.next_end else kept.used(now)) >= limit:
                 return None
         for ledger in ledgers:
             if ledger.held_until > now:
@@ -125,7 +129,7 @@ class Book:
     def settle(self, slot: Slot, seen: float) -> None:
         """Let `slot` count from the moment `seen`."""
         for name in slot.buckets:
-            self._ledger(name).settle(slot.lease_end, seen)
+            (self.ledgers.get(name) or self._ledger(name)).settle(slot.lease_end, seen)
 
     def standings(self, terms: Terms, now: float) -> list[Standing]:
         """Tell how each quota stands for requests on these terms. A bucket without quotas can only be held."""

@@ -59,7 +59,7 @@ class Standing:
         if self.quota is None:
             return _ANY
         left = self.quota.limit - self._ledger.used(self._now, self.quota)
-        if self.share is None:
+        if self._bulk is None or self.share is None:
             return left
         share, by_bulk = self.share
         return min(left - share.kept, share.allowed - by_bulk)

@@ -150,9 +150,12 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         known = self._memories.setdefault(batch.app, Memory())
         state: State | None = await self._read(batch, known)
         while state is not None:
-            if state.meta and state.meta.of(self._client) == known.batch + 1:
+            number = state.meta.of(self._client) if state.meta else None
+            if number == known.batch + 1:
                 known.batch += 1
                 return True
+            if number is None and known.batch:
+                batch.operations = []  # it cannot be known any more: its slots count until their time is over
             # The batch may still be on its way. Once the book has changed, it cannot be committed any more.
             state = await self._write(batch, known, state, self._judged(known, state), {}, number=known.batch)
         return False
