@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import threading
 from datetime import UTC, datetime
@@ -175,6 +176,32 @@ async def test_a_note_whose_commit_did_not_arrive_is_carried_out_again(redis_url
         await store.flush()
         assert isinstance(await take(store, claims(3), LIFETIME), list)
         assert isinstance(await take(store, claims(3), LIFETIME), Wait)
+
+
+async def test_what_became_of_a_batch_is_not_known_any_more(redis_url: str) -> None:
+    """Its answer was lost, and since then so many other clients have come that this one is forgotten."""
+
+    class Deaf(RedisQuotaStore):
+        is_deaf = False
+
+        async def _call(self, *arguments: Any, **options: Any) -> Any:
+            answer = await super()._call(*arguments, **options)
+            if arguments[1] == "commit" and self.is_deaf:
+                self.is_deaf = False
+                raise QuotaStoreFailed(store=self.address, problem="no answer")
+            return answer
+
+    async with Deaf(redis_url, prefix="deaf") as store:
+        slots = await take(store, claims(10), LIFETIME, 10)
+        assert isinstance(slots, list)
+        store.is_deaf = True
+        give_back(store, slots[0])
+        await store.flush()
+        with redis.Redis.from_url(redis_url) as server:
+            meta = json.loads(server.hget("deaf:{brand}:pages", "meta"))
+            server.hset("deaf:{brand}:pages", "meta", json.dumps({**meta, "batches": {}}))
+        more = [await take(store, claims(10), LIFETIME) for _ in range(2)]
+        assert [isinstance(answer, Wait) for answer in more] == [False, True]
 
 
 class BadIntent(Intent):
@@ -565,6 +592,36 @@ def test_a_free_reply_that_waits_for_the_pace_is_not_told_of_the_quota(tmp_path:
         return sum(slot.buckets == () for slot in slots)
 
     assert when_free(tmp_path, scene, Pace(20, per=1.0), kind="memory") == 30
+
+
+def test_free_replies_leave_at_their_pace_while_another_account_has_spent_the_app_s_quota() -> None:
+    async def main() -> list[float]:
+        clock = LoopClock()
+        store = MemoryQuotaStore(clock=clock)
+        quotas = (Quota(100, per=1000.0), Quota(10, per=1000.0, scope=Scope.APP))
+        anna = limiter(*quotas, store=store, pace=Pace(2, per=1.0))
+        bob = limiter(*quotas, store=store, account="bob")
+        for person in range(20):
+            heard(anna, clock, str(person))
+        await asyncio.sleep(1)
+        for _ in range(10):
+            bob.settle(await bob.admit(SEND, Lane()), seen=True)
+        waiting = [asyncio.ensure_future(bob.admit(SEND, Lane())) for _ in range(5)]
+        times: list[float] = []
+
+        async def reply(person: int) -> None:
+            slot = await anna.admit(SEND, Lane(), recipient=Recipient(str(person), clock.wall))
+            assert slot.buckets == ()
+            times.append(clock.monotonic() - began)
+
+        began = clock.monotonic()
+        await asyncio.gather(*(reply(person) for person in range(20)))
+        for one in waiting:
+            one.cancel()
+        return times
+
+    expected = [0.0, *(number / 2 for number in range(19))]
+    assert run(main()) == pytest.approx(expected, abs=0.06)
 
 
 def test_sends_of_an_unknown_time_do_not_push_out_later_ones() -> None:
