@@ -311,3 +311,16 @@ def test_a_table_is_a_value() -> None:
     assert table.scaled(100)["custom_profiles.get"].quotas == (Quota(180, per=9.0),)
     with pytest.raises(InvalidInput, match=r"direct_messages\.send"):
         table.replace("direct_message.send", Quota(1, per=1.0))
+
+
+def test_what_does_not_count_any_more_cannot_be_given_back() -> None:
+    quota = Quota(6, PER)
+    ledger = counting(quota)
+    ledger.take(10.0, 3)
+    ledger.take(2 * PER, 2)
+    later = 10.0 + PER * DRIFT + 1.0
+    assert ledger.used(later, quota) == 2
+    ledger.give_back(10.0, 3)
+    assert ledger.used(later, quota) == 2
+    ledger.give_back(2 * PER, 3)
+    assert ledger.used(later, quota) == 0
