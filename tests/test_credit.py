@@ -363,11 +363,11 @@ async def test_the_stores_agree(  # noqa: PLR0915 - all that can happen
             clock.now += generator.choice([1.0, 50.0, 700.0, 700.0, 40_000.0])
             if generator.random() < 0.25:
                 at = now - generator.choice([0.0, 100.0, 5000.0])
-                store.note(Heard(conversant, at))
+                store.note(Heard(conversant, at, CREDIT))
                 conversation.hear(at)
                 continue
             if generator.random() < 0.1:
-                store.note(Heard(conversant, now, f"{step}"))  # by somebody else
+                store.note(Heard(conversant, now, CREDIT, f"{step}"))  # by somebody else
                 conversation.end(f"id {step}", now)
                 continue
             ticket = ReplyTicket(conversant, str(step), now)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule, run_state_machine_as_test
 
 from tests.stores import HandClock, give_back, look, make, settle, take, usage
-from twdm_async import Priority, Quota, Scope
+from twdm_async import Quota, Scope
 from twdm_async.quota.ledger import window
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.operations import Bucket, Claim, Hold, Slot, Tighten
@@ -26,7 +26,7 @@ SHARED = ["sqlite", "redis"]
 USER = Bucket("direct_messages.send", Scope.USER, "anna", "brand")
 OTHER = Bucket("direct_messages.send", Scope.USER, "bob", "brand")
 APP = Bucket("direct_messages.send", Scope.APP, "brand", "brand")
-BULK = Bucket("direct_messages.send", Scope.USER, "anna", "brand", Priority.BULK)
+BULK = Bucket("direct_messages.send", Scope.USER, "anna, once more", "brand")
 QUOTAS = {
     USER: (Quota(4, per=100.0), Quota(7, per=400.0)),
     OTHER: (Quota(3, per=100.0),),

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
     from attrs import Attribute
 
-LEAST: Final = 1e-6
-MOST: Final = 1e9
-"""Arithmetic can be trusted with what lies between these. A billion seconds are 31 years."""
+# Arithmetic can be trusted with what lies between these. A billion seconds are 31 years.
+_LEAST: Final = 1e-6
+_MOST: Final = 1e9
 
 
 def checked_number(
-    value: float, parameter: str, least: float = LEAST, most: float = MOST, kind: str = "number"
+    value: float, parameter: str, least: float = _LEAST, most: float = _MOST, kind: str = "number"
 ) -> float:
     """Return `value`, if it is a number from `least` to `most`.
 
@@ -31,7 +31,7 @@ def checked_number(
     return value
 
 
-def checked_count(value: int, parameter: str, least: int = 1, most: float = MOST) -> int:
+def checked_count(value: int, parameter: str, least: int = 1, most: float = _MOST) -> int:
     """Return `value`, if it is a whole number from `least` to `most`.
 
     Raises:
@@ -41,7 +41,7 @@ def checked_count(value: int, parameter: str, least: int = 1, most: float = MOST
     return value
 
 
-def checked_seconds(value: float, parameter: str, most: float = MOST) -> float:
+def checked_seconds(value: float, parameter: str, most: float = _MOST) -> float:
     """Return `value`, if it is a number of seconds, 0 or more.
 
     Raises:
@@ -56,7 +56,7 @@ def checked_part(value: float, parameter: str) -> float:
     Raises:
         InvalidInput: `value` is anything else.
     """
-    return checked_number(value, parameter, 0, 0.999999)
+    return checked_number(value, parameter, 0, math.nextafter(1.0, 0.0), "number below 1,")
 
 
 def valid(check: Callable[..., Any], *limits: float) -> Callable[[object, Attribute[Any], Any], None]:

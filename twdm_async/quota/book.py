@@ -65,6 +65,7 @@ class Book:
                 ledger = self._counting(bucket.name, (quota,), now)
                 ledger.tighten(now, quota, operation.remaining, now + operation.seconds - operation.age)
             case Heard(about=conversant, at=at):
+                self._page(conversant).forget(at, operation.credit)
                 if operation.message_id is not None:
                     self.conversation(conversant).end(_by_id(operation.message_id), at)
                 elif at >= self.since:
@@ -82,7 +83,7 @@ class Book:
                 return Granted(slot, 1)
         ledgers = [
             self._counting(name, claim.quotas, now, terms.keep)
-            for name, claim in zip(terms.pages, (*terms.claims, *terms.shares), strict=True)
+            for name, claim in zip(terms.pages, 2 * terms.claims, strict=False)
         ]
         if count == 0:
             return None
@@ -99,7 +100,7 @@ class Book:
                 return _wait(standings)
             for ledger in ledgers:
                 ledger.take(slot.lease_end, count)
-        if not terms.shares:
+        if not terms.reserve:
             limits = [
                 ledger.window_of(quota)
                 for ledger, claim in zip(ledgers, terms.claims, strict=True)
@@ -136,7 +137,7 @@ class Book:
         standings: list[Standing] = []
         for number, claim in enumerate(terms.claims):
             ledger = self._ledger(terms.pages[number])
-            bulk = self._ledger(terms.pages[number + len(terms.claims)]) if terms.shares else None
+            bulk = self._ledger(terms.pages[number + len(terms.claims)]) if terms.reserve else None
             standings += [
                 Standing(claim.bucket, quota, ledger, bulk, terms.reserve, now) for quota in claim.quotas or (None,)
             ]
@@ -144,10 +145,7 @@ class Book:
 
     def conversation(self, conversant: Conversant) -> Conversation:
         """Return what is known of the person and the account, to be changed."""
-        page = self.conversations.get(conversant.page)
-        if page is None:
-            page = self.conversations[conversant.page] = Conversations()
-        return page.of(conversant.person)
+        return self._page(conversant).of(conversant.person)
 
     def load(self, pages: Mapping[str, str]) -> None:
         """Take in pages as :meth:`changes` returned them."""
@@ -171,7 +169,7 @@ class Book:
         ticket, credit = take.ticket, take.about.credit
         if ticket is None or credit is None:
             return True
-        page = self.conversations.get(ticket.conversant.page) or Conversations()
+        page = self._page(ticket.conversant)
         known = page.people.get(ticket.conversant.person)
         is_free = known is not None and known.freedom(ticket.now, credit).is_free
         if not is_free and not take.may_spend:
@@ -194,6 +192,12 @@ class Book:
             else:
                 conversation.end(ticket.name, settled.made)
 
+    def _page(self, conversant: Conversant) -> Conversations:
+        page = self.conversations.get(conversant.page)
+        if page is None:
+            page = self.conversations[conversant.page] = Conversations()
+        return page
+
     def _withdraw(self, slot: Slot) -> None:
         if slot.ticket is not None:
             self.conversation(slot.ticket.conversant).withdraw(slot.ticket.name)
@@ -206,7 +210,7 @@ class Book:
             if unknown:
                 what = "%s: what was sent in the first %.0f of the last %.0f s is not known; shorter windows were kept"
                 _log.warning(what, name, unknown, quota.per)
-        if ledger.longest < keep:
+        if keep:
             ledger.keep(keep, now)
         return ledger
 

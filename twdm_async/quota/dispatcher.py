@@ -176,7 +176,7 @@ class Dispatcher:
             problem = "it did not answer in time; see that it is reachable, and that nobody else holds it"
             waiter.refuse(QuotaStoreFailed(store=self._store.address, problem=problem))
         else:
-            waiter.refuse(line.estimate(line, waiter.lane.priority, 0))
+            waiter.refuse(line.estimate(waiter.lane.priority, 0))
 
     def _ask_unasked(self, line: Line) -> None:
         """Ask, as the pace allows, for those who may be free replies, while none else of the line may leave."""
@@ -189,7 +189,8 @@ class Dispatcher:
             elif is_blocked and waiter.asked_at is None and line.pacer.allows(line.asking + 1):
                 self._ask_for(waiter, may_spend=False)
             else:
-                self._wake(line, self._now() + _RECHECK)
+                if waiter.asked_at is None:
+                    self._wake(line, self._now() + max(_RECHECK, line.pacer.free_in(line.asking + 1)))
                 return
 
     def _ask_next(self, line: Line) -> int:
@@ -258,14 +259,13 @@ class Dispatcher:
             line.asked.discard(waiter)
             if not isinstance(answer, Granted):
                 if not waiter.done():
-                    self._enqueue(waiter, 0 if waiter.is_queued else len(line.queue))
+                    self._enqueue(waiter, 0 if line.queue and line.queue.peek() is waiter else len(line.queue))
             elif waiter.done():
                 self.give_back(answer.slot, line.account)
             else:
                 line.pacer.spend()
                 waiter.set_result(answer.slot)
-                if answer.slot.buckets and line.queue and line.queue.peek() is waiter:
-                    line.queue.pop()  # it has had its lane's turn
+                line.queue.discard(waiter, waiter.lane, is_served=answer.slot.buckets != ())
         elif isinstance(answer, Granted):
             for _ in range(answer.count):
                 self._hand_over(line, answer.slot, priority)

@@ -92,15 +92,8 @@ class LaneQueue(Generic[T]):
         return any(self._lengths[: priority + 1])
 
     def next_priority(self) -> Priority:
-        """Return the priority of the one whose turn it is.
-
-        Raises:
-            ValueError: nobody waits.
-        """
-        for priority in _PRIORITIES:
-            if self._lengths[priority]:
-                return priority
-        raise ValueError("nobody waits")
+        """Return the priority of the one whose turn it is, if somebody waits."""
+        return Priority.INTERACTIVE if self._lengths[Priority.INTERACTIVE] else Priority.BULK
 
     def waiting(self, priority: Priority) -> int:
         """Return how many of this priority wait."""
@@ -149,17 +142,23 @@ class LaneQueue(Generic[T]):
             self._retire(key, queue)
         return item
 
-    def discard(self, item: T, lane: Lane) -> None:
-        """Remove `item`, wherever it stands. Nothing happens if it is not there."""
+    def discard(self, item: T, lane: Lane, *, is_served: bool = False) -> None:
+        """Remove `item`, wherever it stands; its lane pays if it was served. Nothing happens if it is not there."""
         key = _key(lane)
         queue = self._queues.get(key)
-        if queue is not None and queue.waiting.pop(item, None) is not None:
-            self._lengths[lane.priority] -= 1
-            if not queue.waiting:
-                self._retire(key, queue)
+        cost = queue.waiting.pop(item, None) if queue is not None else None
+        if queue is None or cost is None:
+            return
+        self._lengths[lane.priority] -= 1
+        if is_served:
+            queue.start += cost
+            self._announce(key, queue)
+        if not queue.waiting:
+            self._retire(key, queue)
 
-    def ahead_of(self, lane: Lane) -> int:
-        """Return how many of those who wait now would certainly be granted before one who joined `lane` now.
+    def ahead_of(self, lane: Lane, item: T | None = None) -> int:
+        """Return how many of those who wait now would certainly be granted before `item`, which waits in `lane`; or
+        without one, before one who joined it now.
 
         Where two would start at the same virtual time, whichever came to the head of its lane first goes first; where
         that is not known yet, the other one is not counted.
@@ -167,11 +166,12 @@ class LaneQueue(Generic[T]):
         key = _key(lane)
         now = self._virtual_time[lane.priority]
         own = self._queues.get(key)
-        start = self._finished.get(key, now) if own is None else own.start + len(own.waiting) / lane.weight
+        place = 0 if own is None else len(own.waiting) if item is None else list(own.waiting).index(item)
+        start = self._finished.get(key, now) if own is None else own.start + place / lane.weight
         ahead = 0
         for (priority, _), queue in self._queues.items():
             if priority < lane.priority or queue is own:
-                ahead += len(queue.waiting)
+                ahead += place if queue is own else len(queue.waiting)
             elif priority == lane.priority:
                 cost = next(iter(queue.waiting.values()))
                 starting_before = math.ceil((start - queue.start) / cost - _ROUNDING)

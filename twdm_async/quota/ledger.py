@@ -117,14 +117,6 @@ class Window:
         self.total += count
         self.next_end = min(self.next_end, tick * self.tick + self.window)
 
-    def free_in(self, now: float, limit: int) -> float:
-        """Return the seconds until a slot may be free, at the least: outcomes of requests under way may come now."""
-        if self.used(now) < limit:
-            return 0.0
-        if self.total > limit:  # more than one has to come free
-            return Usage(self.total, self.in_flight(now), 0.0, self.freeing(now), self.window).free_in(limit)
-        return min(self._first_end() - now, self.window)
-
     def in_flight(self, now: float) -> int:
         return sum(count for at, count in self.under_way.items() if at * _LEASE_TICK > now)
 
@@ -177,25 +169,26 @@ class Window:
 class Ledger:
     """The slots of one bucket."""
 
-    __slots__ = ("_windows", "held_until", "is_changed", "longest")
+    __slots__ = ("_windows", "held_until", "is_changed")
 
     def __init__(self) -> None:
         self.held_until = -math.inf
-        self.longest = 0.0  # the longest `per` that is kept
-        self.is_changed = False  # since whoever keeps it looked last
+        self.is_changed = False  # since it was loaded
         self._windows: dict[float, Window] = {}
 
     def keep(self, per: float, now: float) -> Window:
         """Keep slots for windows of `per` seconds, too. Begin with what is known of the next longer ones, or else of
         the longest.
         """
-        new = Window(per, now)
-        if self._windows:
-            new.copy_from(self._windows[min([kept for kept in self._windows if kept > per], default=self.longest)], now)
-        self._windows[per] = new
-        self.longest = max(self.longest, per)
-        self.is_changed = True
-        return new
+        kept = self._windows.get(per)
+        if kept is None:
+            kept = Window(per, now)
+            if self._windows:
+                longer = [other for other in self._windows if other > per] or [max(self._windows)]
+                kept.copy_from(self._windows[min(longer)], now)
+            self._windows[per] = kept
+            self.is_changed = True
+        return kept
 
     def count_by(self, quota: Quota, now: float, assume_spent: float = 0.0) -> float:
         """Count by `quota` from now on, if that was not done before.
@@ -208,7 +201,7 @@ class Ledger:
         Returns:
             The seconds of its window of which nothing is known; 0 if all is, or the ledger was begun for `quota`.
         """
-        kept = self._windows.get(quota.per) or self.keep(quota.per, now)
+        kept = self.keep(quota.per, now)
         if kept.is_counted:
             return 0.0
         kept.is_counted = self.is_changed = True
@@ -224,10 +217,6 @@ class Ledger:
     def used(self, now: float, quota: Quota) -> int:
         """Count the slots that count in a window that is kept."""
         return self._windows[quota.per].used(now)
-
-    def free_in(self, now: float, quota: Quota, limit: int) -> float:
-        """Return the seconds until a slot may be free if there are `limit`, at the least."""
-        return max(0.0, self.held_until - now, self._windows[quota.per].free_in(now, limit))
 
     def take(self, lease_end: float, count: int = 1) -> None:
         """Let so many requests leave, which are over by `lease_end`."""
@@ -309,5 +298,4 @@ class Ledger:
         held_until, *windows = kept
         self.held_until = -math.inf if held_until is None else held_until
         self._windows = {window[0]: Window.from_json(window) for window in windows}
-        self.longest = max(self._windows, default=0.0)
         return self

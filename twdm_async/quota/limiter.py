@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
-from twdm_async.errors import ClientClosed, QuotaWaitTooLong
+from twdm_async.errors import ClientClosed
 from twdm_async.quota.dispatcher import Dispatcher, dispatcher_of
 from twdm_async.quota.headers import LONGEST_WAIT, Limits, read_limits
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.line import Line, Waiter
 from twdm_async.quota.operations import Bucket, Claim, Conversant, Heard, Hold, Settle, Take, Terms, Tighten
 from twdm_async.quota.pacer import Pacer
-from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, Scope
+from twdm_async.quota.spec import Priority, Quota, QuotaTable, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,8 +102,9 @@ class QuotaLimiter:
         self._clock = clock
         self._lifetime = RequestLifetime.from_timeout(timeout)
         self._max_waiting = max_waiting
-        self._keep = max((quota.per for family in table for quota in table[family].quotas), default=0.0)
-        self._has_credit = any(table[family].credit for family in table)
+        rows = [table[family] for family in table]
+        self._keep = max((quota.per for row in rows for quota in row.quotas), default=0.0)
+        self._credit = max((row.credit for row in rows if row.credit), key=lambda credit: credit.per, default=None)
         self._lines: dict[str, tuple[Line, Dispatcher]] = {}  # by family
         self._refusals: dict[str, tuple[int, float]] = {}  # by family: holds in a row, and until when the last one is
         self._is_closed = False
@@ -153,8 +154,8 @@ class QuotaLimiter:
             person: the user id.
             at: when that was, by the server's clock.
         """
-        if self._has_credit:
-            self._store.note(Heard(self._conversant(person), at.timestamp()))
+        if self._credit is not None:
+            self._store.note(Heard(self._conversant(person), at.timestamp(), self._credit))
             for line, dispatcher in self._lines.values():
                 dispatcher.hear(line, person)
 
@@ -166,8 +167,8 @@ class QuotaLimiter:
             message_id: the message's id. However often it is noted, by whomever, it is one message.
             at: when it was made, by the server's clock.
         """
-        if self._has_credit:
-            self._store.note(Heard(self._conversant(person), at.timestamp(), message_id))
+        if self._credit is not None:
+            self._store.note(Heard(self._conversant(person), at.timestamp(), self._credit, message_id))
 
     def settle(self, slot: Slot, *, seen: bool, made: datetime | None = None, message_id: str | None = None) -> None:
         """Settle a slot whose request is over.
@@ -281,12 +282,11 @@ class QuotaLimiter:
         found = self._lines.get(family)
         if found is None:
             row, (account, app) = self._table[family], self._owners.values()
-            claims = self._claims(family, row.quotas, None)
-            shares = self._claims(family, row.quotas, Priority.BULK) if row.reserve else ()
-            live = Terms(claims, self._lifetime, self._keep, credit=row.credit)
-            bulk = Terms(claims, self._lifetime, self._keep, shares, row.reserve, row.credit)
-            line = Line(family, app, account, (live, bulk), Pacer(row.pace), self._estimate, self._max_waiting)
-            found = self._lines[family] = (line, dispatcher_of(self._store, live))
+            claims = self._claims(family, row.quotas)
+            terms = [Terms(claims, self._lifetime, self._keep, part, row.credit) for part in (0.0, row.reserve)]
+            pacer = Pacer(row.pace)
+            line = Line(family, app, account, tuple(terms), pacer, self._store, self._clock, self._max_waiting)
+            found = self._lines[family] = (line, dispatcher_of(self._store, terms[0]))
             found[1].add(line)
         return found
 
@@ -294,38 +294,17 @@ class QuotaLimiter:
         """Return what is claimed of the account's bucket."""
         return self._line(family)[0].terms[Priority.INTERACTIVE].claims[0]
 
-    def _claims(self, family: str, quotas: tuple[Quota, ...], share: Priority | None) -> tuple[Claim, ...]:
+    def _claims(self, family: str, quotas: tuple[Quota, ...]) -> tuple[Claim, ...]:
         """Return one for each scope; that of the account comes first, and there always is one, to be held by."""
         claims: list[Claim] = []
         for scope, owner in self._owners.items():
             own = tuple(sorted((quota for quota in quotas if quota.scope is scope), key=lambda quota: quota.per))
             if own or scope is Scope.USER:
-                claims.append(Claim(Bucket(family, scope, owner, self._owners[Scope.APP], share), own))
+                claims.append(Claim(Bucket(family, scope, owner, self._owners[Scope.APP]), own))
         return tuple(claims)
 
     def _conversant(self, person: str) -> Conversant:
         return Conversant(self._owners[Scope.APP], self._owners[Scope.USER], person)
-
-    def _estimate(self, line: Line, priority: Priority, ahead: int) -> QuotaWaitTooLong:
-        """Tell how long one would wait, at the least, who has so many before it."""
-        bulk_ahead = max(0, ahead - line.queue.waiting(Priority.INTERACTIVE))
-        waits: list[tuple[float, Scope, Quota | Pace | None]] = [
-            (line.pacer.free_in(ahead + 1 + line.asking), Scope.USER, line.pacer.pace),
-            *(
-                (standing.free_in(ahead, bulk_ahead), standing.bucket.scope, standing.quota)
-                for standing in self._store.standings(line.terms[priority])
-            ),
-        ]
-        seconds, scope, binding = max(waits, key=lambda wait: wait[0])
-        limit = binding.burst if isinstance(binding, Pace) else binding.limit if binding else math.inf
-        return QuotaWaitTooLong(
-            endpoint=line.family,
-            scope=scope.value,
-            wait=seconds,
-            retry_at=self._clock.utc(seconds),
-            limit=limit,
-            per=binding.per if binding else 0.0,
-        )
 
     def _tighten(self, family: str, remaining: int, seconds: float) -> None:
         """Take in what the server told of one of its windows, but not of which: the shortest that can last so long."""

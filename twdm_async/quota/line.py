@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import Callable
 
 from attrs import define, field
 
+from twdm_async._clock import Clock
 from twdm_async.errors import QuotaWaitTooLong
 from twdm_async.quota.lanes import Lane, LaneQueue
 from twdm_async.quota.operations import Conversant, Intent, Recipient, ReplyTicket, Slot, Terms
 from twdm_async.quota.pacer import Pacer
-from twdm_async.quota.spec import Priority
+from twdm_async.quota.spec import Pace, Priority, Quota, Scope
+from twdm_async.quota.store.contract import QuotaStore
 
 
 class Waiter(asyncio.Future[Slot]):
@@ -65,7 +66,8 @@ class Line:
         account: whose calls they are.
         terms: what they have to respect, by priority.
         pacer: gives permits.
-        estimate: tells how long a call of a priority has to wait, at the least, that has so many before it.
+        store: is asked for slots.
+        clock: where time comes from.
         max_waiting: how many calls may wait.
     """
 
@@ -74,7 +76,8 @@ class Line:
     account: str
     terms: tuple[Terms, ...]
     pacer: Pacer
-    estimate: Callable[[Line, Priority, int], QuotaWaitTooLong]
+    store: QuotaStore
+    clock: Clock
     max_waiting: int
     queue: LaneQueue[Waiter] = field(factory=LaneQueue[Waiter])
     unasked: dict[Waiter, None] = field(factory=dict[Waiter, None])  # it is not known whether these are free replies
@@ -101,8 +104,29 @@ class Line:
         if behind is None:
             ahead = len(self.unasked) - 1
             by_pace = self.pacer.free_in(self.asking + ahead + 1)
-            return self.estimate(self, priority, ahead) if by_pace > max_wait else None
-        if self.estimate(self, priority, behind).wait <= max_wait:
+            return self.estimate(priority, ahead) if by_pace > max_wait else None
+        if self.estimate(priority, behind).wait <= max_wait:
             return None  # even the last in line would be in time, so there is no need to look for the place
-        too_long = self.estimate(self, priority, self.queue.ahead_of(waiter.lane) if behind else 0)
+        item = waiter if waiter.is_queued else None
+        too_long = self.estimate(priority, self.queue.ahead_of(waiter.lane, item) if behind else 0)
         return too_long if too_long.wait > max_wait else None
+
+    def estimate(self, priority: Priority, ahead: int) -> QuotaWaitTooLong:
+        """Tell how long one would wait, at the least, who has so many before it."""
+        bulk_ahead = max(0, ahead - self.queue.waiting(Priority.INTERACTIVE))
+        waits: list[tuple[float, Scope, Quota | Pace | None]] = [
+            (self.pacer.free_in(ahead + 1 + self.asking), Scope.USER, self.pacer.pace),
+            *(
+                (standing.free_in(ahead, bulk_ahead), standing.bucket.scope, standing.quota)
+                for standing in self.store.standings(self.terms[priority])
+            ),
+        ]
+        seconds, scope, binding = max(waits, key=lambda wait: wait[0])
+        return QuotaWaitTooLong(
+            endpoint=self.family,
+            scope=scope.value,
+            wait=seconds,
+            retry_at=self.clock.utc(seconds),
+            limit=binding.burst if isinstance(binding, Pace) else binding.limit if binding else math.inf,
+            per=binding.per if binding else 0.0,
+        )

@@ -11,7 +11,7 @@ from zlib import crc32
 from attrs import define, field, frozen
 
 from twdm_async.quota.lifetime import RequestLifetime
-from twdm_async.quota.spec import Priority, Quota, ReplyCredit, Scope
+from twdm_async.quota.spec import Quota, ReplyCredit, Scope
 
 if TYPE_CHECKING:
     import sqlite3
@@ -30,20 +30,17 @@ class Bucket:
         scope: whose requests.
         owner: which account or app, by a name that gives no key away.
         app: the app it belongs to, by such a name.
-        share: ``None`` for all requests, or the priority of those that are counted here once more.
     """
 
     family: str
     scope: Scope
     owner: str
     app: str
-    share: Priority | None = None
 
     @property
     def name(self) -> str:
         """What tells it from other buckets of its app: the name of its page in the book."""
-        share = "" if self.share is None else f" {self.share.name.lower()}"
-        return f"{self.family} {self.scope.value} {self.owner}{share}"
+        return f"{self.family} {self.scope.value} {self.owner}"
 
     @property
     def pages(self) -> tuple[str, ...]:
@@ -66,27 +63,27 @@ class Terms:
         claims: the buckets it takes a slot in, all or none; that of the account comes first.
         lifetime: how long a request can take.
         keep: seconds for which slots are kept: the longest window of the client's table.
-        shares: the buckets in which bulk requests are counted once more, one for each claim; none for others.
-        reserve: the part of each quota that bulk requests leave to the others.
+        reserve: the part of each quota that these requests leave to the others. If it is not 0, these are bulk
+            requests, which are counted by themselves once more, in a second page for each bucket.
         credit: which replies are free.
     """
 
     claims: tuple[Claim, ...]
     lifetime: RequestLifetime
     keep: float = 0.0
-    shares: tuple[Claim, ...] = ()
     reserve: float = 0.0
     credit: ReplyCredit | None = None
     app: str = field(init=False)
     family: str = field(init=False)
     pages: tuple[str, ...] = field(init=False)
-    """The names of all the buckets."""
+    """The names of the pages: of all the buckets, and then for bulk requests, of all of them once more."""
     plain: Any = field(default=(None, (), ()), init=False)
     """What a book in memory knows of them, so that it need not look for it: the book, ledgers, limits."""
 
     def __attrs_post_init__(self) -> None:
         self.app, self.family = self.claims[0].bucket.app, self.claims[0].bucket.family
-        self.pages = tuple([claim.bucket.name for claim in (*self.claims, *self.shares)])
+        names = [claim.bucket.name for claim in self.claims]
+        self.pages = (*names, *(f"{name} bulk" for name in names if self.reserve))
 
 
 class Intent(ABC):
@@ -267,10 +264,11 @@ class Tighten(Operation[Bucket]):
 @define(eq=False)
 class Heard(Operation[Conversant]):
     """Note that a person has written to the account; or, with a `message_id`, that the account has written to the
-    person, whoever did it. `at` is when, in seconds since 1970 by the server's clock.
+    person, whoever did it. `at` is when, in seconds since 1970 by the server's clock; `credit` is what that may give.
     """
 
     at: float
+    credit: ReplyCredit
     message_id: str | None = None
 
 

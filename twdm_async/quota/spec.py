@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from attrs import evolve, field, frozen
+from attrs import define, evolve, field, frozen
 
 from twdm_async._numbers import checked_count, checked_number, checked_part, valid
 from twdm_async.errors import InvalidInput
@@ -154,7 +154,7 @@ def _copied(rows: Mapping[str, QuotaRow]) -> Mapping[str, QuotaRow]:
     return dict(rows)
 
 
-@frozen
+@define
 class QuotaTable:
     """The quotas of every endpoint family. A table is a value: changing it makes another one.
 

@@ -47,12 +47,12 @@ class Standing:
         return self._ledger.usage(self._now, self.quota)
 
     @cached_property
-    def share(self) -> tuple[BulkShare, int] | None:
+    def share(self) -> tuple[BulkShare, Usage] | None:
         """What bulk requests may use, and what they do."""
         if self._bulk is None or self.quota is None:
             return None
         by_bulk = self._bulk.usage(self._now, self.quota)
-        return bulk_share(self.quota, self._reserve, self.usage, by_bulk), by_bulk.used
+        return bulk_share(self.quota, self._reserve, self.usage, by_bulk), by_bulk
 
     def room(self) -> int:
         """Count the requests that may leave now."""
@@ -62,27 +62,23 @@ class Standing:
         if self._bulk is None or self.share is None:
             return left
         share, by_bulk = self.share
-        return min(left - share.kept, share.allowed - by_bulk)
+        return min(left - share.kept, share.allowed - by_bulk.used)
 
     def wait(self) -> float:
-        """Return the seconds until one may leave, at the least: outcomes of requests under way may come now."""
-        held, quota = max(0.0, self._ledger.held_until - self._now), self.quota
-        if quota is None:
-            return held
-        if self._bulk is None or self.share is None:
-            return max(held, self._ledger.free_in(self._now, quota, quota.limit))
+        """Return the seconds until it is worth asking again: until one may leave, at the least."""
+        if self.quota is None or self.share is None:
+            return self.free_in()
         share, by_bulk = self.share
-        free_in = self._ledger.free_in(self._now, quota, quota.limit - share.kept)
-        by_bulk_in = self._bulk.free_in(self._now, quota, share.allowed)
-        recheck_in = max(_SHORTEST_RECHECK, share.allowed_in(by_bulk + 1) or quota.per / 50)
-        return max(held, min(max(by_bulk_in, free_in), recheck_in))
+        recheck_in = max(_SHORTEST_RECHECK, share.allowed_in(by_bulk.used + 1) or self.quota.per / 50)
+        free_in = self.usage.free_in(self.quota.limit - share.kept)
+        return max(self.usage.held_for, min(max(free_in, by_bulk.free_in(share.allowed)), recheck_in))
 
     def free_in(self, ahead: int = 0, bulk_ahead: int = 0) -> float:
-        """Return the seconds until one may leave that has so many before it, all of them or bulk ones, if outcomes take
-        as long as they may.
+        """Return the seconds until one may leave, at the least, that has so many before it, all of them or bulk ones:
+        outcomes may be late.
         """
-        seconds = self.usage.free_in(self.quota.limit if self.quota else math.inf, ahead + 1)
-        if self.share is None:
-            return seconds
+        if self.quota is None or self.share is None:
+            return self.usage.free_in(self.quota.limit if self.quota else math.inf, ahead + 1)
         share, by_bulk = self.share
-        return max(seconds, share.allowed_in(by_bulk + bulk_ahead + 1))
+        free_in = self.usage.free_in(self.quota.limit - share.kept, ahead + 1)
+        return max(free_in, share.allowed_in(by_bulk.used + bulk_ahead + 1))

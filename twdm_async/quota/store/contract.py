@@ -56,7 +56,8 @@ class QuotaStore(ABC):
         """The wait queues of this process, by app, endpoint family and quotas of the app."""
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that uses it
         self._forks: int | None = None  # None until it is used
-        self._is_closed = False
+        self.is_closed = False
+        """Whether it cannot be used any more."""
 
     def bind_loop(self) -> None:
         """Bind the store to the running loop, and to this process. To be called before each use.
@@ -68,7 +69,7 @@ class QuotaStore(ABC):
         if loop is self._loop and self._forks == forks():
             return
         is_new_process, problem = self._forks != forks(), None
-        if self._is_closed:
+        if self.is_closed:
             problem = "it is closed; close it after the clients that use it"
         elif is_new_process and self._forks is not None and not self.is_shared:
             problem = (
@@ -87,11 +88,6 @@ class QuotaStore(ABC):
 
     def _begin_in_loop(self, *, is_new_process: bool) -> None:  # noqa: B027 - a store may have nothing of the kind
         """Drop what belongs to the loop, and maybe to the process, that used the store before."""
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether it cannot be used any more."""
-        return self._is_closed
 
     @property
     @abstractmethod
@@ -158,7 +154,7 @@ class QuotaStore(ABC):
     async def close(self) -> None:
         """Let go of files and connections. What was noted is kept first. A closed store cannot be used again."""
         await self.flush()
-        self._is_closed, self._loop = True, None
+        self.is_closed, self._loop = True, None
 
     async def __aenter__(self) -> Self:
         return self

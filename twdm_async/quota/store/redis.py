@@ -146,19 +146,18 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
             elif known.tries > _MOST_TRIES:  # it is another one's turn
                 await asyncio.sleep(random.random() * 0.002)
 
-    async def was_committed(self, batch: Batch) -> bool:
-        known = self._memories.setdefault(batch.app, Memory())
+    async def was_committed(self, batch: Batch) -> bool | None:
+        known, is_forgotten = self._memories.setdefault(batch.app, Memory()), False
         state: State | None = await self._read(batch, known)
         while state is not None:
             number = state.meta.of(self._client) if state.meta else None
             if number == known.batch + 1:
                 known.batch += 1
                 return True
-            if number is None and known.batch:
-                batch.operations = []  # it cannot be known any more: its slots count until their time is over
+            is_forgotten = number is None and known.batch > 0
             # The batch may still be on its way. Once the book has changed, it cannot be committed any more.
             state = await self._write(batch, known, state, self._judged(known, state), {}, number=known.batch)
-        return False
+        return None if is_forgotten else False
 
     async def _read(self, batch: Batch, known: Memory) -> State:
         state = await self._call(batch, "read", "", known, (), is_again=False)
@@ -219,7 +218,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
             if self._redis is None:
                 self._redis = self._connect()
                 await self._warn_of_eviction()
-            sent_at = self._clock.uptime()
+            sent_at = self.clock.uptime()
             try:
                 answer = await self._redis.evalsha(self._sha, len(keys), *arguments)
             except errors.NoScriptError:

@@ -42,16 +42,17 @@ _IF_BAD: Final = (
 
 def _make_book(db: sqlite3.Connection) -> None:
     """Make the tables, and take into them what the tables of slots have that earlier versions made."""
-    clock = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'clock'").fetchone()
+    earlier = db.execute("SELECT 1 FROM sqlite_master WHERE name IN ('clock', 'bucket', 'slot')").fetchone()
     db.execute("CREATE TABLE book (now REAL NOT NULL, uptime REAL NOT NULL, wall REAL NOT NULL, since REAL NOT NULL)")
     db.execute(
         "CREATE TABLE page (app TEXT NOT NULL, name TEXT NOT NULL, content TEXT NOT NULL, PRIMARY KEY (app, name)) "
         "WITHOUT ROWID"
     )
-    if clock is None:
+    if earlier is None:
         db.execute("INSERT INTO book VALUES (0, 0, 0, CAST(strftime('%s', 'now') AS REAL))")
         return
-    db.execute("INSERT INTO book SELECT now, uptime, wall, CAST(strftime('%s', 'now') AS REAL) FROM clock")
+    # Of what people wrote just now, the answers are forgotten; and this machine's clock may be behind.
+    db.execute("INSERT INTO book SELECT now, uptime, wall, strftime('%s', 'now') + 600.0 FROM clock")
     for number, full_name, held_until, longest in db.execute("SELECT id, name, held_until, longest FROM bucket"):
         ledger, (app, _, name) = Ledger(), full_name.partition(" ")
         if longest > 0:
@@ -69,8 +70,8 @@ def _make_book(db: sqlite3.Connection) -> None:
         db.execute(f"DROP TABLE IF EXISTS {table}")
 
 
-# Versions 1 and 2 had tables of slots.
-SCHEMA: Final = Schema("quota", ("", "", _make_book), earlier=(1, 1, 2, 2))
+# Versions 1 and 2 had tables of slots; the third was never released.
+SCHEMA: Final = Schema("quota", ("", "", "", _make_book), earlier=(1, 1, 2, 2))
 
 
 class SQLiteQuotaStore(TransactionalQuotaStore, schemes=("sqlite",)):
@@ -159,7 +160,7 @@ class SQLiteQuotaStore(TransactionalQuotaStore, schemes=("sqlite",)):
         if found is None:
             raise sqlite3.DatabaseError("the book's clock is missing")
         *clocks, since = found
-        uptime, wall = self._clock.uptime(), self._clock.wall()
+        uptime, wall = self.clock.uptime(), self.clock.wall()
         now = advanced(*clocks, uptime=uptime, wall=wall)
         book, query = Book(since, self.assume_spent), "SELECT content FROM page WHERE app = ? AND name = ?"
         rows = {name: db.execute(query, (batch.app, name)).fetchone() for name in batch.pages}

@@ -6,7 +6,8 @@ the pages that have changed, all or nothing.
 
 If it is not known whether a batch was committed (its answer was lost, or whoever waited for it was cancelled), those
 who asked get an error, and the next batch begins by finding out. If it was committed, its slots are given back; if not,
-it is seen to that it never will be, and its notes are carried out again. A note counts from when it was made.
+it is seen to that it never will be, and its notes are carried out again; if that cannot be found out, those notes that
+may be carried out twice. A note counts from when it was made.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class _Queue:
         self.worker: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pause = 0.0  # seconds before the next batch, after one has failed
+        self.shown = Book(0.0)  # with the ledgers as they last were
+        self.shown_at = 0.0  # that moment by the book's clock, less by ours
 
     def begin_in_loop(self) -> None:
         """Drop what belongs to the loop that was used before."""
@@ -139,7 +142,7 @@ class _Queue:
                 raise
 
     async def _run(self, notes: list[Note], asked: list[_Asked]) -> None:
-        batch = Batch(self._app, [*notes, *(take for take, _ in asked if take)], self._store.uptime())
+        batch = Batch(self._app, [*notes, *(take for take, _ in asked if take)], self._store.clock.uptime())
         for note in notes:
             note.age = batch.began - note.noted_at
         try:
@@ -180,7 +183,11 @@ class _Queue:
                 granted = [answer for answer in batch.answers if isinstance(answer, Granted)]
                 self.notes.extendleft([GiveBack(answer.slot, answer.count) for answer in granted])
             else:
-                self.notes.extendleft([one for one in reversed(batch.operations) if not isinstance(one, Take)])
+                # To do one twice does no harm, but for giving back.
+                is_forgotten = was_committed is None
+                for one in reversed(batch.operations):
+                    if not isinstance(one, Take) and not (is_forgotten and isinstance(one, GiveBack)):
+                        self.notes.appendleft(one)
 
 
 class TransactionalQuotaStore(QuotaStore):
@@ -193,10 +200,8 @@ class TransactionalQuotaStore(QuotaStore):
 
     def __init__(self, *, clock: Clock, assume_spent: float) -> None:
         super().__init__(assume_spent=assume_spent)
-        self._clock = clock
+        self.clock = clock
         self._queues: dict[str, _Queue] = {}  # by app
-        self._shown: dict[str, Book] = {}  # by app, with the ledgers as they last were
-        self._shown_at: dict[str, float] = {}  # by app, what that moment was by the book's clock, less by ours
 
     @abstractmethod
     async def commit(self, batch: Batch) -> None:
@@ -208,16 +213,13 @@ class TransactionalQuotaStore(QuotaStore):
         """
 
     @abstractmethod
-    async def was_committed(self, batch: Batch) -> bool:
-        """Find out whether a batch that was left unsure was committed. If not, see to it that it never will be.
+    async def was_committed(self, batch: Batch) -> bool | None:
+        """Find out whether a batch that was left unsure was committed; return ``None`` if that cannot be known any
+        more. If it was not, see to it that it never will be.
 
         Raises:
             QuotaStoreFailed: that cannot be known.
         """
-
-    def uptime(self) -> float:
-        """Return the seconds since this machine was started."""
-        return self._clock.uptime()
 
     def _begin_in_loop(self, *, is_new_process: bool) -> None:
         if is_new_process:
@@ -230,10 +232,10 @@ class TransactionalQuotaStore(QuotaStore):
         return self._queue(take.app).ask(take)
 
     def note(self, note: Note) -> None:
-        if self._is_closed or not note.pages:
+        if self.is_closed or not note.pages:
             return  # nobody can be told any more; the slot counts until its lease and a window are over
         self.bind_loop()
-        note.noted_at = self._clock.uptime()
+        note.noted_at = self.clock.uptime()
         queue = self._queue(note.app)
         queue.notes.append(note)
         if len(queue.notes) > _MOST_NOTES:
@@ -241,11 +243,11 @@ class TransactionalQuotaStore(QuotaStore):
         queue.start_later()
 
     def standings(self, terms: Terms) -> list[Standing]:
-        shown = self._shown.setdefault(terms.app, Book(0.0))
-        return shown.standings(terms, self._shown_at.get(terms.app, 0.0) + self._clock.monotonic())
+        queue = self._queue(terms.app)
+        return queue.shown.standings(terms, queue.shown_at + self.clock.monotonic())
 
     async def flush(self) -> None:
-        if not self._is_closed and self._queues:
+        if not self.is_closed and self._queues:
             self.bind_loop()
             busy = [queue for queue in self._queues.values() if queue.notes or queue.unsure or queue.worker]
             await asyncio.gather(*(queue.ask(None) for queue in busy), return_exceptions=True)
@@ -262,5 +264,6 @@ class TransactionalQuotaStore(QuotaStore):
 
     def _show(self, app: str, now: float, book: Book) -> None:
         """Take in what the ledgers of `book` are at the moment `now` of its clock."""
-        self._shown_at[app] = now - self._clock.monotonic()
-        self._shown.setdefault(app, Book(0.0)).ledgers.update(book.ledgers)
+        queue = self._queue(app)
+        queue.shown_at = now - self.clock.monotonic()
+        queue.shown.ledgers.update(book.ledgers)

@@ -16,7 +16,7 @@ from typing import Final
 from attrs import Factory, define, evolve, frozen
 
 _DAY: Final = 86_400.0
-_MOST_CLIENTS: Final = 500  # whose last batches are known
+_MOST_CLIENTS: Final = 64  # whose last batches are known
 
 
 @frozen
