@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
+import sqlite3
 import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,8 @@ from twdm_async.quota.operations import (
     Claim,
     Conversant,
     Granted,
+    Heard,
+    Hold,
     Intent,
     Recipient,
     ReplyTicket,
@@ -49,7 +53,6 @@ from twdm_async.quota.operations import (
 from twdm_async.quota.store.trust import Memory, Meta, State
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable
     from pathlib import Path
 
@@ -178,30 +181,96 @@ async def test_a_note_whose_commit_did_not_arrive_is_carried_out_again(redis_url
         assert isinstance(await take(store, claims(3), LIFETIME), Wait)
 
 
+class Deaf(RedisQuotaStore):
+    """Loses the next answer to a commit, after which other clients are so many that this one is forgotten."""
+
+    is_deaf = False
+
+    async def _call(self, *arguments: Any, **options: Any) -> Any:
+        answer = await super()._call(*arguments, **options)
+        if arguments[1] == "commit" and self.is_deaf:
+            self.is_deaf = False
+            key = f"{self._prefix}:{{brand}}:pages"
+            with redis.Redis.from_url(self._url) as server:
+                meta = json.loads(server.hget(key, "meta"))
+                server.hset(key, "meta", json.dumps({**meta, "batches": {}}))
+            raise QuotaStoreFailed(store=self.address, problem="no answer")
+        return answer
+
+
 async def test_what_became_of_a_batch_is_not_known_any_more(redis_url: str) -> None:
-    """Its answer was lost, and since then so many other clients have come that this one is forgotten."""
-
-    class Deaf(RedisQuotaStore):
-        is_deaf = False
-
-        async def _call(self, *arguments: Any, **options: Any) -> Any:
-            answer = await super()._call(*arguments, **options)
-            if arguments[1] == "commit" and self.is_deaf:
-                self.is_deaf = False
-                raise QuotaStoreFailed(store=self.address, problem="no answer")
-            return answer
-
+    """So nothing is given back twice; but a hold holds, and the store goes on."""
     async with Deaf(redis_url, prefix="deaf") as store:
         slots = await take(store, claims(10), LIFETIME, 10)
         assert isinstance(slots, list)
         store.is_deaf = True
         give_back(store, slots[0])
         await store.flush()
-        with redis.Redis.from_url(redis_url) as server:
-            meta = json.loads(server.hget("deaf:{brand}:pages", "meta"))
-            server.hset("deaf:{brand}:pages", "meta", json.dumps({**meta, "batches": {}}))
         more = [await take(store, claims(10), LIFETIME) for _ in range(2)]
         assert [isinstance(answer, Wait) for answer in more] == [False, True]
+        store.is_deaf = True
+        give_back(store, slots[1])
+        store.note(Hold(BUCKET, 1000.0))
+        await store.flush()
+        await look(store, claims(10), LIFETIME)
+        assert usage(store, BUCKET, Quota(10, per=DAY)).held_for > 990
+
+
+async def test_a_forgotten_client_goes_on_while_others_commit(redis_url: str) -> None:
+    async with Deaf(redis_url, prefix="deaf") as store, RedisQuotaStore(redis_url, prefix="deaf") as other:
+
+        class Slow(Deaf):
+            async def _call(self, *arguments: Any, **options: Any) -> Any:
+                if arguments[1] == "commit":
+                    await look(other, claims(10), LIFETIME)
+                return await super()._call(*arguments, **options)
+
+        store.__class__ = Slow
+        assert isinstance(await take(store, claims(10), LIFETIME), list)
+        store.is_deaf = True
+        store.note(Hold(BUCKET, 1.0))
+        await store.flush()
+        store.__class__ = Deaf
+        answers = [await take(store, claims(10), LIFETIME) for _ in range(2)]
+        assert all(isinstance(answer, Wait | list) for answer in answers)
+
+
+@pytest.mark.parametrize("kind", SHARED)
+async def test_a_hold_behind_many_notes_stops_a_take_that_came_after_it(
+    kind: str, tmp_path: Path, url: str | None
+) -> None:
+    async with make(kind, HandClock(), tmp_path, url) as store:
+        slots = await take(store, claims(2000), LIFETIME, 1500)
+        assert isinstance(slots, list)
+        for slot in slots:
+            settle(store, slot)
+        store.note(Hold(BUCKET, 1000.0))
+        assert isinstance(await take(store, claims(2000), LIFETIME), Wait)
+
+
+@pytest.mark.parametrize("kind", ["memory", *SHARED])
+async def test_conversations_that_are_over_are_forgotten(kind: str, tmp_path: Path, url: str | None) -> None:
+    """Also of people who only write, and whom nobody answers."""
+    clock = HandClock()
+    async with make(kind, clock, tmp_path, url) as store:
+        page = Conversant("brand", "anna", "0").page
+        people = [str(n) for n in range(200_000) if Conversant("brand", "anna", str(n)).page == page]
+        for person in people:
+            clock.now += DAY / 16
+            store.note(Heard(Conversant("brand", "anna", person), clock.wall(), CREDIT))
+        await store.flush()
+        assert 100 < len(people) < 300
+        assert len(await known_on(store, page, tmp_path)) < 100
+
+
+async def known_on(store: QuotaStore, page: str, folder: Path) -> Any:
+    if isinstance(store, MemoryQuotaStore):
+        return store._books["brand"].conversations[page].people
+    if isinstance(store, TimedRedisStore):
+        return json.loads(store.server.hget(f"{store._prefix}:{{brand}}:pages", page))  # type: ignore[arg-type]  # sync
+    (path,) = folder.glob("*.db")
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return json.loads(db.execute("SELECT content FROM page WHERE name = ?", (page,)).fetchone()[0])
 
 
 class BadIntent(Intent):
@@ -622,6 +691,70 @@ def test_free_replies_leave_at_their_pace_while_another_account_has_spent_the_ap
 
     expected = [0.0, *(number / 2 for number in range(19))]
     assert run(main()) == pytest.approx(expected, abs=0.06)
+
+
+def test_a_message_far_back_is_refused_at_once_though_it_waited_for_the_pace() -> None:
+    async def main() -> list[float]:
+        clock = LoopClock()
+        gate = limiter(Quota(10, per=1000.0), store=MemoryQuotaStore(clock=clock), pace=Pace(2, per=10.0))
+        times: list[float] = []
+
+        async def send(number: int) -> None:
+            try:
+                lane = Lane(str(number % 3))
+                gate.settle(
+                    await gate.admit(SEND, lane, 1500.0, recipient=Recipient(str(number), clock.wall)), seen=True
+                )
+            except QuotaWaitTooLong as error:
+                assert error.wait > 1500
+                times.append(clock.monotonic() - began)
+
+        began = clock.monotonic()
+        await asyncio.gather(*(send(number) for number in range(60)))
+        assert clock.monotonic() - began < 1500
+        return times
+
+    times = run(main())
+    assert 30 <= len(times) <= 41, "twenty leave within 1500 s, and who comes next might"
+    assert max(times) < 400
+
+
+def test_who_waits_for_a_slow_pace_wakes_nobody() -> None:
+    async def main() -> int:
+        clock, rings = LoopClock(), 0
+        gate = limiter(Quota(1000, per=DAY), store=MemoryQuotaStore(clock=clock), pace=Pace(1, per=60.0))
+        dispatcher = gate._line(SEND)[1]
+        ring = dispatcher._alarms._ring
+
+        def counted(*arguments: Any) -> None:
+            nonlocal rings
+            rings += 1
+            ring(*arguments)
+
+        sends = [
+            asyncio.ensure_future(gate.admit(SEND, Lane(), recipient=Recipient(str(number), clock.wall)))
+            for number in range(4)
+        ]
+        await asyncio.sleep(0)
+        dispatcher._alarms._ring = counted
+        await asyncio.gather(*sends)
+        return rings
+
+    assert run(main()) < 20
+
+
+def test_bulk_free_at_respects_the_reserve() -> None:
+    async def main() -> None:
+        clock = LoopClock()
+        gate = limiter(Quota(100, per=1000.0), store=MemoryQuotaStore(clock=clock), reserve=0.3)
+        for _ in range(97):
+            gate.settle(await gate.admit(SEND, Lane()), seen=True)
+        (state,) = [one for one in gate.state() if one.endpoint == SEND]
+        assert state.reserved >= 3
+        assert state.free_at <= clock.utc(0.1)
+        assert state.bulk_free_at > clock.utc(900)
+
+    run(main())
 
 
 def test_sends_of_an_unknown_time_do_not_push_out_later_ones() -> None:
