@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twdm_async.quota.headers import read_limits, server_time
+from twdm_async.headers import read_limits, server_time
 
 NOW = 1_800_000_000.0
 DATE = "Fri, 15 Jan 2027 08:00:00"  # NOW, spelled

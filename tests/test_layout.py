@@ -26,6 +26,7 @@ FLOORS: Final = {
     "_quiet": 0,
     "_numbers": 0,
     "observers": 1,
+    "headers": 1,
     "telemetry": 1,
     "state_file": 1,
     "owners": 1,

@@ -106,14 +106,14 @@ class Book:
                 for ledger, claim in zip(ledgers, terms.claims, strict=True)
                 for quota in claim.quotas
             ]
-            terms.plain = (self, ledgers, limits)
+            terms.known = (self, ledgers, limits)
         return Granted(slot, count)
 
     def take_one(self, terms: Terms, now: float) -> Slot | None:
         """Take one slot, as :meth:`take` did before for these terms, where nothing but room has to be looked at. If
         there is none, or :meth:`take` was not called before, return None.
         """
-        book, ledgers, limits = terms.plain
+        book, ledgers, limits = terms.known
         if book is not self:
             return None
         for kept, limit in limits:

@@ -6,8 +6,9 @@ those whose account has a permit of the pace, and whose buckets are not known to
 goes to whoever's turn it is in the moment of asking, so an interactive call that comes late still goes before bulk
 calls that came early, and a caller that gave up is passed over.
 
-A message to a person who wrote may be a free reply. So it is asked for once by itself, whoever waits, and once more
-when the person writes. What is not plain keeps its place in the queue while the store is asked for it.
+A message to a person may be a free reply. So the store is asked for it by itself when it comes, and again when the
+person writes, also while none else of the account may leave. A call that has a recipient or an intent keeps its place
+in the queue while the store is asked for it; to one that has neither (a *plain* one), any slot will do.
 
 Everything here runs in callbacks of the loop; no task has to be started for a slot to be granted. One timer serves all
 deadlines, and all moments in which asking makes sense again.
@@ -134,8 +135,8 @@ class Dispatcher:
         self._dispatch()
 
     def _enqueue(self, waiter: Waiter, behind: int | None) -> None:
-        """Let a call wait that has so many before it, or with ``None``, that only the pace is known to make wait; or
-        refuse it.
+        """Let a call wait, or refuse it. `behind` is how many wait before it; ``None`` if only the pace is known to make
+        it wait.
         """
         line, is_new = waiter.line, not waiter.is_queued
         if is_new and line.is_closed:

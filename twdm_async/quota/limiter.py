@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 from attrs import frozen
 
 from twdm_async.errors import ClientClosed
+from twdm_async.headers import LONGEST_WAIT, Limits, read_limits
 from twdm_async.quota.dispatcher import Dispatcher, dispatcher_of
-from twdm_async.quota.headers import LONGEST_WAIT, Limits, read_limits
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.line import Line, Waiter
 from twdm_async.quota.operations import Bucket, Claim, Conversant, Heard, Hold, Settle, Take, Terms, Tighten

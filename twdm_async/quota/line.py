@@ -97,8 +97,8 @@ class Line:
         self.turns = tuple([Lane(self.account, priority=priority) for priority in Priority])
 
     def too_long(self, waiter: Waiter, behind: int | None, max_wait: float) -> QuotaWaitTooLong | None:
-        """Return the error of a newcomer that is known to wait for longer, with so many before it, or with ``None``, if
-        nothing but the pace is known to make it wait.
+        """Return the error of a call that is known to wait for longer than `max_wait`. `behind` is how many wait before
+        it, at most; ``None`` if only the pace is known to make it wait.
         """
         priority = waiter.lane.priority
         if behind is None:

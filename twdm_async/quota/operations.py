@@ -77,8 +77,8 @@ class Terms:
     family: str = field(init=False)
     pages: tuple[str, ...] = field(init=False)
     """The names of the pages: of all the buckets, and then for bulk requests, of all of them once more."""
-    plain: Any = field(default=(None, (), ()), init=False)
-    """What a book in memory knows of them, so that it need not look for it: the book, ledgers, limits."""
+    known: Any = field(default=(None, (), ()), init=False)
+    """What a book in memory found for them, so that it need not look again: the book, ledgers, limits."""
 
     def __attrs_post_init__(self) -> None:
         self.app, self.family = self.claims[0].bucket.app, self.claims[0].bucket.family
@@ -211,7 +211,7 @@ class Take(Operation[Terms]):
 
     Args:
         about: what is to be respected.
-        count: how many slots are wanted; one if there is a `ticket` or an `intent`; none to only look.
+        count: how many slots are wanted; one if there is a `ticket` or an `intent`. 0 only loads their pages.
         ticket: the message it is for.
         may_spend: whether it may take a slot, or only be let through as a free reply.
         intent: what is written together with the slot.

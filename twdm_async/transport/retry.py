@@ -19,13 +19,14 @@ that is bearable. All calls of a client share a :class:`RetryBudget`: when the A
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from attrs import evolve, frozen
 
 from twdm_async import errors
 from twdm_async.endpoints import Safety
-from twdm_async.quota.headers import retry_after, server_time
+from twdm_async.headers import read_limits, server_time
 from twdm_async.transport.wire import Fault, Reply, may_have_arrived
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ def _backoff(outcome: Reply | Fault, failures: int, jitter: float) -> float:
     """Seconds until the next try."""
     seconds = jitter * _FIRST_BACKOFF * 2.0 ** (failures - 1)
     if isinstance(outcome, Reply) and outcome.status >= 500:
-        return max(seconds, retry_after(outcome.headers) or 0.0)
+        # A date says nothing if the server does not tell its own time.
+        return max(seconds, read_limits(outcome.headers, math.inf).retry_after or 0.0)
     return seconds
 
 

@@ -87,7 +87,7 @@ class Memory:
     """What this client remembers of the book of one app.
 
     Args:
-        meta: what the book said of itself after its last batch.
+        meta: what the book said of itself after this client's last batch.
         batch: the number of that batch.
         seen_at: by this machine's uptime, when it was committed.
         ahead: of this machine's uptime, the book's time is; the shortest answer told best.

@@ -8,6 +8,7 @@ is there.
 from __future__ import annotations
 
 import re
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ from attrs import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-from datetime import UTC
 
 LONGEST_WAIT = 25 * 3600.0
 """Seconds. No window of this API is longer than a day; a server that says more is not believed."""
@@ -56,14 +56,6 @@ def _moment(text: str) -> float | None:
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds the server asks to wait, if the reply tells. A date counts from the server's own time."""
-    text = headers.get("Retry-After")
-    here = server_time(headers)
-    asked = _number(text) if here is None else _seconds(text, here)
-    return None if asked is None else max(0.0, asked)
 
 
 def read_limits(headers: Mapping[str, str], now: float) -> Limits:
