@@ -135,8 +135,8 @@ class Dispatcher:
         self._dispatch()
 
     def _enqueue(self, waiter: Waiter, behind: int | None) -> None:
-        """Let a call wait, or refuse it. `behind` is how many wait before it; ``None`` if only the pace is known to make
-        it wait.
+        """Let a call wait, or refuse it. `behind` is how many wait before it; ``None`` if only the pace is known to
+        make it wait.
         """
         line, is_new = waiter.line, not waiter.is_queued
         if is_new and line.is_closed:

@@ -266,8 +266,9 @@ class Ledger:
     def tighten(self, now: float, quota: Quota, remaining: int, until: float) -> None:
         """Take in that the server has `remaining` left in its window, which ends at `until`.
 
-        What is missing was spent by somebody else, and counts in this window until then. Requests under way, which the server may or
-        may not have counted already, are all taken as counted, so that this finds only what others certainly spent.
+        What is missing was spent by somebody else, and counts in this window until then. Requests under way, which the
+        server may or may not have counted already, are all taken as counted, so that this finds only what others
+        certainly spent.
         """
         kept = self._windows[quota.per]
         missing = quota.limit - kept.used(now) - remaining

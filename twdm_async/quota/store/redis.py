@@ -2,8 +2,8 @@
 
 A batch reads the book's version, the server's time and the pages it needs; applies its operations; and commits the
 changed pages if the version is still the same, or else does all that again with what is there now (``redis.lua``). The
-number of the client's batch is committed with it, and kept for the latest clients, so that one whose answer was lost can
-find out what became of it. The keys of an app share a hash tag, so that they lie on one node of a cluster.
+number of the client's batch is committed with it, and kept for the latest clients, so that one whose answer was lost
+can find out what became of it. The keys of an app share a hash tag, so that they lie on one node of a cluster.
 
 A client that others were quicker than several times in a row gets the book for itself for a moment.
 
