@@ -266,7 +266,7 @@ class Dispatcher:
             else:
                 line.pacer.spend()
                 waiter.set_result(answer.slot)
-                line.queue.discard(waiter, waiter.lane, is_served=answer.slot.buckets != ())
+                line.queue.discard(waiter, waiter.lane, is_served=take.may_spend)
         elif isinstance(answer, Granted):
             for _ in range(answer.count):
                 self._hand_over(line, answer.slot, priority)
