@@ -226,7 +226,7 @@ async def test_a_forgotten_client_goes_on_while_others_commit(redis_url: str) ->
                 await look(other, claims(10), LIFETIME)
             return await super()._call(*arguments, **options)
 
-    async with Slow(redis_url, prefix="deaf") as store, RedisQuotaStore(redis_url, prefix="deaf") as other:
+    async with Slow(redis_url, prefix="forgotten") as store, RedisQuotaStore(redis_url, prefix="forgotten") as other:
         slots = await take(store, claims(10), LIFETIME, 10)
         assert isinstance(slots, list)
         store.is_deaf = True
