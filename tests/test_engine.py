@@ -16,7 +16,7 @@ import redis
 from attrs import evolve
 
 from tests.stores import HandClock, TimedRedisStore, ask, give_back, look, make, settle, take, usage
-from tests.virtual_time import LoopClock, run
+from tests.virtual_time import LoopClock, VirtualTimeLoop, run
 from twdm_async import (
     Lane,
     MemoryQuotaStore,
@@ -216,6 +216,105 @@ async def test_what_became_of_a_batch_is_not_known_any_more(redis_url: str) -> N
         assert usage(store, BUCKET, Quota(10, per=DAY)).held_for > 990
 
 
+async def test_a_commit_that_is_sent_twice_is_one(redis_url: str) -> None:
+    """As clients of a cluster do, whose answer was lost."""
+
+    class Twice(RedisQuotaStore):
+        async def _call(self, *arguments: Any, **options: Any) -> Any:
+            if arguments[1] == "commit":
+                await super()._call(*arguments, **options)
+            return await super()._call(*arguments, **options)
+
+    async with Twice(redis_url, prefix="twice") as store:
+        slots = [await take(store, claims(10), LIFETIME) for _ in range(5)]
+        assert all(isinstance(one, list) for one in slots)
+        assert usage(store, BUCKET, Quota(10, per=DAY)).used == 5
+        give_back(store, slots[0][0])  # type: ignore[index]  # it is a list
+        await look(store, claims(10), LIFETIME)
+        assert usage(store, BUCKET, Quota(10, per=DAY)).used == 4
+
+
+def test_what_a_loop_left_under_way_is_no_other_loop_s(redis_url: str) -> None:
+    """It ends while a commit is under way, which arrives; the first of the next loop does not."""
+    clock = HandClock()
+
+    class Unlucky(TimedRedisStore):
+        happens = ""
+
+        async def _call(self, *arguments: Any, **options: Any) -> Any:
+            if arguments[1] == "commit" and self.happens == "it is lost":
+                self.happens = ""
+                raise QuotaStoreFailed(store=self.address, problem="no answer")
+            answer = await super()._call(*arguments, **options)
+            if arguments[1] == "commit" and self.happens == "the loop ends":
+                self.happens = "it is lost"
+                await asyncio.Event().wait()
+            return answer
+
+    store = Unlucky(redis_url, clock, prefix="loops")
+
+    async def first() -> None:
+        assert isinstance(await take(store, claims(5), LIFETIME), list)
+        store.happens = "the loop ends"
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(take(store, claims(5), LIFETIME), 0.2)
+        await store._redis.aclose()
+
+    async def second() -> None:
+        async with TimedRedisStore(redis_url, clock, prefix="loops") as other, store:
+            slots = await take(other, claims(5), LIFETIME)
+            assert isinstance(slots, list)
+            with pytest.raises(QuotaStoreFailed):
+                await take(store, claims(6), LIFETIME)
+            await store.flush()
+            await look(other, claims(5), LIFETIME)
+            assert usage(other, BUCKET, Quota(5, per=DAY)).used == 3
+
+    asyncio.run(first())
+    asyncio.run(second())
+
+
+@pytest.mark.parametrize("is_abandoned", [False, True])
+def test_a_limiter_in_one_loop_after_the_other(is_abandoned: bool) -> None:
+    """Somebody waits when the first ends, or gave up before; or nobody could say so."""
+    clock, gates, left = LoopClock(), list[QuotaLimiter](), list[Any]()
+
+    async def first() -> None:
+        gates.append(limiter(Quota(1, per=100.0), store=MemoryQuotaStore(clock=clock)))
+        gates[0].settle(await gates[0].admit(SEND, Lane()), seen=True)
+        left.append(asyncio.ensure_future(gates[0].admit(SEND, Lane())))
+        await asyncio.sleep(1)
+        if not is_abandoned:
+            left[0].cancel()
+
+    async def second() -> None:
+        async with asyncio.timeout(1000):
+            await gates[0].admit(SEND, Lane())
+        assert [one.waiting for one in gates[0].state() if one.endpoint == SEND] == [0]
+
+    if is_abandoned:
+        loop = VirtualTimeLoop()
+        loop.run_until_complete(first())
+        loop.close()
+    else:
+        run(first())
+    run(second())
+    left[0].get_coro().close()
+
+
+async def test_a_take_waits_for_what_was_noted_before_and_not_for_what_comes_later(tmp_path: Path) -> None:
+    class Busy(SQLiteQuotaStore):
+        async def commit(self, batch: Batch) -> None:
+            self.note(Hold(Bucket(SEND, Scope.USER, "somebody", "brand"), 1.0))
+            await super().commit(batch)
+
+    async with asyncio.timeout(10), Busy(tmp_path / "quota.db") as store:
+        store.note(Hold(BUCKET, 1000.0))
+        assert isinstance(await take(store, claims(3), LIFETIME), Wait)
+        await store.flush()
+        Busy.commit = SQLiteQuotaStore.commit  # type: ignore[method-assign]
+
+
 async def test_a_forgotten_client_goes_on_while_others_commit(redis_url: str) -> None:
     class Slow(Deaf):
         others_commit = 0
@@ -251,15 +350,23 @@ async def test_a_hold_behind_many_notes_stops_a_take_that_came_after_it(
 
 
 @pytest.mark.parametrize("kind", ["memory", *SHARED])
-async def test_conversations_that_are_over_are_forgotten(kind: str, tmp_path: Path, url: str | None) -> None:
-    """Also of people who only write, and whom nobody answers."""
+@pytest.mark.parametrize("they_write", [True, False])
+async def test_conversations_that_are_over_are_forgotten(
+    kind: str, they_write: bool, tmp_path: Path, url: str | None
+) -> None:
+    """Also of people who only write, and of those who never do."""
     clock = HandClock()
     async with make(kind, clock, tmp_path, url) as store:
         page = Conversant("brand", "anna", "0").page
         people = [str(n) for n in range(200_000) if Conversant("brand", "anna", str(n)).page == page]
         for person in people:
             clock.now += DAY / 16
-            store.note(Heard(Conversant("brand", "anna", person), clock.wall(), CREDIT))
+            conversant = Conversant("brand", "anna", person)
+            if they_write:
+                store.note(Heard(conversant, clock.wall(), CREDIT))
+            else:
+                terms = Terms(claims(1000), LIFETIME, credit=CREDIT)
+                await ask(store, Take(terms, ticket=ReplyTicket(conversant, person, clock.wall())))
         await store.flush()
         assert 100 < len(people) < 300
         assert len(await known_on(store, page, tmp_path)) < 100
@@ -758,7 +865,9 @@ def test_free_replies_that_wait_for_the_pace_are_in_order(is_spent: bool) -> Non
         for number in range(8, 14):
             await asyncio.sleep(0.07)
             calls.append(asyncio.ensure_future(reply(f"a{number}", "a", number)))
+        began = clock.monotonic()
         await asyncio.gather(*calls)
+        assert clock.monotonic() - began < 10, "18 at two a second"
         return order
 
     order = run(main())
@@ -771,6 +880,41 @@ def test_free_replies_that_wait_for_the_pace_are_in_order(is_spent: bool) -> Non
             ["b0", "a2", "b1", "a3", "b2", "a4", "b3", "a5"],
             [*["a2", "b0", "a3", "b1", "a4", "b2", "a5", "b3"]],
         )
+
+
+def test_lanes_take_turns_while_live_calls_come_between(tmp_path: Path) -> None:
+    """They come while the store is asked for the first of the bulk calls."""
+
+    class Slower(SQLiteQuotaStore):
+        async def commit(self, batch: Batch) -> None:
+            await asyncio.sleep(0.15)
+            self._show(batch.app, *self._transact(batch))
+
+    async def main() -> dict[str, int]:
+        clock = LoopClock()
+        store = Slower(tmp_path / "quota.db", clock=clock)
+        gate = limiter(Quota(10**5, per=DAY), store=store, pace=Pace(1, per=0.2), reserve=0.0)
+        left = {"a": 0, "b": 0, "live": 0}
+
+        async def send(key: str, lane: Lane, pause: float) -> None:
+            while True:
+                gate.settle(await gate.admit(SEND, lane, recipient=Recipient(key, clock.wall)), seen=True)
+                left[key] += 1
+                await asyncio.sleep(pause)
+
+        calls = [asyncio.ensure_future(send("live", Lane("live"), 0.25))]
+        for key in "ab":
+            lane = Lane(key, priority=Priority.BULK)
+            calls += [asyncio.ensure_future(send(key, lane, 0.0)) for _ in range(20)]
+        await asyncio.sleep(60)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        return left
+
+    left = run(main())
+    assert min(left.values()) > 30
+    assert abs(left["a"] - left["b"]) <= 2
 
 
 def test_a_message_far_back_is_refused_at_once_though_it_waited_for_the_pace() -> None:

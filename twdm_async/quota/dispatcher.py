@@ -30,8 +30,6 @@ from twdm_async.quota.operations import GiveBack, Granted, Slot, Take, Wait
 from twdm_async.quota.spec import Priority, Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from twdm_async.quota.operations import Answer, Terms
     from twdm_async.quota.store.contract import QuotaStore
 
@@ -46,18 +44,15 @@ _LONGEST_SHARED_BLOCK, _SHORTEST_SHARED_BLOCK = 30.0, 0.02  # seconds: other pro
 
 
 class Dispatcher:
-    """The wait queue of one endpoint family and app, before one store."""
+    """The wait queue of one endpoint family and app, before one store, in the running loop."""
 
     def __init__(self, store: QuotaStore) -> None:
         self._store = store
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._now: Callable[[], float] = float  # the loop's clock
-        self._lines: WeakSet[Line] = WeakSet()
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._lines: dict[str, WeakSet[Line]] = {}  # by account
         self.waiting = 0
         """How many calls wait for their turn."""
-        self._begin_in_loop()
-
-    def _begin_in_loop(self) -> None:
         self._ready: LaneQueue[Line] = LaneQueue()  # lines for which asking may make sense
         self._blocked = [0.0 for _ in Priority]  # until when the app's bucket is full, by priority
         self._pending = 0  # questions to the store
@@ -66,14 +61,15 @@ class Dispatcher:
 
     def add(self, line: Line) -> None:
         """Let calls of `line` wait here."""
-        self._lines.add(line)
+        self._lines.setdefault(line.account, WeakSet()).add(line)
 
     def remove(self, line: Line) -> None:
         """End the waiting of all calls of `line`."""
         line.is_closed = True
-        self._lines.discard(line)
-        self._fail(line, ClientClosed(endpoint=line.family))
-        if self._loop is not None and self._loop.is_running():
+        self._lines[line.account].discard(line)
+        if not self._loop.is_closed():
+            self._fail(line, ClientClosed(endpoint=line.family))
+        if self._loop.is_running():
             self._dispatch()
 
     def is_first(self, line: Line, priority: Priority) -> bool:
@@ -82,31 +78,20 @@ class Dispatcher:
 
     async def acquire(self, waiter: Waiter) -> Slot:
         """Wait for a slot."""
-        loop = waiter.get_loop()
-        if loop is not self._loop:  # those who waited in another one are gone with it
-            self._begin_in_loop()
-            self._loop, self._now = loop, loop.time
         try:
             self._admit(waiter)
             return await waiter
         except BaseException:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.give_back(waiter.result(), waiter.line.account)
+                give_back(self._store, waiter.result())
             raise
         finally:
             self._leave(waiter)
 
-    def give_back(self, slot: Slot, account: str) -> None:
-        """Give back a slot of `account`, and let others have it."""
-        self._store.note(GiveBack(slot))
-        for (app, family, _), dispatcher in self._store.dispatchers.items():
-            if slot.buckets and app == slot.terms.app and family == slot.terms.family:
-                dispatcher.unblock(account)
-
     def unblock(self, account: str) -> None:
         """Ask again for calls of `account`, and for all if they wait for the app: a slot has come free."""
         self._blocked = [0.0 for _ in Priority]
-        for line in [line for line in self._lines if line.account == account]:
+        for line in self._lines.get(account, ()):
             line.blocked = [0.0 for _ in Priority]
             self._touch(line)
         self._dispatch()
@@ -159,7 +144,7 @@ class Dispatcher:
         if waiter.is_queued:
             line.waiting -= 1
             self.waiting -= 1
-        if not waiter.is_plain or waiter.cancelled() or waiter.exception() is not None:  # else it was popped
+        if not waiter.is_plain or not waiter.done() or waiter.cancelled() or waiter.exception():  # else it was popped
             line.queue.discard(waiter, waiter.lane)
             line.unasked.pop(waiter, None)
             if waiter.recipient is not None:
@@ -191,7 +176,8 @@ class Dispatcher:
                 self._ask_for(waiter, may_spend=False)
             else:
                 if waiter.asked_at is None:
-                    self._wake(line, self._now() + max(_RECHECK, line.pacer.free_in(line.asking + 1)))
+                    seconds = line.pacer.free_in(line.asking + 1) or _RECHECK  # the app's quota may be spent by then
+                    self._wake(line, self._now() + max(_SHORTEST_BLOCK, seconds))
                 return
 
     def _ask_next(self, line: Line) -> int:
@@ -240,8 +226,6 @@ class Dispatcher:
     def _receive(
         self, line: Line, take: Take, priority: Priority, waiter: Waiter | None, answer: asyncio.Future[Answer]
     ) -> None:
-        if answer.get_loop() is not self._loop:
-            return
         self._pending -= 1
         line.asked_since = math.inf
         error = asyncio.CancelledError() if answer.cancelled() else answer.exception()
@@ -262,7 +246,7 @@ class Dispatcher:
                 if not waiter.done():
                     self._enqueue(waiter, 0 if line.queue and line.queue.peek() is waiter else len(line.queue))
             elif waiter.done():
-                self.give_back(answer.slot, line.account)
+                give_back(self._store, answer.slot)
             else:
                 line.pacer.spend()
                 waiter.set_result(answer.slot)
@@ -279,7 +263,7 @@ class Dispatcher:
                 line.pacer.spend()
                 waiter.set_result(slot)
                 return
-        self.give_back(slot, line.account)
+        give_back(self._store, slot)
 
     def _fail(self, line: Line, error: BaseException) -> None:
         """Let all who wait in `line` hear of `error`."""
@@ -344,8 +328,7 @@ class Dispatcher:
         at = math.inf
         if self._ready and self._pending < _MOST_PENDING:
             at = max(self._blocked[self._ready.next_priority()], self._now())
-        if self._loop is not None:
-            self._alarms.arm(self._loop, at)
+        self._alarms.arm(self._loop, at)
 
     def _ring(self, now: float, due: list[tuple[float, Line | Waiter]]) -> None:
         for at, whose in due:
@@ -358,10 +341,20 @@ class Dispatcher:
         self._dispatch()
 
 
+def give_back(store: QuotaStore, slot: Slot) -> None:
+    """Give back a slot, and let others have it."""
+    store.note(GiveBack(slot))
+    account = slot.terms.claims[0].bucket.owner
+    for (app, family, _), dispatcher in store.dispatchers.items():
+        if slot.buckets and app == slot.terms.app and family == slot.terms.family:
+            dispatcher.unblock(account)
+
+
 def dispatcher_of(store: QuotaStore, terms: Terms) -> Dispatcher:
     """Return the wait queue of all whose calls of this app and endpoint family have the same quotas of the app before
-    `store`, in this process.
+    `store`, in the running loop.
     """
+    store.bind_loop()
     key = (terms.app, terms.family, tuple([claim.quotas for claim in terms.claims[1:]]))
     if key not in store.dispatchers:
         store.dispatchers[key] = Dispatcher(store)

@@ -133,8 +133,7 @@ class LaneQueue(Generic[T]):
                 break
         item, cost = queue.waiting.popitem(last=False)
         self._lengths[priority] -= 1
-        self._virtual_time[priority] = start
-        self._forget_finished(priority, start)
+        self._advance(priority, start)
         queue.start = start + cost
         if queue.waiting:
             self._announce(key, queue)
@@ -151,6 +150,7 @@ class LaneQueue(Generic[T]):
             return
         self._lengths[lane.priority] -= 1
         if is_served:
+            self._advance(lane.priority, queue.start)
             queue.start += cost
             self._announce(key, queue)
         if not queue.waiting:
@@ -203,7 +203,9 @@ class LaneQueue(Generic[T]):
             self._finished[key] = queue.start
             heapq.heappush(self._finishes, (key[0], queue.start, key))
 
-    def _forget_finished(self, priority: int, now: float) -> None:
+    def _advance(self, priority: int, now: float) -> None:
+        """Let the virtual time go on to `now`, and forget the lanes that would not start later."""
+        self._virtual_time[priority] = now = max(now, self._virtual_time[priority])
         while self._finishes and self._finishes[0][0] <= priority and self._finishes[0][1] <= now:
             _, finish, key = heapq.heappop(self._finishes)
             if self._finished.get(key) == finish:

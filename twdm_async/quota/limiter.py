@@ -14,11 +14,11 @@ import random
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from twdm_async.errors import ClientClosed
 from twdm_async.headers import LONGEST_WAIT, Limits, read_limits
-from twdm_async.quota.dispatcher import Dispatcher, dispatcher_of
+from twdm_async.quota.dispatcher import Dispatcher, dispatcher_of, give_back
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.line import Line, Waiter
 from twdm_async.quota.operations import Bucket, Claim, Conversant, Heard, Hold, Settle, Take, Terms, Tighten
@@ -105,7 +105,9 @@ class QuotaLimiter:
         rows = [table[family] for family in table]
         self._keep = max((quota.per for row in rows for quota in row.quotas), default=0.0)
         self._credit = max((row.credit for row in rows if row.credit), key=lambda credit: credit.per, default=None)
-        self._lines: dict[str, tuple[Line, Dispatcher]] = {}  # by family
+        self._terms: dict[str, tuple[Terms, Terms]] = {}  # by family, of interactive calls and of bulk ones
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lines: dict[str, tuple[Line, Dispatcher]] = {}  # by family, of this loop
         self._refusals: dict[str, tuple[int, float]] = {}  # by family: holds in a row, and until when the last one is
         self._is_closed = False
 
@@ -134,6 +136,9 @@ class QuotaLimiter:
         """
         if self._is_closed:
             raise ClientClosed(endpoint=family)
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # who waited in another one is gone with it
+            self._loop, self._lines = loop, {}
         line, dispatcher = self._lines.get(family) or self._line(family)
         terms = line.terms[lane.priority]
         if terms.credit is None:
@@ -191,7 +196,7 @@ class QuotaLimiter:
 
     def give_back(self, slot: Slot) -> None:
         """Give back a slot: no byte of its request left the machine."""
-        self._line(slot.terms.family)[1].give_back(slot, self._owners[Scope.USER])
+        give_back(self._store, slot)
 
     def learn(self, family: str, status: int, headers: Mapping[str, str]) -> None:
         """Take from a reply, good or bad, what it says about quotas. It can only tighten them."""
@@ -244,8 +249,8 @@ class QuotaLimiter:
         """Return every documented quota and how far it is used, as this process last knew."""
         states: list[QuotaState] = []
         for family in self._table:
-            line, _ = self._line(family)
-            for live, bulk in zip(*(self._store.standings(terms) for terms in line.terms), strict=True):
+            waiting = self._lines[family][0].waiting if family in self._lines else 0
+            for live, bulk in zip(*map(self._store.standings, self._terms_of(family)), strict=True):
                 if live.quota is not None:
                     state = QuotaState(
                         endpoint=family,
@@ -256,7 +261,7 @@ class QuotaLimiter:
                         used=live.usage.used,
                         in_flight=live.usage.in_flight,
                         reserved=bulk.share[0].kept if bulk.share else 0,
-                        waiting=line.waiting,
+                        waiting=waiting,
                         free_at=self._clock.utc(live.free_in()),
                         bulk_free_at=self._clock.utc(bulk.free_in()),
                     )
@@ -269,7 +274,7 @@ class QuotaLimiter:
         Raises:
             QuotaStoreFailed: it cannot be known.
         """
-        questions = [self._store.ask(Take(self._line(family)[0].terms[Priority.BULK], 0)) for family in self._table]
+        questions = [self._store.ask(Take(self._terms_of(family)[Priority.BULK], 0)) for family in self._table]
         await asyncio.gather(*(answer for answer in questions if isinstance(answer, asyncio.Future)))
 
     def close(self) -> None:
@@ -279,20 +284,25 @@ class QuotaLimiter:
             dispatcher.remove(line)
 
     def _line(self, family: str) -> tuple[Line, Dispatcher]:
-        found = self._lines.get(family)
+        terms, (account, app) = self._terms_of(family), self._owners.values()
+        dispatcher, pacer = dispatcher_of(self._store, terms[0]), Pacer(self._table[family].pace)
+        line = Line(family, app, account, terms, pacer, self._store, self._clock, self._max_waiting)
+        dispatcher.add(line)
+        self._lines[family] = line, dispatcher
+        return line, dispatcher
+
+    def _terms_of(self, family: str) -> tuple[Terms, Terms]:
+        found = self._terms.get(family)
         if found is None:
-            row, (account, app) = self._table[family], self._owners.values()
+            row = self._table[family]
             claims = self._claims(family, row.quotas)
-            terms = [Terms(claims, self._lifetime, self._keep, part, row.credit) for part in (0.0, row.reserve)]
-            pacer = Pacer(row.pace)
-            line = Line(family, app, account, tuple(terms), pacer, self._store, self._clock, self._max_waiting)
-            found = self._lines[family] = (line, dispatcher_of(self._store, terms[0]))
-            found[1].add(line)
+            live = Terms(claims, self._lifetime, self._keep, 0.0, row.credit)
+            found = self._terms[family] = live, evolve(live, reserve=row.reserve)
         return found
 
     def _own_claim(self, family: str) -> Claim:
         """Return what is claimed of the account's bucket."""
-        return self._line(family)[0].terms[Priority.INTERACTIVE].claims[0]
+        return self._terms_of(family)[Priority.INTERACTIVE].claims[0]
 
     def _claims(self, family: str, quotas: tuple[Quota, ...]) -> tuple[Claim, ...]:
         """Return one for each scope; that of the account comes first, and there always is one, to be held by."""

@@ -53,7 +53,7 @@ class QuotaStore(ABC):
     def __init__(self, *, assume_spent: float = 0.0) -> None:
         self.assume_spent = checked_part(assume_spent, "assume_spent")
         self.dispatchers: dict[tuple[str, str, Any], Any] = {}
-        """The wait queues of this process, by app, endpoint family and quotas of the app."""
+        """The wait queues of this loop, by app, endpoint family and quotas of the app."""
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that uses it
         self._forks: int | None = None  # None until it is used
         self.is_closed = False
@@ -84,7 +84,7 @@ class QuotaStore(ABC):
         if problem is not None:
             raise QuotaStoreFailed(store=self.address, problem=problem)
         self._begin_in_loop(is_new_process=is_new_process)
-        self._loop, self._forks = loop, forks()
+        self._loop, self._forks, self.dispatchers = loop, forks(), {}
 
     def _begin_in_loop(self, *, is_new_process: bool) -> None:  # noqa: B027 - a store may have nothing of the kind
         """Drop what belongs to the loop, and maybe to the process, that used the store before."""

@@ -113,8 +113,10 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
 
     def _begin_in_loop(self, *, is_new_process: bool) -> None:
         super()._begin_in_loop(is_new_process=is_new_process)
+        self._client = secrets.token_hex(6)  # what another loop or process has left under way is not this one's
+        for known in self._memories.values():
+            known.batch = 0
         if is_new_process:
-            self._client = secrets.token_hex(6)
             self._memories.clear()
         if self._redis is not None:  # its connections belong to another loop or process, and cannot be closed here
             self._redis.connection = None
@@ -181,7 +183,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         self, batch: Batch, known: Memory, state: State, meta: Meta, changes: dict[str, str], number: int | None = None
     ) -> State | None:
         """Commit, as the client's next batch or that of this number; or return what is there instead."""
-        is_begun = state.meta is None or state.meta.epoch != meta.epoch
+        is_begun, is_next = state.meta is None or state.meta.epoch != meta.epoch, number is None
         if number is None:
             number = 1 if is_begun else known.batch + 1
         meta = meta.with_batch(self._client, number)
@@ -190,6 +192,9 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         batch.is_unsure = True
         answer = await self._call(batch, "begin" if is_begun else "commit", state.text, known, writes)
         batch.is_unsure = False
+        there = answer.meta if answer is not None and is_next else None
+        if there and (there.epoch, there.of(self._client)) == (meta.epoch, number):
+            answer = None  # it was: the library below has sent it twice
         if answer is None:
             known.remember(meta, number, state.sent_at)
         else:

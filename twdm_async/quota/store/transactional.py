@@ -35,12 +35,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_LARGEST_BATCH: Final = 500  # notes, and as many takes
+_MOST_AT_ONCE: Final = 500  # takes
+_MOST_NOTES_AT_ONCE, _MOST_PAGES_OF_NOTES = 20_000, 2000
 _MOST_NOTES: Final = 100_000  # kept for a store that fails
 _NOTE_DELAY: Final = 0.005  # seconds that a note waits for a take, to go along with it
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds after a batch that failed
 
-_Asked = tuple[Take | None, asyncio.Future[Answer]]  # None only waits until what was noted before is kept
+_Asked = tuple[int, Take | None, asyncio.Future[Answer]]
+"""How many notes were made before; what is asked, or None to only wait until these are kept; the answer."""
 
 
 @define(eq=False)
@@ -78,6 +80,7 @@ class _Queue:
         self._store = store
         self._app = app
         self.notes: deque[Note] = deque()
+        self.noted = 0  # so far
         self.asked: deque[_Asked] = deque()
         self.unsure: Batch | None = None
         self.worker: asyncio.Task[None] | None = None
@@ -94,7 +97,7 @@ class _Queue:
     def ask(self, take: Take | None) -> asyncio.Future[Answer]:
         """Carry out `take` after all that was noted; without one, do only that."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.asked.append((take, answer))
+        self.asked.append((self.noted, take, answer))
         self._start()
         return answer
 
@@ -129,10 +132,14 @@ class _Queue:
         try:
             while self.asked or self.notes:
                 await self._resolve()
-                notes = [self.notes.popleft() for _ in range(min(len(self.notes), _LARGEST_BATCH))]
-                # Whoever asks is answered once all is carried out that was noted before.
-                most = 0 if self.notes else _LARGEST_BATCH
-                await self._run(notes, [self.asked.popleft() for _ in range(min(len(self.asked), most))])
+                notes, pages = list[Note](), set[str]()
+                while self.notes and len(notes) < _MOST_NOTES_AT_ONCE and len(pages) < _MOST_PAGES_OF_NOTES:
+                    notes.append(self.notes.popleft())
+                    pages.update(notes[-1].pages)
+                carried_out, asked = self.noted - len(self.notes), list[_Asked]()
+                while self.asked and len(asked) < _MOST_AT_ONCE and self.asked[0][0] <= carried_out:
+                    asked.append(self.asked.popleft())
+                await self._run(notes, asked)
                 self._pause = 0.0
         except BaseException as error:
             self._pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, 2 * self._pause))
@@ -142,7 +149,7 @@ class _Queue:
                 raise
 
     async def _run(self, notes: list[Note], asked: list[_Asked]) -> None:
-        batch = Batch(self._app, [*notes, *(take for take, _ in asked if take)], self._store.clock.uptime())
+        batch = Batch(self._app, [*notes, *(take for _, take, _ in asked if take)], self._store.clock.uptime())
         for note in notes:
             note.age = batch.began - note.noted_at
         try:
@@ -156,7 +163,7 @@ class _Queue:
             self._fail(asked, error)
             raise
         answers = iter(batch.answers[len(notes) :])
-        for take, waiting in asked:
+        for _, take, waiting in asked:
             answer = next(answers) if take else None
             if take and isinstance(answer, Granted):
                 answer.slot.send_by = batch.began + take.about.lifetime.to_send
@@ -169,7 +176,7 @@ class _Queue:
         """Let those who asked hear of `error`."""
         if not isinstance(error, Exception):
             error = QuotaStoreFailed(store=self._store.address, problem="the task that asked it was cancelled")
-        for _, answer in asked:
+        for _, _, answer in asked:
             if not answer.done():
                 answer.set_exception(error)
 
@@ -238,6 +245,7 @@ class TransactionalQuotaStore(QuotaStore):
         note.noted_at = self.clock.uptime()
         queue = self._queue(note.app)
         queue.notes.append(note)
+        queue.noted += 1
         if len(queue.notes) > _MOST_NOTES:
             queue.notes.popleft()
         queue.start_later()
@@ -256,6 +264,8 @@ class TransactionalQuotaStore(QuotaStore):
         await super().close()
         for queue in self._queues.values():
             queue.stop_timer()
+            if queue.worker is not None:
+                await asyncio.wait([queue.worker])
 
     def _queue(self, app: str) -> _Queue:
         if app not in self._queues:
