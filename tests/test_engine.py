@@ -251,7 +251,7 @@ def test_what_a_loop_left_under_way_is_no_other_loop_s(redis_url: str) -> None:
                 await asyncio.Event().wait()
             return answer
 
-    store = Unlucky(redis_url, clock, prefix="loops")
+    store = Unlucky(redis_url, clock, prefix="left")
 
     async def first() -> None:
         assert isinstance(await take(store, claims(5), LIFETIME), list)
@@ -261,7 +261,7 @@ def test_what_a_loop_left_under_way_is_no_other_loop_s(redis_url: str) -> None:
         await store._redis.aclose()
 
     async def second() -> None:
-        async with TimedRedisStore(redis_url, clock, prefix="loops") as other, store:
+        async with TimedRedisStore(redis_url, clock, prefix="left") as other, store:
             slots = await take(other, claims(5), LIFETIME)
             assert isinstance(slots, list)
             with pytest.raises(QuotaStoreFailed):
