@@ -76,45 +76,36 @@ class Book:
 
     def take(self, take: Take, now: float) -> Answer:
         """Take slots if there are any."""
-        terms, count = take.about, take.count
-        if count == 1 and take.ticket is None:
-            slot = self.take_one(terms, now)
-            if slot is not None:
-                return Granted(slot, 1)
-        ledgers = [
-            self._counting(name, claim.quotas, now, terms.keep)
-            for name, claim in zip(terms.pages, 2 * terms.claims, strict=False)
-        ]
-        if count == 0:
+        terms = take.about
+        if terms.known[0] is not self:
+            self._look_up(terms, now)
+        _, ledgers, limits = terms.known
+        if take.count == 0:
             return None
-        standings = self.standings(terms, now)
         if any(ledger.held_until > now for ledger in ledgers):
-            return _wait(standings)
+            return _wait(self.standings(terms, now))
         slot = Slot(terms, terms.pages, now + terms.lifetime.lease)
         if not self._begin_reply(take, slot):
             return Wait(Scope.USER, 0.0)
-        if slot.buckets:
-            count = min(count, *(standing.room() for standing in standings))
-            if count <= 0:
-                self._withdraw(slot)
-                return _wait(standings)
-            for ledger in ledgers:
-                ledger.take(slot.lease_end, count)
-        if not terms.reserve:
-            limits = [
-                ledger.window_of(quota)
-                for ledger, claim in zip(ledgers, terms.claims, strict=True)
-                for quota in claim.quotas
-            ]
-            terms.known = (self, ledgers, limits)
+        if not slot.buckets:
+            return Granted(slot, 1)
+        rooms = [limit - kept.used(now) for kept, limit in limits]
+        if terms.reserve:
+            rooms = [standing.room() for standing in self.standings(terms, now)]
+        count = min([take.count, *rooms])
+        if count <= 0:
+            self._withdraw(slot)
+            return _wait(self.standings(terms, now))
+        for ledger in ledgers:
+            ledger.take(slot.lease_end, count)
         return Granted(slot, count)
 
     def take_one(self, terms: Terms, now: float) -> Slot | None:
-        """Take one slot, as :meth:`take` did before for these terms, where nothing but room has to be looked at. If
-        there is none, or :meth:`take` was not called before, return None.
+        """Take one slot as :meth:`take` does, where nothing but room has to be looked at. If there is none, or
+        :meth:`take` was not called before for these terms, return None.
         """
         book, ledgers, limits = terms.known
-        if book is not self:
+        if book is not self or terms.reserve:
             return None
         for kept, limit in limits:
             if (kept.total if now < kept.next_end else kept.used(now)) >= limit:
@@ -202,16 +193,26 @@ class Book:
         if slot.ticket is not None:
             self.conversation(slot.ticket.conversant).withdraw(slot.ticket.name)
 
-    def _counting(self, name: str, quotas: tuple[Quota, ...], now: float, keep: float = 0.0) -> Ledger:
-        """Return the ledger of this name, in which all of `quotas` are counted, and slots are kept for so long."""
+    def _look_up(self, terms: Terms, now: float) -> None:
+        """Find the ledgers of `terms`, in which all its quotas are counted, and the histograms that limit it."""
+        pages = list(zip(terms.pages, 2 * terms.claims, strict=False))
+        ledgers = [self._counting(name, claim.quotas, now) for name, claim in pages]
+        for ledger in ledgers:
+            if terms.keep:
+                ledger.keep(terms.keep, now)
+        limits = [
+            ledger.window_of(quota) for ledger, (_, claim) in zip(ledgers, pages, strict=True) for quota in claim.quotas
+        ]
+        terms.known = self, ledgers, limits
+
+    def _counting(self, name: str, quotas: tuple[Quota, ...], now: float) -> Ledger:
+        """Return the ledger of this name, in which all of `quotas` are counted."""
         ledger = self._ledger(name)
         for quota in quotas:
             unknown = ledger.count_by(quota, now, self._assume_spent)
             if unknown:
                 what = "%s: what was sent in the first %.0f of the last %.0f s is not known; shorter windows were kept"
                 _log.warning(what, name, unknown, quota.per)
-        if keep:
-            ledger.keep(keep, now)
         return ledger
 
     def _ledger(self, name: str) -> Ledger:

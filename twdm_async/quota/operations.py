@@ -124,10 +124,11 @@ class Conversant:
     app: str
     owner: str
     person: str
+    page: str = field(init=False)
+    """The name of the page that the conversation is on. There is a bounded number of them for each account."""
 
-    @property
-    def page(self) -> str:
-        """The name of the page that the conversation is on. There is a bounded number of them for each account."""
+    @page.default
+    def _name_page(self) -> str:
         return f"conversations {self.owner} {crc32(self.person.encode()) % _CONVERSATION_PAGES}"
 
     @property

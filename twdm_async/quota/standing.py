@@ -55,14 +55,11 @@ class Standing:
         return bulk_share(self.quota, self._reserve, self.usage, by_bulk), by_bulk
 
     def room(self) -> int:
-        """Count the requests that may leave now."""
-        if self.quota is None:
+        """Count the bulk requests that may leave now."""
+        if self.quota is None or self.share is None:
             return _ANY
-        left = self.quota.limit - self._ledger.used(self._now, self.quota)
-        if self._bulk is None or self.share is None:
-            return left
         share, by_bulk = self.share
-        return min(left - share.kept, share.allowed - by_bulk.used)
+        return min(self.quota.limit - self.usage.used - share.kept, share.allowed - by_bulk.used)
 
     def wait(self) -> float:
         """Return the seconds until it is worth asking again: until one may leave, at the least."""
