@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import redis
 
-from twdm_async import MemoryQuotaStore, RedisQuotaStore, SQLiteQuotaStore
+from twdm_async import MemoryQuotaStore, Quota, RedisQuotaStore, Scope, SQLiteQuotaStore
 from twdm_async._clock import Clock
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.operations import Bucket, Claim, GiveBack, Granted, Settle, Take, Terms, Wait
@@ -17,11 +17,16 @@ from twdm_async.quota.operations import Bucket, Claim, GiveBack, Granted, Settle
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from twdm_async import Quota, QuotaStore
+    from twdm_async import QuotaStore
     from twdm_async.quota.ledger import Usage
     from twdm_async.quota.operations import Answer, Slot
 
 EPOCH = 1_800_000_000.0
+SEND = "direct_messages.send"
+BUCKET = Bucket(SEND, Scope.USER, "anna", "brand")
+QUOTA = Quota(3, per=100.0)
+CLAIMS = (Claim(BUCKET, (QUOTA,)),)
+LIFETIME = RequestLifetime(to_send=30.0, lease=90.0, grace=60.0, whole=120.0)
 _prefixes = itertools.count()
 
 
@@ -105,3 +110,22 @@ def settle(store: QuotaStore, slot: Slot, grace: float = 0.0) -> None:
 
 def give_back(store: QuotaStore, slot: Slot) -> None:
     store.note(GiveBack(slot))
+
+
+def again(store: QuotaStore, clock: HandClock) -> QuotaStore:
+    """The same store as another process would open it."""
+    if isinstance(store, TimedRedisStore):
+        return TimedRedisStore(store._url, clock, prefix=store._prefix)
+    assert isinstance(store, SQLiteQuotaStore)
+    return SQLiteQuotaStore(store._path, clock=clock)
+
+
+async def taken(store: QuotaStore, count: int = 1) -> list[Slot]:
+    slots = await take(store, CLAIMS, LIFETIME, count)
+    return [] if isinstance(slots, Wait) else slots
+
+
+async def spend(store: QuotaStore, count: int) -> None:
+    for slot in await taken(store, count):
+        settle(store, slot)
+    await store.flush()
