@@ -16,6 +16,8 @@ import json
 import logging
 from typing import TYPE_CHECKING, assert_never
 
+from attrs import evolve
+
 from twdm_async.quota.credit import Conversation, Conversations
 from twdm_async.quota.ledger import Ledger
 from twdm_async.quota.operations import Answer, GiveBack, Granted, Heard, Hold, Note, Settle, Slot, Take, Tighten, Wait
@@ -65,10 +67,11 @@ class Book:
                 ledger = self._counting(bucket.name, (quota,), now)
                 ledger.tighten(now, quota, operation.remaining, now + operation.seconds - operation.age)
             case Heard(about=conversant, at=at):
-                self._page(conversant).forget(at, operation.credit)
+                page = self._page(conversant)
+                page.forget(at, operation.credit)
                 if operation.message_id is not None:
                     self.conversation(conversant).end(_by_id(operation.message_id), at)
-                elif at >= self.since:
+                elif at >= self.since and at > page.forgotten:
                     self.conversation(conversant).hear(at)
             case _:
                 assert_never(operation)
@@ -82,8 +85,9 @@ class Book:
         _, ledgers, limits = terms.known
         if take.count == 0:
             return None
-        if any(ledger.held_until > now for ledger in ledgers):
-            return _wait(self.standings(terms, now))
+        held_for = max([ledger.held_until - now for ledger in ledgers])
+        if held_for > 0:
+            return evolve(_wait(self.standings(terms, now)), held_for=held_for)
         slot = Slot(terms, terms.pages, now + terms.lifetime.lease)
         if not self._begin_reply(take, slot):
             return Wait(Scope.USER, 0.0)

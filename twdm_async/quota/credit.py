@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from attrs import define, field
 
@@ -165,6 +165,8 @@ class Conversations:
     """One account and some of the people it writes to, by user id."""
 
     people: dict[str, Conversation] = field(factory=dict[str, Conversation])
+    forgotten: float = -math.inf
+    """When the latest of what is forgotten was. So older messages, heard once more, open nothing."""
     is_changed: bool = field(default=False, init=False)
     """Whether it has changed since it was loaded."""
     _tidy_at: int = field(default=0, init=False)
@@ -179,17 +181,20 @@ class Conversations:
     def forget(self, now: float, credit: ReplyCredit) -> None:
         """Forget people of whom nothing matters any more, now and then."""
         if len(self.people) >= self._tidy_at:
-            self.people = {person: one for person, one in self.people.items() if not one.is_over(now, credit)}
+            over = [person for person, one in self.people.items() if one.is_over(now, credit)]
+            self.forgotten = max([self.forgotten, *(self.people.pop(person).touched for person in over)])
             self._tidy_at = 2 * len(self.people) + _TIDY
 
     def as_json(self) -> Json:
         """Return what a store keeps."""
-        return {person: conversation.as_json() for person, conversation in self.people.items()}
+        people = {person: conversation.as_json() for person, conversation in self.people.items()}
+        return {"people": people, "forgotten": _finite(self.forgotten)}
 
     @classmethod
-    def from_json(cls, kept: dict[str, Json]) -> Conversations:
+    def from_json(cls, kept: dict[str, Any]) -> Conversations:
         """Restore what :meth:`as_json` returned."""
-        return cls({person: Conversation.from_json(one) for person, one in kept.items()})
+        people = {person: Conversation.from_json(one) for person, one in kept["people"].items()}
+        return cls(people, -math.inf if kept["forgotten"] is None else kept["forgotten"])
 
 
 def _moment(send: Send) -> float:

@@ -48,8 +48,8 @@ class Dispatcher:
 
     def __init__(self, store: QuotaStore) -> None:
         self._store = store
-        self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
+        self.loop = asyncio.get_running_loop()
+        self._now = self.loop.time
         self._lines: dict[str, WeakSet[Line]] = {}  # by account
         self.waiting = 0
         """How many calls wait for their turn."""
@@ -67,9 +67,9 @@ class Dispatcher:
         """End the waiting of all calls of `line`."""
         line.is_closed = True
         self._lines[line.account].discard(line)
-        if not self._loop.is_closed():
+        if not self.loop.is_closed():
             self._fail(line, ClientClosed(endpoint=line.family))
-        if self._loop.is_running():
+        if self.loop.is_running():
             self._dispatch()
 
     def is_first(self, line: Line, priority: Priority) -> bool:
@@ -96,10 +96,11 @@ class Dispatcher:
             self._touch(line)
         self._dispatch()
 
-    def hear(self, line: Line, person: str) -> None:
-        """Ask once more for messages to a person who wrote: they may be free replies now."""
-        line.unasked.update(line.by_person.get(person, {}))
-        self._touch(line)
+    def hear(self, account: str, person: str) -> None:
+        """Ask once more for messages of `account` to a person: they may be free replies now."""
+        for line in self._lines.get(account, ()):
+            line.unasked.update(line.by_person.get(person, {}))
+            self._touch(line)
         self._dispatch()
 
     def _admit(self, waiter: Waiter) -> None:
@@ -167,6 +168,9 @@ class Dispatcher:
     def _ask_unasked(self, line: Line) -> None:
         """Ask, as the pace allows, for those who may be free replies, while none else of the line may leave."""
         while line.unasked:
+            if line.held_until > self._now():
+                self._wake(line, line.held_until)
+                return
             waiter = next(iter(line.unasked))
             priority = waiter.lane.priority
             is_blocked = max(self._blocked[priority], line.blocked[priority]) > self._now()
@@ -243,6 +247,9 @@ class Dispatcher:
             waiter.asked_at = None
             line.asked.discard(waiter)
             if not isinstance(answer, Granted):
+                if isinstance(answer, Wait) and answer.held_for and waiter.recipient is not None:
+                    line.held_until = self._now() + max(_SHORTEST_BLOCK, min(answer.held_for, _LONGEST_BLOCK))
+                    line.unasked[waiter] = None
                 if not waiter.done():
                     self._enqueue(waiter, 0 if line.queue and line.queue.peek() is waiter else len(line.queue))
             elif waiter.done():
@@ -328,7 +335,7 @@ class Dispatcher:
         at = math.inf
         if self._ready and self._pending < _MOST_PENDING:
             at = max(self._blocked[self._ready.next_priority()], self._now())
-        self._alarms.arm(self._loop, at)
+        self._alarms.arm(self.loop, at)
 
     def _ring(self, now: float, due: list[tuple[float, Line | Waiter]]) -> None:
         for at, whose in due:
@@ -346,8 +353,11 @@ def give_back(store: QuotaStore, slot: Slot) -> None:
     store.note(GiveBack(slot))
     account = slot.terms.claims[0].bucket.owner
     for (app, family, _), dispatcher in store.dispatchers.items():
-        if slot.buckets and app == slot.terms.app and family == slot.terms.family:
-            dispatcher.unblock(account)
+        if (app, family) == (slot.terms.app, slot.terms.family) and dispatcher.loop.is_running():
+            if slot.buckets:
+                dispatcher.unblock(account)
+            elif slot.ticket is not None:
+                dispatcher.hear(account, slot.ticket.conversant.person)
 
 
 def dispatcher_of(store: QuotaStore, terms: Terms) -> Dispatcher:

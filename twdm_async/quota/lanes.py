@@ -116,9 +116,7 @@ class LaneQueue(Generic[T]):
         Raises:
             IndexError: nobody waits.
         """
-        while not self._is_current(self._heads[0]):
-            heapq.heappop(self._heads)
-        return next(iter(self._queues[self._heads[0][3]].waiting))
+        return next(iter(self._queues[self._head()[3]].waiting))
 
     def pop(self) -> T:
         """Remove the item whose turn it is, and return it.
@@ -150,7 +148,9 @@ class LaneQueue(Generic[T]):
             return
         self._lengths[lane.priority] -= 1
         if is_served:
-            self._advance(lane.priority, queue.start)
+            priority, start, *_ = self._head()
+            if priority == lane.priority:
+                self._advance(priority, start)
             queue.start += cost
             self._announce(key, queue)
         if not queue.waiting:
@@ -187,6 +187,11 @@ class LaneQueue(Generic[T]):
         if len(self._heads) > 2 * len(self._queues) + 64:  # mostly of lanes that gave up
             self._heads = [entry for entry in self._heads if self._is_current(entry)]
             heapq.heapify(self._heads)
+
+    def _head(self) -> tuple[int, float, int, _Key]:
+        while not self._is_current(self._heads[0]):
+            heapq.heappop(self._heads)
+        return self._heads[0]
 
     def _is_current(self, entry: tuple[int, float, int, _Key]) -> bool:
         queue = self._queues.get(entry[3])

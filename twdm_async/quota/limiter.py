@@ -161,8 +161,9 @@ class QuotaLimiter:
         """
         if self._credit is not None:
             self._store.note(Heard(self._conversant(person), at.timestamp(), self._credit))
-            for line, dispatcher in self._lines.values():
-                dispatcher.hear(line, person)
+            for _, dispatcher in self._lines.values():
+                if dispatcher.loop.is_running():
+                    dispatcher.hear(self._owners[Scope.USER], person)
 
     def note_outbound(self, person: str, message_id: str, at: datetime) -> None:
         """Note a message of the account to a person that this client did not send: it may have used a free reply.

@@ -85,6 +85,7 @@ class Line:
     asking: int = 0  # how many slots it was asked for, for these or for whoever's turn it is then
     asked_since: float = math.inf
     by_person: dict[str, dict[Waiter, None]] = field(factory=dict[str, "dict[Waiter, None]"])  # in order
+    held_until: float = 0.0  # not even a free reply may leave before
     blocked: list[float] = field(factory=lambda: [0.0 for _ in Priority])  # until when, by priority
     turns: tuple[Lane, ...] = field(init=False)  # as which it may wait for its turn among the accounts, by priority
     turn: Lane | None = None  # as which it does
@@ -103,8 +104,9 @@ class Line:
         priority = waiter.lane.priority
         if behind is None:
             ahead = len(self.unasked) - 1
-            by_pace = self.pacer.free_in(self.asking + ahead + 1)
-            return self.estimate(priority, ahead) if by_pace > max_wait else None
+            if self.pacer.free_in(ahead + 1) > max_wait:
+                ahead = min(ahead, self.queue.ahead_of(waiter.lane))
+            return self.estimate(priority, ahead) if self.pacer.free_in(ahead + 1) > max_wait else None
         if self.estimate(priority, behind).wait <= max_wait:
             return None  # even the last in line would be in time, so there is no need to look for the place
         item = waiter if waiter.is_queued else None
@@ -115,7 +117,7 @@ class Line:
         """Tell how long one would wait, at the least, who has so many before it."""
         bulk_ahead = max(0, ahead - self.queue.waiting(Priority.INTERACTIVE))
         waits: list[tuple[float, Scope, Quota | Pace | None]] = [
-            (self.pacer.free_in(ahead + 1 + self.asking), Scope.USER, self.pacer.pace),
+            (self.pacer.free_in(max(ahead, self.asking) + 1), Scope.USER, self.pacer.pace),
             *(
                 (standing.free_in(ahead, bulk_ahead), standing.bucket.scope, standing.quota)
                 for standing in self.store.standings(self.terms[priority])

@@ -288,10 +288,12 @@ class Wait:
     Args:
         scope: of the bucket that will be free last.
         seconds: until it is worth asking again.
+        held_for: seconds for which not even a free reply may leave.
     """
 
     scope: Scope
     seconds: float
+    held_for: float = 0.0
 
 
 Note = Settle | GiveBack | Hold | Tighten | Heard

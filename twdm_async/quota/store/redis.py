@@ -149,17 +149,17 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
                 await asyncio.sleep(random.random() * 0.002)
 
     async def was_committed(self, batch: Batch) -> bool | None:
-        known, is_forgotten = self._memories.setdefault(batch.app, Memory()), False
+        known = self._memories.setdefault(batch.app, Memory())
         state: State | None = await self._read(batch, known)
         while state is not None:
             number = state.meta.of(self._client) if state.meta else None
             if number == known.batch + 1:
                 known.batch += 1
                 return True
-            is_forgotten = number is None and known.batch > 0
+            batch.outcome = batch.outcome or number is None  # so many clients came since that this one is forgotten
             # The batch may still be on its way. Once the book has changed, it cannot be committed any more.
             state = await self._write(batch, known, state, self._judged(known, state), {}, number=known.batch)
-        return None if is_forgotten else False
+        return None if batch.outcome else False
 
     async def _read(self, batch: Batch, known: Memory) -> State:
         state = await self._call(batch, "read", "", known, (), is_again=False)

@@ -89,10 +89,13 @@ class _Queue:
         self.shown = Book(0.0)  # with the ledgers as they last were
         self.shown_at = 0.0  # that moment by the book's clock, less by ours
 
-    def begin_in_loop(self) -> None:
-        """Drop what belongs to the loop that was used before."""
-        self.asked.clear()  # whoever asked is gone with the loop
-        self.unsure = self.worker = self._timer = None
+    def in_new_loop(self) -> _Queue:
+        """Return one for a new loop, with what was noted. Whoever asked is gone with the loop before, and whatever its
+        worker still does, when it is collected, is done to this one.
+        """
+        queue = _Queue(self._store, self._app)
+        queue.notes, queue.noted, queue.shown, queue.shown_at = self.notes.copy(), self.noted, self.shown, self.shown_at
+        return queue
 
     def ask(self, take: Take | None) -> asyncio.Future[Answer]:
         """Carry out `take` after all that was noted; without one, do only that."""
@@ -231,8 +234,7 @@ class TransactionalQuotaStore(QuotaStore):
     def _begin_in_loop(self, *, is_new_process: bool) -> None:
         if is_new_process:
             self._queues.clear()  # the process that this one was forked off keeps what it noted
-        for queue in self._queues.values():
-            queue.begin_in_loop()
+        self._queues = {app: queue.in_new_loop() for app, queue in self._queues.items()}
 
     def ask(self, take: Take) -> asyncio.Future[Answer]:
         self.bind_loop()
