@@ -32,7 +32,9 @@ from twdm_async import (
     Scope,
     SQLiteQuotaStore,
 )
+from twdm_async.quota.book import Book
 from twdm_async.quota.credit import Conversation
+from twdm_async.quota.lanes import LaneQueue
 from twdm_async.quota.ledger import Ledger
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.limiter import QuotaLimiter
@@ -46,6 +48,7 @@ from twdm_async.quota.operations import (
     Intent,
     Recipient,
     ReplyTicket,
+    Settle,
     Take,
     Terms,
     Wait,
@@ -216,6 +219,31 @@ async def test_what_became_of_a_batch_is_not_known_any_more(redis_url: str) -> N
         assert usage(store, BUCKET, Quota(10, per=DAY)).held_for > 990
 
 
+async def test_a_batch_that_is_not_known_any_more_stays_so(redis_url: str) -> None:
+    """The answer to finding out is lost as well."""
+
+    class Deafer(Deaf):
+        loses = 0
+
+        async def _call(self, *arguments: Any, **options: Any) -> Any:
+            answer = await super()._call(*arguments, **options)
+            if arguments[1] == "commit" and self.loses:
+                self.loses -= 1
+                raise QuotaStoreFailed(store=self.address, problem="no answer")
+            return answer
+
+    async with Deafer(redis_url, prefix="deafer") as store:
+        slots = await take(store, claims(10), LIFETIME, 10)
+        assert isinstance(slots, list)
+        store.is_deaf = True
+        give_back(store, slots[0])
+        await store.flush()
+        store.loses = 1
+        await store.flush()
+        more = [await take(store, claims(10), LIFETIME) for _ in range(2)]
+        assert [isinstance(answer, Wait) for answer in more] == [False, True]
+
+
 async def test_a_commit_that_is_sent_twice_is_one(redis_url: str) -> None:
     """As clients of a cluster do, whose answer was lost."""
 
@@ -300,6 +328,33 @@ def test_a_limiter_in_one_loop_after_the_other(is_abandoned: bool) -> None:
         run(first())
     run(second())
     left[0].get_coro().close()
+
+
+def test_the_worker_of_a_loop_that_is_gone_does_nothing_to_the_next_one(tmp_path: Path) -> None:
+    """It is collected late, while the next one asks."""
+    store = SlowStore(tmp_path / "quota.db", clock=HandClock())
+    left: list[Any] = []
+
+    async def first() -> None:
+        assert isinstance(await take(store, claims(5), LIFETIME), list)
+        left.append(asyncio.ensure_future(take(store, claims(5), LIFETIME)))
+        await asyncio.sleep(0.02)
+        left.append(store._queues["brand"].worker)
+
+    async def second() -> None:
+        asking = asyncio.ensure_future(take(store, claims(5), LIFETIME))
+        await asyncio.sleep(0.01)
+        for task in left:
+            with contextlib.suppress(RuntimeError):  # that its loop is closed
+                task.get_coro().close()
+        assert isinstance(await asking, list)
+        assert usage(store, BUCKET, Quota(5, per=DAY)).used == 2
+        await store.close()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(first())
+    loop.close()
+    asyncio.run(second())
 
 
 async def test_a_take_waits_for_what_was_noted_before_and_not_for_what_comes_later(tmp_path: Path) -> None:
@@ -915,6 +970,109 @@ def test_lanes_take_turns_while_live_calls_come_between(tmp_path: Path) -> None:
     left = run(main())
     assert min(left.values()) > 30
     assert abs(left["a"] - left["b"]) <= 2
+
+
+def test_a_free_reply_that_comes_during_a_hold_leaves_when_it_ends(tmp_path: Path) -> None:
+    async def scene(gate: QuotaLimiter, clock: LoopClock) -> float:
+        heard(gate, clock)
+        waiting = asyncio.ensure_future(gate.admit(SEND, Lane()))
+        gate.refused(SEND, {"Retry-After": "5"})
+        began = clock.monotonic()
+        assert (await gate.admit(SEND, Lane(), recipient=Recipient("5", clock.wall))).buckets == ()
+        waiting.cancel()
+        return clock.monotonic() - began
+
+    for kind in ("memory", "slow"):
+        assert 5 <= when_free(tmp_path, scene, kind=kind) < 7
+
+
+def test_a_free_reply_that_is_given_back_lets_the_next_one_leave(tmp_path: Path) -> None:
+    async def scene(gate: QuotaLimiter, clock: LoopClock) -> float:
+        heard(gate, clock)
+        recipient = Recipient("5", clock.wall)
+        slots = [await gate.admit(SEND, Lane(), recipient=recipient) for _ in range(5)]
+        sixth = asyncio.ensure_future(gate.admit(SEND, Lane(), recipient=recipient))
+        await asyncio.sleep(1)
+        assert not sixth.done()
+        gate.give_back(slots[0])
+        assert (await sixth).buckets == ()
+        return clock.monotonic()
+
+    for kind in ("memory", "slow"):
+        assert when_free(tmp_path, scene, kind=kind) < 3
+
+
+@pytest.mark.parametrize("has_recipient", [False, True])
+def test_who_goes_first_is_not_refused_for_those_who_wait_for_the_pace(has_recipient: bool) -> None:
+    async def main() -> float:
+        clock = LoopClock()
+        gate = limiter(Quota(1000, per=DAY), store=MemoryQuotaStore(clock=clock), pace=Pace(1, per=1.0))
+        bulk = Lane("bulk", priority=Priority.BULK)
+        waiting = [
+            asyncio.ensure_future(gate.admit(SEND, bulk, recipient=Recipient(str(number), clock.wall)))
+            for number in range(30)
+        ]
+        await asyncio.sleep(0.01)
+        began = clock.monotonic()
+        await gate.admit(SEND, Lane(), 5.0, recipient=Recipient("x", clock.wall) if has_recipient else None)
+        for one in waiting:
+            one.cancel()
+        return clock.monotonic() - began
+
+    assert run(main()) < 1.1
+
+
+def test_a_call_that_is_being_asked_for_is_counted_once(tmp_path: Path) -> None:
+    """The store is asked for one; the next one is in time, and is told so."""
+
+    async def main() -> float:
+        clock = LoopClock()
+        store = SlowStore(tmp_path / "quota.db", clock=clock)
+        gate = limiter(Quota(1000, per=DAY), store=store, pace=Pace(1, per=1.0))
+        waiting = [asyncio.ensure_future(gate.admit(SEND, Lane("a"), intent=NotedIntent())) for _ in range(2)]
+        await asyncio.sleep(1.02)
+        began = clock.monotonic()
+        await gate.admit(SEND, Lane("b"), 1.5, intent=NotedIntent())
+        await asyncio.gather(*waiting)
+        return clock.monotonic() - began
+
+    assert run(main()) < 1.5
+
+
+def test_a_lane_that_is_served_out_of_turn_moves_no_other() -> None:
+    queue = LaneQueue[str]()
+    heavy, many, new = Lane("heavy", weight=0.01), Lane("many"), Lane("new")
+    for number in range(3):
+        queue.push(f"heavy {number}", heavy)
+    for number in range(3):
+        queue.discard(f"heavy {number}", heavy, is_served=True)
+        if number == 0:
+            for other in range(50):
+                queue.push(f"many {other}", many)
+    queue.push("new", new)
+    order = [queue.pop() for _ in range(3)]
+    assert "new" in order
+
+
+def test_what_was_forgotten_opens_nothing_when_it_is_heard_again() -> None:
+    book = Book(0.0)
+    anna = Conversant("brand", "anna", "5")
+    terms = Terms(claims(100), LIFETIME, credit=CREDIT)
+    at = 1e6
+
+    def free(now: float) -> bool:
+        book.apply(Heard(anna, at, CREDIT), 0.0)
+        answer = book.take(Take(terms, ticket=ReplyTicket(anna, str(now), now)), 0.0)
+        assert isinstance(answer, Granted)
+        book.apply(Settle(answer.slot, made=now), 0.0)
+        return answer.slot.buckets == ()
+
+    assert [free(at + number) for number in range(6)] == [True] * 5 + [False]
+    book.load(book.changes())  # as another process would
+    page = book.conversations[anna.page]
+    page.forget(at + 3 * DAY, CREDIT)  # by a clock that was wrong
+    assert not page.people
+    assert not free(at + 100)
 
 
 def test_a_message_far_back_is_refused_at_once_though_it_waited_for_the_pace() -> None:
