@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from zlib import crc32
 
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.spec import Quota, ReplyCredit, Scope
@@ -111,6 +111,10 @@ class Recipient:
     server_time: Callable[[], float]
 
 
+def _page_of(conversant: Conversant) -> str:
+    return f"conversations {conversant.owner} {crc32(conversant.person.encode()) % _CONVERSATION_PAGES}"
+
+
 @frozen
 class Conversant:
     """A person an account writes to.
@@ -124,12 +128,8 @@ class Conversant:
     app: str
     owner: str
     person: str
-    page: str = field(init=False)
+    page: str = field(default=Factory(_page_of, takes_self=True), init=False)
     """The name of the page that the conversation is on. There is a bounded number of them for each account."""
-
-    @page.default
-    def _name_page(self) -> str:
-        return f"conversations {self.owner} {crc32(self.person.encode()) % _CONVERSATION_PAGES}"
 
     @property
     def pages(self) -> tuple[str, ...]:
