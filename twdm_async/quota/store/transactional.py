@@ -55,7 +55,7 @@ class Batch:
         began: by the machine's uptime, a moment before the book is read and after the notes were made.
         answers: one for each operation, once they were applied.
         is_unsure: whether it may have been committed without our knowing.
-        outcome: where its outcome can be found, if that is known.
+        outcome: what the store keeps to find out its outcome.
     """
 
     app: str
