@@ -114,8 +114,6 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
     def _begin_in_loop(self, *, is_new_process: bool) -> None:
         super()._begin_in_loop(is_new_process=is_new_process)
         self._client = secrets.token_hex(6)  # what another loop or process has left under way is not this one's
-        for known in self._memories.values():
-            known.batch = 0
         if is_new_process:
             self._memories.clear()
         if self._redis is not None:  # its connections belong to another loop or process, and cannot be closed here
