@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twdm_async import CallToAction, InvalidInput, QuickReply
+from twdm_async import CallToAction, InvalidInput, QuickReply, Quota
+from twdm_async._numbers import checked_count, checked_part
 from twdm_async.models.checks import checked_characters, checked_id, checked_length, fewest_characters
 
 FAMILY = "\N{MAN}\u200d\N{WOMAN}\u200d\N{GIRL}\u200d\N{BOY}"  # seven code points that are read as one character
@@ -119,3 +122,14 @@ def test_fault_44_good_addresses() -> None:
         assert CallToAction("go", url).url == url
     with pytest.raises(InvalidInput, match="label"):
         CallToAction("x" * 37, "https://example.com")
+
+
+def test_numbers() -> None:
+    assert checked_count(10**18, "max_waiting") == 10**18, "who wants no bound may say so"
+    assert Quota(10**9, per=1e9).limit == 10**9
+    for bad in (0, True, 1.5, "3", None, math.nan, 10**9 + 1):
+        with pytest.raises(InvalidInput, match="limit: must be a whole number from 1 to 1e"):
+            Quota(bad, per=1)  # type: ignore[arg-type]  # wrong on purpose
+    for bad in (-0.1, 1, True, math.nan, "0"):
+        with pytest.raises(InvalidInput, match="assume_spent: must be a number below 1, from 0 to 1"):
+            checked_part(bad, "assume_spent")  # type: ignore[arg-type]  # wrong on purpose

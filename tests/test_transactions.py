@@ -13,7 +13,7 @@ import pytest
 import redis
 from attrs import evolve
 
-from tests.engine import BUCKET, CREDIT, DAY, LIFETIME, SEND, SHARED, NotedIntent, SlowStore, claims, limiter, store_of
+from tests.engine import BUCKET, CREDIT, DAY, LIFETIME, SEND, SHARED, NotedIntent, claims, limiter, store_of
 from tests.stores import HandClock, TimedRedisStore, ask, give_back, look, make, settle, take, usage
 from tests.virtual_time import LoopClock, VirtualTimeLoop, run
 from twdm_async import (
@@ -122,54 +122,48 @@ async def test_while_it_is_another_client_s_turn_nothing_is_committed_and_nothin
         assert seconds * 1000 + microseconds // 1000 >= until, "not before the other's turn was over"
 
 
+class Lossy(RedisQuotaStore):
+    """Loses what it is told to, of one commit after the other; with all of the client, others have been so many since
+    that the book does not know this one any more.
+    """
+
+    losses: list[str] | tuple[()] = ()
+
+    async def _call(self, *arguments: Any, **options: Any) -> Any:
+        loss, *self.losses = self.losses if arguments[1] == "commit" and self.losses else ("", *self.losses)
+        answer = None if loss == "request" else await super()._call(*arguments, **options)
+        if loss == "answer, and all of the client":
+            key = f"{self._prefix}:{{brand}}:pages"
+            with redis.Redis.from_url(self._url) as server:
+                meta = json.loads(server.hget(key, "meta"))
+                server.hset(key, "meta", json.dumps({**meta, "batches": {}}))
+        if loss:
+            raise QuotaStoreFailed(store=self.address, problem="no answer")
+        return answer
+
+
 async def test_a_note_whose_commit_did_not_arrive_is_carried_out_again(redis_url: str) -> None:
-    class Refusing(RedisQuotaStore):
-        refuses = False
-
-        async def _call(self, *arguments: Any, **options: Any) -> Any:
-            if arguments[1] == "commit" and self.refuses:
-                self.refuses = False
-                raise QuotaStoreFailed(store=self.address, problem="no answer")
-            return await super()._call(*arguments, **options)
-
-    async with Refusing(redis_url, prefix="refusing") as store:
+    async with Lossy(redis_url, prefix="refusing") as store:
         slots = await take(store, claims(3), LIFETIME, 3)
         assert isinstance(slots, list)
-        store.refuses = True
+        store.losses = ["request"]
         give_back(store, slots[0])
         await store.flush()
         assert isinstance(await take(store, claims(3), LIFETIME), list)
         assert isinstance(await take(store, claims(3), LIFETIME), Wait)
 
 
-class Deaf(RedisQuotaStore):
-    """Loses the next answer to a commit, after which other clients are so many that this one is forgotten."""
-
-    is_deaf = False
-
-    async def _call(self, *arguments: Any, **options: Any) -> Any:
-        answer = await super()._call(*arguments, **options)
-        if arguments[1] == "commit" and self.is_deaf:
-            self.is_deaf = False
-            key = f"{self._prefix}:{{brand}}:pages"
-            with redis.Redis.from_url(self._url) as server:
-                meta = json.loads(server.hget(key, "meta"))
-                server.hset(key, "meta", json.dumps({**meta, "batches": {}}))
-            raise QuotaStoreFailed(store=self.address, problem="no answer")
-        return answer
-
-
 async def test_what_became_of_a_batch_is_not_known_any_more(redis_url: str) -> None:
     """So nothing is given back twice; but a hold holds, and the store goes on."""
-    async with Deaf(redis_url, prefix="deaf") as store:
+    async with Lossy(redis_url, prefix="deaf") as store:
         slots = await take(store, claims(10), LIFETIME, 10)
         assert isinstance(slots, list)
-        store.is_deaf = True
+        store.losses = ["answer, and all of the client"]
         give_back(store, slots[0])
         await store.flush()
         more = [await take(store, claims(10), LIFETIME) for _ in range(2)]
         assert [isinstance(answer, Wait) for answer in more] == [False, True]
-        store.is_deaf = True
+        store.losses = ["answer, and all of the client"]
         give_back(store, slots[1])
         store.note(Hold(BUCKET, 1000.0))
         await store.flush()
@@ -179,24 +173,12 @@ async def test_what_became_of_a_batch_is_not_known_any_more(redis_url: str) -> N
 
 async def test_a_batch_that_is_not_known_any_more_stays_so(redis_url: str) -> None:
     """The answer to finding out is lost as well."""
-
-    class Deafer(Deaf):
-        loses = 0
-
-        async def _call(self, *arguments: Any, **options: Any) -> Any:
-            answer = await super()._call(*arguments, **options)
-            if arguments[1] == "commit" and self.loses:
-                self.loses -= 1
-                raise QuotaStoreFailed(store=self.address, problem="no answer")
-            return answer
-
-    async with Deafer(redis_url, prefix="deafer") as store:
+    async with Lossy(redis_url, prefix="deafer") as store:
         slots = await take(store, claims(10), LIFETIME, 10)
         assert isinstance(slots, list)
-        store.is_deaf = True
+        store.losses = ["answer, and all of the client", "answer"]
         give_back(store, slots[0])
         await store.flush()
-        store.loses = 1
         await store.flush()
         more = [await take(store, claims(10), LIFETIME) for _ in range(2)]
         assert [isinstance(answer, Wait) for answer in more] == [False, True]
@@ -234,16 +216,18 @@ def test_what_a_loop_left_under_way_is_no_other_loop_s(redis_url: str) -> None:
             answer = await super()._call(*arguments, **options)
             if arguments[1] == "commit" and self.happens == "the loop ends":
                 self.happens = "it is lost"
+                arrived.set()
                 await asyncio.Event().wait()
             return answer
 
-    store = Unlucky(redis_url, clock, prefix="left")
+    store, arrived = Unlucky(redis_url, clock, prefix="left"), asyncio.Event()
 
     async def first() -> None:
         assert isinstance(await take(store, claims(5), LIFETIME), list)
         store.happens = "the loop ends"
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(take(store, claims(5), LIFETIME), 0.2)
+        asking = asyncio.ensure_future(take(store, claims(5), LIFETIME))
+        await arrived.wait()
+        asking.cancel()
         await store._redis.aclose()
 
     async def second() -> None:
@@ -290,23 +274,35 @@ def test_a_limiter_in_one_loop_after_the_other(is_abandoned: bool) -> None:
 
 def test_the_worker_of_a_loop_that_is_gone_does_nothing_to_the_next_one(tmp_path: Path) -> None:
     """It is collected late, while the next one asks."""
-    store = SlowStore(tmp_path / "quota.db", clock=HandClock())
+    began, goes_on = asyncio.Event(), asyncio.Event()
+
+    class Stuck(SQLiteQuotaStore):
+        async def commit(self, batch: Batch) -> None:
+            began.set()
+            await goes_on.wait()
+            self._show(batch.app, *self._transact(batch))
+
+    store = Stuck(tmp_path / "quota.db", clock=HandClock())
     left: list[Any] = []
 
     async def first() -> None:
-        assert isinstance(await take(store, claims(5), LIFETIME), list)
+        nonlocal began, goes_on
+        began, goes_on = asyncio.Event(), asyncio.Event()
         left.append(asyncio.ensure_future(take(store, claims(5), LIFETIME)))
-        await asyncio.sleep(0.02)
+        await began.wait()
         left.append(store._queues["brand"].worker)
 
     async def second() -> None:
+        nonlocal began, goes_on
+        began, goes_on = asyncio.Event(), asyncio.Event()
         asking = asyncio.ensure_future(take(store, claims(5), LIFETIME))
-        await asyncio.sleep(0.01)
+        await began.wait()
         for task in left:
             with contextlib.suppress(RuntimeError):  # that its loop is closed
                 task.get_coro().close()
+        goes_on.set()
         assert isinstance(await asking, list)
-        assert usage(store, BUCKET, Quota(5, per=DAY)).used == 2
+        assert usage(store, BUCKET, Quota(5, per=DAY)).used == 1
         await store.close()
 
     loop = asyncio.new_event_loop()
@@ -329,7 +325,7 @@ async def test_a_take_waits_for_what_was_noted_before_and_not_for_what_comes_lat
 
 
 async def test_a_forgotten_client_goes_on_while_others_commit(redis_url: str) -> None:
-    class Slow(Deaf):
+    class Slow(Lossy):
         others_commit = 0
 
         async def _call(self, *arguments: Any, **options: Any) -> Any:
@@ -341,7 +337,7 @@ async def test_a_forgotten_client_goes_on_while_others_commit(redis_url: str) ->
     async with Slow(redis_url, prefix="forgotten") as store, RedisQuotaStore(redis_url, prefix="forgotten") as other:
         slots = await take(store, claims(10), LIFETIME, 10)
         assert isinstance(slots, list)
-        store.is_deaf = True
+        store.losses = ["answer, and all of the client"]
         settle(store, slots[0])
         await store.flush()
         store.others_commit = 3

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 # Arithmetic can be trusted with what lies between these. A billion seconds are 31 years.
 _LEAST: Final = 1e-6
-_MOST: Final = 1e9
+MOST: Final = 1e9
 
 
 def checked_number(
-    value: float, parameter: str, least: float = _LEAST, most: float = _MOST, kind: str = "number"
+    value: float, parameter: str, least: float = _LEAST, most: float = MOST, kind: str = "number"
 ) -> float:
     """Return `value`, if it is a number from `least` to `most`.
 
@@ -31,7 +31,7 @@ def checked_number(
     return value
 
 
-def checked_count(value: int, parameter: str, least: int = 1, most: float = _MOST) -> int:
+def checked_count(value: int, parameter: str, least: int = 1, most: float = math.inf) -> int:
     """Return `value`, if it is a whole number from `least` to `most`.
 
     Raises:
@@ -41,7 +41,7 @@ def checked_count(value: int, parameter: str, least: int = 1, most: float = _MOS
     return value
 
 
-def checked_seconds(value: float, parameter: str, most: float = _MOST) -> float:
+def checked_seconds(value: float, parameter: str, most: float = MOST) -> float:
     """Return `value`, if it is a number of seconds, 0 or more.
 
     Raises:

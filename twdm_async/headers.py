@@ -1,4 +1,4 @@
-"""What a reply says about quotas, read with distrust. Pure.
+"""What the headers of a reply say about quotas and about time, read with distrust. Pure.
 
 The headers are documented on the page *Rate limits*: ``x-rate-limit-remaining`` and ``x-rate-limit-reset`` (seconds
 since 1970, by the server's clock). The calls that post send none. ``Retry-After`` is not documented and is taken if it

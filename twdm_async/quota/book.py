@@ -70,9 +70,9 @@ class Book:
                 page = self._page(conversant)
                 page.forget(at, operation.credit)
                 if operation.message_id is not None:
-                    self.conversation(conversant).end(_by_id(operation.message_id), at)
+                    self._conversation(conversant).end(_by_id(operation.message_id), at)
                 elif at >= self.since and at > page.forgotten:
-                    self.conversation(conversant).hear(at)
+                    self._conversation(conversant).hear(at)
             case _:
                 assert_never(operation)
         return None
@@ -138,7 +138,7 @@ class Book:
             ]
         return standings
 
-    def conversation(self, conversant: Conversant) -> Conversation:
+    def _conversation(self, conversant: Conversant) -> Conversation:
         """Return what is known of the person and the account, to be changed."""
         return self._page(conversant).of(conversant.person)
 
@@ -171,7 +171,7 @@ class Book:
             return False
         page.forget(ticket.now, credit)
         slot.ticket = ticket
-        slot.is_open = self.conversation(ticket.conversant).begin(ticket.name, ticket.now, credit).is_open
+        slot.is_open = self._conversation(ticket.conversant).begin(ticket.name, ticket.now, credit).is_open
         if is_free:
             slot.buckets = ()
         return True
@@ -179,7 +179,7 @@ class Book:
     def _end_reply(self, settled: Settle) -> None:
         ticket, message_id = settled.about.ticket, settled.message_id
         if ticket is not None:
-            conversation = self.conversation(ticket.conversant)
+            conversation = self._conversation(ticket.conversant)
             if settled.about.is_open and message_id is not None:
                 # From now on it has the name under which others hear of it, so that it counts once.
                 conversation.end(_by_id(message_id), settled.made)
@@ -195,7 +195,7 @@ class Book:
 
     def _withdraw(self, slot: Slot) -> None:
         if slot.ticket is not None:
-            self.conversation(slot.ticket.conversant).withdraw(slot.ticket.name)
+            self._conversation(slot.ticket.conversant).withdraw(slot.ticket.name)
 
     def _look_up(self, terms: Terms, now: float) -> None:
         """Find the ledgers of `terms`, in which all its quotas are counted, and the histograms that limit it."""

@@ -285,9 +285,9 @@ class QuotaLimiter:
             dispatcher.remove(line)
 
     def _line(self, family: str) -> tuple[Line, Dispatcher]:
-        terms, (account, app) = self._terms_of(family), self._owners.values()
-        dispatcher, pacer = dispatcher_of(self._store, terms[0]), Pacer(self._table[family].pace)
-        line = Line(family, app, account, terms, pacer, self._store, self._clock, self._max_waiting)
+        terms, pacer = self._terms_of(family), Pacer(self._table[family].pace)
+        line = Line(terms, pacer, self._store, self._clock, self._max_waiting)
+        dispatcher = dispatcher_of(self._store, terms[0])
         dispatcher.add(line)
         self._lines[family] = line, dispatcher
         return line, dispatcher

@@ -61,9 +61,6 @@ class Line:
     """All calls of one account for one endpoint family.
 
     Args:
-        family: the endpoint family.
-        app: the app of the account.
-        account: whose calls they are.
         terms: what they have to respect, by priority.
         pacer: gives permits.
         store: is asked for slots.
@@ -71,9 +68,6 @@ class Line:
         max_waiting: how many calls may wait.
     """
 
-    family: str
-    app: str
-    account: str
     terms: tuple[Terms, ...]
     pacer: Pacer
     store: QuotaStore
@@ -87,6 +81,9 @@ class Line:
     by_person: dict[str, dict[Waiter, None]] = field(factory=dict[str, "dict[Waiter, None]"])  # in order
     held_until: float = 0.0  # not even a free reply may leave before
     blocked: list[float] = field(factory=lambda: [0.0 for _ in Priority])  # until when, by priority
+    family: str = field(init=False)
+    app: str = field(init=False)
+    account: str = field(init=False)
     turns: tuple[Lane, ...] = field(init=False)  # as which it may wait for its turn among the accounts, by priority
     turn: Lane | None = None  # as which it does
     alarm_at: float = math.inf
@@ -95,6 +92,8 @@ class Line:
     """How many calls wait."""
 
     def __attrs_post_init__(self) -> None:
+        bucket = self.terms[0].claims[0].bucket
+        self.family, self.app, self.account = bucket.family, bucket.app, bucket.owner
         self.turns = tuple([Lane(self.account, priority=priority) for priority in Priority])
 
     def too_long(self, waiter: Waiter, behind: int | None, max_wait: float) -> QuotaWaitTooLong | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import define, evolve, field, frozen
 
-from twdm_async._numbers import checked_count, checked_number, checked_part, valid
+from twdm_async._numbers import MOST, checked_count, checked_number, checked_part, valid
 from twdm_async.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Quota:
         InvalidInput: one of them is not that.
     """
 
-    limit: int = field(validator=valid(checked_count))
+    limit: int = field(validator=valid(checked_count, 1, MOST))
     per: float = field(validator=valid(checked_number))
     scope: Scope = field(default=Scope.USER, converter=_scope)
 
@@ -68,7 +68,7 @@ class Pace:
         InvalidInput: `burst` or `per` is not a positive number.
     """
 
-    burst: int = field(validator=valid(checked_count))
+    burst: int = field(validator=valid(checked_count, 1, MOST))
     per: float = field(validator=valid(checked_number))
 
 
@@ -87,7 +87,7 @@ class ReplyCredit:
         InvalidInput: `replies` or `per` is not a positive number.
     """
 
-    replies: int = field(validator=valid(checked_count))
+    replies: int = field(validator=valid(checked_count, 1, MOST))
     per: float = field(validator=valid(checked_number))
 
 

@@ -9,17 +9,21 @@ import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from attrs import define
+
+from twdm_async.quota.ledger import Ledger
+from twdm_async.quota.operations import Bucket
 from twdm_async.quota.reserve import BulkShare, bulk_share
+from twdm_async.quota.spec import Quota
 
 if TYPE_CHECKING:
-    from twdm_async.quota.ledger import Ledger, Usage
-    from twdm_async.quota.operations import Bucket
-    from twdm_async.quota.spec import Quota
+    from twdm_async.quota.ledger import Usage
 
 _SHORTEST_RECHECK: Final = 0.001  # seconds
 _ANY: Final = 10**12
 
 
+@define(slots=False, eq=False)  # it caches
 class Standing:
     """How a quota stands for interactive requests, or for bulk ones.
 
@@ -32,15 +36,12 @@ class Standing:
         now: the moment, by the book's clock.
     """
 
-    def __init__(
-        self, bucket: Bucket, quota: Quota | None, ledger: Ledger, bulk: Ledger | None, reserve: float, now: float
-    ) -> None:
-        self.bucket = bucket
-        self.quota = quota
-        self._ledger = ledger
-        self._bulk = bulk
-        self._reserve = reserve
-        self._now = now
+    bucket: Bucket
+    quota: Quota | None
+    _ledger: Ledger
+    _bulk: Ledger | None
+    _reserve: float
+    _now: float
 
     @cached_property
     def usage(self) -> Usage:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import re
 import secrets
@@ -33,7 +32,7 @@ async def download(caller: Caller, address: str | None, path: Path, most: int, m
         MalformedResponse: the answer is no file.
     """
     host, file = _checked(address, caller)
-    checked_count(most, "most", 1, math.inf)
+    checked_count(most, "most")
     draft = _draft_of(path)
     try:
         with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as target:

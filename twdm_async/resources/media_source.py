@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
@@ -71,7 +70,7 @@ async def opened(source: Source, size: int | None) -> AsyncGenerator[Opened]:
         InvalidInput: it cannot be read, or does not tell how long it is.
     """
     if size is not None:
-        checked_count(size, "size", 1, math.inf)
+        checked_count(size, "size")
     if isinstance(source, AsyncIterator):
         yield await _begin(_checked(source), size)
         return
