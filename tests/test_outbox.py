@@ -488,7 +488,7 @@ async def test_a_message_that_cannot_be_told_stays_unknown(sandbox: Sandbox, pat
 async def test_what_another_process_is_sending_may_be_what_is_found(sandbox: Sandbox, path: Path) -> None:
     """Two messages say the same to the same person. One is unknown and did not arrive, one is on its way and did."""
     other = Owner(path)
-    other.bind_loop()
+    other.acquire()
     now = time.time()
 
     def one_unknown_and_one_on_its_way(rows: Rows) -> None:
@@ -817,7 +817,7 @@ def test_fault_49_locks_do_not_outlive_their_process_in_a_child(path: Path) -> N
     """A child that was forked off keeps no lock: who died is known to be dead."""
     script = (
         "import os, sys, time; from pathlib import Path; from twdm_async.owners import Owner\n"
-        "owner = Owner(Path(sys.argv[1])); owner.bind_loop(); print(owner.name, flush=True)\n"
+        "owner = Owner(Path(sys.argv[1])); owner.acquire(); print(owner.name, flush=True)\n"
         "if os.fork() == 0:\n    time.sleep(30)\n"
         "time.sleep(30)"
     )

@@ -328,12 +328,13 @@ async def test_bad_arguments(client: Client, sandbox: Sandbox, options: dict[str
 async def test_an_inbox_that_cannot_be_had(client: Client, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput):
         Inbox(":memory:")
-    async with Inbox(tmp_path / "none" / "x.db") as inbox:
-        with pytest.raises(InboxFailed, match="folder"):
-            await anext(client.direct_messages.poll(inbox))
-    with pytest.raises(InboxFailed, match="closed"):
-        await anext(client.direct_messages.poll(inbox))
     (tmp_path / "bad.db").write_bytes(b"no database at all, but a text")
-    async with Inbox(tmp_path / "bad.db") as inbox:
-        with pytest.raises(InboxFailed, match="damaged"):
+    for path, problem in (("none/x.db", "folder"), ("bad.db", "damaged")):
+        inbox = Inbox(tmp_path / path)
+        with pytest.raises(InboxFailed, match=problem):
+            await inbox.__aenter__()
+        with pytest.raises(InboxFailed, match=problem):
             await anext(client.direct_messages.poll(inbox, since=datetime.now(UTC) - timedelta(days=1)))
+        await inbox.close()
+        with pytest.raises(InboxFailed, match="closed"):
+            await anext(client.direct_messages.poll(inbox))

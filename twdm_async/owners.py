@@ -1,21 +1,34 @@
 """Which processes that use a state file are alive. Each holds a lock on a file of its own, which ends with it, however
 it ends.
+
+A lock file that nobody holds is removed by whoever finds it. So it may be removed between the moment in which its owner
+opens it and the moment in which it locks it; the lock would then be on a file that nobody else can see. Therefore what
+was locked is compared with what lies there, and locking begins anew if they differ.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import os
 import re
 import secrets
-from typing import TYPE_CHECKING, Final
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from twdm_async.state_file import FileTrouble
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+_fcntl: Any = None
+with contextlib.suppress(ModuleNotFoundError):  # Windows has none; whoever needs a lock there is told
+    import fcntl
+
+    _fcntl = fcntl
+
 _NAME: Final = re.compile(r"[0-9a-f]{16}")
+_TRIES, _PAUSE = 500, 0.01  # for a lock of one's own, which others only touch to see whether it is held; seconds
 
 _held: set[int] = set()  # file descriptors of locks; a process that is forked off must not keep them
 
@@ -27,7 +40,8 @@ def _let_go() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 class Lock:
@@ -42,26 +56,51 @@ class Lock:
         """Whether this one has it."""
         return self._descriptor is not None
 
-    def take(self) -> bool:
-        """Take it, if nobody else has it."""
-        if self._descriptor is not None:
-            return True
-        descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        _held.add(descriptor)
-        self._descriptor = descriptor
+    def take(self, *, is_made: bool = True) -> bool:
+        """Take it, if nobody else has it.
+
+        Args:
+            is_made: whether the file is made if it is not there.
+
+        Raises:
+            FileNotFoundError: the file is not there, and was not to be made.
+            FileTrouble: this system has no such locks.
+        """
+        if _fcntl is None:
+            raise FileTrouble("outboxes and inboxes in files need flock(), which this system does not have")
+        while self._descriptor is None:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if is_made else 0), 0o600)
+            try:
+                is_locked = _lock(descriptor)
+                if is_locked and _is_at(self.path, descriptor):
+                    _held.add(descriptor)
+                    self._descriptor = descriptor
+            finally:
+                if self._descriptor is None:
+                    os.close(descriptor)
+            if not is_locked:
+                return False
         return True
+
+    def is_in_place(self) -> bool:
+        """Whether it is held, and on the file that others find at its path."""
+        return self._descriptor is not None and _is_at(self.path, self._descriptor)
+
+    def is_exclusive(self) -> bool:
+        """Whether nobody else can take it while it is held: find out by trying."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return not _lock(descriptor)
+        finally:
+            os.close(descriptor)
 
     def release(self, *, remove: bool) -> None:
         """Let go of it; `remove` the file as well."""
         if self._descriptor is None:
             return
         if remove:
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.unlink()
         _held.discard(self._descriptor)
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
@@ -76,9 +115,39 @@ class Owner:
         self.name = secrets.token_hex(8)
         self._lock = Lock(self._lock_of(self.name))
 
-    def bind_loop(self) -> None:
-        """Be alive."""
-        self._lock.take()
+    def acquire(self) -> None:
+        """Be alive, so that nobody takes over what this one has in hand.
+
+        Raises:
+            FileTrouble: locks cannot be made or do not hold there, or the lock's file was removed while it was held.
+        """
+        try:
+            if self._lock.is_held:
+                self._check_place()
+            else:
+                self._take()
+        except OSError as error:
+            advice = "see that its folder exists, and that files can be made and locked there"
+            raise FileTrouble(f"{error.strerror or error}; {advice}") from None
+
+    def _check_place(self) -> None:
+        if not self._lock.is_in_place():
+            raise FileTrouble(
+                f"{self._lock.path.name} beside it was removed while it was in use, so others may have taken over what "
+                "this process does; start it anew, and let nothing clean up there"
+            )
+
+    def _take(self) -> None:
+        tries = 0
+        while not self._lock.take() and tries < _TRIES:
+            tries += 1
+            time.sleep(_PAUSE)  # somebody is just looking whether it is held
+        if tries == _TRIES or not self._lock.is_exclusive():
+            self._lock.release(remove=True)
+            raise FileTrouble(
+                "locks do not hold in its folder, as in some that are shared over a network or between containers; "
+                "move it to a disk of this machine"
+            )
 
     def release(self) -> None:
         """Be alive no longer."""
@@ -97,15 +166,33 @@ class Owner:
                 self.is_dead(name)
 
     def is_dead(self, name: str) -> bool:
-        """Whether the owner called `name` has ended. It is not asked of oneself."""
-        path = self._lock_of(name)
-        if not path.exists():
+        """Return whether the owner called `name` has ended. It is not asked of oneself."""
+        lock = Lock(self._lock_of(name))
+        try:
+            if not lock.take(is_made=False):
+                return False
+        except FileNotFoundError:
             return True
-        lock = Lock(path)
-        if not lock.take():
-            return False
         lock.release(remove=True)
         return True
 
     def _lock_of(self, name: str) -> Path:
         return self._path.with_name(f"{self._path.name}.{name}.lock")
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        _fcntl.flock(descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether what `descriptor` has open is what lies at `path`."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    opened = os.fstat(descriptor)
+    return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)

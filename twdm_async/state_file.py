@@ -1,8 +1,9 @@
 """One file on this machine that remembers: what was spent, what is to be sent, or both. Its processes share it.
 
 It is a SQLite database with a write-ahead log, for its owner alone, and made whole before it has its name. It is never
-begun anew where it was damaged, emptied, replaced, or made by a newer version: that is an error. All that waits for the
-disk runs in a thread of its own.
+begun anew where it was damaged, emptied, replaced, or made by a newer version: that is an error. So it is where its log
+was removed while somebody used it, since what was written last is in the log. All that waits for the disk runs in a
+thread of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import secrets
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,7 +32,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _APPLICATION: Final = 0x7477_646D  # "twdm", so that no other program's file is taken for one of ours
-_BUSY: Final = 5.0  # seconds to wait for another process
+_BUSY: Final = 30.0  # seconds to wait for another process
+_OLDEST_SQLITE: Final = (3, 35, 0)  # which brought RETURNING
+_LARGEST_LOG: Final = 4 * 1024 * 1024  # bytes of the write-ahead log, before it is begun anew
+_LOOK_EVERY: Final = 0.01  # seconds
+_PATIENCE: Final = 0.1  # seconds to wait for readers that keep the log from being begun anew
+_NEXT_TRY: Final = 1.0  # seconds until that is tried again
 _FORMAT: Final = 5  # of the file; up to the fourth, the packages that share it had one version together
 
 
@@ -114,7 +121,8 @@ class StateFile:
         self._content = content
         self._if_bad = advice
         self._db: sqlite3.Connection | None = None
-        self._inode = 0
+        self._inodes: tuple[int | None, ...] = ()
+        self._log_tried_at = -_NEXT_TRY
         self._thread: _Thread | None = None
 
     async def run(self, job: Callable[[], T]) -> T:
@@ -150,13 +158,16 @@ class StateFile:
             db = self._connected()
             db.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
             with _transaction(db, "DEFERRED" if only_reads else "IMMEDIATE"):
-                return work(db)
+                done = work(db)
+            if not only_reads:
+                self._bound_log(db)
         except sqlite3.Error as error:
             self.disconnect()
             raise FileTrouble(self._advice(error)) from None
         except OSError as error:
             problem = f"{error.strerror or error}; see that the folder exists and can be written to"
             raise FileTrouble(problem) from None
+        return done
 
     def version(self) -> int:
         """A number that differs from that of the last time if another connection has changed something. To be called in
@@ -204,13 +215,37 @@ class StateFile:
             if not self._path.exists():
                 self._create()
             self._db = self._open()
-            self._inode = self._path.stat().st_ino
-        elif _inode_if_not_empty(self._path) != self._inode:
+            self._inodes = self._found()
+        elif self._found() != self._inodes:
             raise FileTrouble(
-                f"the file was removed, replaced or emptied while it was in use, so {self._content} is not known; "
-                "put it back, or begin anew with another process"
+                f"it, or its -wal or -shm, was removed, replaced or emptied while it was in use, so {self._content} is "
+                "not known; put it back, or begin anew with another process"
             )
         return self._db
+
+    def _found(self) -> tuple[int | None, ...]:
+        """Return what lies there, so that it is noticed if something else does."""
+        file, *log = self._parts
+        return _inode_if_not_empty(file), *map(_inode_if_any, log)
+
+    @property
+    def _parts(self) -> tuple[Path, Path, Path]:
+        """The file, its write-ahead log, and what its users share of that; these stay as long as somebody uses it."""
+        return (
+            self._path,
+            self._path.with_name(f"{self._path.name}-wal"),
+            self._path.with_name(f"{self._path.name}-shm"),
+        )
+
+    def _bound_log(self, db: sqlite3.Connection) -> None:
+        """Begin the log anew if it has grown long. What others read meanwhile does not keep it for ever."""
+        log = self._parts[1].stat().st_size
+        if log > _LARGEST_LOG and time.monotonic() - self._log_tried_at >= _NEXT_TRY:
+            self._log_tried_at = time.monotonic()
+            with contextlib.suppress(sqlite3.OperationalError):  # somebody reads for longer
+                db.execute(f"PRAGMA busy_timeout = {round(_PATIENCE * 1000)}")
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            db.execute(f"PRAGMA busy_timeout = {round(_BUSY * 1000)}")
 
     def _create(self) -> None:
         """Make the file whole before it has its name, so that an empty one is never taken for a new one."""
@@ -221,10 +256,22 @@ class StateFile:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute(f"PRAGMA application_id = {_APPLICATION}")
                 _prepare_new(db, self._schema)
-            with contextlib.suppress(FileExistsError):  # another process was faster
-                os.link(draft, self._path)
+            self._name(draft)
         finally:
             draft.unlink()
+
+    def _name(self, draft: Path) -> None:
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            try:
+                os.link(draft, self._path)
+            except FileExistsError:
+                raise
+            except OSError as error:
+                problem = (
+                    f"its folder has no hard links ({error.strerror}), as some that are shared over a network; "
+                    "move it to a disk of this machine"
+                )
+                raise FileTrouble(problem) from None
 
     def _open(self) -> sqlite3.Connection:
         details = self._path.stat()
@@ -232,8 +279,13 @@ class StateFile:
             raise FileTrouble(
                 f"it is {'empty' if stat.S_ISREG(details.st_mode) else 'no file'}; {self._not_to_be_trusted}"
             )
-        if details.st_mode & 0o077 and details.st_uid == os.geteuid():
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            needed = ".".join(map(str, _OLDEST_SQLITE))
+            raise FileTrouble(f"this Python comes with SQLite {sqlite3.sqlite_version}, and {needed} is needed")
+        self._check_is_ours()
+        if details.st_mode & 0o077 and details.st_uid == _user():
             self._path.chmod(0o600)
+        self._check_log()
         db = sqlite3.connect(self._path, isolation_level=None, timeout=_BUSY, check_same_thread=False)
         try:
             self._prepare(db)
@@ -242,10 +294,38 @@ class StateFile:
             raise
         return db
 
-    def _prepare(self, db: sqlite3.Connection) -> None:
-        (application,) = db.execute("PRAGMA application_id").fetchone()
+    def _check_is_ours(self) -> None:
+        """Look at the file without changing anything about it: somebody may have named another one by mistake."""
+        address = f"{self._path.as_uri()}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as db:
+            (application,) = db.execute("PRAGMA application_id").fetchone()
         if application != _APPLICATION:
             raise FileTrouble(f"it is no file of this library; {self._not_to_be_trusted}")
+
+    def _check_log(self) -> None:
+        """See that the log is there if somebody uses the file: what was written last is in it."""
+        deadline = time.monotonic() + _BUSY
+        while None in map(_inode_if_any, self._parts) and not self._is_unused():
+            if time.monotonic() > deadline:
+                raise FileTrouble(
+                    f"its -wal or -shm was removed while others use it, so {self._content} is not known; "
+                    "end those others first"
+                )
+            time.sleep(_LOOK_EVERY)  # somebody just begins or ends to use it
+
+    def _is_unused(self) -> bool:
+        """Return whether nobody uses the file. Whoever does has a lock on it, so nobody else can have it alone."""
+        with contextlib.closing(sqlite3.connect(self._path, isolation_level=None, timeout=0)) as db:
+            try:
+                db.execute("PRAGMA locking_mode = EXCLUSIVE")
+                db.execute("PRAGMA user_version").fetchone()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                    return False
+                raise
+        return True
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
         if _format(db) < _FORMAT:
             with _transaction(db, "IMMEDIATE"):
                 _bring_up_to_date(db)
@@ -282,6 +362,17 @@ def in_memory(schema: Schema) -> sqlite3.Connection:
     db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     _prepare_new(db, schema)
     return db
+
+
+def _user() -> int:
+    return os.geteuid() if hasattr(os, "geteuid") else -1
+
+
+def _inode_if_any(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _inode_if_not_empty(path: Path) -> int | None:

@@ -349,6 +349,7 @@ class Outbox:
 
     async def __aenter__(self) -> Self:
         await self._do(lambda _: None, only_reads=True)
+        self._sending.stay_alive()
         return self
 
     async def __aexit__(self, *_: object) -> None:

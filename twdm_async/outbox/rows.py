@@ -61,6 +61,13 @@ SCHEMA: Final = Schema(
         ALTER TABLE message ADD COLUMN tries INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE message ADD COLUMN not_before REAL NOT NULL DEFAULT 0;
         """,
+        # So that nothing that is asked for a message grows with what is done.
+        """
+        CREATE INDEX message_by_sending ON message (account, sent_at) WHERE sent_at IS NOT NULL;
+        CREATE INDEX message_nameless ON message (account) WHERE state = 'sent' AND message_id IS NULL;
+        CREATE INDEX message_to_expire ON message (account, not_after)
+            WHERE not_after IS NOT NULL AND owner IS NULL AND state IN ('queued', 'absent');
+        """,
     ),
     earlier=(0, 1, 1, 2),
 )
@@ -217,6 +224,11 @@ class Rows:
         counted = dict(self._db.execute(query, (self._account,)).fetchall())
         return {state: counted.get(state.value, 0) for state in State}
 
+    def left_to_send(self) -> bool:
+        """Whether any message has come to no outcome, and is not unknown either."""
+        query = "SELECT 1 FROM message WHERE account = ? AND state IN ('queued', 'sending', 'absent') LIMIT 1"
+        return self._db.execute(query, (self._account,)).fetchone() is not None
+
     def outcomes(self, after: int) -> list[Entry]:
         """What came to an outcome after that of this number, in order."""
         query = (
@@ -360,7 +372,7 @@ class Rows:
 
     def give_up(self, owner: str) -> None:
         """`owner` works on nothing any more, but for what it is sending."""
-        query = "UPDATE message SET owner = NULL WHERE account = ? AND owner = ? AND state != 'sending'"
+        query = "UPDATE message SET owner = NULL WHERE +account = ? AND owner = ? AND state != 'sending'"  # by owner
         self._db.execute(query, (self._account, owner))
 
     def reclaim(
@@ -373,7 +385,7 @@ class Rows:
         held = in_hand()
         query = "SELECT id, owner FROM message WHERE account = ? AND state = 'sending'"
         sending = self._db.execute(query, (self._account,)).fetchall()
-        query = "SELECT DISTINCT owner FROM message WHERE account = ? AND owner IS NOT NULL AND owner != ?"
+        query = "SELECT DISTINCT owner FROM message WHERE +account = ? AND owner IS NOT NULL AND owner != ?"
         owners = [owner for (owner,) in self._db.execute(query, (self._account, own))]
         dead = {owner for owner in owners if is_dead(owner)}
         lost += [(row, "its process ended before the answer came") for row, owner in sending if owner in dead]
@@ -409,7 +421,7 @@ class Rows:
         """What was sent and whose reply did not tell an id."""
         query = (
             "SELECT recipient_id, custom_profile_id, fingerprint, sent_at, content FROM message "
-            "WHERE account = ? AND state = 'sent' AND message_id IS NULL"
+            "INDEXED BY message_nameless WHERE account = ? AND state = 'sent' AND message_id IS NULL"
         )
         return [_sought(row) for row in self._db.execute(query, (self._account,))]
 

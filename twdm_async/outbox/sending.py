@@ -21,6 +21,7 @@ from twdm_async.outbox.verdicts import Ended, Judge, Retry, Sent, Stop, Unknown,
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.spec import Priority
 from twdm_async.resources.direct_messages import DirectMessages, Outgoing, as_message
+from twdm_async.state_file import FileTrouble
 from twdm_async.transport.call import Journal
 from twdm_async.transport.retry import Again
 
@@ -129,7 +130,7 @@ class Sending:
         Raises:
             TwdmError: the next message would be refused for the same.
         """
-        self.owner.bind_loop()
+        self.stay_alive()
         self.owner.sweep()
         await self.write_what_is_left()
         if not self._stops:
@@ -142,6 +143,17 @@ class Sending:
             if not self._stops:  # what was taken up, and came to nobody's hands since all was ended
                 await self.storage.do(lambda rows: rows.give_up(self.owner.name))
             self.storage.tell()
+
+    def stay_alive(self) -> None:
+        """See that the others know that this process lives.
+
+        Raises:
+            OutboxFailed: they cannot know it.
+        """
+        try:
+            self.owner.acquire()
+        except FileTrouble as trouble:
+            raise errors.OutboxFailed(path=str(self.storage.path), problem=trouble.problem) from None
 
     def wait(self) -> float:
         """Seconds that it pauses; 0 if it does not, or does not send."""
@@ -177,11 +189,10 @@ class Sending:
         while not stop.is_set():
             news = self.storage.news
             if is_draining:
-                counts, unknown = await self.storage.do(
-                    lambda rows: (rows.counts(), [one.id for one in rows.unknown()]), only_reads=True
+                is_left, unknown = await self.storage.do(
+                    lambda rows: (rows.left_to_send(), [one.id for one in rows.unknown()]), only_reads=True
                 )
-                to_do = counts[State.QUEUED] + counts[State.SENDING] + counts[State.ABSENT]
-                if not to_do and self._settling.undecided.issuperset(unknown):
+                if not is_left and self._settling.undecided.issuperset(unknown):
                     return
             await woken(news, _WAKE_EVERY)
 
@@ -198,6 +209,7 @@ class Sending:
     async def _reclaim_often(self) -> None:
         while True:
             await asyncio.sleep(_RECLAIM_EVERY)
+            self.stay_alive()
             await self.write_what_is_left()
             await self._reclaim()
 

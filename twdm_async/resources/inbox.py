@@ -1,10 +1,13 @@
-"""What was received: which events are known, so that none is handled twice, and which are still to be handled."""
+"""What was received: which events are known, so that none is handled twice; which are still to be handled; and which
+could not be read or handled, until somebody decides what becomes of them.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from attrs import field, frozen
 
@@ -38,6 +41,15 @@ SCHEMA: Final = Schema(
         CREATE INDEX event_by_age ON event (kept_at);
         CREATE TABLE polled (account TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
         """,
+        """
+        ALTER TABLE event ADD COLUMN problem TEXT;
+        ALTER TABLE event ADD COLUMN is_unread INTEGER NOT NULL DEFAULT 0;
+        CREATE INDEX event_set_aside ON event (kept_at) WHERE problem IS NOT NULL;
+        DROP INDEX event_to_handle;
+        CREATE INDEX event_to_handle ON event (kept_at) WHERE body IS NOT NULL AND problem IS NULL;
+        CREATE INDEX event_owned ON event (owner) WHERE owner IS NOT NULL;
+        CREATE TABLE heard (kind TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+        """,
     ),
     earlier=(0, 0, 1, 1),
 )
@@ -51,12 +63,33 @@ class Received:
     Args:
         account: the user id of the account that received it.
         id: what tells it from the account's other events.
-        body: as JSON, for whoever handles it; ``None`` if it is only to be known.
+        body: as JSON, for a webhook to handle; ``None`` for a message that a poll hands out.
+        unread: why it cannot be read, if it cannot: it is set aside, and nobody handles it.
     """
 
     account: str
     id: str
     body: str | None = field(default=None, repr=False)
+    unread: str | None = None
+
+
+@frozen(kw_only=True)
+class SetAside:
+    """An event that was not handled, and that waits for a decision: :meth:`Inbox.retry` or :meth:`Inbox.forget`.
+
+    Args:
+        account: the user id of the account that received it; an empty string if that could not be read.
+        id: what names it.
+        kept_at: when it came (UTC).
+        problem: why it was set aside: the error of the handler, or the names of the fields that could not be read.
+        body: as JSON, for :func:`~twdm_async.webhooks.read_events`; it holds texts.
+    """
+
+    account: str
+    id: str
+    kept_at: datetime
+    problem: str
+    body: str = field(repr=False)
 
 
 class Inbox:
@@ -80,38 +113,57 @@ class Inbox:
         self._owner = None if self._path is None else Owner(self._path)
         self._is_closed = False
 
-    async def keep(self, events: Sequence[Received]) -> list[Received]:
-        """Keep those that were not known, to be handled by this process, and return them. Then they are on the disk.
+    async def keep(self, events: Sequence[Received], *, heard: Iterable[str] = ()) -> list[Received]:
+        """Keep those that were not known, for this process to handle, and return them. Then they are on the disk. What
+        is in the hands of a process that has ended is kept anew.
+
+        Args:
+            events: what was received.
+            heard: of what kinds it is that X has just been heard of, see :meth:`heard`.
 
         Raises:
             InboxFailed: none is kept.
         """
-        owner = self._alive()
+        me = self._alive()
         now = self._clock.wall()
 
         def keep(db: sqlite3.Connection) -> list[Received]:
-            new = [
-                event
-                for event in events
-                if db.execute(
-                    "INSERT OR IGNORE INTO event (account, id, body, kept_at, owner) VALUES (?, ?, ?, ?, ?)",
-                    (event.account, event.id, event.body, now, owner if event.body is not None else None),
-                ).rowcount
-            ]
-            db.execute("DELETE FROM event WHERE body IS NULL AND kept_at < ?", (now - _REMEMBERED,))
+            dead = self._dead_owners(db, me)
+            query = f"""
+                INSERT INTO event (account, id, body, kept_at, owner, problem, is_unread) VALUES (?, ?, ?, ?, ?, ?, ?)
+                ON CONFLICT DO UPDATE SET owner = excluded.owner, body = excluded.body
+                WHERE owner IN ({_marks(dead)})
+            """  # noqa: S608 - only question marks
+            new: list[Received] = []
+            for event in events:
+                is_unread = event.unread is not None
+                owner = None if is_unread else me
+                row = (event.account, event.id, event.body, now, owner, event.unread, is_unread, *dead)
+                if db.execute(query, row).rowcount:
+                    new.append(event)
+            db.execute("DELETE FROM event WHERE body IS NULL AND owner IS NULL AND kept_at < ?", (now - _REMEMBERED,))
+            db.executemany("INSERT OR REPLACE INTO heard VALUES (?, ?)", [(kind, now) for kind in heard])
             return new
 
         return await self._do(keep, is_durable=True)
 
     async def known(self, account: str, ids: Iterable[str]) -> set[str]:
-        """Those of `ids` that `account` has received.
+        """Return those of `ids` that `account` has received, and that were handled, set aside, or are in the hands of a
+        process that lives.
 
         Raises:
             InboxFailed: it cannot be known.
         """
+        me = self._alive()
         wanted = list(ids)
-        query = "SELECT 1 FROM event WHERE account = ? AND id = ?"
-        return await self._do(lambda db: {one for one in wanted if db.execute(query, (account, one)).fetchone()})
+        query = "SELECT owner FROM event WHERE account = ? AND id = ?"
+
+        def look_up(db: sqlite3.Connection) -> set[str]:
+            dead = set(self._dead_owners(db, me))
+            found = ((one, db.execute(query, (account, one)).fetchone()) for one in wanted)
+            return {one for one, row in found if row is not None and row[0] not in dead}
+
+        return await self._do(look_up)
 
     async def begin(self, event: Received) -> int:
         """It is about to be handled. Returns how often that was begun before, and came to no end.
@@ -142,7 +194,9 @@ class Inbox:
         """
         if message.id is None or message.recipient_id is None:
             raise InvalidInput(parameter="message", problem="must be one that was received")
-        await self.keep([Received(message.recipient_id, message.id)])
+        received = Received(message.recipient_id, message.id)
+        await self.keep([received])
+        await self.done(received)
 
     async def done(self, event: Received) -> None:
         """It was handled. It is known from now on, and its content is forgotten.
@@ -153,8 +207,88 @@ class Inbox:
         query = "UPDATE event SET body = NULL, owner = NULL WHERE account = ? AND id = ?"
         await self._do(lambda db: db.execute(query, (event.account, event.id)), is_durable=True)
 
+    async def release(self, account: str) -> None:
+        """Have never kept the messages that a poll of `account` has in hand: it has ended, and the next one begins.
+
+        Raises:
+            InboxFailed: they stay in hand.
+        """
+        me = self._alive()
+        query = "DELETE FROM event WHERE account = ? AND body IS NULL AND owner = ?"
+        await self._do(lambda db: db.execute(query, (account, me)))
+
+    async def set_aside(self, event: Received, problem: str, *, is_unread: bool = False) -> None:
+        """Keep an event that could not be handled, or not be read, until somebody decides what becomes of it.
+
+        Raises:
+            InboxFailed: it stays as it is.
+        """
+        query = "UPDATE event SET owner = NULL, tries = 0, problem = ?, is_unread = ? WHERE account = ? AND id = ?"
+        values = (problem, is_unread, event.account, event.id)
+        await self._do(lambda db: db.execute(query, values), is_durable=True)
+
+    async def failed(self) -> tuple[SetAside, ...]:
+        """Return the events whose handler has failed, the oldest first.
+
+        Raises:
+            InboxFailed: they cannot be read.
+        """
+        return await self._set_aside(is_unread=False)
+
+    async def unread(self) -> tuple[SetAside, ...]:
+        """Return what is about messages, was signed by X, and could not be read, the oldest first.
+
+        Raises:
+            InboxFailed: they cannot be read.
+        """
+        return await self._set_aside(is_unread=True)
+
+    async def retry(self, *ids: str) -> int:
+        """Let events that were set aside be handled by a webhook on this inbox, within half a minute or when the next
+        one starts.
+
+        Args:
+            ids: what names them.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            InboxFailed: they stay as they are.
+        """
+        return await self._decide(
+            "UPDATE event SET problem = NULL, is_unread = 0 WHERE id = ? AND problem IS NOT NULL", ids
+        )
+
+    async def forget(self, *ids: str) -> int:
+        """Let events that were set aside be. They are known from now on, and their content is forgotten.
+
+        Args:
+            ids: what names them.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            InboxFailed: they stay as they are.
+        """
+        return await self._decide(
+            "UPDATE event SET problem = NULL, is_unread = 0, body = NULL WHERE id = ? AND problem IS NOT NULL", ids
+        )
+
+    async def heard(self) -> dict[str, datetime]:
+        """Return when X was last heard of (UTC), by kind: ``delivery`` of a webhook, ``check`` of one, and the types of
+        events that cannot be read, such as ``chat.received``.
+
+        Raises:
+            InboxFailed: it cannot be known.
+        """
+        rows = await self._do(lambda db: db.execute("SELECT kind, at FROM heard").fetchall())
+        return {kind: datetime.fromtimestamp(at, UTC) for kind, at in rows}
+
     async def take_over(self) -> list[Received]:
-        """What was kept by processes that have ended and was not handled; it is for this one now, the oldest first.
+        """Return what is to be handled and in nobody's hands: what processes left that have ended, and what is retried.
+        It is for this one now, the oldest first.
 
         Raises:
             InboxFailed: it cannot be known.
@@ -162,14 +296,12 @@ class Inbox:
         me = self._alive()
 
         def take(db: sqlite3.Connection) -> list[Received]:
-            owners = [one for (one,) in db.execute("SELECT DISTINCT owner FROM event WHERE body IS NOT NULL")]
-            dead = [one for one in owners if one != me and (one is None or self._is_dead(one))]
-            taken: list[Any] = []
-            for owner in dead:
-                query = "SELECT kept_at, account, id, body FROM event WHERE owner IS ? AND body IS NOT NULL"
-                taken += db.execute(query, (owner,)).fetchall()
-                db.execute("UPDATE event SET owner = ? WHERE owner IS ? AND body IS NOT NULL", (me, owner))
-            return [Received(*rest) for _, *rest in sorted(taken)]
+            dead = self._dead_owners(db, me)
+            of_nobody = f"body IS NOT NULL AND problem IS NULL AND (owner IS NULL OR owner IN ({_marks(dead)}))"
+            query = f"SELECT account, id, body FROM event WHERE {of_nobody} ORDER BY kept_at, id"  # noqa: S608 - as above
+            taken = db.execute(query, dead).fetchall()
+            db.execute(f"UPDATE event SET owner = ? WHERE {of_nobody}", (me, *dead))  # noqa: S608 - as above
+            return [Received(*row) for row in taken]
 
         return await self._do(take)
 
@@ -212,18 +344,44 @@ class Inbox:
             self._owner.release()
 
     async def __aenter__(self) -> Self:
+        self._alive()
+        await self.heard()  # so that a file which cannot be used is known of first
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _alive(self) -> str | None:
+    async def _set_aside(self, *, is_unread: bool) -> tuple[SetAside, ...]:
+        query = """
+            SELECT account, id, kept_at, problem, body FROM event WHERE problem IS NOT NULL AND is_unread = ?
+            ORDER BY kept_at, id
+        """
+        rows = await self._do(lambda db: db.execute(query, (is_unread,)).fetchall())
+        return tuple(
+            SetAside(account=account, id=id_, kept_at=datetime.fromtimestamp(at, UTC), problem=problem, body=body)
+            for account, id_, at, problem, body in rows
+        )
+
+    async def _decide(self, query: str, ids: Sequence[str]) -> int:
+        if not all(isinstance(one, str) for one in ids):
+            raise InvalidInput(parameter="ids", problem="must be the ids of events that were set aside")
+        return await self._do(lambda db: sum(db.execute(query, (one,)).rowcount for one in ids), is_durable=True)
+
+    def _dead_owners(self, db: sqlite3.Connection, me: str) -> list[str]:
+        """Return those in whose hands something is, and who have ended."""
+        owners: list[str] = []
+        query = "SELECT min(owner) FROM event WHERE owner > ?"  # so that of each owner one row is looked at
+        while (owner := db.execute(query, (owners[-1] if owners else "",)).fetchone()[0]) is not None:
+            owners.append(owner)
+        return [owner for owner in owners if owner != me and self._is_dead(owner)]
+
+    def _alive(self) -> str:
         if self._owner is None:
-            return None
+            return "this process"
         try:
-            self._owner.bind_loop()
-        except OSError as error:
-            raise InboxFailed(path=str(self._path), problem=f"it cannot be had: {error.strerror}") from None
+            self._owner.acquire()
+        except FileTrouble as trouble:
+            raise InboxFailed(path=str(self._path), problem=trouble.problem) from None
         return self._owner.name
 
     def _is_dead(self, owner: str) -> bool:
@@ -241,6 +399,10 @@ class Inbox:
             return await asyncio.shield(file.run(lambda: file.transact(work, is_durable=is_durable)))
         except FileTrouble as trouble:
             raise InboxFailed(path=str(self._path), problem=trouble.problem) from None
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def checked_inbox(inbox: Inbox | None) -> Inbox | None:

@@ -7,6 +7,10 @@ out before is known by its id.
 A message is known when the next one is asked for. So who stops in the middle of one, by an exception, a ``break`` or a
 ``kill``, gets that one again, and no other; who has handled it before stopping says so to the inbox:
 :meth:`Inbox.handled <twdm_async.Inbox.handled>`.
+
+A webhook and a poll on one inbox miss nothing: what one of them has in its hands, the other leaves alone, and what the
+webhook was not told of, the poll finds. If it finds what is minutes old, it says so in the log, since X drops webhooks
+without a word.
 """
 
 from __future__ import annotations
@@ -21,13 +25,14 @@ from twdm_async.resources.evidence import read_back
 from twdm_async.resources.inbox import Inbox, Received
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from twdm_async._clock import Clock
     from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
 
 _LATE: Final = timedelta(minutes=15)
 _SHORTEST: Final = 1.0  # seconds between two rounds
+_TOLD_WITHIN: Final = 360.0  # seconds in which a webhook was told of a message, if it is told at all
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +73,7 @@ class Poll:
             since: where to begin if nothing was read before; now, if not given.
             sent: whether those are handed out, too, that the account itself sent.
         """
+        await self._inbox.release(self._account)
         until = await self._inbox.polled_until(self._account)
         floor = None
         if until is None:
@@ -79,10 +85,12 @@ class Poll:
             if found is not None:
                 floor = None
                 new, newest = found
-                for message in new:
+                by_id = {message.id: message for message in new}
+                for received in await self._inbox.keep(list(map(self._received, new))):
+                    message = by_id[received.id]
                     if sent or message.sender_id != self._account:
                         yield message
-                    await self._inbox.set_polled_until(self._account, until, [self._received(message)])
+                    await self._inbox.done(received)
                 until = max(until, newest)
                 await self._inbox.set_polled_until(self._account, until)
             await self._clock.sleep(max(_SHORTEST, every - (self._clock.monotonic() - began)))
@@ -113,9 +121,25 @@ class Poll:
             new = [message for message in new if message not in old]
         for message in new:
             self._note(message)
+        await self._miss(new)
         times = [message.created_at.timestamp() for message in found.values() if message.created_at is not None]
         # What was not read to its end is read again.
         return new, max(times, default=until) if reading.is_whole else until
+
+    async def _miss(self, new: Sequence[DirectMessage]) -> None:
+        """Say that a webhook on the same inbox should have told of some of these, if one ever told of anything."""
+        told_by = self._server_time() - _TOLD_WITHIN
+        missed = [
+            message
+            for message in new
+            if message.sender_id != self._account and message.created_at and message.created_at.timestamp() < told_by
+        ]
+        if missed and "delivery" in await self._inbox.heard():
+            _log.warning(
+                "the list shows %d messages of which no webhook has told; X may have dropped it: see that it is "
+                "registered, and answers checks",
+                len(missed),
+            )
 
     def _received(self, message: DirectMessage) -> Received:
         return Received(self._account, message.id or "")

@@ -1,18 +1,19 @@
 """What webhooks tell, typed (pages *Account Activity data objects*, *X Activity event payloads*).
 
-The two products wrap the same events in two ways. Both are brought to the older form first, which is also how an event
-is kept until it was handled.
+Two products send the same events, in three shapes: Account Activity's; X Activity's with the same events in its
+``payload``; and X Activity's with one flat message as its ``payload``, which has been seen and is not documented. All
+are brought to the first one, which is also how an event is kept until it was handled. Ids are read from numbers, too.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Mapping
-from datetime import datetime
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from attrs import evolve, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 
 from twdm_async._json import Json, is_array, is_object
 from twdm_async.errors import InvalidInput
@@ -25,8 +26,15 @@ from twdm_async.transport.wire import load_json
 _MESSAGES: Final = "direct_message_events"
 _TYPING: Final = "direct_message_indicate_typing_events"
 _READING: Final = "direct_message_mark_read_events"
+_FLAT: Final = {"dm.received": _MESSAGES, "dm.sent": _MESSAGES, "dm.indicate_typing": _TYPING, "dm.read": _READING}
 
-_log = logging.getLogger(__name__)
+_EVENT_TYPE: Final = re.compile(r"[a-z_]{1,32}(\.[a-z_]{1,32})+")
+_FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
+_ELSEWHERE: Final = re.compile(
+    r"(tweet|favorite|follow|unfollow|block|unblock|mute|unmute|user)_[a-z_]*events?|user_event", re.ASCII
+)
+"""What Account Activity tells of that are no messages."""
+_MOST_FIELDS, _DEEPEST = 12, 4  # of a shape that is logged
 
 
 @frozen(kw_only=True)
@@ -140,7 +148,7 @@ class ReadEvent(Event):
 
 
 def read_events(body: bytes | str) -> tuple[Event, ...]:
-    """The messages, typing and reading that a webhook tells of; whatever else it tells is left out.
+    """Read the messages, typing and reading that a webhook tells of; leave out whatever else it tells.
 
     Check the signature first: :func:`is_signed`.
 
@@ -148,75 +156,247 @@ def read_events(body: bytes | str) -> tuple[Event, ...]:
         body: of the webhook, of either product.
 
     Raises:
-        InvalidInput: it is no JSON object.
+        InvalidInput: `body` is not a JSON object.
     """
-    return tuple(event for event, _ in read_with_content(body))
+    return tuple(event for event, _ in take_apart(body).events)
 
 
-def read_with_content(body: bytes | str) -> list[tuple[Event, str]]:
-    """The same, each with what it can be read from again."""
+@frozen
+class Unread:
+    """Something that a webhook told of messages and that cannot be read.
+
+    Args:
+        account: the user id of the account, or an empty string if that cannot be read, either.
+        content: it, as JSON.
+        shape: the names of its fields, for a log.
+    """
+
+    account: str
+    content: str = field(repr=False)
+    shape: str
+
+
+@define
+class Told:
+    """What a webhook told.
+
+    Args:
+        events: each with the JSON from which it can be read again.
+        unread: what is about messages and cannot be read.
+        encrypted: the type of an event of an encrypted conversation, such as ``chat.received``.
+        unknown: the shape of a body that nothing is known of.
+    """
+
+    events: list[tuple[Event, str]] = Factory(list)
+    unread: list[Unread] = Factory(list)
+    encrypted: str | None = None
+    unknown: str | None = None
+
+
+def take_apart(body: bytes | str) -> Told:
+    """Sort what a webhook tells. It takes time in proportion to the length of `body`.
+
+    Raises:
+        InvalidInput: `body` is not a JSON object.
+    """
+    document = _object(body)
+    told = Told()
+    event_type = _event_type(document)
+    if event_type.startswith("chat."):
+        told.encrypted = event_type
+        return told
+    try:
+        content = _as_account_activity(document, event_type)
+    except (ValueError, TypeError, OverflowError):
+        content = document
+    known = [kind for kind in _KINDS if kind in content]
+    others = [name for name in content if name.startswith("direct_message") and name not in known]
+    account = _id(content.get("for_user_id"))
+    if others or (known and account is None) or (not known and event_type.startswith("dm.")):
+        told.unread.append(Unread(account or "", _as_json(document), shape_of(document)))
+    elif not known and not event_type and not any(map(_ELSEWHERE.fullmatch, content)):
+        told.unknown = shape_of(document)
+    if account is not None:
+        users = _People(content)
+        for kind in known:
+            _read_kind(kind, content, account, users, told)
+    return told
+
+
+def shape_of(document: Json) -> str:
+    """Return the names of the fields of `document`, without any value: ``data{event_type, payload{id, text}}``."""
+    return _fields_of(document, _DEEPEST) or type(document).__name__
+
+
+def _fields_of(value: Json, depth: int) -> str:
+    if is_array(value):
+        inner = _fields_of(value[0], depth) if value else ""
+        return f"[{inner}]"
+    if not is_object(value) or not depth:
+        return ""
+    names: dict[str, str] = {}
+    for name, inner in value.items():
+        if len(names) == _MOST_FIELDS:
+            names["…"] = ""
+            break
+        is_name = _FIELD.fullmatch(name) is not None
+        names.setdefault(name if is_name else "?", _fields_of(inner, depth - 1))  # ids are names, too, in "users"
+    return f"{{{', '.join(f'{name}{inner}' for name, inner in names.items())}}}"
+
+
+def _object(body: bytes | str) -> dict[str, Json]:
     try:
         document = load_json(body.encode() if isinstance(body, str) else bytes(body))
     except (ValueError, TypeError, RecursionError):
         document = None
     if not is_object(document):
         raise InvalidInput(parameter="body", problem="is no JSON object")
-    content = _as_account_activity(document)
-    account = content.get("for_user_id")
-    if not isinstance(account, str) or not is_id(account):
-        return []
-    events: list[tuple[Event, str]] = []
-    for kind, cls in ((_MESSAGES, MessageEvent), (_TYPING, TypingEvent), (_READING, ReadEvent)):
-        listed = content.get(kind)
-        for item in listed if is_array(listed) else []:
-            alone = _alone(content, kind, item)
-            try:
-                event = _read(cls, account, item, alone)
-            except (ValueError, TypeError, KeyError, OverflowError):
-                _log.warning("a webhook told of something in %s that cannot be read", kind)
-                continue
-            events.append((event, json.dumps(alone)))
-    return events
+    return document
 
 
-def _read(cls: type[Event], account: str, item: Json, content: Json) -> Event:
-    users = _people(content.get("users"))
+def _event_type(document: dict[str, Json]) -> str:
+    """Return the type that X Activity gives an event, or an empty string."""
+    data = document.get("data")
+    found = data.get("event_type") if is_object(data) else None
+    return found if isinstance(found, str) and _EVENT_TYPE.fullmatch(found) else ""
+
+
+def _read_kind(kind: str, content: dict[str, Json], account: str, people: _People, told: Told) -> None:
+    """Read the events of one kind; what cannot be read is set aside together."""
+    listed = content[kind]
+    bad: list[Json] = []
+    for item in listed if is_array(listed) else [listed]:
+        try:
+            event = _read(_KINDS[kind], account, item)
+            concerned = people.of(event)
+            alone = {"for_user_id": account, **concerned, kind: [item]}
+            # What is infinite or too deep could be written and not be read again.
+            kept = json.dumps(alone, allow_nan=False)
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            bad.append(item)
+            continue
+        told.events.append((people.told(event, concerned), kept))
+    if bad:
+        alone = {"for_user_id": account, "users": content.get("users"), kind: bad}
+        told.unread.append(Unread(account, _as_json(alone), shape_of({kind: bad})))
+
+
+def _read(cls: type[Event], account: str, item: Json) -> Event:
     if cls is not MessageEvent:
         event: Event = converter.structure(item | {"for_user_id": account}, cls)
-        return evolve(event, users=users)
+        return event
     message: DirectMessage = converter.structure(item, DirectMessage)
     if message.id is None or message.sender_id is None or message.recipient_id is None:
         raise ValueError("no whole message")
-    if "apps" in content:
-        message = evolve(message, apps=content["apps"])
-    return MessageEvent(for_user_id=account, users=users, message=message)
+    return MessageEvent(for_user_id=account, message=message)
 
 
-def _people(users: Json) -> dict[str, Person]:
-    people: dict[str, Person] = {}
-    for user_id, user in users.items() if is_object(users) else ():
-        try:
-            people[user_id] = converter.structure(user, Person)
-        except (ValueError, TypeError):
-            continue
-    return people
+class _People:
+    """The users and apps that a webhook tells of, each read once, whichever events they are in."""
+
+    def __init__(self, content: dict[str, Json]) -> None:
+        users, apps = content.get("users"), content.get("apps")
+        self._users: dict[str, Json] = users if is_object(users) else {}
+        self._apps: dict[str, Json] = apps if is_object(apps) else {}
+        self._read: dict[str, Person | None] = {}
+
+    def of(self, event: Event) -> dict[str, Json]:
+        """Return what is told of those whom `event` is about, as it was told."""
+        users = {one: self._users[one] for one in (event.for_user_id, event.person_id) if one in self._users}
+        app = event.message.source_app_id if isinstance(event, MessageEvent) else None
+        return {"users": users} | ({"apps": {app: self._apps[app]}} if app in self._apps else {})
+
+    def told(self, event: Event, concerned: dict[str, Json]) -> Event:
+        """Return `event` with the people and the app it is about."""
+        read = ((one, self._person(one)) for one in concerned["users"])
+        event = evolve(event, users={one: person for one, person in read if person is not None})
+        if "apps" in concerned and isinstance(event, MessageEvent):
+            event = evolve(event, message=evolve(event.message, apps=concerned["apps"]))
+        return event
+
+    def _person(self, user_id: str) -> Person | None:
+        if user_id not in self._read:
+            try:
+                person: Person | None = converter.structure(self._users[user_id], Person)
+            except (ValueError, TypeError, KeyError):
+                person = None
+            self._read[user_id] = person
+        return self._read[user_id]
 
 
-def _alone(content: dict[str, Json], kind: str, item: Json) -> dict[str, Json]:
-    """The event alone, wrapped as Account Activity would."""
-    return {key: content[key] for key in ("for_user_id", "users", "apps") if key in content} | {kind: [item]}
+_KINDS: Final[dict[str, type[Event]]] = {_MESSAGES: MessageEvent, _TYPING: TypingEvent, _READING: ReadEvent}
 
 
-def _as_account_activity(document: dict[str, Json]) -> dict[str, Json]:
-    """What X Activity tells, in the form in which Account Activity does."""
+def _as_json(document: Json) -> str:
+    """Write what cannot be read, as well as it can be written."""
+    try:
+        return json.dumps(document)
+    except RecursionError:
+        return "{}"
+
+
+def _id(value: Json) -> str | None:
+    """Return an id, which may be a number; ``None`` if it is none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return value if isinstance(value, str) and is_id(value) else None
+
+
+def _as_account_activity(document: dict[str, Json], event_type: str) -> dict[str, Json]:
+    """Bring what X Activity tells to the form of Account Activity.
+
+    Raises:
+        ValueError, TypeError: it is an event of messages in a form that is not known.
+    """
     data = document.get("data")
     if not is_object(data):
         return document
     chosen, payload = data.get("filter"), data.get("payload")
-    if not is_object(chosen) or not is_object(payload):
+    if not is_object(payload):
         return {}
+    account = chosen.get("user_id") if is_object(chosen) else None
+    users: dict[str, Json] = {}
+    for user_id, user in _told_users(data, payload):
+        users[user_id] = user["data"] if is_object(user) and is_object(user.get("data")) else user
+    content = {"for_user_id": account, "users": users}
+    if event_type in _FLAT and not any(kind in payload for kind in _KINDS):
+        return content | {_FLAT[event_type]: [_unflattened(payload, _id(account), _FLAT[event_type])]}
+    return payload | content
+
+
+def _told_users(data: dict[str, Json], payload: dict[str, Json]) -> Iterator[tuple[str, Json]]:
+    """Yield the users that X Activity tells of, by id: as a map beside the events, or as a list in ``includes``."""
     users = payload.get("users")
-    flat: dict[str, Json] = {}
-    for user_id, user in users.items() if is_object(users) else ():
-        flat[user_id] = user["data"] if is_object(user) and is_object(user.get("data")) else user
-    return payload | {"for_user_id": chosen.get("user_id"), "users": flat}
+    if is_object(users):
+        yield from users.items()
+    includes = data.get("includes")
+    listed = includes.get("users") if is_object(includes) else None
+    for user in listed if is_array(listed) else []:
+        user_id = _id(user.get("id")) if is_object(user) else None
+        if user_id is not None:
+            yield user_id, user
+
+
+def _unflattened(payload: dict[str, Json], account: str | None, kind: str) -> dict[str, Json]:
+    """Bring a flat event to the form of the others; what is left stays beside it."""
+    rest = dict(payload)
+    sender, conversation = _id(rest.pop("sender_id", None)), rest.pop("dm_conversation_id", None)
+    people = conversation.split("-") if isinstance(conversation, str) else []
+    if sender is None or len(people) != 2 or sender not in people or _id(people[0]) is None or _id(people[1]) is None:
+        raise ValueError("no conversation of two")
+    target = {"recipient_id": people[1] if people[0] == sender else people[0]}
+    if account not in people:
+        raise ValueError("a conversation of others")
+    created = {"created_timestamp": _milliseconds(rest.pop("created_at", None))}
+    if kind != _MESSAGES:
+        return rest | created | {"sender_id": sender, "target": target}
+    create = {"sender_id": sender, "target": target, "message_data": {"text": rest.pop("text", None)}}
+    return rest | created | {"type": "message_create", "message_create": create}
+
+
+def _milliseconds(created_at: Json) -> str | None:
+    if not isinstance(created_at, str):
+        return None
+    moment = datetime.fromisoformat(created_at)
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return str(int(moment.timestamp() * 1000))

@@ -1,32 +1,44 @@
 """A webhook: what comes is checked, kept, answered, and then handled.
 
-X wants an answer within seconds, and sends what was not answered only a few times more. So an event is answered when it
-is on the disk, and handled afterwards, by whom and for as long as it takes; what was not handled when the process ended
-is handled by the next one.
+X wants an answer within three seconds, and sends what was not answered only a few times more. So an event is answered
+when it is on the disk, and handled afterwards, by whom and for as long as it takes; what was not handled when the
+process ended is handled by the next one.
+
+Nothing that X has signed is dropped without a word. An event whose handler fails is set aside with the error, for
+:meth:`Inbox.failed <twdm_async.Inbox.failed>` and :meth:`Inbox.retry <twdm_async.Inbox.retry>`; what is about messages
+and cannot be read is set aside, too (:meth:`Inbox.unread <twdm_async.Inbox.unread>`), and logged by the names of its
+fields. What is refused is logged with the reason.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import hashlib
 import inspect
 import json
 import logging
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from urllib.parse import parse_qs
 
 from aiohttp import web
 from attrs import frozen
 
-from twdm_async._numbers import checked_count
+from twdm_async._numbers import checked_count, checked_seconds
 from twdm_async.client import Client
 from twdm_async.credentials import Credentials
 from twdm_async.errors import InboxFailed, InvalidInput, TwdmError
 from twdm_async.resources.inbox import Inbox, Received, checked_inbox
-from twdm_async.webhooks.events import Event, MessageEvent, read_events, read_with_content
+from twdm_async.webhooks.events import Event, MessageEvent, Told, Unread, take_apart
 from twdm_async.webhooks.signature import crc_response, is_signed
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 T = TypeVar("T")
 
@@ -37,6 +49,10 @@ _LARGEST_BODY: Final = 1024 * 1024  # bytes
 _MOST_DEATHS: Final = 3
 _PAUSE: Final = 5.0  # seconds before an inbox that failed is asked again
 _TAKE_OVER_EVERY: Final = 30.0  # seconds
+_SLOWEST_BODY: Final = 5.0  # seconds in which a body must have come
+_FIRST_RETRY, _LONGEST_RETRY = 1.0, 60.0  # seconds before a handler is called again
+_LONGEST_PROBLEM: Final = 500  # characters
+_NOTE_EVERY: Final = 60.0  # seconds between two notes that X was heard of, if there is nothing else to write
 
 _log = logging.getLogger(__name__)
 
@@ -63,22 +79,27 @@ class Webhook:
     Events of one person are handled one after the other, in the order in which they came; those of different people at
     the same time. Each event is handled once, however often it is sent; with a file as the inbox, also over restarts.
 
-    If `handle` raises, that is logged, and the event is done: to call it again could send a message twice. If the
-    process ends while an event is handled, the next one handles it again (unless processes have died of it three
-    times). So what must be sent just once for an event goes into an outbox, with the event's key.
+    If `handle` raises, that is logged, and the event is set aside: to call it again could send a message twice. If the
+    process ends while an event is handled, the next one handles it again; when three have died of it, it is set aside.
+    So what must be sent just once for an event goes into an outbox, with the event's key; then `retries` do no harm.
 
     Args:
         credentials: of the app; the consumer secret is what X signs with.
-        handle: is called for each event but the account's own messages, and awaited if it is a coroutine function.
+        handle: is called for each event but the account's own messages. A coroutine function is awaited; a plain one
+            runs in a thread, where it may block, and cannot be stopped.
         inbox: remembers events; if not given, all is forgotten when the process ends. It is yours to close.
         clients: of the accounts, with tokens that begin with the account's user id, as X' do. They learn of every
             message: replies to people who wrote may be free, and the account's own messages are proof of delivery.
         with_echoes: whether `handle` gets the account's own messages, too.
         at_once: how many events are handled at the same time.
         largest_body: bytes that a webhook may have.
+        retries: how many times `handle` is called again for an event if it raises, after 1, 2, 4 and more seconds.
+            The person's other events wait.
+        silent_after: seconds without a delivery or a check after which a warning is logged, since X drops webhooks
+            without a word. It checks at least once a day. ``None`` for never.
 
     Raises:
-        InvalidInput: something of this is not what it should be.
+        InvalidInput: an argument is not what it should be.
     """
 
     def __init__(
@@ -91,6 +112,8 @@ class Webhook:
         with_echoes: bool = False,
         at_once: int = 100,
         largest_body: int = _LARGEST_BODY,
+        retries: int = 0,
+        silent_after: float | None = 93_600.0,
     ) -> None:
         if not isinstance(credentials, Credentials):
             raise InvalidInput(parameter="credentials", problem="must be Credentials")
@@ -98,6 +121,10 @@ class Webhook:
             raise InvalidInput(parameter="handle", problem="must be a function that is called with an event")
         for name, value in {"at_once": at_once, "largest_body": largest_body}.items():
             checked_count(value, name)
+        if retries != 0:
+            checked_count(retries, "retries")
+        if silent_after is not None:
+            checked_seconds(silent_after, "silent_after")
         if not isinstance(clients, (list, tuple)) or not all(isinstance(client, Client) for client in clients):
             raise InvalidInput(parameter="clients", problem="must be a list of Client")
         self._credentials = credentials
@@ -108,8 +135,12 @@ class Webhook:
         self._with_echoes = with_echoes
         self._places = asyncio.Semaphore(at_once)
         self._largest_body = largest_body
+        self._retries = int(retries)
+        self._silence = _Silence(silent_after)
+        self._threads = None if _is_coroutine_function(handle) else ThreadPoolExecutor(at_once, "twdm_async handler")
+        self._named: set[str] = set()  # types of encrypted events of which the log knows
         self._waiting: dict[tuple[str, str], deque[tuple[Event, Received]]] = {}  # for each person, in order
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -133,19 +164,22 @@ class Webhook:
         if not isinstance(body, bytes):
             raise InvalidInput(parameter="body", problem="must be the raw bytes, since they are what is signed")
         if method == "GET":
-            return self._check(query)
+            return await self._check(query)
         if method != "POST":
-            return WebhookReply(405)
+            return _refused(405, "its method is neither GET nor POST")
         if len(body) > self._largest_body:
-            return WebhookReply(413)
+            return _refused(413, f"it has more than {self._largest_body} bytes")
         signature = next((value for name, value in headers.items() if name.lower() == SIGNATURE_HEADER), None)
         if not is_signed(self._credentials.consumer_secret, body, signature):
-            return WebhookReply(403)
+            problem = "it has no signature" if signature is None else "its signature is wrong"
+            return _refused(403, f"{problem}; only X, which knows the consumer secret, can sign")
         try:
-            events = read_with_content(body)
+            told = take_apart(body)
         except InvalidInput:
-            return WebhookReply(400)
-        taking_in = asyncio.create_task(self._take_in(events), name="twdm_async webhook")
+            return _refused(400, "it is signed, and no JSON object")
+        self._log_told(told)
+        heard = ["delivery"] if told.encrypted is None else ["delivery", told.encrypted]
+        taking_in = asyncio.create_task(self._take_in(told, heard), name="twdm_async webhook")
         self._tasks.add(taking_in)
         taking_in.add_done_callback(self._ended)
         try:
@@ -158,15 +192,24 @@ class Webhook:
     async def serve(self, request: web.Request) -> web.Response:
         """The same, as a handler of ``aiohttp.web``: ``app.router.add_route("*", "/webhook", webhook.serve)``."""
         if request.content_length is not None and request.content_length > self._largest_body:
-            reply = WebhookReply(413)
+            reply = _refused(413, f"it has more than {self._largest_body} bytes")
         else:
             body = bytearray()
-            async for piece in request.content.iter_any():
-                body += piece
-                if len(body) > self._largest_body:
-                    break
-            reply = await self.receive(request.method, request.rel_url.raw_query_string, request.headers, bytes(body))
-        return web.Response(status=reply.status, body=reply.body, content_type=reply.content_type)
+            try:
+                async with asyncio.timeout(_SLOWEST_BODY):
+                    async for piece in request.content.iter_any():
+                        body += piece
+                        if len(body) > self._largest_body:
+                            break
+            except TimeoutError:
+                reply = _refused(408, f"it had not come after {_SLOWEST_BODY:g} s")
+            else:
+                query = request.rel_url.raw_query_string
+                reply = await self.receive(request.method, query, request.headers, bytes(body))
+        response = web.Response(status=reply.status, body=reply.body, content_type=reply.content_type)
+        if reply.status in {408, 413}:
+            response.force_close()
+        return response
 
     async def lifespan(self, _: web.Application) -> AsyncIterator[None]:
         """This webhook's life within that of an ``aiohttp.web`` application:
@@ -195,49 +238,81 @@ class Webhook:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
         if self._owns_inbox:
             await self._inbox.close()
 
     async def __aenter__(self) -> Self:
         await self._take_over()
-        self._keeper = asyncio.create_task(self._take_over_often(), name="twdm_async webhook")
+        self._keeper = asyncio.create_task(self._look_around(), name="twdm_async webhook")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def _take_over(self) -> None:
-        """Handle what processes left that have ended."""
+        """Handle what is in nobody's hands: what processes left that have ended, and what is retried."""
         for received in await self._inbox.take_over():
-            for event in read_events(received.body or "{}"):
-                self._put(event, received)
+            told = _told_again(received)
+            if [event.key for event, _ in told.events] == [received.id]:
+                self._put(told.events[0][0], received)
+                continue
+            # It could not be read when it came; perhaps it can be by this version.
+            await self._take_in(told)
+            if told.events and received.id not in {_kept_unread(unread).id for unread in told.unread}:
+                await self._inbox.done(received)
+            else:
+                await self._inbox.set_aside(received, "it cannot be read", is_unread=True)
+                _log.error("webhook: event %s was kept, and cannot be read; inbox.unread() shows it", received.id)
 
-    async def _take_over_often(self) -> None:
+    async def _look_around(self) -> None:
         while True:
             await asyncio.sleep(_TAKE_OVER_EVERY)
             try:
                 await self._take_over()
+                self._silence.look(await self._inbox.heard())
             except InboxFailed as error:
                 _log.error("webhook: %s", error)
 
-    def _check(self, query: str) -> WebhookReply:
+    async def _check(self, query: str) -> WebhookReply:
         try:
             tokens = parse_qs(query, max_num_fields=10).get("crc_token", [])
             answer = crc_response(self._credentials.consumer_secret, tokens[0] if len(tokens) == 1 else "")
         except (InvalidInput, ValueError):
-            return WebhookReply(400)
+            return _refused(400, "a check needs just one crc_token")
+        self._note("check")
         return WebhookReply(200, json.dumps(answer).encode(), "application/json")
 
-    async def _take_in(self, events: Sequence[tuple[Event, str]]) -> None:
+    def _note(self, kind: str) -> None:
+        """Have it kept that X was heard of, without waiting for it: a check must be answered in time."""
+        if not self._is_closed and self._silence.is_due(kind):
+            self._start(self._surely(partial(self._inbox.keep, (), heard=(kind,))))
+
+    def _log_told(self, told: Told) -> None:
+        for unread in told.unread:
+            _log.warning("webhook: signed, about messages, and not understood; it is kept: %s", unread.shape)
+        if told.unknown is not None:
+            _log.warning("webhook: signed, and not understood: %s", told.unknown)
+        if told.encrypted is not None and told.encrypted not in self._named:
+            self._named.add(told.encrypted)
+            _log.warning(
+                "webhook: X tells of %s: an encrypted conversation, which this API cannot read", told.encrypted
+            )
+
+    async def _take_in(self, told: Told, heard: Sequence[str] = ()) -> None:
         """Keep what is new, and have it handled."""
         if self._is_closed:
             raise InboxFailed(path="(closed)", problem="the webhook is closed")
-        by_key = {(event.for_user_id, event.key): (event, content) for event, content in events}
+        by_key = {(event.for_user_id, event.key): (event, content) for event, content in told.events}
         kept = [Received(account, key, content) for (account, key), (_, content) in by_key.items()]
-        new = await self._inbox.keep(kept) if kept else []
+        kept += map(_kept_unread, told.unread)
+        due = [kind for kind in heard if self._silence.is_due(kind)]
+        new = await self._inbox.keep(kept, heard=due) if kept or due else []
         for received in new:
-            event, _ = by_key[received.account, received.id]
-            self._put(event, received)
+            if received.unread is None:
+                event, _ = by_key[received.account, received.id]
+                self._put(event, received)
 
     def _put(self, event: Event, received: Received) -> None:
         if isinstance(event, MessageEvent):
@@ -253,11 +328,14 @@ class Webhook:
             line.append((event, received))
             return
         line = self._waiting[person] = deque([(event, received)])
-        task = asyncio.create_task(self._work(person, line), name="twdm_async webhook")
+        self._start(self._work(person, line))
+
+    def _start(self, work: Coroutine[Any, Any, object]) -> None:
+        task: asyncio.Task[Any] = asyncio.create_task(work, name="twdm_async webhook")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited for it has it; perhaps nobody did
@@ -267,10 +345,12 @@ class Webhook:
         try:
             while line and not self._is_closed:
                 event, received = line[0]
-                async with self._places:
-                    if self._is_wanted(event):
-                        await self._handle_once(event, received)
-                await self._surely(partial(self._inbox.done, received))
+                problem = await self._handle_surely(event, received) if self._is_wanted(event) else None
+                if problem is None:
+                    await self._surely(partial(self._inbox.done, received))
+                else:
+                    await self._surely(partial(self._inbox.set_aside, received, problem))
+                    _log.error("webhook: event %s is set aside; inbox.retry() lets it be handled", received.id)
                 line.popleft()
         finally:
             self._waiting.pop(person, None)
@@ -278,29 +358,105 @@ class Webhook:
     def _is_wanted(self, event: Event) -> bool:
         return self._with_echoes or not (isinstance(event, MessageEvent) and event.is_echo)
 
-    async def _handle_once(self, event: Event, received: Received) -> None:
+    async def _handle_surely(self, event: Event, received: Received) -> str | None:
+        """Handle an event, again if it fails and may be repeated. Returns why it was not, if it was not."""
         deaths = await self._surely(partial(self._inbox.begin, received))
         if deaths >= _MOST_DEATHS:
-            _log.error("webhook: event %s is given up: %d processes ended while they handled it", event.key, deaths)
-            return
+            _log.error("webhook: event %s: %d processes ended while they handled it", event.key, deaths)
+            return f"{deaths} processes ended while they handled it"
         try:
-            handling = self._handle(event)
+            for retry in range(self._retries + 1):
+                async with self._places:
+                    problem = await self._handle_once(event)
+                if problem is None or retry == self._retries:
+                    return problem
+                await asyncio.sleep(min(_FIRST_RETRY * 2**retry, _LONGEST_RETRY))
+        except asyncio.CancelledError:  # it is closed; that is not the event's fault
+            await self._inbox.not_begun(received)
+            raise
+        return None
+
+    async def _handle_once(self, event: Event) -> str | None:
+        """Call the handler. Returns what it raised, if it raised."""
+        try:
+            if self._threads is None:
+                handling = self._handle(event)
+            else:
+                call = partial(contextvars.copy_context().run, self._handle, event)
+                handling = await asyncio.get_running_loop().run_in_executor(self._threads, call)
             if inspect.isawaitable(handling):
                 await handling
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if task is not None and task.cancelling():  # it is closed; that is not the event's fault
-                await self._inbox.not_begun(received)
+            if task is not None and task.cancelling():
                 raise
             _log.exception("webhook: the handler cancelled itself")
-        except Exception:  # noqa: BLE001 - whatever it is, the others are to be handled
+            return "the handler cancelled itself"
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others are to be handled
             _log.exception("webhook: the handler failed")
+            return f"{type(error).__name__}: {error}"[:_LONGEST_PROBLEM]
+        return None
 
     async def _surely(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """What the inbox answers, as soon as it can."""
+        """Return what the inbox answers, as soon as it can."""
         while True:
             try:
                 return await ask()
             except InboxFailed as error:
                 _log.error("webhook: %s", error)
                 await asyncio.sleep(_PAUSE)
+
+
+class _Silence:
+    """Notices that X has not been heard of for a long time.
+
+    Args:
+        seconds: after which it says so; ``None`` for never.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._began = time.time()
+        self._noted: dict[str, float] = {}  # when it was last to be written down, by kind
+        self._is_said = False
+
+    def is_due(self, kind: str) -> bool:
+        """Whether it is time to write down that X was heard of. Asked when it is; then it is not, for a while."""
+        now = time.monotonic()
+        if now - self._noted.get(kind, -_NOTE_EVERY) < _NOTE_EVERY:
+            return False
+        self._noted[kind] = now
+        self._is_said = False
+        return True
+
+    def look(self, heard: Mapping[str, datetime]) -> None:
+        """Log a warning, once, if X has not been heard of for so long."""
+        silence = time.time() - max((at.timestamp() for at in heard.values()), default=self._began)
+        if self._seconds is not None and silence > self._seconds and not self._is_said:
+            self._is_said = True
+            _log.warning(
+                "webhook: nothing has come for %.1f hours, no check either; X may have dropped it: see that it is "
+                "registered; poll() on the same inbox misses nothing",
+                silence / 3600,
+            )
+
+
+def _refused(status: int, problem: str) -> WebhookReply:
+    _log.warning("webhook: a request is refused with %d: %s", status, problem)
+    return WebhookReply(status)
+
+
+def _kept_unread(unread: Unread) -> Received:
+    name = hashlib.sha256(unread.content.encode()).hexdigest()[:16]
+    return Received(unread.account, f"unread {name}", unread.content, unread.shape)
+
+
+def _told_again(received: Received) -> Told:
+    try:
+        return take_apart(received.body or "{}")
+    except InvalidInput:
+        return Told()
+
+
+def _is_coroutine_function(handle: Handler) -> bool:
+    return inspect.iscoroutinefunction(handle) or inspect.iscoroutinefunction(type(handle).__call__)
