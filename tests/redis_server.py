@@ -60,6 +60,7 @@ class RedisServer:
         self._options = options
         self.port = free_port(below=55_000)  # a node of a cluster takes the port 10 000 above it as well
         self.process: subprocess.Popen[bytes] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="twdm_async_redis_")  # a replica writes there
 
     @property
     def url(self) -> str:
@@ -67,7 +68,7 @@ class RedisServer:
 
     def start(self) -> None:
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *self._options]
-        self.process = subprocess.Popen([self._program, *options], stdout=subprocess.DEVNULL, cwd="/tmp")  # noqa: S603, S108 - a program that was just found
+        self.process = subprocess.Popen([self._program, *options], stdout=subprocess.DEVNULL, cwd=self._folder.name)  # noqa: S603 - a program that was just found
         deadline = time.monotonic() + 10
         while True:
             try:
@@ -91,3 +92,4 @@ class RedisServer:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+        self._folder.cleanup()

@@ -28,6 +28,7 @@ from tests.stores import (
     spend,
     take,
     taken,
+    usage,
 )
 from twdm_async import (
     Lane,
@@ -40,7 +41,7 @@ from twdm_async import (
 )
 from twdm_async._clock import Clock
 from twdm_async.quota.limiter import QuotaLimiter
-from twdm_async.quota.operations import Bucket, Claim
+from twdm_async.quota.operations import Bucket, Claim, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -162,6 +163,7 @@ class Gate:
 
     def __init__(self, target: int) -> None:
         self.target = target
+        self.is_stalled = False
         self._pairs: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -196,10 +198,11 @@ class Gate:
             for source, sink in ((here, there), (there, here)):
                 threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
+                while self.is_stalled:
+                    time.sleep(0.01)
                 sink.sendall(data)
         for one in (source, sink):
             with contextlib.suppress(OSError):
@@ -285,6 +288,69 @@ async def test_redis_that_does_not_answer(redis_program: str, monkeypatch: pytes
             await asyncio.sleep(1.5)
             slots = [await limiter.admit(SEND, Lane(), max_wait=1.0) for _ in range(2)]
             assert len(slots) == 2, "what may have been taken while it did not answer was given back"
+
+
+async def test_fault_91_a_primary_that_became_a_replica_is_left(redis_program: str) -> None:
+    """Its connections stay open, and refuse what writes; whoever connects anew gets the new primary."""
+    with (
+        RedisServer(redis_program) as server,
+        RedisServer(redis_program) as other,
+        Gate(server.port) as gate,
+        redis.Redis(port=server.port) as old,
+        redis.Redis(port=other.port) as new,
+    ):
+        async with RedisQuotaStore(f"redis://127.0.0.1:{gate.port}") as store:
+            await spend(store, 1)
+            new.replicaof("127.0.0.1", server.port)
+            while new.info("replication").get("master_link_status") != "up":
+                await asyncio.sleep(0.05)
+            new.replicaof("no", "one")
+            old.replicaof("127.0.0.1", other.port)
+            gate.target = other.port
+            with pytest.raises(QuotaStoreFailed, match="it is a replica now"):
+                await taken(store)
+            with pytest.raises(QuotaStoreFailed, match="forgotten"):  # the new one may not have everything
+                await taken(store)
+
+
+async def test_fault_91_cancelled_in_the_middle_of_a_command_answers_are_not_mixed(redis_program: str) -> None:
+    """All tasks are cancelled, at any moment of a command: the next one gets its own answer, and no slot is lost."""
+    chance, granted, rounds = random.Random(5), 0, 80
+    bucket, quota = Bucket(SEND, Scope.USER, "a", "brand"), Quota(1000, per=100.0)
+    claims = (Claim(bucket, (quota,)),)
+    with RedisServer(redis_program) as server:
+        async with RedisQuotaStore(server.url) as store:
+            await spend(store, 1)
+            me = {asyncio.current_task()}
+            for _ in range(rounds):
+                asking = asyncio.ensure_future(take(store, claims, LIFETIME, 1))
+                await asyncio.sleep(chance.uniform(0.0, 0.003))
+                others = asyncio.all_tasks() - me
+                for task in others:
+                    task.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
+                if not asking.cancelled() and asking.exception() is None:
+                    granted += 1
+            for _ in range(3):
+                slots = await take(store, claims, LIFETIME, 1)
+                assert not isinstance(slots, Wait)
+                assert len(slots) == 1
+            used = usage(store, bucket, quota)
+    assert 0 < granted < rounds
+    assert granted + 3 <= used.used <= rounds + 3
+
+
+async def test_fault_91_a_connection_that_stalls_is_left(redis_program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes over it later is the answer to nothing."""
+    monkeypatch.setattr("twdm_async.quota.store.redis._TIMEOUT", 0.3)
+    with RedisServer(redis_program) as server, Gate(server.port) as gate:
+        async with RedisQuotaStore(f"redis://127.0.0.1:{gate.port}") as store:
+            await spend(store, 1)
+            gate.is_stalled = True
+            with pytest.raises(QuotaStoreFailed, match="took too long"):
+                await taken(store)
+            gate.is_stalled = False
+            assert len(await taken(store, 3)) == 2
 
 
 @pytest.mark.parametrize("cluster", [False, True])

@@ -376,6 +376,8 @@ class Inbox:
         return [owner for owner in owners if owner != me and self._is_dead(owner)]
 
     def _alive(self) -> str:
+        if self._is_closed:
+            raise InboxFailed(path=str(self._path or "(memory)"), problem="it is closed")
         if self._owner is None:
             return "this process"
         try:

@@ -53,6 +53,7 @@ _TURN: Final = 300  # milliseconds
 _LOST_FOR: Final = 2 * 3600.0  # seconds on top of the longest window: requests under way, and the credit of replies
 _DAY: Final = 86_400.0
 _ADVICE: Final = {
+    "readonly": "it is a replica now; see that its address leads to the primary",
     "auth|password|noperm": "see that user and password are right, and that this user may run scripts",
     "oom|maxmemory": "it is out of memory; give it more",
     "db index|invalid db": "it has no database of this number",
@@ -90,6 +91,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
             raise InvalidInput(parameter="prefix", problem="must be a word without braces")
         self._prefix = prefix
         self._redis: Any = None
+        self._closing: set[asyncio.Future[None]] = set()  # connections that end
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._memories: dict[str, Memory] = {}  # by app
         self._client = ""
@@ -108,8 +110,8 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
     async def close(self) -> None:
         await super().close()
         if self._redis is not None:
-            await self._redis.aclose()
-            self._redis = None
+            self._disconnect_soon()
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _begin_in_loop(self, *, is_new_process: bool) -> None:
         super()._begin_in_loop(is_new_process=is_new_process)
@@ -119,6 +121,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         if self._redis is not None:  # its connections belong to another loop or process, and cannot be closed here
             self._redis.connection = None
             self._redis = None
+        self._closing.clear()
 
     def _connect(self) -> Any:
         client = self._library.asyncio
@@ -222,10 +225,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
                 self._redis = self._connect()
                 await self._warn_of_eviction()
             sent_at = self.clock.uptime()
-            try:
-                answer = await self._redis.evalsha(self._sha, len(keys), *arguments)
-            except errors.NoScriptError:
-                answer = await self._redis.eval(self._script, len(keys), *arguments)
+            answer = await self._ask_server(len(keys), *arguments)
         except (errors.ConnectionError, OSError) as error:  # a TimeoutError is an OSError
             if is_again or isinstance(error, errors.TimeoutError | TimeoutError):
                 raise self._refused(error) from None
@@ -235,6 +235,27 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
             return None if answer == 1 else _state(answer, pages, sent_at)
         # It may only have closed a connection that nobody used for long.
         return await self._call(batch, mode, text, known, writes)
+
+    async def _ask_server(self, keys: int, *arguments: Any) -> Any:
+        """Run the script on the server. A connection over which something went wrong is used no more: an answer may
+        still come over it, and its server may be a primary no longer.
+        """
+        connected = self._redis
+        try:
+            try:
+                return await connected.evalsha(self._sha, keys, *arguments)
+            except self._library.exceptions.NoScriptError:
+                return await connected.eval(self._script, keys, *arguments)
+        except BaseException:  # whoever asks may also be cancelled
+            if self._redis is connected:
+                self._disconnect_soon()
+            raise
+
+    def _disconnect_soon(self) -> None:
+        closing = asyncio.ensure_future(self._redis.aclose())
+        self._redis = None
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def _refused(self, error: BaseException) -> QuotaStoreFailed:
         problem = f"it cannot be asked ({type(error).__name__}); {_advice(error)}"
