@@ -64,6 +64,13 @@ HEAD: Final = 16
 """Bytes from the beginning of a file by which its type is told."""
 
 
+_NO_FILMS: Final = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"miaf"}
+    | {b"avif", b"avis", b"M4A ", b"M4B ", b"M4P ", b"crx ", b"jp2 ", b"jpx ", b"jpm ", b"jxl "}
+)
+"""Brands of files that begin as films do, and are still pictures or sound."""
+
+
 def type_by_content(head: bytes) -> str | None:
     """The content type of a file that begins like this, if it is one that the API takes."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -74,7 +81,7 @@ def type_by_content(head: bytes) -> str | None:
         return "image/gif"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
-    if head[4:8] == b"ftyp":
+    if head[4:8] == b"ftyp" and head[8:12] not in _NO_FILMS:
         return "video/quicktime" if head[8:12] == b"qt  " else "video/mp4"
     return None
 

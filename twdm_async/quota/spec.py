@@ -131,8 +131,10 @@ _DOCUMENTED: dict[str, QuotaRow] = {
     **dict.fromkeys(
         ("direct_messages.indicate_typing", "direct_messages.mark_read"), QuotaRow((Quota(1000, per=_QUARTER_HOUR),))
     ),
-    # Documented as limited, or not at all, without a figure: the server's 429 is what is known about these.
-    **dict.fromkeys(("direct_messages.delete", "direct_messages.download"), QuotaRow((), _SMOOTH)),
+    # Documented as limited, without a figure: the server's 429 is what is known about it.
+    "direct_messages.delete": QuotaRow((), _SMOOTH),
+    # Not documented. Users of other clients were refused after about 50 files in 15 minutes, over all users of an app.
+    "direct_messages.download": QuotaRow((Quota(50, per=_QUARTER_HOUR, scope=Scope.APP),)),
     **{f"welcome_messages.{action}": QuotaRow((), _SMOOTH) for action in ("create", "update", "delete")},
     **{f"welcome_message_rules.{action}": QuotaRow((), _SMOOTH) for action in ("create", "delete")},
     **{f"welcome_message{kind}.{action}": _FIFTEEN for kind in ("s", "_rules") for action in ("get", "list")},

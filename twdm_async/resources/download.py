@@ -55,10 +55,16 @@ async def download(caller: Caller, address: str | None, path: Path, most: int, m
 
 
 def _draft_of(path: Path) -> Path:
-    """Where the file is written first."""
+    """Return where the file is written first. Its own name may be as long as names may be."""
     if not path.name or "\0" in str(path):
         raise InvalidInput(parameter="path", problem="is not the path of a file")
-    return path.with_name(f"{path.name}.{secrets.token_hex(6)}.part")
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # its name is too long, say, which is better known now than when all of it was read
+        raise InvalidInput(parameter="path", problem=f"cannot be written: {error.strerror}") from None
+    return path.with_name(f".{secrets.token_hex(12)}.part")
 
 
 def _checked(address: str | None, caller: Caller) -> tuple[str, str]:

@@ -137,7 +137,8 @@ class MediaUploads:
     ) -> Media:
         deadline = self._clock.monotonic() + timeout
         last = media
-        while last.processing is not None and last.processing.state not in _DONE:
+        # It has been seen to stay in progress for ever, with an error beside it.
+        while last.processing is not None and last.processing.state not in _DONE and not last.processing.error:
             left = deadline - self._clock.monotonic()
             if left <= 0:
                 problem = f"the API had not processed it after {timeout:g} s"
@@ -146,7 +147,7 @@ class MediaUploads:
             last = await back.status(media.id)
             if last.processing is not None and last.processing.progress_percent is not None:
                 tell(UploadProgress(size, size, last.processing.progress_percent))
-        if last.processing is not None and last.processing.state == "failed":
+        if last.processing is not None and (last.processing.state == "failed" or last.processing.error):
             error = last.processing.error or {}
             words = [str(error[key]) for key in ("name", "message") if isinstance(error.get(key), str)]
             problem = f"the API could not process it{': ' if words else ''}{': '.join(words)}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twdm_async._json import is_array, is_object
 from twdm_async.sandbox.call import Json, object_at
+from twdm_async.sandbox.links import links_in
 from twdm_async.sandbox.refusal import Refusal, invalid
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def shown_data(data: Json, text: str, media: StoredMedia | None, address: str) -
         media: the file that hangs on it.
         address: where that can be had.
     """
-    escaped, urls = _shortened(_escaped(text), with_media=media is not None)
+    escaped, urls = _shortened(text, with_media=media is not None)
     shown: Json = {"text": escaped, "entities": _entities(escaped) | {"urls": urls}}
     if "quick_reply" in data:
         shown["quick_reply"] = data["quick_reply"]
@@ -157,31 +158,27 @@ def _entities(escaped: str) -> Json:
     }
 
 
-_ADDRESS: Final = re.compile(r"(?<![\w@./])(?:https?://[^\s]+|(?:[A-Za-z0-9-]+\.)+(?:com|org|net|io)\b(?:/[^\s]*)?)")
-
-
-def _shortened(escaped: str, *, with_media: bool) -> tuple[str, list[Json]]:
-    """The text with a t.co link for each address, and one more for a file that hangs on it; and what they stand for."""
+def _shortened(text: str, *, with_media: bool) -> tuple[str, list[Json]]:
+    """Escape `text`, with a t.co link for each address, and one more for a file that hangs on it; and return what the
+    links stand for. Their indices count the escaped text.
+    """
     urls: list[Json] = []
-    parts: list[str] = []
-    done = length = 0
+    shown = ""
+    done = 0
 
     def link(expanded: str) -> str:
         short = f"https://t.co/{len(urls):010}"
         urls.append({"url": short, "expanded_url": expanded, "display_url": expanded.partition("://")[2][:27]})
-        urls[-1]["indices"] = [length, length + len(short)]
+        urls[-1]["indices"] = [len(shown), len(shown) + len(short)]
         return short
 
-    for match in _ADDRESS.finditer(escaped):
-        before = escaped[done : match.start()]
-        length += len(before)
-        address = match[0] if "://" in match[0] else f"http://{match[0]}"
-        parts += [before, link(address)]
-        length += len(parts[-1])
-        done = match.end()
-    parts.append(escaped[done:])
-    length += len(parts[-1])
+    for start, end in links_in(text):
+        shown += _escaped(text[done:start])
+        address = text[start:end]
+        shown += link(address if "://" in address else f"http://{address}")
+        done = end
+    shown += _escaped(text[done:])
     if with_media:
-        length += 1
-        parts += [" ", link("https://twitter.com/messages/media/1")]
-    return "".join(parts), urls
+        shown += " "
+        shown += link("https://twitter.com/messages/media/1")
+    return shown, urls

@@ -7,6 +7,7 @@ import binascii
 from typing import TYPE_CHECKING, Any, Final
 
 from twdm_async._json import is_object
+from twdm_async.models.media import type_by_content
 from twdm_async.sandbox.call import Answer, Call, Json, checked_long, whole_number
 from twdm_async.sandbox.records import Segments, StoredMedia
 from twdm_async.sandbox.refusal import Refusal, invalid
@@ -162,6 +163,9 @@ def _status(state: State, call: Call, media_id: str) -> StoredMedia:
     match media.processing["state"]:
         case "pending":
             media.processing = {"state": "in_progress", "check_after_secs": 1, "progress_percent": 50}
+        case "in_progress" if media.head[8:12] == b"stuc":  # it stays in progress, with an error
+            error = {"code": 1, "name": "InternalError", "message": "Could not process the media"}
+            media.processing = {"state": "in_progress", "check_after_secs": 1, "progress_percent": 99, "error": error}
         case "in_progress" if media.head[8:12] == b"fail":
             error = {"code": 1, "name": "InvalidMedia", "message": "Unsupported video format"}
             media.processing = {"state": "failed", "progress_percent": 50, "error": error}
@@ -210,15 +214,15 @@ def _check_size(content_type: str, size: int) -> None:
 
 
 def _kind(content: bytes) -> tuple[str, int, int]:
-    """Type, width and height; only PNG and GIF tell their size in a fixed place, and nobody here needs the others'."""
-    if content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) >= 24:
-        return "image/png", int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
-    if content.startswith((b"GIF87a", b"GIF89a")) and len(content) >= 10:
-        return "image/gif", int.from_bytes(content[6:8], "little"), int.from_bytes(content[8:10], "little")
-    if content.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg", 0, 0
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "image/webp", 0, 0
-    if content[4:8] == b"ftyp":
-        return "video/quicktime" if content[8:12] == b"qt  " else "video/mp4", 0, 0
-    raise Refusal(400, 324, "media type unrecognized.")
+    """Return type, width and height; only PNG and GIF tell their size in a fixed place, and nobody here needs the
+    others'.
+    """
+    match type_by_content(content):
+        case None:
+            raise Refusal(400, 324, "media type unrecognized.")
+        case "image/png" if len(content) >= 24:
+            return "image/png", int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
+        case "image/gif" if len(content) >= 10:
+            return "image/gif", int.from_bytes(content[6:8], "little"), int.from_bytes(content[8:10], "little")
+        case content_type:
+            return content_type, 0, 0
