@@ -30,6 +30,8 @@ def quiet_call(function: Callable[P, T]) -> Callable[P, T]:
         try:
             return function(*args, **kwargs)
         except TwdmError as error:
+            problem: Exception = error.with_traceback(None)
+        except TypeError as error:  # an argument is missing, or not known
             problem = error.with_traceback(None)
         del args, kwargs
         raise problem from None
@@ -48,17 +50,28 @@ def quiet(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
 
     @functools.wraps(function)
     async def without_frames(*args: P.args, **kwargs: P.kwargs) -> T:
-        running = function(*args, **kwargs)
-        del args, kwargs
+        problem: Exception
         try:
-            return await running
-        except (TwdmError, asyncio.CancelledError) as error:
-            raise error.with_traceback(None) from None
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody could have expected it
-            problem = mistake(error)
-        raise problem
+            running = function(*args, **kwargs)
+        except TypeError as error:  # an argument is missing, or not known
+            problem = error.with_traceback(None)
+        else:
+            del args, kwargs
+            return await _quietly(running)
+        del args, kwargs
+        raise problem from None
 
     return without_frames
+
+
+async def _quietly(running: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await running
+    except (TwdmError, asyncio.CancelledError) as error:
+        raise error.with_traceback(None) from None
+    except Exception as error:  # noqa: BLE001 - whatever it is, nobody could have expected it
+        problem = mistake(error)
+    raise problem
 
 
 def mistake(error: Exception) -> TwdmError:

@@ -17,6 +17,7 @@ from twdm_async.cli import send_many as bulk
 from twdm_async.cli.connect import (
     DEFAULT_API_URL,
     ApiUrl,
+    InboxFile,
     MaxWait,
     OutboxFile,
     QuotaStoreUrl,
@@ -26,14 +27,14 @@ from twdm_async.cli.connect import (
     open_client,
     open_outbox,
     run,
-    show,
-    shown,
 )
 from twdm_async.cli.doctor import examine
+from twdm_async.cli.inbox import inbox
 from twdm_async.cli.media import media
 from twdm_async.cli.message_file import BadLines, read_messages
 from twdm_async.cli.messages import messages
 from twdm_async.cli.outbox import outbox
+from twdm_async.cli.terminal import complain, printable, show, shown
 from twdm_async.cli.welcome import welcome
 from twdm_async.resources.evidence import SETTLE_AFTER
 from twdm_async.sandbox import Fault, Sandbox
@@ -53,6 +54,7 @@ app.add_typer(messages, name="messages")
 app.add_typer(welcome, name="welcome")
 app.add_typer(media, name="media")
 app.add_typer(outbox, name="outbox")
+app.add_typer(inbox, name="inbox")
 
 ProfileId = Annotated[str, typer.Argument(help="A custom profile's id.")]
 
@@ -85,7 +87,7 @@ async def _serve(port: int, time_scale: float, list_lag: float, kinds: list[str]
     try:
         await double.start()
     except OSError as error:
-        typer.echo(f"error: port {port} cannot be had: {error.strerror}", err=True)
+        complain(f"port {port} cannot be had: {error.strerror}")
         raise typer.Exit(1) from None
     keys = asdict(double.credentials)
     memory = tempfile.TemporaryDirectory(prefix="twdm_sandbox_")  # what is spent here is not remembered elsewhere
@@ -103,9 +105,16 @@ async def _serve(port: int, time_scale: float, list_lag: float, kinds: list[str]
 
 
 @app.command()
-def doctor(api_url: ApiUrl = DEFAULT_API_URL, username: Username = None, quota_store: QuotaStoreUrl = None) -> None:
-    """Find out what the account and its keys are good for, and what is missing. Ends with 1 if something is."""
-    raise typer.Exit(run(examine(api_url, username, quota_store)))
+def doctor(
+    api_url: ApiUrl = DEFAULT_API_URL,
+    username: Username = None,
+    quota_store: QuotaStoreUrl = None,
+    inbox_file: InboxFile = None,
+) -> None:
+    """Find out what the account and its keys are good for, what is missing, and whether its webhook still tells of
+    events. Ends with 1 if something is missing.
+    """
+    raise typer.Exit(run(examine(api_url, username, quota_store, inbox_file)))
 
 
 @app.command()
@@ -182,8 +191,8 @@ def send_many(
         code = run(main())
     except BadLines as error:
         for line in error.lines:
-            typer.echo(f"{file}: {line}", err=True)
-        typer.echo(f"error: {len(error.lines)} bad line(s); nothing was sent", err=True)
+            typer.echo(printable(f"{file}: {line}"), err=True)
+        complain(f"{len(error.lines)} bad line(s); nothing was sent")
         code = 2
     raise typer.Exit(code)
 

@@ -1,20 +1,17 @@
-"""What the commands share: from options and environment to a client and an outbox, and from models to the terminal."""
+"""What the commands share: from options and environment to a client, an outbox and an inbox."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import os
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import platformdirs
 import typer
-from attrs import asdict
-from rich.console import Console
 
+from twdm_async.cli.terminal import complain
 from twdm_async.client import Client
 from twdm_async.credentials import ENVIRONMENTS, Credentials
 from twdm_async.errors import InvalidInput, QuotaStoreFailed, TwdmError
@@ -23,8 +20,6 @@ from twdm_async.quota.store import QuotaStore, SQLiteQuotaStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
-
-    from twdm_async.models import DirectMessage, WelcomeMessage
 
 T = TypeVar("T")
 
@@ -60,6 +55,15 @@ OutboxFile = Annotated[
         envvar="TWDM_OUTBOX",
         help="The file in which messages wait and outcomes are kept. If not given, it is the file of the quota store; "
         "if that is none, outbox.db in your state folder.",
+    ),
+]
+InboxFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--inbox",
+        envvar="TWDM_INBOX",
+        help="The file in which it is remembered what was received. If not given, it is the file of the quota store; "
+        "if that is none, inbox.db in your state folder.",
     ),
 ]
 SettleAfter = Annotated[
@@ -118,7 +122,7 @@ async def open_outbox(client: Client, path: Path | None, settle_after: float) ->
         OutboxFailed: the file cannot be had.
     """
     try:
-        outbox = Outbox(client, path or state_file_of(client, "outbox.db"), settle_after=settle_after)
+        outbox = Outbox(client, path or _state_file(client.quota_store.address, "outbox.db"), settle_after=settle_after)
     except InvalidInput as error:
         option = "--settle-after" if error.parameter == "settle_after" else error.parameter
         raise InvalidInput(parameter=option, problem=error.problem) from None
@@ -126,9 +130,18 @@ async def open_outbox(client: Client, path: Path | None, settle_after: float) ->
         yield outbox
 
 
-def state_file_of(client: Client, name: str) -> Path:
-    """The file of the client's quota store; if it has none, the one called `name` in the state folder."""
-    scheme, _, file = client.quota_store.address.partition(":///")
+def inbox_path(quota_store: str | None) -> Path:
+    """Return where the inbox is if nobody says so: in the file of the quota store, or in the state folder.
+
+    Raises:
+        InvalidInput: the store's address is not one.
+    """
+    return _state_file(_store(quota_store).address, "inbox.db")
+
+
+def _state_file(store: str, name: str) -> Path:
+    """Return the file of the quota store; if it has none, the one called `name` in the state folder."""
+    scheme, _, file = store.partition(":///")
     return Path(file) if scheme == "sqlite" else _state_folder() / name
 
 
@@ -166,29 +179,5 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(main)
     except TwdmError as error:
-        typer.echo(f"error: {error}", err=True)
+        complain(str(error))
         raise typer.Exit(2 if isinstance(error, InvalidInput) else 1) from None
-
-
-def show(models: Any) -> None:
-    """Print a model, or several, as JSON."""
-    Console().print_json(data=models if isinstance(models, (list, dict)) else shown(models), default=_json_value)
-
-
-def shown(model: Any) -> dict[str, Any]:
-    """What a model shows of itself."""
-    shown: dict[str, Any] = asdict(model, filter=lambda field, value: field.repr and value is not None)
-    return {name: value.name.lower() if isinstance(value, enum.IntEnum) else value for name, value in shown.items()}
-
-
-def message_shown(message: DirectMessage | WelcomeMessage) -> dict[str, Any]:
-    """What a message shows of itself, and its text, for somebody who asked for it."""
-    choices = message.quick_replies
-    labels = [one.label for one in choices] if isinstance(choices, tuple) else []
-    buttons = [cta.label for cta in message.ctas]
-    more = {"choices": labels, "buttons": buttons}
-    return shown(message) | {"text": message.text} | {name: one for name, one in more.items() if one}
-
-
-def _json_value(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from twdm_async.cli.terminal import plain
 from twdm_async.client import Client
 from twdm_async.errors import TwdmError
 from twdm_async.quota.spec import Pace, Quota, QuotaTable, Scope
@@ -113,7 +114,7 @@ async def _send_all(client: Client, profiles: Sequence[CustomProfile], console: 
                 try:
                     await agent.send(1_000_000 + number, text)
                 except TwdmError as error:  # the server's records will show what it came to
-                    console.print(f"[red]{error}")
+                    console.print(plain(str(error)), style="red")
                 advance()
 
         async with asyncio.TaskGroup() as group:

@@ -10,7 +10,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from twdm_async.cli.connect import DEFAULT_API_URL, ApiUrl, QuotaStoreUrl, UploadUrl, Username, open_client, run, show
+from twdm_async.cli.connect import (
+    DEFAULT_API_URL,
+    ApiUrl,
+    QuotaStoreUrl,
+    UploadUrl,
+    Username,
+    open_client,
+    run,
+)
+from twdm_async.cli.terminal import printable, show
 from twdm_async.models.media import MediaCategory
 
 if TYPE_CHECKING:
@@ -63,12 +72,13 @@ def upload(
 
     async def main() -> None:
         chosen = next((one for one in get_args(MediaCategory) if one == category), None)
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        name = printable(file.name)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-            bar = bars.add_task(file.name, total=None)
+            bar = bars.add_task(name, total=None)
 
             def tell(progress: UploadProgress) -> None:
-                words = file.name if progress.processed is None else f"{file.name}, processed {progress.processed} %"
+                words = name if progress.processed is None else f"{name}, processed {progress.processed} %"
                 bars.update(bar, description=words, total=progress.total, completed=progress.sent)
 
             async with open_client(api_url, upload_url, username, quota_store, media_api=media_api.value) as client:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import Annotated, Any
 
@@ -11,14 +10,14 @@ import typer
 from twdm_async.cli.connect import (
     DEFAULT_API_URL,
     ApiUrl,
+    InboxFile,
     QuotaStoreUrl,
     Username,
-    message_shown,
+    inbox_path,
     open_client,
     run,
-    show,
-    state_file_of,
 )
+from twdm_async.cli.terminal import as_json, complain, message_shown, show
 from twdm_async.models.attachments import MessageMedia
 from twdm_async.resources.inbox import Inbox
 
@@ -65,7 +64,7 @@ def get_message(
             if save is not None and isinstance(message.attachment, MessageMedia):
                 await client.direct_messages.download(message.attachment, save)
             elif save is not None:
-                typer.echo("error: no file hangs on it", err=True)
+                complain("no file hangs on it")
                 raise typer.Exit(1)
 
     run(main())
@@ -93,15 +92,7 @@ def listen(
         float, typer.Option(min=1, help="Seconds between two looks; 15 are allowed in 15 minutes.")
     ] = 60.0,
     echoes: Annotated[bool, typer.Option(help="Also what the account itself sends.")] = False,
-    inbox_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--inbox",
-            envvar="TWDM_INBOX",
-            help="The file in which it is remembered what was shown. If not given, it is the file of the quota store; "
-            "if that is none, inbox.db in your state folder.",
-        ),
-    ] = None,
+    inbox_file: InboxFile = None,
     api_url: ApiUrl = DEFAULT_API_URL,
     username: Username = None,
     quota_store: QuotaStoreUrl = None,
@@ -111,11 +102,12 @@ def listen(
     """
 
     async def main() -> None:
-        async with open_client(api_url, None, username, quota_store) as client:
-            path = inbox_file or state_file_of(client, "inbox.db")
-            async with Inbox(path) as inbox:
-                async for message in client.direct_messages.poll(inbox, every=every, sent=echoes):
-                    typer.echo(json.dumps(message_shown(message), default=str, ensure_ascii=False))
+        async with (
+            open_client(api_url, None, username, quota_store) as client,
+            Inbox(inbox_file or inbox_path(quota_store)) as inbox,
+        ):
+            async for message in client.direct_messages.poll(inbox, every=every, sent=echoes):
+                typer.echo(as_json(message_shown(message)))
 
     try:
         run(main())

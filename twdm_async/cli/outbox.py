@@ -20,10 +20,9 @@ from twdm_async.cli.connect import (
     open_client,
     open_outbox,
     run,
-    show,
-    shown,
 )
 from twdm_async.cli.send_many import PriorityName
+from twdm_async.cli.terminal import show, shown
 from twdm_async.errors import InvalidInput
 from twdm_async.outbox import Outbox, State
 from twdm_async.resources.evidence import SETTLE_AFTER

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import errno
 import hashlib
 import json
+import os
 import signal
+import stat
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -16,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from twdm_async import errors
 from twdm_async._json import is_object
 from twdm_async.cli.message_file import BadLines, Message
+from twdm_async.cli.terminal import say
 from twdm_async.outbox import State
 from twdm_async.quota.spec import Priority
 
@@ -100,35 +104,49 @@ async def send_all(
         loop.remove_signal_handler(signal.SIGINT)
     if kept.hopeless is not None:
         said_instead = "".join(f"\n{outcome}" for outcome in kept.unwritten)
-        console.print(f"error: {kept.hopeless}{said_instead}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"error: {kept.hopeless}{said_instead}")
     said = ", ".join(f"{count} {outcome}" for outcome, count in kept.counts.items())
     earlier = f" ({kept.earlier} of them by an earlier run; --run NAME sends them again)" if kept.earlier else ""
     if kept.failed_earlier:
         earlier += f" ({kept.failed_earlier} were not sent by an earlier run; `twdm outbox retry` lets them be sent)"
     where = f"Every line's outcome is in {results}"
-    console.print(f"{said}{earlier}. {where}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"{said}{earlier}. {where}")
     for reason, count in kept.reasons.most_common(_MOST_REASONS):
-        console.print(f"  {count} times: {reason}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"  {count} times: {reason}")
     if (others := len(kept.reasons) - _MOST_REASONS) > 0:
-        console.print(f"  and {others} other reasons, each in {results}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"  and {others} other reasons, each in {results}")
     if stop.is_set() and kept.hopeless is None:
         return 130
     return 0 if set(kept.counts) == {"sent"} else 1
 
 
 def _opened(results: Path) -> TextIO:
+    """Open the file of results, which nobody else may read, and empty it if it is one; leave anything else as it is."""
     try:
-        if results.exists() and results.is_file() and results.stat().st_size:
-            with results.open(encoding="utf-8") as file:
-                first = json.loads(file.readline())
-            if not is_object(first) or "outcome" not in first:
-                raise ValueError("not ours")  # noqa: TRY301 - as what is no JSON
-        return results.open("w", encoding="utf-8")
+        descriptor = os.open(results, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        with contextlib.ExitStack() as stack:
+            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            file = stack.enter_context(os.fdopen(descriptor, "r+" if is_file else "w", encoding="utf-8"))
+            if is_file:
+                first = file.readline()
+                if first and "outcome" not in _object(first):
+                    raise ValueError("not ours")  # noqa: TRY301 - as what is no JSON
+                file.seek(0)
+                file.truncate()
+                os.fchmod(descriptor, 0o600)
+            stack.pop_all()
+            return file
     except OSError as error:
-        problem = f"{results} cannot be made: {error.strerror}"
+        words = "it is a link to another file" if error.errno == errno.ELOOP else error.strerror
+        problem = f"{results} cannot be made: {words}"
     except ValueError:
         problem = f"{results} is there, and is no file of results; name another with --results"
     raise errors.InvalidInput(parameter="results", problem=problem)
+
+
+def _object(line: str) -> dict[str, Any]:
+    found = json.loads(line)
+    return found if is_object(found) else {}
 
 
 def _keys(messages: Sequence[Message], run: str, *, with_profile: bool = False) -> list[str]:

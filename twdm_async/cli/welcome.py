@@ -11,12 +11,10 @@ from twdm_async.cli.connect import (
     ApiUrl,
     QuotaStoreUrl,
     Username,
-    message_shown,
     open_client,
     run,
-    show,
-    shown,
 )
+from twdm_async.cli.terminal import message_shown, show, shown
 from twdm_async.models.quick_replies import QuickReply
 
 welcome = typer.Typer(help="Make, show and choose welcome messages.", no_args_is_help=True)

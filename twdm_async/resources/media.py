@@ -18,7 +18,7 @@ from twdm_async.errors import MediaFailed, ResponseError
 from twdm_async.models.media import HEAD, Media, MediaCategory, MediaV2, checked_type
 from twdm_async.resources.media_source import Opened, Source, opened
 from twdm_async.transport.call import Caller
-from twdm_async.transport.wire import File
+from twdm_async.transport.wire import File, without_long_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -149,7 +149,7 @@ class MediaUploads:
                 tell(UploadProgress(size, size, last.processing.progress_percent))
         if last.processing is not None and (last.processing.state == "failed" or last.processing.error):
             error = last.processing.error or {}
-            words = [str(error[key]) for key in ("name", "message") if isinstance(error.get(key), str)]
+            words = [without_long_words(error[key]) for key in ("name", "message") if isinstance(error.get(key), str)]
             problem = f"the API could not process it{': ' if words else ''}{': '.join(words)}"
             raise MediaFailed(endpoint=back.status_name, problem=problem, media_id=media.id)
         return evolve(media, processing=last.processing)  # the later answers do not tell all of it again

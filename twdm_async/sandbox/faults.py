@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 
 @frozen
 class Reply:
-    """A reply as it would be, or as a fault makes it; `chance` draws what a fault leaves to it."""
+    """A reply as it would be, or as a fault makes it; `chance` draws what a fault leaves to it, and `asked` is the head
+    of the request.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
     chance: random.Random = field(factory=random.Random, repr=False)
+    asked: Mapping[str, str] = field(factory=dict[str, str], repr=False)
 
     def as_bytes(self, *more: str) -> bytes:
         """What goes over the wire; `more` are lines of the head."""
@@ -124,6 +127,15 @@ def _of_another(body: bytes) -> bytes:
     return json.dumps(document).encode()
 
 
+def _echoing(reply: Reply) -> bytes:
+    """A refusal that repeats the headers of the request, each in words of its own and in part."""
+    told = [f"{name}: {value}" for name, value in reply.asked.items()]
+    told += [part.strip(' "') for value in reply.asked.values() for part in value.replace("=", ",").split(",")]
+    errors = [{"code": 9999, "message": f"Something is wrong with {words}."} for words in told]
+    body = json.dumps({"errors": errors}).encode()
+    return Reply(400, {"Date": reply.headers["Date"], "Content-Type": _JSON}, body).as_bytes()
+
+
 def _refusing(status: int, code: int, message: str) -> _Change:
     body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
     return _instead(status, body, Content_Type=_JSON)
@@ -192,6 +204,7 @@ _REFUSALS: Final[dict[str, _Change]] = {
     "not_following": _refusing(403, 326, "You are sending a Direct Message to users that do not follow you."),
     "verified_only": _refusing(403, 476, "This person takes requests from verified accounts only."),
     "no_such_user": _refusing(404, 108, "Cannot find specified user."),
+    "headers_echoed": _echoing,
     "unknown_code": _refusing(403, 9999, "Something new."),
     "no_errors": _instead(400, b'{"errors":[]}', Content_Type=_JSON),
     "two_codes": _instead(

@@ -82,9 +82,7 @@ def _address() -> re.Pattern[str]:
     before = rf"(?:[^A-Za-z0-9@＠$#＃{_NO_CHARACTERS}]|[{_DIRECTIONS}]|^)"  # noqa: RUF001 - they are other characters
     domain = f"(?:{_SUBDOMAIN}){{0,{_MOST_SUBDOMAINS}}}{_DOMAIN_NAME}{_top_level()}"
     rest = f"(?::[0-9]+)?(?P<path>/{_PATH}*)?(?:{_QUERY})?"
-    return re.compile(
-        f"{before}(?P<address>(?P<protocol>https?://)?(?P<domain>{domain}){rest})", re.IGNORECASE
-    )
+    return re.compile(f"{before}(?P<address>(?P<protocol>https?://)?(?P<domain>{domain}){rest})", re.IGNORECASE)
 
 
 @functools.cache

@@ -316,7 +316,7 @@ class Sandbox:
         response = self._response(answer, window)
         body = response.body if isinstance(response.body, bytes) else b""
         if isinstance(request.transport, asyncio.Transport):
-            reply = Reply(response.status, dict(response.headers), body, self._random)
+            reply = Reply(response.status, dict(response.headers), body, self._random, dict(request.headers))
             if kind == "repeated":
                 repeat_soon(reply, request.transport)
             else:

@@ -446,7 +446,7 @@ class Caller:
                     )
             except errors.TwdmError as refusal:
                 attempt.distrust()
-                error = wire.without_secrets(refusal, request.message)
+                error = wire.without_secrets(refusal, request.message, attempt.authorization)
             else:
                 attempt.trust()
                 self._budget.earn()

@@ -5,6 +5,7 @@ error.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 import zlib
 from collections.abc import Mapping
@@ -298,6 +299,8 @@ _OF_A_FIELD = ("label", "description", "quick_reply", "ctas")  # what it then sa
 _CARRIES_PROFILE = ("custom_profiles.", "direct_messages.send", "welcome_messages.create")
 _LONGEST_MESSAGE = 500
 _RUN = 12  # letters in a row that are no chance
+_OAUTH_VALUE = re.compile(r'oauth_(?:consumer_key|token|nonce|signature)="([^"]+)"')
+_LONG_WORD = re.compile(r"[A-Za-z0-9+/=%_-]{20,}")
 _WRITTEN_BY_US = frozenset({"label", "description", "metadata", "url"})  # in what hangs on a message
 
 
@@ -344,19 +347,27 @@ def _letters(text: str) -> str:
     return "".join(character for character in folded if character.isalnum())
 
 
-def without_secrets(error: errors.TwdmError, message: Message | None) -> errors.TwdmError:
+def without_secrets(error: errors.TwdmError, message: Message | None, authorization: str) -> errors.TwdmError:
     """`error`, cut off where its words repeat a part of the message that was sent, or of the request's signature.
 
     Args:
         error: what was answered.
         message: that the request sent, if it sent one.
+        authorization: the request's header of that name.
     """
     if not isinstance(error, errors.ResponseError) or not error.messages:
         return error
     if message is not None and error.subject == "intermediary":
         return evolve(error, messages=())  # who inspects what passes may repeat any part of it, in any form
-    secrets = [] if message is None else [letters for text in _texts_of(message) if len(letters := _letters(text)) > 3]
+    secrets = [_letters(unquote(value)) for value in _OAUTH_VALUE.findall(authorization)]
+    if message is not None:
+        secrets += [letters for text in _texts_of(message) if len(letters := _letters(text)) > 3]
     return evolve(error, messages=tuple(_harmless(words, secrets) for words in error.messages))
+
+
+def without_long_words(words: str) -> str:
+    """`words` without what may be a key: for where it is not known which request they answer."""
+    return "…" if "oauth" in words.lower() else _LONG_WORD.sub("…", words)
 
 
 def _texts_of(message: Message) -> list[str]:
@@ -380,7 +391,7 @@ def _harmless(words: str, secrets: Sequence[str]) -> str:
     places = [place for place, character in enumerate(words) for _ in _letters(character)]
     starts = [_repeated_at("".join(map(_letters, words)), secret) for secret in secrets]
     start = min((start for start in starts if start is not None), default=None)
-    words = words if start is None else f"{words[: places[start]]}…"
+    words = words if start is None else f"{words[: words.rfind(' ', 0, places[start]) + 1]}…"
     for plain in (unquote(words), words.replace("\\n", " ")):
         if any(_repeated_at(_letters(plain), secret) is not None for secret in secrets):
             return "…"
