@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import redis_server, secrets
+from tests.forked import Forkery
 from tests.pictures import PNG
 from tests.redis_server import RedisServer
 from twdm_async import Client, QuotaTable
@@ -18,13 +21,14 @@ if TYPE_CHECKING:
 
 
 secrets.watch()
+if os.environ.get("TWDM_TEST_LOOP") == "uvloop":
+    asyncio.set_event_loop_policy(import_module("uvloop").EventLoopPolicy())
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """More workers than processors: much of the time, tests wait for processes of their own and for timers."""
-    processors = os.cpu_count() or 1
-    return processors + (processors + 1) // 2
+    return 3 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +55,14 @@ def redis_url(redis_program: str) -> Iterator[str]:
     """The address of a Redis server of this test run."""
     with RedisServer(redis_program) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def forkery() -> Iterator[Forkery]:
+    """What starts processes quickly."""
+    forkery = Forkery()
+    yield forkery
+    forkery.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiohttp import web
 from attrs import define
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import pytest
 
 T = TypeVar("T")
+
+HANGS: Final = 120.0
+"""Seconds after which what has not ended is taken to hang, however slow the machine is."""
 
 
 class _NoThread:

@@ -461,8 +461,10 @@ def test_fault_74_what_a_person_sends_in_the_app_uses_up_free_replies() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (1, 2))])
-def test_in_the_simulation_the_quota_holds_under_the_real_rule(seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "people"), [(0, 3), *(pytest.param(seed, 6, marks=pytest.mark.soak) for seed in (0, 1, 2))]
+)
+def test_in_the_simulation_the_quota_holds_under_the_real_rule(seed: int, people: int) -> None:
     """Three days of a bot that answers and newsletters, with people who write at random; each message of a person is
     heard of late, or never. The sandbox counts by the real rule.
     """
@@ -496,12 +498,12 @@ def test_in_the_simulation_the_quota_holds_under_the_real_rule(seed: int) -> Non
                     for count in range(generator.randrange(8)):
                         await agent.send(person.id, f"{number} {count}", max_wait=None)
 
-            await asyncio.gather(*(talk(number) for number in range(6)))
+            await asyncio.gather(*(talk(number) for number in range(people)))
         return sandbox
 
     sandbox = run(main())
     assert sandbox.breaches == []
     free = sum(not message.is_counted for message in sandbox.messages)
     windows = [window.count for window in sandbox.windows if window.family == "direct_messages.send"]
-    assert free > 25
+    assert free > 4 * people
     assert sum(windows) // 2 == len(sandbox.messages) - free

@@ -147,7 +147,8 @@ def test_a_poll_loses_nothing_when_the_list_breaks_off(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "probability", "hours"), [("502", 1.0, 1), ("proxy_403", 0.8, 1), ("404_page", 0.8, 1)]
+    ("kind", "probability", "hours"),
+    [("502", 1.0, 1), *(pytest.param(kind, 0.8, 1, marks=pytest.mark.soak) for kind in ("proxy_403", "404_page"))],
 )
 def test_fault_67_an_outage_gives_no_good_message_up(kind: str, probability: float, hours: float, path: Path) -> None:
     async def main() -> None:
@@ -376,7 +377,7 @@ def test_the_first_message_to_anybody_goes_first_when_others_fail(path: Path) ->
     run(main())
 
 
-@pytest.mark.parametrize("kind", ["404_page", "html_as_json"])
+@pytest.mark.parametrize("kind", ["404_page", pytest.param("html_as_json", marks=pytest.mark.soak)])
 def test_a_list_that_cannot_be_read_is_given_up_and_tried_again_by_who_asks_anew(kind: str, path: Path) -> None:
     async def main() -> None:
         fault = Fault(kind, endpoint=LIST)

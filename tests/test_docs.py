@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from tests.pictures import PNG
+from tests.support import HANGS
 from tests.test_media import film
 from tests.test_wire import GOLDEN
 from twdm_async import Client, Inbox, Quota, QuotaTable, Scope
@@ -121,7 +122,7 @@ async def test_the_bot_answers_two_hundred_people_at_once(tmp_path: Path) -> Non
                 expected[person.id] = Counter([("Please choose.", None), (answer, profiles[name])])
                 person.writes("hello there")
                 person.taps(topic.capitalize())
-            async with asyncio.timeout(50):
+            async with asyncio.timeout(HANGS):
                 while len(sandbox.messages) < 2 * PEOPLE:
                     await asyncio.sleep(0.05)
                 await sandbox.delivered()

@@ -520,7 +520,7 @@ async def test_closing_ends_what_is_under_way_on_a_borrowed_session_too() -> Non
         await client.close(timeout=0.1)
         with pytest.raises(DeliveryUnknown):
             await sending
-        assert asyncio.get_running_loop().time() - began < 2
+        assert asyncio.get_running_loop().time() - began < 25, "not when its own time is up"
         assert not session.closed
 
 

@@ -73,7 +73,7 @@ def each_arrives_once(path: Path, messages: int, *, with_webhook: bool) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("with_webhook", [False, True])
+@pytest.mark.parametrize("with_webhook", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_faults_56_to_59_a_list_that_is_late_and_has_holes_and_old_heads(
     with_webhook: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +91,14 @@ def test_faults_56_to_59_a_thousand_messages(
     each_arrives_once(tmp_path / "outbox.db", 1000, with_webhook=with_webhook)
 
 
-@pytest.mark.parametrize("left_out", ["time and evidence", "evidence", "time"])
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        pytest.param("time and evidence", marks=pytest.mark.soak),
+        pytest.param("evidence", marks=pytest.mark.soak),
+        "time",
+    ],
+)
 def test_fault_56_without_a_part_of_the_rule_messages_come_twice(
     left_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +185,7 @@ def the_others_leave_in_time(path: Path, messages: int) -> None:
 
 def test_faults_64_to_69_poisoned_messages_stop_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_files_in_the_loop(monkeypatch)
-    the_others_leave_in_time(tmp_path / "outbox.db", 240)
+    the_others_leave_in_time(tmp_path / "outbox.db", 120)
 
 
 @pytest.mark.soak

@@ -5,26 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import signal
 import sqlite3
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from attrs import asdict
 
 from tests.drainer import TIMEOUT, table
+from tests.support import HANGS
 from twdm_async import Client, SQLiteQuotaStore
 from twdm_async.outbox import Outbox, State
 from twdm_async.sandbox import Fault, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+    from tests.forked import Forked, Forkery
+
 SETTLE_AFTER = 2.4  # seconds
 HOSTILE = Fault(("reset", "silence", "cut", "503"), endpoint="direct_messages.send", probability=0.3)
 EARLY = Fault(("reset", "close"), endpoint="direct_messages.send", probability=0.2, processed=False)
@@ -61,12 +63,9 @@ async def fill(sandbox: Sandbox, path: Path, count: int) -> None:
         )
 
 
-async def drainer(sandbox: Sandbox, path: Path) -> asyncio.subprocess.Process:
+async def drainer(forkery: Forkery, sandbox: Sandbox, path: Path) -> Forked:
     keys = json.dumps(asdict(sandbox.credentials))
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.drainer", sandbox.url, str(path), str(SETTLE_AFTER), keys,
-        cwd=ROOT, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+    return await forkery.start("drainer", [sandbox.url, str(path), str(SETTLE_AFTER), keys], os.environ)
 
 
 def states(path: Path, patience: float = 5.0) -> dict[str, int]:
@@ -83,7 +82,7 @@ def all_arrived_once(sandbox: Sandbox, count: int) -> bool:
     return times_each_arrived(sandbox) == Counter(f"SENTINELtext {number // 2}" for number in range(count))
 
 
-async def catch(process: asyncio.subprocess.Process, path: Path, state: str) -> None:
+async def catch(process: Forked, path: Path, state: str) -> None:
     """Stop the process in a moment in which a message is in this state, if there is one within four seconds."""
     for _ in range(400):
         if process.returncode is not None:
@@ -96,7 +95,7 @@ async def catch(process: asyncio.subprocess.Process, path: Path, state: str) -> 
         await asyncio.sleep(0.01)
 
 
-async def kill_again_and_again(path: Path, messages: int, kills: int, latency: float) -> Counter[str]:
+async def kill_again_and_again(forkery: Forkery, path: Path, messages: int, kills: int, latency: float) -> Counter[str]:
     """How often there was a message in each state when the process was killed."""
     seen: Counter[str] = Counter()
     chance = random.Random(7)
@@ -105,7 +104,7 @@ async def kill_again_and_again(path: Path, messages: int, kills: int, latency: f
         await fill(sandbox, path, messages)
         killed = 0
         while killed < kills:
-            process = await drainer(sandbox, path)
+            process = await drainer(forkery, sandbox, path)
             accepted = len(sandbox.messages)
             while process.returncode is None and len(sandbox.messages) == accepted:
                 await asyncio.sleep(0.01)  # until it works; or until all is sent, and it only settles
@@ -123,7 +122,7 @@ async def kill_again_and_again(path: Path, messages: int, kills: int, latency: f
             if set(states(path)) <= {"sent"}:  # done too early: some more
                 messages += 50
                 await fill(sandbox, path, messages)
-        last = await drainer(sandbox, path)
+        last = await drainer(forkery, sandbox, path)
         await asyncio.wait_for(last.wait(), 240)  # who was unlucky is tried again after ever longer pauses
         async with opened(sandbox, path) as outbox:
             counts = await outbox.counts()
@@ -135,24 +134,28 @@ async def kill_again_and_again(path: Path, messages: int, kills: int, latency: f
     return seen
 
 
-async def test_fault_50_an_outbox_whose_process_is_killed_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    await kill_again_and_again(tmp_path / "state.db", messages=60, kills=3, latency=0.05)
+async def test_fault_50_an_outbox_whose_process_is_killed_loses_and_doubles_nothing(
+    forkery: Forkery, tmp_path: Path
+) -> None:
+    await kill_again_and_again(forkery, tmp_path / "state.db", messages=40, kills=2, latency=0.05)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-async def test_fault_50_a_thousand_messages_and_a_hundred_kills_in_every_state(tmp_path: Path) -> None:
-    seen = await kill_again_and_again(tmp_path / "state.db", messages=1000, kills=100, latency=0.1)
+async def test_fault_50_a_thousand_messages_and_a_hundred_kills_in_every_state(
+    forkery: Forkery, tmp_path: Path
+) -> None:
+    seen = await kill_again_and_again(forkery, tmp_path / "state.db", messages=1000, kills=100, latency=0.1)
     print("states at the kills:", dict(seen))  # noqa: T201 - what was measured
     assert all(seen[state] >= 10 for state in ("queued", "sending", "unknown", "absent", "sent")), seen
 
 
-async def test_two_processes_on_one_outbox_send_each_message_once(tmp_path: Path) -> None:
+async def test_two_processes_on_one_outbox_send_each_message_once(forkery: Forkery, tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     async with Sandbox(quotas=table(), faults=[HOSTILE], latency=(0.0, 0.02), seed=3) as sandbox:
         await fill(sandbox, path, 300)
-        processes = [await drainer(sandbox, path) for _ in range(2)]
+        processes = [await drainer(forkery, sandbox, path) for _ in range(2)]
         for process in processes:
-            assert await asyncio.wait_for(process.wait(), 50) == 0
+            assert await asyncio.wait_for(process.wait(), HANGS) == 0
         assert all_arrived_once(sandbox, 300)
         assert states(path) == {"sent": 300}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support import HANGS
 from tests.virtual_time import LoopClock, run
 from twdm_async import (
     Client,
@@ -145,7 +146,7 @@ def test_over_restarts_nothing_is_missed_and_nothing_comes_twice() -> None:
 async def test_the_inbox_remembers_over_restarts_in_its_file(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
     seen: list[str | None] = []
     for restart in range(3):
-        async with Inbox(tmp_path / "state.db") as inbox, asyncio.timeout(20):
+        async with Inbox(tmp_path / "state.db") as inbox, asyncio.timeout(HANGS):
             poll = client.direct_messages.poll(inbox, every=1.0)
             beginning = asyncio.ensure_future(anext(poll))
             if restart == 0:

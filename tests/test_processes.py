@@ -16,6 +16,7 @@ from attrs import asdict
 
 from tests.redis_server import RedisServer
 from tests.sender import TIMEOUT, table
+from tests.support import HANGS
 from twdm_async import Client, QuotaStoreFailed, QuotaWaitTooLong, RedisQuotaStore
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.sandbox import Sandbox
@@ -44,7 +45,7 @@ async def end(processes: Sequence[asyncio.subprocess.Process]) -> str:
 async def working(sandbox: Sandbox, more: int) -> None:
     """Wait until the server has counted so many more."""
     target = len(sandbox.requests) + more
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANGS):
         while len(sandbox.requests) < target:
             await asyncio.sleep(0.01)
 

@@ -117,6 +117,7 @@ def test_a_bare_limiter_sends_too_many() -> None:
     assert simulate.send(simulate.bare_limiter, simulate.FromTheFirstRequest, quota, sends).breaches > 5
 
 
+@pytest.mark.soak
 def test_what_an_admission_costs_does_not_grow_with_the_accounts() -> None:
     """Counted in calls of functions, which do not depend on the machine."""
 

@@ -14,7 +14,7 @@ import pytest
 from tests.drainer import table
 from tests.pictures import PNG
 from tests.scripted import http, serving
-from tests.support import keep_files_in_the_loop, place
+from tests.support import HANGS, keep_files_in_the_loop, place
 from tests.test_http import TEXT, connected, in_flight, send, used
 from tests.virtual_time import run
 from twdm_async import (
@@ -87,7 +87,7 @@ def test_fault_73_a_sender_that_is_cancelled_on_the_wire_leaves_no_row_and_no_sl
     run(main())
 
 
-@pytest.mark.parametrize("moment", range(12))
+@pytest.mark.parametrize("moment", [0, 1, 2, *(pytest.param(one, marks=pytest.mark.soak) for one in range(3, 30))])
 async def test_fault_73_all_tasks_are_cancelled_and_the_next_drain_ends(
     moment: int, sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -103,7 +103,7 @@ async def test_fault_73_all_tasks_are_cancelled_and_the_next_drain_ends(
         for task in asyncio.all_tasks() - (here - {draining}):
             task.cancel()
         await asyncio.gather(draining, return_exceptions=True)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGS):
             assert (await outbox.drain())[State.SENT] == 12
         assert sorted(message.text for message in sandbox.messages) == sorted(
             f"{TEXT} {number}" for number in range(12)
@@ -127,7 +127,7 @@ async def test_fault_73_callers_of_senders_that_are_cancelled_end() -> None:
         await asyncio.sleep(0.05)
         for task in senders():
             task.cancel()  # on the wire
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANGS):
             results = await asyncio.gather(*sends, return_exceptions=True)
         assert {type(result) for result in results} == {DirectMessage, asyncio.CancelledError}
         assert sum(isinstance(result, DirectMessage) for result in results) == 3, "who waited was sent by others"
@@ -150,7 +150,7 @@ async def test_fault_75_a_proxy_that_says_nothing_with_a_borrowed_session(monkey
             aiohttp.ClientSession(trust_env=True) as session,
             connected("https://api.twitter.com", session=session, timeout=0.2) as client,
         ):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANGS):
                 with pytest.raises(ConnectFailed, match="no connection in time") as caught:
                     await send(client)
             assert (caught.value.delivered, used(client)) == ("no", 0)
@@ -170,7 +170,7 @@ async def test_fault_75_a_borrowed_pool_that_others_have_taken(monkeypatch: pyte
     ):
         other = asyncio.create_task(session.get(server.url))
         await asyncio.sleep(0.1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANGS):
             with pytest.raises(ConnectFailed, match="no connection in time"):
                 await send(client)
         assert used(client) == 0
@@ -252,7 +252,7 @@ async def test_fault_77_a_date_of_the_year_9999_with_a_zone(sandbox: Sandbox, tm
     async with box(sandbox, tmp_path / "outbox.db") as outbox:
         for number in range(3):
             await outbox.put("5", f"{TEXT} {number}")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANGS):
             with contextlib.suppress(TwdmError):
                 await outbox.drain(workers=1)
             sandbox.faults.clear()
@@ -321,7 +321,7 @@ async def test_fault_79_an_unexpected_error_at_any_seam_comes_out_as_one_of_ours
             lambda: outbox.withdraw("nothing"),
             lambda: outbox.purge(older_than=1e6),
             outbox.drain,
-            lambda: anext(outbox.events(after=0)),
+            lambda: asyncio.wait_for(anext(outbox.events(after=0)), 0.1),
         ]
         raised = 0
         for use in uses:
@@ -336,7 +336,7 @@ async def test_fault_79_an_unexpected_error_at_any_seam_comes_out_as_one_of_ours
         monkeypatch.undo()
         if name not in {"settle", "apply", "_transact"}:  # without these, a slot counts until its time is over
             assert in_flight(client) == 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANGS):
             assert (await send(client)).id is not None
             await outbox.drain()
             assert (await outbox.counts())[State.SENDING] == 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support import HANGS
 from twdm_async import Lane, MemoryQuotaStore, Pace, Quota, QuotaStore, QuotaTable, RedisQuotaStore, SQLiteQuotaStore
 from twdm_async._clock import Clock
 from twdm_async.quota.limiter import QuotaLimiter
@@ -44,7 +45,7 @@ async def cancelled_at_random(store: QuotaStore, generator: random.Random) -> No
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     limiter.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANGS):
         await store.flush()
         await limiter.look()
         if generator.random() < 0.3:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule, run_state_machine_as_test
 
 from tests.stores import HandClock, give_back, look, make, settle, take, usage
+from tests.support import HANGS
 from twdm_async import Quota, Scope
 from twdm_async.quota.ledger import window
 from twdm_async.quota.lifetime import RequestLifetime
@@ -91,7 +92,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(look(self.store, claims, FOR_EVER))
 
     def run(self, work: Any) -> Any:
-        return self.loop.run_until_complete(asyncio.wait_for(work, 20))
+        return self.loop.run_until_complete(asyncio.wait_for(work, HANGS))
 
     def tell(self, method: Any, *arguments: Any) -> None:
         async def told() -> None:

@@ -15,6 +15,7 @@ from attrs import evolve
 
 from tests.engine import BUCKET, CREDIT, DAY, LIFETIME, SEND, SHARED, NotedIntent, claims, limiter, store_of
 from tests.stores import HandClock, TimedRedisStore, ask, give_back, look, make, settle, take, usage
+from tests.support import HANGS
 from tests.virtual_time import LoopClock, VirtualTimeLoop, run
 from twdm_async import (
     Lane,
@@ -317,7 +318,7 @@ async def test_a_take_waits_for_what_was_noted_before_and_not_for_what_comes_lat
             self.note(Hold(Bucket(SEND, Scope.USER, "somebody", "brand"), 1.0))
             await super().commit(batch)
 
-    async with asyncio.timeout(10), Busy(tmp_path / "quota.db") as store:
+    async with asyncio.timeout(HANGS), Busy(tmp_path / "quota.db") as store:
         store.note(Hold(BUCKET, 1000.0))
         assert isinstance(await take(store, claims(3), LIFETIME), Wait)
         await store.flush()
@@ -564,7 +565,7 @@ async def test_a_transaction_that_fails_oddly_while_nobody_waits_for_it(tmp_path
     with pytest.raises(QuotaStoreFailed, match="cancelled"):
         await asking
     store.is_odd = False
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANGS):
         assert isinstance(await take(store, claims(3), LIFETIME), list)
         await store.close()
 

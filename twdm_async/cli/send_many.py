@@ -103,8 +103,8 @@ async def send_all(
             record.close()
         loop.remove_signal_handler(signal.SIGINT)
     if kept.hopeless is not None:
-        said_instead = "".join(f"\n{outcome}" for outcome in kept.unwritten)
-        say(console, f"error: {kept.hopeless}{said_instead}")
+        for line in (f"error: {kept.hopeless}", *kept.unwritten):
+            say(console, line)
     said = ", ".join(f"{count} {outcome}" for outcome, count in kept.counts.items())
     earlier = f" ({kept.earlier} of them by an earlier run; --run NAME sends them again)" if kept.earlier else ""
     if kept.failed_earlier:

@@ -315,12 +315,13 @@ class Sandbox:
     async def _go_wrong(self, kind: str, request: web.Request, answer: Answer, window: Window | None) -> web.Response:
         response = self._response(answer, window)
         body = response.body if isinstance(response.body, bytes) else b""
-        if isinstance(request.transport, asyncio.Transport):
+        transport: Any = request.transport  # of whatever loop; uvloop's have no class of asyncio
+        if transport is not None:
             reply = Reply(response.status, dict(response.headers), body, self._random, dict(request.headers))
             if kind == "repeated":
-                repeat_soon(reply, request.transport)
+                repeat_soon(reply, transport)
             else:
-                await commit(kind, reply, request.transport)
+                await commit(kind, reply, transport)
         return response  # nobody gets it if the connection has ended
 
     def _let_in(self, request: web.Request, body: _Body) -> StoredAccount:
