@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime
+from functools import partial
 
-_clock_gettime = time.clock_gettime
-_UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_UPTIME = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+_uptime = time.monotonic if _UPTIME is None else partial(time.clock_gettime, _UPTIME)  # Windows has one clock only
 _END_OF_TIME = 253_402_300_799.0  # of datetime's: the last second of the year 9999
 
 
@@ -27,7 +28,7 @@ class Clock:
 
     def uptime(self) -> float:
         """Seconds since this machine was started, its sleep included. All processes of a machine agree on it."""
-        return _clock_gettime(_UPTIME)
+        return _uptime()
 
     async def sleep(self, seconds: float) -> None:
         """Wait for `seconds`."""

@@ -69,7 +69,7 @@ class Lock:
         if _fcntl is None:
             raise FileTrouble("outboxes and inboxes in files need flock(), which this system does not have")
         while self._descriptor is None:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if is_made else 0), 0o600)
+            descriptor = os.open(self.path, os.O_RDWR | (os.O_CREAT if is_made else 0), 0o600)
             try:
                 is_locked = _lock(descriptor)
                 if is_locked and _is_at(self.path, descriptor):
@@ -88,7 +88,7 @@ class Lock:
 
     def is_exclusive(self) -> bool:
         """Whether nobody else can take it while it is held: find out by trying."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(self.path, os.O_RDWR)
         try:
             return not _lock(descriptor)
         finally:

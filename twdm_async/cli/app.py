@@ -34,6 +34,7 @@ from twdm_async.cli.media import media
 from twdm_async.cli.message_file import BadLines, read_messages
 from twdm_async.cli.messages import messages
 from twdm_async.cli.outbox import outbox
+from twdm_async.cli.signals import on_signal
 from twdm_async.cli.terminal import complain, printable, show, shown
 from twdm_async.cli.welcome import welcome
 from twdm_async.resources.evidence import SETTLE_AFTER
@@ -95,7 +96,7 @@ async def _serve(port: int, time_scale: float, list_lag: float, kinds: list[str]
     for name, value in {"API_URL": double.url, **keys, "QUOTA_STORE": f"sqlite:///{memory.name}/quota.db"}.items():
         typer.echo(f"export TWDM_{name.upper()}={value}")
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    on_signal(signal.SIGTERM, stop.set)
     try:
         await stop.wait()
     finally:

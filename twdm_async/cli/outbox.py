@@ -22,6 +22,7 @@ from twdm_async.cli.connect import (
     run,
 )
 from twdm_async.cli.send_many import PriorityName
+from twdm_async.cli.signals import on_signal
 from twdm_async.cli.terminal import show, shown
 from twdm_async.errors import InvalidInput
 from twdm_async.outbox import Outbox, State
@@ -113,9 +114,8 @@ def run_outbox(
 async def _run(box: Outbox, workers: int, *, forever: bool) -> dict[State, int]:
     """Send until it is done, or until Ctrl-C."""
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, stop.set)
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    on_signal(signal.SIGINT, stop.set)
+    on_signal(signal.SIGTERM, stop.set)
 
     async def serve() -> None:
         async with box.running(workers=workers):

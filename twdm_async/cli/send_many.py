@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from twdm_async import errors
 from twdm_async._json import is_object
 from twdm_async.cli.message_file import BadLines, Message
+from twdm_async.cli.signals import leave_signal, on_signal
 from twdm_async.cli.terminal import say
 from twdm_async.outbox import State
 from twdm_async.quota.spec import Priority
@@ -86,13 +87,12 @@ async def send_all(
     keyed = await _keyed(outbox, messages, run)
     record = _opened(results)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
 
     def on_ctrl_c() -> None:
         stop.set()
-        loop.remove_signal_handler(signal.SIGINT)  # a second one ends the command at once
+        leave_signal(signal.SIGINT)  # a second one ends the command at once
 
-    loop.add_signal_handler(signal.SIGINT, on_ctrl_c)
+    on_signal(signal.SIGINT, on_ctrl_c)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console) as progress:
@@ -101,7 +101,7 @@ async def send_all(
     finally:
         with contextlib.suppress(OSError):  # a full disk; it was said
             record.close()
-        loop.remove_signal_handler(signal.SIGINT)
+        leave_signal(signal.SIGINT)
     if kept.hopeless is not None:
         for line in (f"error: {kept.hopeless}", *kept.unwritten):
             say(console, line)
@@ -123,7 +123,7 @@ async def send_all(
 def _opened(results: Path) -> TextIO:
     """Open the file of results, which nobody else may read, and empty it if it is one; leave anything else as it is."""
     try:
-        descriptor = os.open(results, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        descriptor = os.open(results, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         with contextlib.ExitStack() as stack:
             is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
             file = stack.enter_context(os.fdopen(descriptor, "r+" if is_file else "w", encoding="utf-8"))
@@ -133,7 +133,8 @@ def _opened(results: Path) -> TextIO:
                     raise ValueError("not ours")  # noqa: TRY301 - as what is no JSON
                 file.seek(0)
                 file.truncate()
-                os.fchmod(descriptor, 0o600)
+                if hasattr(os, "fchmod"):
+                    os.fchmod(descriptor, 0o600)
             stack.pop_all()
             return file
     except OSError as error:

@@ -107,7 +107,8 @@ class Inbox:
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, clock: Clock | None = None) -> None:
         self._path = None if path is None else checked_path(path)
-        self._clock = clock or Clock()
+        self.clock = clock or Clock()
+        """Where time comes from."""
         self._file = StateFile(self._path or Path(), SCHEMA, "what was received", _IF_BAD)
         self._memory = in_memory(SCHEMA) if self._path is None else None
         self._owner = None if self._path is None else Owner(self._path)
@@ -125,7 +126,7 @@ class Inbox:
             InboxFailed: none is kept.
         """
         me = self._alive()
-        now = self._clock.wall()
+        now = self.clock.wall()
 
         def keep(db: sqlite3.Connection) -> list[Received]:
             dead = self._dead_owners(db, me)
@@ -321,7 +322,7 @@ class Inbox:
         Raises:
             InboxFailed: it cannot be kept.
         """
-        now = self._clock.wall()
+        now = self.clock.wall()
 
         def note(db: sqlite3.Connection) -> None:
             db.executemany(

@@ -9,8 +9,8 @@ A message is known when the next one is asked for. So who stops in the middle of
 :meth:`Inbox.handled <twdm_async.Inbox.handled>`.
 
 A webhook and a poll on one inbox miss nothing: what one of them has in its hands, the other leaves alone, and what the
-webhook was not told of, the poll finds. If it finds what is minutes old, it says so in the log, since X drops webhooks
-without a word.
+webhook was not told of, the poll finds. If the webhook is told of nothing for minutes although people write, the poll
+says so in the log, since X drops webhooks without a word.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class Poll:
         self._note = note
         self._server_time = server_time
         self._clock = clock
+        self._untold: datetime | None = None  # when the first message was written since a webhook told of any
+        self._is_said = False
 
     async def messages(self, every: float, since: datetime | None, *, sent: bool) -> AsyncGenerator[DirectMessage]:
         """Hand out messages as they come, the oldest first.
@@ -121,24 +123,25 @@ class Poll:
             new = [message for message in new if message not in old]
         for message in new:
             self._note(message)
-        await self._miss(new)
+        await self._compare(new)
         times = [message.created_at.timestamp() for message in found.values() if message.created_at is not None]
         # What was not read to its end is read again.
         return new, max(times, default=until) if reading.is_whole else until
 
-    async def _miss(self, new: Sequence[DirectMessage]) -> None:
-        """Say that a webhook on the same inbox should have told of some of these, if one ever told of anything."""
-        told_by = self._server_time() - _TOLD_WITHIN
-        missed = [
-            message
-            for message in new
-            if message.sender_id != self._account and message.created_at and message.created_at.timestamp() < told_by
-        ]
-        if missed and "delivery" in await self._inbox.heard():
+    async def _compare(self, new: Sequence[DirectMessage]) -> None:
+        """Say, once, that a webhook on the same inbox is told of nothing although people write."""
+        written = [one.created_at for one in new if one.sender_id != self._account and one.created_at is not None]
+        self._untold = min(filter(None, [self._untold, *written]), default=None)
+        if self._untold is None:
+            return
+        told = (await self._inbox.heard()).get("delivery")
+        if told is None or told > self._untold:
+            self._untold, self._is_said = None, False
+        elif not self._is_said and self._server_time() - self._untold.timestamp() > _TOLD_WITHIN:
+            self._is_said = True
             _log.warning(
-                "the list shows %d messages of which no webhook has told; X may have dropped it: see that it is "
-                "registered, and answers checks",
-                len(missed),
+                "people write, and no webhook tells of it since %s; X may have dropped it: register it anew",
+                f"{told:%Y-%m-%d %H:%M} UTC",
             )
 
     def _received(self, message: DirectMessage) -> Received:

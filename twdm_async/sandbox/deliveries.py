@@ -7,6 +7,7 @@ import base64
 import hmac
 import json
 import secrets
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlencode
 
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from twdm_async._clock import Clock
     from twdm_async.sandbox.call import Json
 
-Envelope = Literal["account_activity", "x_activity"]
+Envelope = Literal["account_activity", "x_activity", "x_activity_flat"]
 
 _AGAIN_AFTER: Final = (3.0, 27.0, 242.0)  # seconds
-_PATIENCE: Final = 10.0  # seconds that an answer may take
+_PATIENCE: Final = 3.0  # seconds that an answer may take, to a check or to an event
 _KINDS: Final = {
     "message": ("direct_message_events", "dm.received", "dm.sent"),
     "typing": ("direct_message_indicate_typing_events", "dm.indicate_typing", "dm.indicate_typing"),
@@ -77,6 +78,17 @@ class Deliveries:
             raise InvalidInput(parameter="url", problem=f"did not pass the check: HTTP {status}")
         self._subscriptions.append(subscription)
 
+    def unsubscribe(self, url: str) -> None:
+        """Send nothing there any more."""
+        self._subscriptions = [one for one in self._subscriptions if one.url != url]
+
+    def tell_of_chat(self, sender_id: str, account_id: str) -> None:
+        """Send that somebody wrote in an encrypted conversation to those who subscribed to X Activity."""
+        for subscription in self._subscriptions:
+            if subscription.account_id == account_id and subscription.envelope != "account_activity":
+                payload: Json = {"conversation_id": f"{account_id}:{sender_id}", "encoded_event": "CwABAAAAEzE5"}
+                self._send(subscription, _as_x_activity("chat.received", payload, subscription))
+
     def tell(self, kind: str, event: Any) -> None:
         """Send an event to those who subscribed to one of the two whom it is about."""
         shown = event if kind == "message" else _shown(event, str(int(self._clock.wall() * 1000)))
@@ -84,10 +96,13 @@ class Deliveries:
         concerned = (create["sender_id"], create["target"]["recipient_id"])
         for subscription in self._subscriptions:
             if subscription.account_id in concerned:
-                body = json.dumps(_enveloped(kind, shown, concerned, subscription), ensure_ascii=False).encode()
-                task = asyncio.get_running_loop().create_task(self._deliver(subscription, body))
-                self._under_way.add(task)
-                task.add_done_callback(self._under_way.discard)
+                self._send(subscription, _enveloped(kind, shown, concerned, subscription))
+
+    def _send(self, subscription: Subscription, envelope: Json) -> None:
+        body = json.dumps(envelope, ensure_ascii=False).encode()
+        task = asyncio.get_running_loop().create_task(self._deliver(subscription, body))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     async def settled(self) -> None:
         """Wait until nothing is on its way any more."""
@@ -168,12 +183,26 @@ def _enveloped(kind: str, shown: Json, concerned: tuple[str, str], subscription:
         for user_id in concerned
     }
     event_type = sent if concerned[0] == subscription.account_id else received
+    if subscription.envelope == "x_activity_flat" and kind == "message":
+        return _as_x_activity(event_type, _flattened(shown, concerned), subscription)
+    return _as_x_activity(event_type, content, subscription)
+
+
+def _as_x_activity(event_type: str, payload: Json, subscription: Subscription) -> Json:
+    account: str | int = subscription.account_id
+    data: Json = {"event_uuid": str(-secrets.randbelow(2**60)), "event_type": event_type, "tag": "sandbox"}
+    data["filter"] = {"user_id": int(account) if subscription.envelope == "x_activity_flat" else account}
+    return {"data": data | {"payload": payload}}
+
+
+def _flattened(shown: Json, concerned: tuple[str, str]) -> Json:
+    """The message as version 2 of the API shows messages; ids are numbers now and then."""
+    created = datetime.fromtimestamp(int(shown["created_timestamp"]) / 1000, UTC)
     return {
-        "data": {
-            "filter": {"user_id": subscription.account_id},
-            "event_uuid": str(-secrets.randbelow(2**60)),
-            "event_type": event_type,
-            "tag": "sandbox",
-            "payload": content,
-        }
+        "id": shown["id"],
+        "event_type": "MessageCreate",
+        "sender_id": int(concerned[0]),
+        "dm_conversation_id": "-".join(sorted(concerned, key=int)),
+        "text": shown["message_create"]["message_data"]["text"],
+        "created_at": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }

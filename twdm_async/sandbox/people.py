@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from attrs import define
@@ -33,6 +34,7 @@ class Person:
     account_id: str
     _state: State
     _url: str
+    _tell_of_chat: Callable[[str, str], None]
 
     @property
     def inbox(self) -> Sequence[StoredMessage]:
@@ -78,6 +80,10 @@ class Person:
         """
         self._state.use_credit(self.account_id, self.id)
         return self._tell(self.account_id, self.id, {"text": text})
+
+    def chats(self) -> None:
+        """Write in an encrypted conversation: subscribers of X Activity are told that, and cannot read it."""
+        self._tell_of_chat(self.id, self.account_id)
 
     def types(self) -> None:
         """Type something."""

@@ -181,18 +181,19 @@ class Sandbox:
             InvalidInput: the id is none.
         """
         account_id = self._gate.accounts[(account or self.credentials).access_token].id
-        return Person(checked_id(user_id, "user_id"), account_id, self._state, self.url)
+        return Person(checked_id(user_id, "user_id"), account_id, self._state, self.url, self._deliveries.tell_of_chat)
 
     async def subscribe(
         self, url: str, account: Credentials | None = None, *, envelope: Envelope = "account_activity"
     ) -> None:
         """Send the events of `account`, the first one if not given, to `url`, after a check that whoever listens knows
-        the consumer secret. What is not answered with 200 in ten seconds is sent again after 3, 27 and 242 seconds.
+        the consumer secret. What is not answered with 200 in three seconds is sent again after 3, 27 and 242 seconds.
 
         Args:
             url: of the webhook.
             account: whose events.
-            envelope: how they are wrapped: as Account Activity or as X Activity does it.
+            envelope: how they are wrapped: as Account Activity does it, or as X Activity does it in either of its two
+                shapes.
 
         Raises:
             InvalidInput: the check was not answered as it should be.
@@ -200,6 +201,14 @@ class Sandbox:
         account = account or self.credentials
         account_id = self._gate.accounts[account.access_token].id
         await self._deliveries.subscribe(Subscription(account_id, url, account.consumer_secret, envelope))
+
+    def unsubscribe(self, url: str) -> None:
+        """Send no events to `url` any more, and tell nobody, as X has been seen to do.
+
+        Args:
+            url: of the webhook.
+        """
+        self._deliveries.unsubscribe(url)
 
     async def delivered(self) -> None:
         """Wait until no webhook is on its way any more."""

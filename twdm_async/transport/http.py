@@ -144,6 +144,8 @@ def _has_bytes(transport: asyncio.BaseTransport) -> bool:
     connected = transport.get_extra_info("socket")
     if connected is None:
         return False
+    if not hasattr(select, "poll"):  # on Windows, where descriptors may have any number
+        return bool(select.select([connected.fileno()], [], [], 0)[0])
     watch = select.poll()
     watch.register(connected.fileno(), select.POLLIN)
     return bool(watch.poll(0))

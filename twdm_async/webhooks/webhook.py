@@ -18,7 +18,6 @@ import hashlib
 import inspect
 import json
 import logging
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +38,8 @@ from twdm_async.webhooks.signature import crc_response, is_signed
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from twdm_async._clock import Clock
 
 T = TypeVar("T")
 
@@ -136,7 +137,7 @@ class Webhook:
         self._places = asyncio.Semaphore(at_once)
         self._largest_body = largest_body
         self._retries = int(retries)
-        self._silence = _Silence(silent_after)
+        self._silence = _Silence(silent_after, self._inbox.clock)
         self._threads = None if _is_coroutine_function(handle) else ThreadPoolExecutor(at_once, "twdm_async handler")
         self._named: set[str] = set()  # types of encrypted events of which the log knows
         self._waiting: dict[tuple[str, str], deque[tuple[Event, Received]]] = {}  # for each person, in order
@@ -308,7 +309,7 @@ class Webhook:
         kept = [Received(account, key, content) for (account, key), (_, content) in by_key.items()]
         kept += map(_kept_unread, told.unread)
         due = [kind for kind in heard if self._silence.is_due(kind)]
-        new = await self._inbox.keep(kept, heard=due) if kept or due else []
+        new = await self._inbox.keep(kept, heard=heard) if kept or due else []
         for received in new:
             if received.unread is None:
                 event, _ = by_key[received.account, received.id]
@@ -412,17 +413,19 @@ class _Silence:
 
     Args:
         seconds: after which it says so; ``None`` for never.
+        clock: where time comes from.
     """
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, seconds: float | None, clock: Clock) -> None:
         self._seconds = seconds
-        self._began = time.time()
+        self._clock = clock
+        self._began = clock.wall()
         self._noted: dict[str, float] = {}  # when it was last to be written down, by kind
         self._is_said = False
 
     def is_due(self, kind: str) -> bool:
         """Whether it is time to write down that X was heard of. Asked when it is; then it is not, for a while."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if now - self._noted.get(kind, -_NOTE_EVERY) < _NOTE_EVERY:
             return False
         self._noted[kind] = now
@@ -431,7 +434,7 @@ class _Silence:
 
     def look(self, heard: Mapping[str, datetime]) -> None:
         """Log a warning, once, if X has not been heard of for so long."""
-        silence = time.time() - max((at.timestamp() for at in heard.values()), default=self._began)
+        silence = self._clock.wall() - max((at.timestamp() for at in heard.values()), default=self._began)
         if self._seconds is not None and silence > self._seconds and not self._is_said:
             self._is_said = True
             _log.warning(
