@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from tests import samples_family as samples
+from tests.scripted import serving
 from tests.support import HANGS
 from tests.test_webhooks import ENVELOPES, HEADER, KEYS, SECRET, listening, mutated, nobody
 from tests.virtual_time import LoopClock, run
@@ -356,12 +357,9 @@ async def test_fault_95_the_sandbox_waits_no_longer_than_x_does(monkeypatch: pyt
     async def silent(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
         await asyncio.sleep(HANGS)
 
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with Sandbox() as sandbox:
+    async with serving(silent) as server, Sandbox() as sandbox:
         with pytest.raises(InvalidInput, match="did not pass the check"):
-            await sandbox.subscribe(f"http://127.0.0.1:{port}/")
-    server.close()
+            await sandbox.subscribe(server.url)
 
 
 def test_fault_96_silence_is_noticed_once(caplog: pytest.LogCaptureFixture) -> None:
