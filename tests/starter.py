@@ -15,6 +15,7 @@ from pathlib import Path
 from twdm_async import Inbox
 from twdm_async.resources.inbox import Received
 
+_EXITING = 4  # PF_EXITING: its files are being closed, so its locks may be free already
 KEPT = 30
 """Events that go from hand to hand."""
 
@@ -52,9 +53,10 @@ def mark_as_mine(mark: Path) -> None:
 
 def is_alive(process: int) -> bool:
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+        state, *_, flags = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[:7]
+    except (FileNotFoundError, ProcessLookupError):
         return False
+    return state not in {"Z", "X"} and not int(flags) & _EXITING
 
 
 def main(path: str, starts: str, seed: str) -> int:

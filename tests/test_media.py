@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.pictures import PNG
-from twdm_async import Client, InvalidInput, MediaFailed, NotFound, UploadProgress
+from twdm_async import (
+    BadRequest,
+    Client,
+    InvalidInput,
+    MediaFailed,
+    MessageMedia,
+    NotFound,
+    QuotaTable,
+    Scope,
+    UploadProgress,
+)
 from twdm_async.resources.media import SEGMENT, _check_after
 from twdm_async.sandbox import Fault, Sandbox
 
@@ -117,6 +127,61 @@ def test_fault_43_processing_that_fails_or_takes_too_long() -> None:
             await client.media.upload(MP4, category="dm_video", processing_timeout=0.005)
 
     quickly(main)
+
+
+@pytest.mark.parametrize("media_api", ["v1.1", "v2"])
+def test_fault_101_processing_that_stays_in_progress_with_an_error_is_a_failure(media_api: str) -> None:
+    """It has been seen to stay at 99 % for ever."""
+
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        with pytest.raises(MediaFailed, match="InternalError: Could not process the media"):
+            await client.media.upload(MP4.replace(b"mp42", b"stuc", 1), category="dm_video", processing_timeout=10**6)
+        assert len([one for one in sandbox.requests if one.method == "GET"]) == 2
+
+    quickly(main, media_api=media_api)
+
+
+@pytest.mark.parametrize(
+    "brand", [b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"M4A ", b"M4B ", b"crx ", b"jp2 "]
+)
+async def test_fault_101_pictures_and_sound_in_a_film_s_box_are_no_films(
+    brand: bytes, client: Client, sandbox: Sandbox
+) -> None:
+    with pytest.raises(InvalidInput, match="nor an MP4 or MOV film"):
+        await client.media.upload(b"\0\0\0\x18ftyp" + brand + b"\0" * 100, category="dm_video")
+    assert not sandbox.requests
+
+
+async def test_fault_101_the_sandbox_takes_no_picture_for_a_film(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twdm_async.resources.media.checked_type", lambda *_: "video/mp4")
+    with pytest.raises(BadRequest, match="media type unrecognized"):
+        await client.media.upload(b"\0\0\0\x18ftypheic" + b"\0" * 100, category="dm_video")
+
+
+def test_fault_101_downloads_keep_to_what_users_of_an_app_were_let_have() -> None:
+    """Fifty in a quarter of an hour, over all accounts of the app."""
+    (quota,) = QuotaTable.default()["direct_messages.download"].quotas
+    assert (quota.limit, quota.per, quota.scope) == (50, 900.0, Scope.APP)
+
+
+@pytest.mark.parametrize("length", [250, 300])
+async def test_fault_101_a_name_that_is_too_long_is_bad_input(client: Client, tmp_path: Path, length: int) -> None:
+    path = tmp_path / ("x" * length)
+    with pytest.raises(InvalidInput, match=r"source: cannot be read|source: is not"):
+        await client.media.upload(path)
+    media = await client.media.upload(PNG, category="dm_image")
+    sent = await client.direct_messages.send(5, "here", attachment=media)
+    received = await client.direct_messages.get(str(sent.id))
+    assert isinstance(received.attachment, MessageMedia)
+    if length < 256:  # a name may be as long as that
+        assert await client.direct_messages.download(received.attachment, path) == len(PNG)
+        assert path.read_bytes() == PNG
+        return
+    with pytest.raises(InvalidInput, match="path: cannot be written: File name too long"):
+        await client.direct_messages.download(received.attachment, path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("said", "seconds"), [(0, 1.0), (-5, 1.0), (None, 5.0), (7, 7), (10**9, 60.0)])
