@@ -58,7 +58,7 @@ from twdm_async.quota.limiter import QuotaState
 from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, ReplyCredit, Scope
 from twdm_async.quota.store import MemoryQuotaStore, QuotaStore, RedisQuotaStore, SQLiteQuotaStore
 from twdm_async.resources.access import AccessFinding
-from twdm_async.resources.inbox import Inbox
+from twdm_async.resources.inbox import Inbox, SetAside
 from twdm_async.resources.media import UploadProgress
 from twdm_async.resources.reconcile import Reconciled
 
@@ -117,6 +117,7 @@ __all__ = [
     "SQLiteQuotaStore",
     "Scope",
     "ServerError",
+    "SetAside",
     "SharedCoordinate",
     "SharedPlace",
     "SourceApp",

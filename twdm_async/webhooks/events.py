@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from attrs import Factory, define, evolve, field, frozen
+from attrs import define, evolve, field, frozen
 
 from twdm_async._json import Json, is_array, is_object
 from twdm_async.errors import InvalidInput
@@ -187,8 +187,8 @@ class Told:
         unknown: the shape of a body that nothing is known of.
     """
 
-    events: list[tuple[Event, str]] = Factory(list)
-    unread: list[Unread] = Factory(list)
+    events: list[tuple[Event, str]] = field(factory=list[tuple[Event, str]])
+    unread: list[Unread] = field(factory=list[Unread])
     encrypted: str | None = None
     unknown: str | None = None
 

@@ -383,8 +383,8 @@ class Webhook:
             if self._threads is None:
                 handling = self._handle(event)
             else:
-                call = partial(contextvars.copy_context().run, self._handle, event)
-                handling = await asyncio.get_running_loop().run_in_executor(self._threads, call)
+                run = contextvars.copy_context().run
+                handling = await asyncio.get_running_loop().run_in_executor(self._threads, run, self._handle, event)
             if inspect.isawaitable(handling):
                 await handling
         except asyncio.CancelledError:
