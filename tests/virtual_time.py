@@ -53,6 +53,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002 - it is real time
+        await super().shutdown_default_executor()
+
 
 class LoopClock(Clock):
     """The clock of the running loop; the wall clock can be set wrong by `wrong_by` seconds."""

@@ -337,6 +337,9 @@ class Outbox:
         with contextlib.suppress(errors.OutboxFailed):
             await self._sending.write_what_is_left()
             await self._do(lambda rows: rows.give_up(self._owner.name))
+        await self._let_go()
+
+    async def _let_go(self) -> None:
         self._is_closed = True
         await self._storage.close()
         self._owner.release()
@@ -348,8 +351,12 @@ class Outbox:
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     async def __aenter__(self) -> Self:
-        await self._do(lambda _: None, only_reads=True)
-        self._sending.stay_alive()
+        try:
+            await self._do(lambda _: None, only_reads=True)
+            self._sending.stay_alive()
+        except BaseException:
+            await self._let_go()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

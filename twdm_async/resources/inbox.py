@@ -345,8 +345,12 @@ class Inbox:
             self._owner.release()
 
     async def __aenter__(self) -> Self:
-        self._alive()
-        await self.heard()  # so that a file which cannot be used is known of first
+        try:
+            self._alive()
+            await self.heard()  # so that a file which cannot be used is known of first
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

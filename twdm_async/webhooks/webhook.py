@@ -383,8 +383,9 @@ class Webhook:
             if self._threads is None:
                 handling = self._handle(event)
             else:
-                run = contextvars.copy_context().run
-                handling = await asyncio.get_running_loop().run_in_executor(self._threads, run, self._handle, event)
+                call = partial(self._handle, event)
+                context = contextvars.copy_context()
+                handling = await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(call))
             if inspect.isawaitable(handling):
                 await handling
         except asyncio.CancelledError:
