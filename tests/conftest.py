@@ -15,8 +15,10 @@ from tests.pictures import PNG
 from tests.redis_server import RedisServer
 from twdm_async import Client, QuotaTable
 from twdm_async.sandbox import Sandbox
+from twdm_async.state_file import StateFile
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import AsyncIterator, Iterator
 
 
@@ -38,6 +40,23 @@ def nothing_secret_is_shown() -> Iterator[None]:
     shown = list(dict.fromkeys(secrets.found))
     secrets.found.clear()
     assert shown == []
+
+
+@pytest.fixture(autouse=True)
+def files_are_closed() -> Iterator[None]:
+    """A store that a test leaves as it is, as a process does that dies, is closed with it: Python 3.13 warns of those."""
+    opened: list[sqlite3.Connection] = []
+    open_file = StateFile._open
+
+    def opening(file: StateFile) -> sqlite3.Connection:
+        opened.append(open_file(file))
+        return opened[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StateFile, "_open", opening)
+        yield
+    for db in opened:
+        db.close()
 
 
 @pytest.fixture(scope="session")
