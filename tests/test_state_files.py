@@ -95,6 +95,42 @@ async def test_fault_99_a_lock_file_that_is_removed_while_it_is_held_is_noticed(
             await inbox.keep([Received("5", "2", "{}")])
 
 
+async def test_fault_49_an_inbox_that_was_used_before_a_fork_lives_on_in_both(path: Path) -> None:
+    script = """
+import asyncio, os, sys
+from twdm_async import Inbox
+from twdm_async.resources.inbox import Received
+
+def kept(*ids):
+    async def main():
+        new = await inbox.keep([Received("5", one, "{}") for one in ids])
+        print(*[one.id for one in new], flush=True)
+    asyncio.run(main())
+
+inbox = Inbox(sys.argv[1])
+kept("1")
+child = os.fork()
+if child == 0:
+    kept("1", "2")
+    sys.stdin.read()
+    os._exit(0)
+sys.stdin.readline()
+kept("1", "2", "3")
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, str(path), cwd=Path(__file__).parents[1],
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    async with asyncio.timeout(HANGS):
+        assert [(await process.stdout.readline()).split() for _ in range(2)] == [[b"1"], [b"2"]]
+        process.stdin.write(b"\n")
+        assert (await process.stdout.readline()).split() == [b"3"], "each has in hand what it kept"
+        _, err = await process.communicate()
+    assert err == b""
+
+
 @pytest.mark.parametrize("kind", ["locks", "hard links", "SQLite"])
 async def test_fault_99_a_folder_or_a_library_that_will_not_do_is_told_at_the_start(
     kind: str, path: Path, monkeypatch: pytest.MonkeyPatch

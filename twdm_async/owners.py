@@ -16,6 +16,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from twdm_async._forks import forks
 from twdm_async.state_file import FileTrouble
 
 if TYPE_CHECKING:
@@ -112,16 +113,18 @@ class Owner:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.name = secrets.token_hex(8)
-        self._lock = Lock(self._lock_of(self.name))
+        self._begin()
 
     def acquire(self) -> None:
-        """Be alive, so that nobody takes over what this one has in hand.
+        """Be alive, so that nobody takes over what this one has in hand. A process that was forked off has a name of its
+        own.
 
         Raises:
             FileTrouble: locks cannot be made or do not hold there, or the lock's file was removed while it was held.
         """
         try:
+            if self._forks != forks():  # what was held is the parent's, and its name, too
+                self._begin()
             if self._lock.is_held:
                 self._check_place()
             else:
@@ -129,6 +132,11 @@ class Owner:
         except OSError as error:
             advice = "see that its folder exists, and that files can be made and locked there"
             raise FileTrouble(f"{error.strerror or error}; {advice}") from None
+
+    def _begin(self) -> None:
+        self.name = secrets.token_hex(8)
+        self._lock = Lock(self._lock_of(self.name))
+        self._forks = forks()
 
     def _check_place(self) -> None:
         if not self._lock.is_in_place():

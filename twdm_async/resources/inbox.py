@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 from attrs import field, frozen
 
 from twdm_async._clock import Clock
+from twdm_async._forks import forks
 from twdm_async._quiet import quiet
 from twdm_async.errors import InboxFailed, InvalidInput
 from twdm_async.owners import Owner
@@ -113,6 +114,7 @@ class Inbox:
         self._memory = in_memory(SCHEMA) if self._path is None else None
         self._owner = None if self._path is None else Owner(self._path)
         self._is_closed = False
+        self._forks = forks()
 
     async def keep(self, events: Sequence[Received], *, heard: Iterable[str] = ()) -> list[Received]:
         """Keep those that were not known, for this process to handle, and return them. Then they are on the disk. What
@@ -383,6 +385,9 @@ class Inbox:
     def _alive(self) -> str:
         if self._is_closed:
             raise InboxFailed(path=str(self._path or "(memory)"), problem="it is closed")
+        if self._forks != forks():  # what was opened is the parent's
+            self._forks = forks()
+            self._file.leave_behind()
         if self._owner is None:
             return "this process"
         try:
@@ -396,8 +401,7 @@ class Inbox:
 
     @quiet
     async def _do(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
-        if self._is_closed:
-            raise InboxFailed(path=str(self._path or "(memory)"), problem="it is closed")
+        self._alive()
         if self._memory is not None:
             return work(self._memory)
         file = self._file

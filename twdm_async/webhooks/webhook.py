@@ -273,7 +273,7 @@ class Webhook:
             try:
                 await self._take_over()
                 self._silence.look(await self._inbox.heard())
-            except InboxFailed as error:
+            except TwdmError as error:
                 _log.error("webhook: %s", error)
 
     async def _check(self, query: str) -> WebhookReply:
