@@ -97,7 +97,7 @@ async def test_fault_99_a_lock_file_that_is_removed_while_it_is_held_is_noticed(
 
 async def test_fault_49_an_inbox_that_was_used_before_a_fork_lives_on_in_both(path: Path) -> None:
     script = """
-import asyncio, os, sys
+import asyncio, os, signal, sys, time
 from twdm_async import Inbox
 from twdm_async.resources.inbox import Received
 
@@ -112,10 +112,11 @@ kept("1")
 child = os.fork()
 if child == 0:
     kept("1", "2")
-    sys.stdin.read()
-    os._exit(0)
+    time.sleep(600)
 sys.stdin.readline()
 kept("1", "2", "3")
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
 """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, str(path), cwd=Path(__file__).parents[1],
