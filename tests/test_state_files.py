@@ -357,3 +357,4 @@ def test_fault_106_no_query_of_the_outbox_goes_through_what_is_done() -> None:
     whole = ("message_by_change (account=?)", "SCAN message")
     assert plans
     assert not [plan for plan in plans if plan.endswith(whole)], plans
+    assert any("message_nameless" in plan for plan in plans), "not all that were ever sent"

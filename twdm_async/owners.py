@@ -116,7 +116,7 @@ class Owner:
         self._begin()
 
     def acquire(self) -> None:
-        """Be alive, so that nobody takes over what this one has in hand. A process that was forked off has its own name.
+        """Be alive, so that nobody takes over what this one has in hand; after a fork, under a new name.
 
         Raises:
             FileTrouble: locks cannot be made or do not hold there, or the lock's file was removed while it was held.
