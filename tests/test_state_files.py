@@ -224,6 +224,7 @@ async def test_fault_106_the_log_does_not_grow_without_end(path: Path, monkeypat
     """Neither while others read, one after the other, nor for ever because of one who reads for long."""
     monkeypatch.setattr(state_file_module, "_LARGEST_LOG", 100_000)
     monkeypatch.setattr(state_file_module, "_NEXT_TRY", 0.0)
+    monkeypatch.setattr(state_file_module, "_PATIENCE", 0.001)
     log = path.with_name(f"{path.name}-wal")
     async with Inbox(path) as inbox:
         await inbox.keep([Received("5", "first", "x")])
@@ -255,6 +256,17 @@ async def test_fault_106_a_lock_that_is_held_for_seconds_is_waited_for(path: Pat
             assert not asking.done()
             other.execute("COMMIT")
             assert len(await asyncio.wait_for(asking, HANGS)) == 1
+
+
+async def test_fault_104_a_link_to_a_state_file_is_that_file(path: Path) -> None:
+    """Its log and its locks lie beside the file, whatever it is called."""
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    event = Received("5", "1", "{}")
+    async with Inbox(path) as inbox, Inbox(link) as linked:
+        assert await linked.keep([event]) == [event]
+        assert await inbox.keep([event]) == [], "it is in the hands of one who lives"
+        assert await inbox.take_over() == []
 
 
 # ---- foreign files ----

@@ -172,7 +172,9 @@ async def test_fault_104_results_follow_no_link(twdm: Twdm, messages: Path, tmp_
     assert sandbox.messages == []
 
 
-@pytest.mark.parametrize("content", [b"my letters\n", b'{"a": 1}\n', b"\xff\xfe", b"[]\n", b"SQLite format 3\0"])
+@pytest.mark.parametrize(
+    "content", [b"my letters\n", b'{"a": 1}\n', b"\xff\xfe", b"[]\n", b"[" * 100_000, b"SQLite format 3\0"]
+)
 async def test_fault_104_a_foreign_file_is_not_taken_for_results(
     twdm: Twdm, messages: Path, tmp_path: Path, sandbox: Sandbox, content: bytes
 ) -> None:

@@ -29,7 +29,7 @@ with contextlib.suppress(ModuleNotFoundError):  # Windows has none; whoever need
     _fcntl = fcntl
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}")
-_TRIES, _PAUSE = 500, 0.01  # for a lock of one's own, which others only touch to see whether it is held; seconds
+_TRIES, _PAUSE = 50, 0.01  # for a lock of one's own, which others only touch to see whether it is held; seconds
 
 _held: set[int] = set()  # file descriptors of locks; a process that is forked off must not keep them
 
@@ -51,6 +51,7 @@ class Lock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
+        self._forks = forks()
 
     @property
     def is_held(self) -> bool:
@@ -75,7 +76,7 @@ class Lock:
                 is_locked = _lock(descriptor)
                 if is_locked and _is_at(self.path, descriptor):
                     _held.add(descriptor)
-                    self._descriptor = descriptor
+                    self._descriptor, self._forks = descriptor, forks()
             finally:
                 if self._descriptor is None:
                     os.close(descriptor)
@@ -98,6 +99,9 @@ class Lock:
     def release(self, *, remove: bool) -> None:
         """Let go of it; `remove` the file as well."""
         if self._descriptor is None:
+            return
+        if self._forks != forks():  # it is the parent's
+            self._descriptor = None
             return
         if remove:
             with contextlib.suppress(OSError):
@@ -145,11 +149,13 @@ class Owner:
             )
 
     def _take(self) -> None:
-        tries = 0
-        while not self._lock.take() and tries < _TRIES:
-            tries += 1
+        for _ in range(_TRIES):
+            if self._lock.take():
+                break
             time.sleep(_PAUSE)  # somebody is just looking whether it is held
-        if tries == _TRIES or not self._lock.is_exclusive():
+        else:
+            raise FileTrouble(f"somebody has held {self._lock.path.name} beside it for {_TRIES * _PAUSE:g} s")
+        if not self._lock.is_exclusive():
             self._lock.release(remove=True)
             raise FileTrouble(
                 "locks do not hold in its folder, as in some that are shared over a network or between containers; "

@@ -91,7 +91,7 @@ class FileTrouble(Exception):
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:
-    """`path`, absolute.
+    """Return `path`, absolute and without links.
 
     Raises:
         InvalidInput: it is no path.
@@ -102,7 +102,7 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
         raise InvalidInput(
             parameter="path", problem="must be the path of a file; memory forgets what must be remembered"
         )
-    return Path(path).absolute()
+    return Path(path).resolve()  # SQLite's log lies beside the file itself, and so must all else
 
 
 class StateFile:
@@ -239,11 +239,13 @@ class StateFile:
 
     def _bound_log(self, db: sqlite3.Connection) -> None:
         """Begin the log anew if it has grown long. What others read meanwhile does not keep it for ever."""
-        log = self._parts[1].stat().st_size
-        if log > _LARGEST_LOG and time.monotonic() - self._log_tried_at >= _NEXT_TRY:
+        with contextlib.suppress(OSError, sqlite3.Error):  # what was done is committed; the next one will hear of it
+            log = self._parts[1].stat().st_size
+            if log <= _LARGEST_LOG or time.monotonic() - self._log_tried_at < _NEXT_TRY:
+                return
             self._log_tried_at = time.monotonic()
+            db.execute(f"PRAGMA busy_timeout = {round(_PATIENCE * 1000)}")
             with contextlib.suppress(sqlite3.OperationalError):  # somebody reads for longer
-                db.execute(f"PRAGMA busy_timeout = {round(_PATIENCE * 1000)}")
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             db.execute(f"PRAGMA busy_timeout = {round(_BUSY * 1000)}")
 

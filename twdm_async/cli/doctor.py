@@ -11,13 +11,13 @@ from rich.table import Table
 from twdm_async.cli.connect import inbox_path, open_client
 from twdm_async.cli.terminal import plain
 from twdm_async.resources.inbox import Inbox
+from twdm_async.webhooks.webhook import SILENCE
 
 if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
 _MARKS: Final = {True: "[green]yes", False: "[red]no", None: "[yellow]unknown"}
-_SILENCE: Final = timedelta(hours=26)  # X checks a webhook at least once a day
 
 
 async def examine(api_url: str, username: str | None, quota_store: str | None, inbox_file: Path | None) -> int:
@@ -47,7 +47,7 @@ async def _add_inbox(table: Table, path: Path, now: datetime) -> None:
         heard, failed, unread = await inbox.heard(), await inbox.failed(), await inbox.unread()
     webhook = {kind: at for kind, at in heard.items() if kind in {"delivery", "check"}}
     if webhook:
-        is_heard = now - max(webhook.values()) < _SILENCE
+        is_heard = now - max(webhook.values()) < timedelta(seconds=SILENCE)
         words = "; ".join(f"last {kind} {_ago(now - at)}" for kind, at in sorted(webhook.items(), reverse=True))
         words += "" if is_heard else "; X may have dropped it: register it anew"
         table.add_row("webhook is told of events", _MARKS[is_heard or None], words)

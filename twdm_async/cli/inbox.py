@@ -33,7 +33,7 @@ def _inbox(inbox_file: Path | None, quota_store: str | None) -> Inbox:
 
 @inbox.command()
 def failed(inbox_file: InboxFile = None, quota_store: QuotaStoreUrl = None) -> None:
-    """Show the events whose handler has failed, and how. Their texts are not shown."""
+    """Show the events whose handler has failed, and its error, which may repeat a text."""
 
     async def main() -> None:
         async with _inbox(inbox_file, quota_store) as box:
@@ -44,7 +44,7 @@ def failed(inbox_file: InboxFile = None, quota_store: QuotaStoreUrl = None) -> N
 
 @inbox.command()
 def unread(inbox_file: InboxFile = None, quota_store: QuotaStoreUrl = None) -> None:
-    """Show what X has told of messages and could not be read, by the names of its fields. Texts are not shown."""
+    """Show what X has told of messages and could not be read, by the names of its fields."""
 
     async def main() -> None:
         async with _inbox(inbox_file, quota_store) as box:

@@ -140,7 +140,7 @@ def _opened(results: Path) -> TextIO:
     except OSError as error:
         words = "it is a link to another file" if error.errno == errno.ELOOP else error.strerror
         problem = f"{results} cannot be made: {words}"
-    except ValueError:
+    except (ValueError, RecursionError):
         problem = f"{results} is there, and is no file of results; name another with --results"
     raise errors.InvalidInput(parameter="results", problem=problem)
 

@@ -82,7 +82,8 @@ class SetAside:
         account: the user id of the account that received it; an empty string if that could not be read.
         id: what names it.
         kept_at: when it came (UTC).
-        problem: why it was set aside: the error of the handler, or the names of the fields that could not be read.
+        problem: why it was set aside: the handler's error, which may repeat a text, or the names of the fields that
+            could not be read.
         body: as JSON, for :func:`~twdm_async.webhooks.read_events`; it holds texts.
     """
 
@@ -115,6 +116,8 @@ class Inbox:
         self._owner = None if self._path is None else Owner(self._path)
         self._is_closed = False
         self._forks = forks()
+        self.polls: dict[str, object] = {}
+        """By account, the poll that has messages in hand."""
 
     async def keep(self, events: Sequence[Received], *, heard: Iterable[str] = ()) -> list[Received]:
         """Keep those that were not known, for this process to handle, and return them. Then they are on the disk. What
@@ -144,7 +147,8 @@ class Inbox:
                 row = (event.account, event.id, event.body, now, owner, event.unread, is_unread, *dead)
                 if db.execute(query, row).rowcount:
                     new.append(event)
-            db.execute("DELETE FROM event WHERE body IS NULL AND owner IS NULL AND kept_at < ?", (now - _REMEMBERED,))
+            is_over = "owner IS NULL AND (body IS NULL OR is_unread)"
+            db.execute(f"DELETE FROM event WHERE {is_over} AND kept_at < ?", (now - _REMEMBERED,))  # noqa: S608 - constant
             db.executemany("INSERT OR REPLACE INTO heard VALUES (?, ?)", [(kind, now) for kind in heard])
             return new
 
@@ -169,7 +173,7 @@ class Inbox:
         return await self._do(look_up)
 
     async def begin(self, event: Received) -> int:
-        """It is about to be handled. Returns how often that was begun before, and came to no end.
+        """Note that `event` is about to be handled. Returns how often that was begun before, and came to no end.
 
         Raises:
             InboxFailed: it cannot be kept.
@@ -179,7 +183,7 @@ class Inbox:
         return int(found[0]) - 1 if found else 0
 
     async def not_begun(self, event: Received) -> None:
-        """It was not handled after all.
+        """Note that `event` was not handled after all.
 
         Raises:
             InboxFailed: it cannot be kept.

@@ -15,12 +15,13 @@ says so in the log, since X drops webhooks without a word.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from twdm_async._numbers import checked_number
-from twdm_async.errors import InvalidInput, RateLimited, TwdmError
+from twdm_async.errors import InboxFailed, InvalidInput, RateLimited, TwdmError
 from twdm_async.resources.evidence import read_back
 from twdm_async.resources.inbox import Inbox, Received
 
@@ -76,6 +77,17 @@ class Poll:
             sent: whether those are handed out, too, that the account itself sent.
         """
         await self._inbox.release(self._account)
+        self._inbox.polls[self._account] = self
+        try:
+            async with contextlib.aclosing(self._messages(every, since, sent=sent)) as messages:
+                async for message in messages:
+                    yield message
+        finally:
+            if self._inbox.polls.get(self._account) is self:  # else another one has begun, and released this one's
+                with contextlib.suppress(InboxFailed):
+                    await self._inbox.release(self._account)
+
+    async def _messages(self, every: float, since: datetime | None, *, sent: bool) -> AsyncGenerator[DirectMessage]:
         until = await self._inbox.polled_until(self._account)
         floor = None
         if until is None:

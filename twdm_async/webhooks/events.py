@@ -28,13 +28,16 @@ _TYPING: Final = "direct_message_indicate_typing_events"
 _READING: Final = "direct_message_mark_read_events"
 _FLAT: Final = {"dm.received": _MESSAGES, "dm.sent": _MESSAGES, "dm.indicate_typing": _TYPING, "dm.read": _READING}
 
-_EVENT_TYPE: Final = re.compile(r"[a-z_]{1,32}(\.[a-z_]{1,32})+")
+_EVENT_TYPE: Final = re.compile(r"[A-Za-z0-9_-]{1,32}(\.[A-Za-z0-9_-]{1,32}){1,4}")
+_OF_MESSAGES: Final = re.compile(r"(?:dm|direct_?messages?|messages?)(?:[._-]|$)", re.IGNORECASE)
+"""How the names of fields and the types of events begin that are about messages."""
 _FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 _ELSEWHERE: Final = re.compile(
     r"(tweet|favorite|follow|unfollow|block|unblock|mute|unmute|user)_[a-z_]*events?|user_event", re.ASCII
 )
 """What Account Activity tells of that are no messages."""
 _MOST_FIELDS, _DEEPEST = 12, 4  # of a shape that is logged
+_LARGEST_SHARED: Final = 4096  # characters of a user or an app that are kept with each of its events
 
 
 @frozen(kw_only=True)
@@ -158,7 +161,7 @@ def read_events(body: bytes | str) -> tuple[Event, ...]:
     Raises:
         InvalidInput: `body` is not a JSON object.
     """
-    return tuple(event for event, _ in take_apart(body).events)
+    return tuple(event for event, _ in parse_delivery(body).events)
 
 
 @frozen
@@ -177,8 +180,8 @@ class Unread:
 
 
 @define
-class Told:
-    """What a webhook told.
+class Delivery:
+    """The content of one webhook.
 
     Args:
         events: each with the JSON from which it can be read again.
@@ -193,34 +196,31 @@ class Told:
     unknown: str | None = None
 
 
-def take_apart(body: bytes | str) -> Told:
-    """Sort what a webhook tells. It takes time in proportion to the length of `body`.
+def parse_delivery(body: bytes | str) -> Delivery:
+    """Sort what a webhook tells. It takes time and memory in proportion to the length of `body`.
 
     Raises:
         InvalidInput: `body` is not a JSON object.
     """
     document = _object(body)
-    told = Told()
+    delivery = Delivery()
     event_type = _event_type(document)
-    if event_type.startswith("chat."):
-        told.encrypted = event_type
-        return told
-    try:
-        content = _as_account_activity(document, event_type)
-    except (ValueError, TypeError, OverflowError):
-        content = document
+    if event_type.lower().startswith("chat."):
+        delivery.encrypted = event_type.lower()
+        return delivery
+    content = _as_account_activity(document, event_type.lower())
     known = [kind for kind in _KINDS if kind in content]
-    others = [name for name in content if name.startswith("direct_message") and name not in known]
     account = _id(content.get("for_user_id"))
-    if others or (known and account is None) or (not known and event_type.startswith("dm.")):
-        told.unread.append(Unread(account or "", _as_json(document), shape_of(document)))
-    elif not known and not event_type and not any(map(_ELSEWHERE.fullmatch, content)):
-        told.unknown = shape_of(document)
     if account is not None:
         users = _People(content)
         for kind in known:
-            _read_kind(kind, content, account, users, told)
-    return told
+            _read_kind(kind, content, account, users, delivery)
+    names = {*content} - {*known} if known else {event_type, *document, *content, *_payload(document)}
+    if (known and account is None) or any(map(_OF_MESSAGES.match, names)):
+        delivery.unread.append(Unread(account or "", _as_json(document), shape_of(document)))
+    elif not known and not event_type and not any(map(_ELSEWHERE.fullmatch, content)):
+        delivery.unknown = shape_of(document)
+    return delivery
 
 
 def shape_of(document: Json) -> str:
@@ -261,24 +261,23 @@ def _event_type(document: dict[str, Json]) -> str:
     return found if isinstance(found, str) and _EVENT_TYPE.fullmatch(found) else ""
 
 
-def _read_kind(kind: str, content: dict[str, Json], account: str, people: _People, told: Told) -> None:
+def _read_kind(kind: str, content: dict[str, Json], account: str, people: _People, delivery: Delivery) -> None:
     """Read the events of one kind; what cannot be read is set aside together."""
     listed = content[kind]
     bad: list[Json] = []
     for item in listed if is_array(listed) else [listed]:
         try:
             event = _read(_KINDS[kind], account, item)
-            concerned = people.of(event)
-            alone = {"for_user_id": account, **concerned, kind: [item]}
+            alone = {"for_user_id": account, **people.of(event), kind: [item]}
             # What is infinite or too deep could be written and not be read again.
             kept = json.dumps(alone, allow_nan=False)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             bad.append(item)
             continue
-        told.events.append((people.told(event, concerned), kept))
+        delivery.events.append((people.added_to(event), kept))
     if bad:
         alone = {"for_user_id": account, "users": content.get("users"), kind: bad}
-        told.unread.append(Unread(account, _as_json(alone), shape_of({kind: bad})))
+        delivery.unread.append(Unread(account, _as_json(alone), shape_of({kind: bad})))
 
 
 def _read(cls: type[Event], account: str, item: Json) -> Event:
@@ -299,20 +298,30 @@ class _People:
         self._users: dict[str, Json] = users if is_object(users) else {}
         self._apps: dict[str, Json] = apps if is_object(apps) else {}
         self._read: dict[str, Person | None] = {}
+        self._sizes: dict[str, int] = {}
 
     def of(self, event: Event) -> dict[str, Json]:
-        """Return what is told of those whom `event` is about, as it was told."""
-        users = {one: self._users[one] for one in (event.for_user_id, event.person_id) if one in self._users}
-        app = event.message.source_app_id if isinstance(event, MessageEvent) else None
-        return {"users": users} | ({"apps": {app: self._apps[app]}} if app in self._apps else {})
+        """Return the raw users and the raw app of `event`. What is large is left out: many events may share it."""
+        ids = (event.for_user_id, event.person_id)
+        app = (event.message.source_app_id if isinstance(event, MessageEvent) else None) or ""
+        users = {one: self._users[one] for one in ids if self._is_small(self._users, one)}
+        return {"users": users} | ({"apps": {app: self._apps[app]}} if self._is_small(self._apps, app) else {})
 
-    def told(self, event: Event, concerned: dict[str, Json]) -> Event:
-        """Return `event` with the people and the app it is about."""
-        read = ((one, self._person(one)) for one in concerned["users"])
+    def added_to(self, event: Event) -> Event:
+        """Return `event` with its people and its app."""
+        read = ((one, self._person(one)) for one in {event.for_user_id, event.person_id} if one in self._users)
         event = evolve(event, users={one: person for one, person in read if person is not None})
-        if "apps" in concerned and isinstance(event, MessageEvent):
-            event = evolve(event, message=evolve(event.message, apps=concerned["apps"]))
+        app = event.message.source_app_id if isinstance(event, MessageEvent) else None
+        if isinstance(event, MessageEvent) and app is not None and app in self._apps:
+            event = evolve(event, message=evolve(event.message, apps={app: self._apps[app]}))
         return event
+
+    def _is_small(self, told: dict[str, Json], name: str) -> bool:
+        if name not in told:
+            return False
+        if name not in self._sizes:
+            self._sizes[name] = len(json.dumps(told[name]))
+        return self._sizes[name] <= _LARGEST_SHARED
 
     def _person(self, user_id: str) -> Person | None:
         if user_id not in self._read:
@@ -328,40 +337,44 @@ _KINDS: Final[dict[str, type[Event]]] = {_MESSAGES: MessageEvent, _TYPING: Typin
 
 
 def _as_json(document: Json) -> str:
-    """Write what cannot be read, as well as it can be written."""
+    """Write what cannot be read; what is nested too deep, by its shape."""
     try:
         return json.dumps(document)
     except RecursionError:
-        return "{}"
+        return json.dumps({"nested too deep": shape_of(document)})
 
 
 def _id(value: Json) -> str | None:
-    """Return an id, which may be a number; ``None`` if it is none."""
+    """Return a numeric id as a string; ``None`` if `value` is not one."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     return value if isinstance(value, str) and is_id(value) else None
 
 
 def _as_account_activity(document: dict[str, Json], event_type: str) -> dict[str, Json]:
-    """Bring what X Activity tells to the form of Account Activity.
-
-    Raises:
-        ValueError, TypeError: it is an event of messages in a form that is not known.
-    """
-    data = document.get("data")
-    if not is_object(data):
+    """Bring what X Activity tells to the form of Account Activity; return `document` if that cannot be done."""
+    data, payload = document.get("data"), _payload(document)
+    if not is_object(data) or any(kind in document for kind in _KINDS):
         return document
-    chosen, payload = data.get("filter"), data.get("payload")
-    if not is_object(payload):
-        return {}
+    chosen = data.get("filter")
     account = chosen.get("user_id") if is_object(chosen) else None
     users: dict[str, Json] = {}
     for user_id, user in _told_users(data, payload):
         users[user_id] = user["data"] if is_object(user) and is_object(user.get("data")) else user
     content = {"for_user_id": account, "users": users}
-    if event_type in _FLAT and not any(kind in payload for kind in _KINDS):
-        return content | {_FLAT[event_type]: [_unflattened(payload, _id(account), _FLAT[event_type])]}
-    return payload | content
+    if event_type not in _FLAT or any(kind in payload for kind in _KINDS):
+        return payload | content
+    try:
+        return content | {_FLAT[event_type]: [_from_flat(payload, _id(account), _FLAT[event_type])]}
+    except (ValueError, TypeError, OverflowError):
+        return document
+
+
+def _payload(document: dict[str, Json]) -> dict[str, Json]:
+    """Return what X Activity tells of an event."""
+    data = document.get("data")
+    payload = data.get("payload") if is_object(data) else None
+    return payload if is_object(payload) else {}
 
 
 def _told_users(data: dict[str, Json], payload: dict[str, Json]) -> Iterator[tuple[str, Json]]:
@@ -377,7 +390,7 @@ def _told_users(data: dict[str, Json], payload: dict[str, Json]) -> Iterator[tup
             yield user_id, user
 
 
-def _unflattened(payload: dict[str, Json], account: str | None, kind: str) -> dict[str, Json]:
+def _from_flat(payload: dict[str, Json], account: str | None, kind: str) -> dict[str, Json]:
     """Bring a flat event to the form of the others; what is left stays beside it."""
     rest = dict(payload)
     sender, conversation = _id(rest.pop("sender_id", None)), rest.pop("dm_conversation_id", None)

@@ -13,6 +13,7 @@ fields. What is refused is logged with the reason.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import hashlib
 import inspect
@@ -22,6 +23,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from urllib.parse import parse_qs
 
@@ -29,11 +31,12 @@ from aiohttp import web
 from attrs import frozen
 
 from twdm_async._numbers import checked_count, checked_seconds
+from twdm_async._quiet import mistake
 from twdm_async.client import Client
 from twdm_async.credentials import Credentials
 from twdm_async.errors import InboxFailed, InvalidInput, TwdmError
 from twdm_async.resources.inbox import Inbox, Received, checked_inbox
-from twdm_async.webhooks.events import Event, MessageEvent, Told, Unread, take_apart
+from twdm_async.webhooks.events import Delivery, Event, MessageEvent, Unread, parse_delivery
 from twdm_async.webhooks.signature import crc_response, is_signed
 
 if TYPE_CHECKING:
@@ -50,6 +53,8 @@ _LARGEST_BODY: Final = 1024 * 1024  # bytes
 _MOST_DEATHS: Final = 3
 _PAUSE: Final = 5.0  # seconds before an inbox that failed is asked again
 _TAKE_OVER_EVERY: Final = 30.0  # seconds
+SILENCE: Final = 93_600.0
+"""Seconds, 26 hours: X checks a webhook at least once a day."""
 _SLOWEST_BODY: Final = 5.0  # seconds in which a body must have come
 _FIRST_RETRY, _LONGEST_RETRY = 1.0, 60.0  # seconds before a handler is called again
 _LONGEST_PROBLEM: Final = 500  # characters
@@ -87,13 +92,14 @@ class Webhook:
     Args:
         credentials: of the app; the consumer secret is what X signs with.
         handle: is called for each event but the account's own messages. A coroutine function is awaited; a plain one
-            runs in a thread, where it may block, and cannot be stopped.
+            runs in a thread, where it may block and there is no loop. It cannot be stopped: an event that is handled so
+            when the webhook is closed is set aside.
         inbox: remembers events; if not given, all is forgotten when the process ends. It is yours to close.
         clients: of the accounts, with tokens that begin with the account's user id, as X' do. They learn of every
             message: replies to people who wrote may be free, and the account's own messages are proof of delivery.
         with_echoes: whether `handle` gets the account's own messages, too.
         at_once: how many events are handled at the same time.
-        largest_body: bytes that a webhook may have.
+        largest_body: bytes that a webhook may have. A megabyte takes up to half a second of the loop.
         retries: how many times `handle` is called again for an event if it raises, after 1, 2, 4 and more seconds.
             The person's other events wait.
         silent_after: seconds without a delivery or a check after which a warning is logged, since X drops webhooks
@@ -114,7 +120,7 @@ class Webhook:
         at_once: int = 100,
         largest_body: int = _LARGEST_BODY,
         retries: int = 0,
-        silent_after: float | None = 93_600.0,
+        silent_after: float | None = SILENCE,
     ) -> None:
         if not isinstance(credentials, Credentials):
             raise InvalidInput(parameter="credentials", problem="must be Credentials")
@@ -164,18 +170,18 @@ class Webhook:
         """
         if not isinstance(body, bytes):
             raise InvalidInput(parameter="body", problem="must be the raw bytes, since they are what is signed")
+        signature = next((value for name, value in headers.items() if name.lower() == SIGNATURE_HEADER), None)
         if method == "GET":
-            return await self._check(query)
+            return await self._check(query, signature)
         if method != "POST":
             return _refused(405, "its method is neither GET nor POST")
         if len(body) > self._largest_body:
             return _refused(413, f"it has more than {self._largest_body} bytes")
-        signature = next((value for name, value in headers.items() if name.lower() == SIGNATURE_HEADER), None)
         if not is_signed(self._credentials.consumer_secret, body, signature):
             problem = "it has no signature" if signature is None else "its signature is wrong"
             return _refused(403, f"{problem}; only X, which knows the consumer secret, can sign")
         try:
-            told = take_apart(body)
+            told = parse_delivery(body)
         except InvalidInput:
             return _refused(400, "it is signed, and no JSON object")
         self._log_told(told)
@@ -202,13 +208,15 @@ class Webhook:
                         body += piece
                         if len(body) > self._largest_body:
                             break
+            except ConnectionError:
+                reply = _refused(400, "its connection broke")
             except TimeoutError:
                 reply = _refused(408, f"it had not come after {_SLOWEST_BODY:g} s")
             else:
                 query = request.rel_url.raw_query_string
                 reply = await self.receive(request.method, query, request.headers, bytes(body))
         response = web.Response(status=reply.status, body=reply.body, content_type=reply.content_type)
-        if reply.status in {408, 413}:
+        if reply.status in {400, 408, 413}:
             response.force_close()
         return response
 
@@ -273,24 +281,25 @@ class Webhook:
             try:
                 await self._take_over()
                 self._silence.look(await self._inbox.heard())
-            except TwdmError as error:
-                _log.error("webhook: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it goes on
+                _log.error("webhook: %s", mistake(error))
 
-    async def _check(self, query: str) -> WebhookReply:
+    async def _check(self, query: str, signature: str | None) -> WebhookReply:
         try:
             tokens = parse_qs(query, max_num_fields=10).get("crc_token", [])
             answer = crc_response(self._credentials.consumer_secret, tokens[0] if len(tokens) == 1 else "")
         except (InvalidInput, ValueError):
             return _refused(400, "a check needs just one crc_token")
-        self._note("check")
+        if is_signed(self._credentials.consumer_secret, query.encode(), signature):
+            self._note("check")
         return WebhookReply(200, json.dumps(answer).encode(), "application/json")
 
     def _note(self, kind: str) -> None:
         """Have it kept that X was heard of, without waiting for it: a check must be answered in time."""
         if not self._is_closed and self._silence.is_due(kind):
-            self._start(self._surely(partial(self._inbox.keep, (), heard=(kind,))))
+            self._start(self._inbox.keep((), heard=(kind,)))  # if it fails, the next one is kept
 
-    def _log_told(self, told: Told) -> None:
+    def _log_told(self, told: Delivery) -> None:
         for unread in told.unread:
             _log.warning("webhook: signed, about messages, and not understood; it is kept: %s", unread.shape)
         if told.unknown is not None:
@@ -301,7 +310,7 @@ class Webhook:
                 "webhook: X tells of %s: an encrypted conversation, which this API cannot read", told.encrypted
             )
 
-    async def _take_in(self, told: Told, heard: Sequence[str] = ()) -> None:
+    async def _take_in(self, told: Delivery, heard: Sequence[str] = ()) -> None:
         """Keep what is new, and have it handled."""
         if self._is_closed:
             raise InboxFailed(path="(closed)", problem="the webhook is closed")
@@ -365,27 +374,24 @@ class Webhook:
         if deaths >= _MOST_DEATHS:
             _log.error("webhook: event %s: %d processes ended while they handled it", event.key, deaths)
             return f"{deaths} processes ended while they handled it"
-        try:
-            for retry in range(self._retries + 1):
+        for retry in count(1):
+            try:
                 async with self._places:
                     problem = await self._handle_once(event)
-                if problem is None or retry == self._retries:
+                if problem is None or retry > self._retries:
                     return problem
-                await asyncio.sleep(min(_FIRST_RETRY * 2**retry, _LONGEST_RETRY))
-        except asyncio.CancelledError:  # it is closed; that is not the event's fault
-            await self._inbox.not_begun(received)
-            raise
-        return None
+                await asyncio.sleep(min(_FIRST_RETRY * 2 ** (retry - 1), _LONGEST_RETRY))
+            except _StillRunning:
+                return "it was still being handled, in a thread, when the webhook was closed"
+            except asyncio.CancelledError:  # it is closed; that is not the event's fault
+                await self._inbox.not_begun(received)
+                raise
+        raise AssertionError
 
     async def _handle_once(self, event: Event) -> str | None:
         """Call the handler. Returns what it raised, if it raised."""
         try:
-            if self._threads is None:
-                handling = self._handle(event)
-            else:
-                call = partial(self._handle, event)
-                context = contextvars.copy_context()
-                handling = await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(call))
+            handling = self._handle(event) if self._threads is None else await self._in_thread(event)
             if inspect.isawaitable(handling):
                 await handling
         except asyncio.CancelledError:
@@ -394,10 +400,39 @@ class Webhook:
                 raise
             _log.exception("webhook: the handler cancelled itself")
             return "the handler cancelled itself"
+        except _StillRunning:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the others are to be handled
-            _log.exception("webhook: the handler failed")
-            return f"{type(error).__name__}: {error}"[:_LONGEST_PROBLEM]
+            with contextlib.suppress(Exception):  # what shows the log may fail at such an error, too
+                _log.exception("webhook: the handler failed")
+            return _words_of(error)
         return None
+
+    async def _in_thread(self, event: Event) -> Awaitable[None] | None:
+        """Call the handler in a thread.
+
+        Raises:
+            _StillRunning: the webhook is closed, and the thread cannot be.
+        """
+        context, loop = contextvars.copy_context(), asyncio.get_running_loop()
+
+        def call() -> tuple[Awaitable[None] | None, Exception | None]:
+            try:
+                return context.run(self._handle, event), None
+            except Exception as error:  # noqa: BLE001 - a future cannot hold each of them
+                return None, error
+
+        assert self._threads is not None  # noqa: S101 - else it is not called in one
+        job = self._threads.submit(call)
+        try:
+            handling, error = await asyncio.wrap_future(job, loop=loop)
+        except asyncio.CancelledError:
+            if not job.cancel() and not job.cancelled():
+                raise _StillRunning from None
+            raise
+        if error is not None:
+            raise error
+        return handling
 
     async def _surely(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Return what the inbox answers, as soon as it can."""
@@ -407,6 +442,10 @@ class Webhook:
             except InboxFailed as error:
                 _log.error("webhook: %s", error)
                 await asyncio.sleep(_PAUSE)
+
+
+class _StillRunning(Exception):
+    """A handler goes on in its thread."""
 
 
 class _Silence:
@@ -425,24 +464,33 @@ class _Silence:
         self._is_said = False
 
     def is_due(self, kind: str) -> bool:
-        """Whether it is time to write down that X was heard of. Asked when it is; then it is not, for a while."""
+        """Return whether it is time to write down that X was heard of, and take it as written down."""
         now = self._clock.monotonic()
         if now - self._noted.get(kind, -_NOTE_EVERY) < _NOTE_EVERY:
             return False
         self._noted[kind] = now
-        self._is_said = False
         return True
 
     def look(self, heard: Mapping[str, datetime]) -> None:
         """Log a warning, once, if X has not been heard of for so long."""
         silence = self._clock.wall() - max((at.timestamp() for at in heard.values()), default=self._began)
-        if self._seconds is not None and silence > self._seconds and not self._is_said:
-            self._is_said = True
+        is_silent = self._seconds is not None and silence > self._seconds
+        if is_silent and not self._is_said:
             _log.warning(
                 "webhook: nothing has come for %.1f hours, no check either; X may have dropped it: see that it is "
                 "registered; poll() on the same inbox misses nothing",
                 silence / 3600,
             )
+        self._is_said = is_silent
+
+
+def _words_of(error: Exception) -> str:
+    """Return what a file can keep of an error, whatever it says of itself."""
+    try:
+        words = str(error)
+    except Exception:  # noqa: BLE001 - of that one, only the name can be told
+        words = "(it cannot be shown)"
+    return f"{type(error).__name__}: {words}"[:_LONGEST_PROBLEM].encode("utf-8", "replace").decode()
 
 
 def _refused(status: int, problem: str) -> WebhookReply:
@@ -455,11 +503,11 @@ def _kept_unread(unread: Unread) -> Received:
     return Received(unread.account, f"unread {name}", unread.content, unread.shape)
 
 
-def _told_again(received: Received) -> Told:
+def _told_again(received: Received) -> Delivery:
     try:
-        return take_apart(received.body or "{}")
+        return parse_delivery(received.body or "{}")
     except InvalidInput:
-        return Told()
+        return Delivery()
 
 
 def _is_coroutine_function(handle: Handler) -> bool:
