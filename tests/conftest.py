@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import redis_server, secrets
-from tests.forked import Forkery
+from tests.forked import ForkServer
 from tests.pictures import PNG
 from tests.redis_server import RedisServer
 from twdm_async import Client, QuotaTable
@@ -77,11 +77,11 @@ def redis_url(redis_program: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def forkery() -> Iterator[Forkery]:
+def fork_server() -> Iterator[ForkServer]:
     """What starts processes quickly."""
-    forkery = Forkery()
-    yield forkery
-    forkery.close()
+    fork_server = ForkServer()
+    yield fork_server
+    fork_server.close()
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ class Forked:
         return self.returncode
 
 
-class Forkery:
+class ForkServer:
     """The process that others are forked off."""
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ from twdm_async.outbox import Outbox
 from twdm_async.sandbox import Fault, Sandbox
 
 if TYPE_CHECKING:
-    from tests.forked import Forked, Forkery
+    from tests.forked import Forked, ForkServer
 
 
 def environment(home: Path, sandbox: Sandbox | None = None) -> dict[str, str]:
@@ -47,12 +47,12 @@ def environment(home: Path, sandbox: Sandbox | None = None) -> dict[str, str]:
 class Twdm:
     """``twdm`` with a home of its own and the sandbox' keys."""
 
-    def __init__(self, forkery: Forkery, home: Path, sandbox: Sandbox | None) -> None:
-        self._forkery = forkery
+    def __init__(self, fork_server: ForkServer, home: Path, sandbox: Sandbox | None) -> None:
+        self._fork_server = fork_server
         self.environ = environment(home, sandbox)
 
     async def start(self, *arguments: str) -> Forked:
-        return await self._forkery.start("cli", arguments, self.environ)
+        return await self._fork_server.start("cli", arguments, self.environ)
 
     async def __call__(self, *arguments: str) -> tuple[int | None, str, str]:
         process = await self.start(*arguments)
@@ -63,8 +63,8 @@ class Twdm:
 
 
 @pytest.fixture
-def twdm(forkery: Forkery, tmp_path: Path, sandbox: Sandbox) -> Twdm:
-    return Twdm(forkery, tmp_path, sandbox)
+def twdm(fork_server: ForkServer, tmp_path: Path, sandbox: Sandbox) -> Twdm:
+    return Twdm(fork_server, tmp_path, sandbox)
 
 
 async def test_profiles_and_a_message(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ async def test_bad_input_is_one_line_and_exit_code_2(
     assert not sandbox.requests
 
 
-async def test_without_keys(forkery: Forkery, tmp_path: Path) -> None:
-    code, _, err = await Twdm(forkery, tmp_path, None)("send", "5", "hello")
+async def test_without_keys(fork_server: ForkServer, tmp_path: Path) -> None:
+    code, _, err = await Twdm(fork_server, tmp_path, None)("send", "5", "hello")
     assert code == 2
     assert "TWDM_CONSUMER_KEY" in err
     assert ".twurlrc" in err
@@ -398,8 +398,8 @@ async def test_ctrl_c_stops_cleanly_and_says_what_went_out(twdm: Twdm, sandbox: 
 # ---- the sandbox and the demonstration ----
 
 
-async def test_the_sandbox_as_a_process(forkery: Forkery, tmp_path: Path) -> None:
-    twdm = Twdm(forkery, tmp_path, None)
+async def test_the_sandbox_as_a_process(fork_server: ForkServer, tmp_path: Path) -> None:
+    twdm = Twdm(fork_server, tmp_path, None)
     server = await twdm.start("sandbox", "--port", "0")
     exported: dict[str, str] = {}
     while len(exported) < 6:
@@ -510,8 +510,8 @@ async def test_a_short_time_to_settle_is_refused_by_the_name_of_its_option(twdm:
 
 
 @pytest.mark.soak
-async def test_the_demonstration(forkery: Forkery, tmp_path: Path) -> None:
-    code, out, err = await Twdm(forkery, tmp_path, None)("demo", "--svg", str(tmp_path / "demo.svg"))
+async def test_the_demonstration(fork_server: ForkServer, tmp_path: Path) -> None:
+    code, out, err = await Twdm(fork_server, tmp_path, None)("demo", "--svg", str(tmp_path / "demo.svg"))
     assert code == 0, err
     assert re.search(r"600 │\s+0 │\s+0 │\s+0 │\s+0 │ 125( \d+){3,} │", out)
     assert "Nothing lost, nothing doubled, no quota breached" in out

@@ -51,7 +51,7 @@ from twdm_async.transport.sent import Sought
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from tests.forked import Forkery
+    from tests.forked import ForkServer
     from twdm_async.quota.store.transactional import Batch
 
 
@@ -814,10 +814,10 @@ async def test_accounts_in_one_file_do_not_see_each_other(sandbox: Sandbox, path
 # ---- processes ----
 
 
-async def test_fault_53_a_process_that_is_stopped_and_goes_on(forkery: Forkery, path: Path) -> None:
+async def test_fault_53_a_process_that_is_stopped_and_goes_on(fork_server: ForkServer, path: Path) -> None:
     async with Sandbox(quotas=table(), latency=(0.0, 0.05), seed=1) as sandbox:
         await fill(sandbox, path, 150)
-        process = await drainer(forkery, sandbox, path)
+        process = await drainer(fork_server, sandbox, path)
         while len(sandbox.messages) < 20:
             await asyncio.sleep(0.01)
         process.send_signal(signal.SIGSTOP)  # for longer than an attempt may take

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.forked import Forked, Forkery
+    from tests.forked import Forked, ForkServer
 
 SETTLE_AFTER = 2.4  # seconds
 HOSTILE = Fault(("reset", "silence", "cut", "503"), endpoint="direct_messages.send", probability=0.3)
@@ -63,9 +63,9 @@ async def fill(sandbox: Sandbox, path: Path, count: int) -> None:
         )
 
 
-async def drainer(forkery: Forkery, sandbox: Sandbox, path: Path) -> Forked:
+async def drainer(fork_server: ForkServer, sandbox: Sandbox, path: Path) -> Forked:
     keys = json.dumps(asdict(sandbox.credentials))
-    return await forkery.start("drainer", [sandbox.url, str(path), str(SETTLE_AFTER), keys], os.environ)
+    return await fork_server.start("drainer", [sandbox.url, str(path), str(SETTLE_AFTER), keys], os.environ)
 
 
 def states(path: Path, patience: float = 5.0) -> dict[str, int]:
@@ -95,7 +95,9 @@ async def catch(process: Forked, path: Path, state: str) -> None:
         await asyncio.sleep(0.01)
 
 
-async def kill_again_and_again(forkery: Forkery, path: Path, messages: int, kills: int, latency: float) -> Counter[str]:
+async def kill_again_and_again(
+    fork_server: ForkServer, path: Path, messages: int, kills: int, latency: float
+) -> Counter[str]:
     """How often there was a message in each state when the process was killed."""
     seen: Counter[str] = Counter()
     chance = random.Random(7)
@@ -104,7 +106,7 @@ async def kill_again_and_again(forkery: Forkery, path: Path, messages: int, kill
         await fill(sandbox, path, messages)
         killed = 0
         while killed < kills:
-            process = await drainer(forkery, sandbox, path)
+            process = await drainer(fork_server, sandbox, path)
             accepted = len(sandbox.messages)
             while process.returncode is None and len(sandbox.messages) == accepted:
                 await asyncio.sleep(0.01)  # until it works; or until all is sent, and it only settles
@@ -122,7 +124,7 @@ async def kill_again_and_again(forkery: Forkery, path: Path, messages: int, kill
             if set(states(path)) <= {"sent"}:  # done too early: some more
                 messages += 50
                 await fill(sandbox, path, messages)
-        last = await drainer(forkery, sandbox, path)
+        last = await drainer(fork_server, sandbox, path)
         await asyncio.wait_for(last.wait(), 240)  # who was unlucky is tried again after ever longer pauses
         async with opened(sandbox, path) as outbox:
             counts = await outbox.counts()
@@ -135,26 +137,26 @@ async def kill_again_and_again(forkery: Forkery, path: Path, messages: int, kill
 
 
 async def test_fault_50_an_outbox_whose_process_is_killed_loses_and_doubles_nothing(
-    forkery: Forkery, tmp_path: Path
+    fork_server: ForkServer, tmp_path: Path
 ) -> None:
-    await kill_again_and_again(forkery, tmp_path / "state.db", messages=40, kills=2, latency=0.05)
+    await kill_again_and_again(fork_server, tmp_path / "state.db", messages=40, kills=2, latency=0.05)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 async def test_fault_50_a_thousand_messages_and_a_hundred_kills_in_every_state(
-    forkery: Forkery, tmp_path: Path
+    fork_server: ForkServer, tmp_path: Path
 ) -> None:
-    seen = await kill_again_and_again(forkery, tmp_path / "state.db", messages=1000, kills=100, latency=0.1)
+    seen = await kill_again_and_again(fork_server, tmp_path / "state.db", messages=1000, kills=100, latency=0.1)
     print("states at the kills:", dict(seen))  # noqa: T201 - what was measured
     assert all(seen[state] >= 10 for state in ("queued", "sending", "unknown", "absent", "sent")), seen
 
 
-async def test_two_processes_on_one_outbox_send_each_message_once(forkery: Forkery, tmp_path: Path) -> None:
+async def test_two_processes_on_one_outbox_send_each_message_once(fork_server: ForkServer, tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     async with Sandbox(quotas=table(), faults=[HOSTILE], latency=(0.0, 0.02), seed=3) as sandbox:
         await fill(sandbox, path, 300)
-        processes = [await drainer(forkery, sandbox, path) for _ in range(2)]
+        processes = [await drainer(fork_server, sandbox, path) for _ in range(2)]
         for process in processes:
             assert await asyncio.wait_for(process.wait(), HANGS) == 0
         assert all_arrived_once(sandbox, 300)

@@ -31,7 +31,7 @@ def quiet_call(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
         except TwdmError as error:
             problem: Exception = error.with_traceback(None)
-        except TypeError as error:  # an argument is missing, or not known
+        except TypeError as error:  # an argument is missing or not known, most likely
             problem = error.with_traceback(None)
         del args, kwargs
         raise problem from None
