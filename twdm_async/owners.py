@@ -180,6 +180,8 @@ class Owner:
 
     def is_dead(self, name: str) -> bool:
         """Return whether the owner called `name` has ended. It is not asked of oneself."""
+        if not _NAME.fullmatch(name):
+            return True  # nobody is called so
         lock = Lock(self._lock_of(name))
         try:
             if not lock.take(is_made=False):

@@ -356,7 +356,7 @@ class StateFile:
             sqlite3.SQLITE_BUSY: f"another process has not let go of it for {_BUSY:g} s; see what that process does",
         }
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        return advice.get(code, f"SQLite says: {error}")
+        return advice.get(code, f"SQLite says {getattr(error, 'sqlite_errorname', type(error).__name__)}")
 
 
 def in_memory(schema: Schema) -> sqlite3.Connection:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from attrs import field, frozen
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _REMEMBERED: Final = 400 * 86_400.0  # seconds; a webhook that somebody has kept could be sent again at any time
+_NAME_IN_MEMORY: Final = "this process"
 _IF_BAD: Final = "put it back, or move it away; some events may then be received once more"
 
 SCHEMA: Final = Schema(
@@ -45,6 +46,8 @@ SCHEMA: Final = Schema(
         """
         ALTER TABLE event ADD COLUMN problem TEXT;
         ALTER TABLE event ADD COLUMN is_unread INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE event ADD COLUMN is_polled INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE polled ADD COLUMN since REAL NOT NULL DEFAULT 0;
         CREATE INDEX event_set_aside ON event (kept_at) WHERE problem IS NOT NULL;
         DROP INDEX event_to_handle;
         CREATE INDEX event_to_handle ON event (kept_at) WHERE body IS NOT NULL AND problem IS NULL;
@@ -90,7 +93,7 @@ class SetAside:
     account: str
     id: str
     kept_at: datetime
-    problem: str
+    problem: str = field(repr=False)
     body: str = field(repr=False)
 
 
@@ -130,29 +133,37 @@ class Inbox:
         Raises:
             InboxFailed: none is kept.
         """
-        me = self._alive()
         now = self.clock.wall()
 
         def keep(db: sqlite3.Connection) -> list[Received]:
-            dead = self._dead_owners(db, me)
-            query = f"""
-                INSERT INTO event (account, id, body, kept_at, owner, problem, is_unread) VALUES (?, ?, ?, ?, ?, ?, ?)
-                ON CONFLICT DO UPDATE SET owner = excluded.owner, body = excluded.body
-                WHERE owner IN ({_marks(dead)})
-            """  # noqa: S608 - only question marks
-            new: list[Received] = []
-            for event in events:
-                is_unread = event.unread is not None
-                owner = None if is_unread else me
-                row = (event.account, event.id, event.body, now, owner, event.unread, is_unread, *dead)
-                if db.execute(query, row).rowcount:
-                    new.append(event)
+            dead = self._dead_owners(db)
+            new = [event for event in events if self._keep(db, event, now, dead)]
             is_over = "owner IS NULL AND (body IS NULL OR is_unread)"
             db.execute(f"DELETE FROM event WHERE {is_over} AND kept_at < ?", (now - _REMEMBERED,))  # noqa: S608 - constant
             db.executemany("INSERT OR REPLACE INTO heard VALUES (?, ?)", [(kind, now) for kind in heard])
             return new
 
         return await self._do(keep, is_durable=True)
+
+    def _keep(self, db: sqlite3.Connection, event: Received, now: float, dead: Sequence[str]) -> bool:
+        """Keep `event`, and return whether it is new, or was in the hands of one who has ended."""
+        is_unread, is_polled = event.unread is not None, event.body is None
+        owner = None if is_unread else self._me
+        row = (event.account, event.id, event.body, now, owner, event.unread, is_unread, is_polled, *dead)
+        query = f"""
+            INSERT INTO event (account, id, body, kept_at, owner, problem, is_unread, is_polled)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT DO UPDATE SET
+                owner = excluded.owner, is_polled = excluded.is_polled, body = coalesce(excluded.body, body)
+            WHERE owner IN ({_marks(dead)})
+        """  # noqa: S608 - only question marks
+        if db.execute(query, row).rowcount:
+            return True
+        # A poll has it in hand. If that dies, a webhook can handle it all the same.
+        query = "UPDATE event SET body = ? WHERE account = ? AND id = ? AND is_polled AND owner IS NOT NULL"
+        if event.body is not None and not is_unread:
+            db.execute(query, (event.body, event.account, event.id))
+        return False
 
     async def known(self, account: str, ids: Iterable[str]) -> set[str]:
         """Return those of `ids` that `account` has received, and that were handled, set aside, or are in the hands of a
@@ -161,12 +172,11 @@ class Inbox:
         Raises:
             InboxFailed: it cannot be known.
         """
-        me = self._alive()
         wanted = list(ids)
         query = "SELECT owner FROM event WHERE account = ? AND id = ?"
 
         def look_up(db: sqlite3.Connection) -> set[str]:
-            dead = set(self._dead_owners(db, me))
+            dead = set(self._dead_owners(db))
             found = ((one, db.execute(query, (account, one)).fetchone()) for one in wanted)
             return {one for one, row in found if row is not None and row[0] not in dead}
 
@@ -201,9 +211,10 @@ class Inbox:
         """
         if message.id is None or message.recipient_id is None:
             raise InvalidInput(parameter="message", problem="must be one that was received")
-        received = Received(message.recipient_id, message.id)
-        await self.keep([received])
-        await self.done(received)
+        for account in {message.recipient_id, message.sender_id} - {None}:  # whichever of them polls
+            received = Received(str(account), message.id)
+            await self.keep([received])
+            await self.done(received)
 
     async def done(self, event: Received) -> None:
         """It was handled. It is known from now on, and its content is forgotten.
@@ -211,18 +222,35 @@ class Inbox:
         Raises:
             InboxFailed: it cannot be kept.
         """
-        query = "UPDATE event SET body = NULL, owner = NULL WHERE account = ? AND id = ?"
+        query = """
+            UPDATE event SET body = NULL, owner = NULL, is_polled = 0, problem = NULL, is_unread = 0
+            WHERE account = ? AND id = ?
+        """
         await self._do(lambda db: db.execute(query, (event.account, event.id)), is_durable=True)
 
     async def release(self, account: str) -> None:
-        """Have never kept the messages that a poll of `account` has in hand: it has ended, and the next one begins.
+        """Let go of the messages that a poll of `account` has in hand: it has ended, or the next one begins.
 
         Raises:
             InboxFailed: they stay in hand.
         """
-        me = self._alive()
-        query = "DELETE FROM event WHERE account = ? AND body IS NULL AND owner = ?"
-        await self._do(lambda db: db.execute(query, (account, me)))
+
+        def release(db: sqlite3.Connection) -> None:
+            mine = "account = ? AND is_polled AND owner = ?"
+            db.execute(f"DELETE FROM event WHERE {mine} AND body IS NULL", (account, self._me))  # noqa: S608 - constant
+            query = f"UPDATE event SET owner = NULL, is_polled = 0 WHERE {mine}"  # noqa: S608 - a webhook was told of these
+            db.execute(query, (account, self._me))
+
+        await self._do(release)
+
+    async def give_back(self, events: Sequence[Received]) -> None:
+        """Let go of events that a webhook has in hand and has not handled: it is closed.
+
+        Raises:
+            InboxFailed: they stay in hand until this process ends.
+        """
+        query = "UPDATE event SET owner = NULL WHERE account = ? AND id = ? AND owner = ? AND body IS NOT NULL"
+        await self._do(lambda db: db.executemany(query, [(one.account, one.id, self._me) for one in events]))
 
     async def set_aside(self, event: Received, problem: str, *, is_unread: bool = False) -> None:
         """Keep an event that could not be handled, or not be read, until somebody decides what becomes of it.
@@ -291,7 +319,7 @@ class Inbox:
             InboxFailed: it cannot be known.
         """
         rows = await self._do(lambda db: db.execute("SELECT kind, at FROM heard").fetchall())
-        return {kind: datetime.fromtimestamp(at, UTC) for kind, at in rows}
+        return {kind: _moment(at) for kind, at in rows}
 
     async def take_over(self) -> list[Received]:
         """Return what is to be handled and in nobody's hands: what processes left that have ended, and what is retried.
@@ -300,42 +328,40 @@ class Inbox:
         Raises:
             InboxFailed: it cannot be known.
         """
-        me = self._alive()
 
         def take(db: sqlite3.Connection) -> list[Received]:
-            dead = self._dead_owners(db, me)
+            dead = self._dead_owners(db)
             of_nobody = f"body IS NOT NULL AND problem IS NULL AND (owner IS NULL OR owner IN ({_marks(dead)}))"
-            query = f"SELECT account, id, body FROM event WHERE {of_nobody} ORDER BY kept_at, id"  # noqa: S608 - as above
+            query = f"SELECT account, id, body FROM event WHERE {of_nobody} ORDER BY kept_at, length(id), id"  # noqa: S608 - as above
             taken = db.execute(query, dead).fetchall()
-            db.execute(f"UPDATE event SET owner = ? WHERE {of_nobody}", (me, *dead))  # noqa: S608 - as above
+            db.execute(f"UPDATE event SET owner = ? WHERE {of_nobody}", (self._me, *dead))  # noqa: S608 - as above
             return [Received(*row) for row in taken]
 
         return await self._do(take)
 
-    async def polled_until(self, account: str) -> float | None:
-        """Until when the list of `account` was read, in seconds since 1970 by the server's clock; ``None`` if never.
+    async def polled(self, account: str) -> tuple[float, float] | None:
+        """Return until when, and since when, the list of `account` was read, in seconds since 1970 by the server's clock;
+        ``None`` if it never was.
 
         Raises:
             InboxFailed: it cannot be known.
         """
-        query = "SELECT until FROM polled WHERE account = ?"
+        query = "SELECT until, since FROM polled WHERE account = ?"
         found = await self._do(lambda db: db.execute(query, (account,)).fetchone())
-        return None if found is None else float(found[0])
+        return None if found is None else (float(found[0]), float(found[1]))
 
-    async def set_polled_until(self, account: str, until: float, events: Sequence[Received] = ()) -> None:
-        """The list of `account` was read until then, and `events` of it are known.
+    async def set_polled(self, account: str, until: float, since: float) -> None:
+        """Note that the list of `account` was read, but no further than to what is in the hands of a poll.
 
         Raises:
             InboxFailed: it cannot be kept.
         """
-        now = self.clock.wall()
 
         def note(db: sqlite3.Connection) -> None:
-            db.executemany(
-                "INSERT OR IGNORE INTO event (account, id, kept_at) VALUES (?, ?, ?)",
-                [(event.account, event.id, now) for event in events],
-            )
-            db.execute("INSERT OR REPLACE INTO polled VALUES (?, ?)", (account, until))
+            query = "SELECT min(kept_at) FROM event WHERE account = ? AND is_polled AND owner IS NOT NULL"
+            (in_hand,) = db.execute(query, (account,)).fetchone()
+            reached = until if in_hand is None else min(until, in_hand)
+            db.execute("INSERT OR REPLACE INTO polled VALUES (?, ?, ?)", (account, reached, since))
 
         await self._do(note, is_durable=True)
 
@@ -352,7 +378,6 @@ class Inbox:
 
     async def __aenter__(self) -> Self:
         try:
-            self._alive()
             await self.heard()  # so that a file which cannot be used is known of first
         except BaseException:
             await self.close()
@@ -365,11 +390,11 @@ class Inbox:
     async def _set_aside(self, *, is_unread: bool) -> tuple[SetAside, ...]:
         query = """
             SELECT account, id, kept_at, problem, body FROM event WHERE problem IS NOT NULL AND is_unread = ?
-            ORDER BY kept_at, id
+            ORDER BY kept_at, length(id), id
         """
         rows = await self._do(lambda db: db.execute(query, (is_unread,)).fetchall())
         return tuple(
-            SetAside(account=account, id=id_, kept_at=datetime.fromtimestamp(at, UTC), problem=problem, body=body)
+            SetAside(account=account, id=id_, kept_at=_moment(at), problem=problem, body=body or "")
             for account, id_, at, problem, body in rows
         )
 
@@ -378,42 +403,59 @@ class Inbox:
             raise InvalidInput(parameter="ids", problem="must be the ids of events that were set aside")
         return await self._do(lambda db: sum(db.execute(query, (one,)).rowcount for one in ids), is_durable=True)
 
-    def _dead_owners(self, db: sqlite3.Connection, me: str) -> list[str]:
+    def _dead_owners(self, db: sqlite3.Connection) -> list[str]:
         """Return those in whose hands something is, and who have ended."""
+        query = "SELECT min(owner) FROM event WHERE owner >= ?"
         owners: list[str] = []
-        query = "SELECT min(owner) FROM event WHERE owner > ?"  # so that of each owner one row is looked at
-        while (owner := db.execute(query, (owners[-1] if owners else "",)).fetchone()[0]) is not None:
-            owners.append(owner)
-        return [owner for owner in owners if owner != me and self._is_dead(owner)]
+        while (owner := db.execute(query, (f"{owners[-1]}\0" if owners else "",)).fetchone()[0]) is not None:
+            owners.append(owner)  # so that of each owner one row is looked at
+        return [owner for owner in owners if owner != self._me and self._is_dead(owner)]
 
-    def _alive(self) -> str:
-        if self._is_closed:
-            raise InboxFailed(path=str(self._path or "(memory)"), problem="it is closed")
-        if self._forks != forks():  # what was opened is the parent's
-            self._forks = forks()
-            self._file.leave_behind()
-        if self._owner is None:
-            return "this process"
-        try:
-            self._owner.acquire()
-        except FileTrouble as trouble:
-            raise InboxFailed(path=str(self._path), problem=trouble.problem) from None
-        return self._owner.name
+    @property
+    def _me(self) -> str:
+        return _NAME_IN_MEMORY if self._owner is None else self._owner.name
 
     def _is_dead(self, owner: str) -> bool:
         return self._owner is not None and self._owner.is_dead(owner)
 
     @quiet
     async def _do(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
-        self._alive()
+        if self._is_closed:
+            raise InboxFailed(path=str(self._path or "(memory)"), problem="it is closed")
         if self._memory is not None:
             return work(self._memory)
-        file = self._file
+        if self._forks != forks():  # what was opened is the parent's
+            self._forks = forks()
+            self._file.leave_behind()
+        file, owner = self._file, self._owner
+
+        def job() -> T:
+            if owner is not None:
+                owner.acquire()  # which asks the disk, too
+            return file.transact(lambda db: work(_lenient(db)), is_durable=is_durable)
+
         try:
-            # A caller who gives up does not undo it.
-            return await asyncio.shield(file.run(lambda: file.transact(work, is_durable=is_durable)))
+            return await asyncio.shield(file.run(job))  # a caller who gives up does not undo it
         except FileTrouble as trouble:
             raise InboxFailed(path=str(self._path), problem=trouble.problem) from None
+
+
+def _lenient(db: sqlite3.Connection) -> sqlite3.Connection:
+    """Let `db` give out texts that are not UTF-8, with marks in them: one of these must not hide the others."""
+    db.text_factory = _text
+    return db
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def _moment(at: Any) -> datetime:
+    """Return when `at` was, or 1970 if it is not a time."""
+    try:
+        return datetime.fromtimestamp(at, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
 
 
 def _marks(values: Sequence[str]) -> str:

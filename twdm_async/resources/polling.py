@@ -67,6 +67,7 @@ class Poll:
         self._clock = clock
         self._untold: datetime | None = None  # when the first message was written since a webhook told of any
         self._is_said = False
+        self._echoes: set[str] = set()  # which the account itself sent, of the last round; they are not handed out
 
     async def messages(self, every: float, since: datetime | None, *, sent: bool) -> AsyncGenerator[DirectMessage]:
         """Hand out messages as they come, the oldest first.
@@ -88,29 +89,28 @@ class Poll:
                     await self._inbox.release(self._account)
 
     async def _messages(self, every: float, since: datetime | None, *, sent: bool) -> AsyncGenerator[DirectMessage]:
-        until = await self._inbox.polled_until(self._account)
-        floor = None
-        if until is None:
+        polled = await self._inbox.polled(self._account)
+        if polled is None:
             # The API tells milliseconds.
-            floor = until = int((self._server_time() if since is None else since.timestamp()) * 1000) / 1000
+            floor = int((self._server_time() if since is None else since.timestamp()) * 1000) / 1000
+            until = floor
+        else:
+            until, floor = min(polled[0], self._server_time()), polled[1]
         while True:
             began = self._clock.monotonic()
-            found = await self._round(until, floor)
+            found = await self._round(until, floor, sent=sent)
             if found is not None:
-                floor = None
                 new, newest = found
                 by_id = {message.id: message for message in new}
                 for received in await self._inbox.keep(list(map(self._received, new))):
-                    message = by_id[received.id]
-                    if sent or message.sender_id != self._account:
-                        yield message
+                    yield by_id[received.id]
                     await self._inbox.done(received)
-                until = max(until, newest)
-                await self._inbox.set_polled_until(self._account, until)
+                until = min(max(until, newest), self._server_time())  # a date may be wrong
+                await self._inbox.set_polled(self._account, until, floor)
             await self._clock.sleep(max(_SHORTEST, every - (self._clock.monotonic() - began)))
 
-    async def _round(self, until: float, floor: float | None) -> tuple[list[DirectMessage], float] | None:
-        """What is new since `until`, but not from before `floor`, the oldest first; and when the newest of all was
+    async def _round(self, until: float, floor: float, *, sent: bool) -> tuple[list[DirectMessage], float] | None:
+        """Return what is new since `until`, but not from before `floor`, the oldest first; and when the newest of all was
         made. ``None`` if the list cannot be had now.
         """
         since = datetime.fromtimestamp(until, UTC) - _LATE
@@ -121,22 +121,22 @@ class Poll:
                 raise
             _log.warning("the list of messages could not be had, and is asked for again: %s", error)
             return None
+        earliest = max(since.timestamp(), floor)
         found = {
             message.id: message
             for message in reading.messages
-            if message.id is not None and not (message.created_at is not None and message.created_at < since)
+            if message.id is not None and not (message.created_at and message.created_at.timestamp() < earliest)
         }
-        known = await self._inbox.known(self._account, found)
+        known = await self._inbox.known(self._account, found) | self._echoes
         new = [message for message_id, message in found.items() if message_id not in known]
         new.sort(key=lambda message: (message.created_at or since, message.id or ""))
-        if floor is not None:
-            old = [message for message in new if message.created_at is None or message.created_at.timestamp() < floor]
-            await self._inbox.set_polled_until(self._account, until, list(map(self._received, old)))
-            new = [message for message in new if message not in old]
         for message in new:
             self._note(message)
         await self._compare(new)
         times = [message.created_at.timestamp() for message in found.values() if message.created_at is not None]
+        if not sent:  # they are for a webhook, if that wants them
+            self._echoes = {one.id for one in found.values() if one.sender_id == self._account and one.id is not None}
+            new = [message for message in new if message.sender_id != self._account]
         # What was not read to its end is read again.
         return new, max(times, default=until) if reading.is_whole else until
 
