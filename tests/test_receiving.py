@@ -21,7 +21,7 @@ from tests.scripted import serving
 from tests.support import HANGS
 from tests.test_webhooks import ENVELOPES, HEADER, KEYS, SECRET, listening, mutated, nobody
 from tests.virtual_time import LoopClock, run
-from twdm_async import Client, Inbox, InvalidInput, MemoryQuotaStore
+from twdm_async import Client, DirectMessage, Inbox, InvalidInput, MemoryQuotaStore
 from twdm_async.resources.inbox import Received
 from twdm_async.sandbox import Sandbox, deliveries
 from twdm_async.webhooks import Event, MessageEvent, ReadEvent, TypingEvent, Webhook, read_events
@@ -121,6 +121,7 @@ def test_fault_92_ids_may_be_numbers_anywhere() -> None:
         (changed(samples.WEBHOOK_MESSAGE_RECEIVED, "for_user_id", "SENTINEL"), "for_user_id"),
         (changed(samples.WEBHOOK_MESSAGE_RECEIVED, "direct_message_events", 5), "direct_message_events[]"),
         (changed(FLAT, "data.event_type", "message.received"), "event_type"),
+        (changed(FLAT, "data.event_type", "dms.received"), "event_type"),
         (changed(FLAT, "data.event_type", "dm.received2"), "event_type"),
         (changed(FLAT, "data.event_type", "dm.message-created"), "event_type"),
         (changed(FLAT, "data.event_type", 5), "dm_conversation_id"),
@@ -562,6 +563,231 @@ async def test_what_a_poll_has_in_hand_a_webhook_leaves_alone_until_its_process_
         assert await webhook.known("5", ["1"]) == {"1"}
 
 
+def test_a_first_poll_leaves_to_the_webhook_what_was_written_before_it_began() -> None:
+    seen: list[str] = []
+
+    async def main() -> None:
+        clock = LoopClock()
+        async with (
+            Sandbox(clock=clock) as sandbox,
+            Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock) as client,
+            Inbox(clock=clock) as inbox,
+        ):
+
+            async def handle(event: Event) -> None:
+                seen.append(event.key)
+
+            async def poll() -> None:
+                async for message in client.direct_messages.poll(inbox):
+                    seen.append(f"polled {message.id}")
+
+            event = sandbox.person(5).writes("hello")
+            await asyncio.sleep(1)
+            polling = asyncio.create_task(poll())
+            await asyncio.sleep(100)
+            shown = sandbox._state.events[event].shown
+            told = {"for_user_id": sandbox.credentials.user_id, "direct_message_events": [shown]}
+            async with Webhook(sandbox.credentials, handle, inbox=inbox) as webhook:
+                await post(webhook, told, sandbox.credentials.consumer_secret)
+                await webhook.settled()
+            polling.cancel()
+            await asyncio.gather(polling, return_exceptions=True)
+            assert seen == [event]
+
+    run(main())
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_the_account_s_own_messages_reach_whoever_wants_them(sent: bool) -> None:
+    """The one who does not want them takes them from nobody."""
+    seen: list[str] = []
+
+    async def main() -> None:
+        clock = LoopClock()
+        async with (
+            Sandbox(clock=clock) as sandbox,
+            Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock) as client,
+            Inbox(clock=clock) as inbox,
+        ):
+
+            async def handle(event: Event) -> None:
+                seen.append(f"told {event.key}")
+
+            async def poll() -> None:
+                async for message in client.direct_messages.poll(inbox, sent=sent):
+                    seen.append(f"polled {message.id}")
+
+            webhook = Webhook(sandbox.credentials, handle, inbox=inbox, with_echoes=not sent)
+            polling = asyncio.create_task(poll())
+            await asyncio.sleep(1)
+            async with webhook:
+                message = await client.direct_messages.send(5, "hello")
+                shown = sandbox._state.events[str(message.id)].shown
+                told = {"for_user_id": sandbox.credentials.user_id, "direct_message_events": [shown]}
+                if not sent:
+                    await asyncio.sleep(100)
+                await post(webhook, told, sandbox.credentials.consumer_secret)
+                await asyncio.sleep(200)
+            polling.cancel()
+            await asyncio.gather(polling, return_exceptions=True)
+            assert seen == [f"polled {message.id}" if sent else f"told {message.id}"]
+
+    run(main())
+
+
+async def test_what_one_hands_over_to_the_other_keeps_its_content(tmp_path: Path) -> None:
+    """A poll has it in hand, the webhook is told of it, and the poll's process dies; or the other way round."""
+    path, event = tmp_path / "inbox.db", Received("5", "1", "{}")
+    async with Inbox(path) as webhook:
+        async with Inbox(path) as poll:
+            await poll.keep([Received("5", "1")])
+            assert await webhook.keep([event]) == []
+        assert await webhook.take_over() == [event]
+    async with Inbox(path) as poll:
+        assert await poll.keep([Received("5", "1")]) == [Received("5", "1")], "whoever had it has ended"
+    async with Inbox(path) as webhook:
+        assert await webhook.take_over() == [event]
+
+
+def test_a_list_is_read_no_further_than_to_what_somebody_has_in_hand() -> None:
+    async def main() -> None:
+        clock = LoopClock()
+        async with Inbox(clock=clock) as inbox:
+            await inbox.keep([Received("5", "1")])
+            kept = clock.wall()
+            await asyncio.sleep(5000)
+            await inbox.set_polled("5", clock.wall(), 7.0)
+            assert await inbox.polled("5") == (pytest.approx(kept, abs=1), 7.0)
+            await inbox.done(Received("5", "1"))
+            await inbox.set_polled("5", clock.wall(), 7.0)
+            assert await inbox.polled("5") == (pytest.approx(kept + 5000, abs=1), 7.0)
+
+    run(main())
+
+
+def test_a_message_of_next_year_does_not_end_a_poll() -> None:
+    texts: list[str | None] = []
+
+    async def main() -> None:
+        clock = LoopClock()
+        async with (
+            Sandbox(clock=clock) as sandbox,
+            Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock) as client,
+        ):
+
+            async def poll() -> None:
+                async for message in client.direct_messages.poll():
+                    texts.append(message.text)  # noqa: PERF401 - as it comes
+
+            polling = asyncio.create_task(poll())
+            await asyncio.sleep(1)
+            far = sandbox._state.events[sandbox.person(5).writes("far")].shown
+            far["created_timestamp"] = str(int(far["created_timestamp"]) + 365 * 86_400_000)
+            for number in range(3):
+                await asyncio.sleep(2000)
+                sandbox.person(6).writes(f"{number}")
+            await asyncio.sleep(200)
+            polling.cancel()
+            await asyncio.gather(polling, return_exceptions=True)
+
+    run(main())
+    assert texts == ["far", "0", "1", "2"]
+
+
+async def test_a_message_that_was_handled_and_sent_by_the_account_is_known(tmp_path: Path) -> None:
+    async with Inbox(tmp_path / "inbox.db") as inbox:
+        await inbox.keep([Received("5", "1", "{}")])
+        await inbox.set_aside(Received("5", "1"), "it failed")
+        await inbox.handled(DirectMessage(id="1", sender_id="5", recipient_id="6"))
+        assert await inbox.known("5", ["1"]) == await inbox.known("6", ["1"]) == {"1"}
+        assert await inbox.failed() == ()
+
+
+# ---- handlers that end otherwise ----
+
+
+class Stop(BaseException):
+    """As some frameworks end what they call."""
+
+
+@pytest.mark.parametrize("way", ["base exception", "cancels its task"])
+async def test_fault_94_however_a_handler_ends_the_person_s_next_message_is_handled(way: str, tmp_path: Path) -> None:
+    handled: list[str] = []
+
+    async def handle(event: Event) -> None:
+        if event.key == "1" and way == "base exception":
+            raise Stop
+        if event.key == "1":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(1)
+        handled.append(event.key)
+
+    event = samples.WEBHOOK_MESSAGE_RECEIVED["direct_message_events"][0]
+    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
+        for key in ("1", "2"):
+            await post(webhook, samples.WEBHOOK_MESSAGE_RECEIVED | {"direct_message_events": [event | {"id": key}]})
+        await webhook.settled()
+        (failed,) = await inbox.failed()
+    assert (failed.id, handled) == ("1", ["2"])
+
+
+async def test_fault_94_what_only_waited_for_its_turn_is_not_blamed_for_deaths(tmp_path: Path) -> None:
+    begun: list[str] = []
+
+    async def hang(event: Event) -> None:
+        begun.append(event.key)
+        await asyncio.sleep(HANGS)
+
+    event = samples.WEBHOOK_MESSAGE_RECEIVED["direct_message_events"][0]
+    create = event["message_create"]
+    async with Inbox(tmp_path / "inbox.db") as inbox:
+        webhook = Webhook(KEYS, hang, inbox=inbox, at_once=1)
+        async with webhook:
+            for number in range(3):
+                one = event | {"id": str(number), "message_create": create | {"sender_id": str(900 + number)}}
+                await post(webhook, samples.WEBHOOK_MESSAGE_RECEIVED | {"direct_message_events": [one]})
+            while not begun:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            db = inbox._file._db
+            assert db is not None
+            assert dict(db.execute("SELECT id, tries FROM event")) == {"0": 1, "1": 0, "2": 0}
+            await webhook.close(timeout=0.01)
+
+
+async def test_what_a_closed_webhook_has_not_handled_is_for_the_next_one_on_the_same_inbox(tmp_path: Path) -> None:
+    async def hang(_: Event) -> None:
+        await asyncio.sleep(HANGS)
+
+    handled: list[str] = []
+
+    async def handle(event: Event) -> None:
+        handled.append(event.key)
+
+    event = samples.WEBHOOK_MESSAGE_RECEIVED["direct_message_events"][0]
+    async with Inbox(tmp_path / "inbox.db") as inbox:
+        webhook = Webhook(KEYS, hang, inbox=inbox)
+        async with webhook:
+            for key in ("1", "2"):
+                await post(webhook, samples.WEBHOOK_MESSAGE_RECEIVED | {"direct_message_events": [event | {"id": key}]})
+            await webhook.close(timeout=0.01)
+        async with Webhook(KEYS, handle, inbox=inbox) as webhook:
+            await webhook.settled()
+    assert handled == ["1", "2"]
+
+
+async def test_a_check_is_answered_whatever_hangs_on_it() -> None:
+    async with listening(Webhook(KEYS, nobody)) as url, aiohttp.ClientSession() as session:
+        headers = {"Content-Length": "5"}
+        async with session.get(f"{url}?crc_token=a%2Bb", headers=headers) as response:
+            assert response.status == 200
+    async with Webhook(KEYS, nobody) as webhook:
+        plus, escaped = [(await webhook.receive("GET", f"crc_token={one}", {}, b"")).body for one in ("a+b", "a%2Bb")]
+        assert plus == escaped
+
+
 # ---- bad rows ----
 
 
@@ -613,6 +839,39 @@ async def test_fault_97_a_row_that_cannot_be_read_stops_neither_a_start_nor_anot
             assert len(await inbox.unread()) == 1
         assert "was kept, and cannot be read" in caplog.text
     assert seen == [event.key] * 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE event SET body = CAST(x'7bff' AS TEXT) WHERE id = '0'",
+        "UPDATE event SET owner = 'a' || char(0) || 'b' WHERE id = '0'",
+        "UPDATE event SET owner = '" + "x" * 300 + "' WHERE id = '0'",
+        "UPDATE event SET owner = '' WHERE id = '0'",
+        "UPDATE event SET kept_at = 1e300 WHERE id = '0'",
+        "UPDATE heard SET at = 'abc'",
+        "UPDATE heard SET at = 1e300",
+    ],
+)
+async def test_fault_97_an_odd_value_hides_no_other(damage: str, tmp_path: Path) -> None:
+    good = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED)
+    (event,) = read_events(good)
+    seen: list[str] = []
+
+    async def handle(one: Event) -> None:
+        seen.append(one.key)
+
+    path = tmp_path / "inbox.db"
+    async with Inbox(path) as inbox:
+        await inbox.keep([Received("5", "0", "{"), Received(event.for_user_id, event.key, good)], heard=["delivery"])
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute(damage)
+        db.commit()
+    async with Inbox(path) as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
+        await webhook.settled()
+        assert len(await inbox.unread()) == 1
+        await inbox.heard()
+    assert seen == [event.key]
 
 
 # ---- cost ----

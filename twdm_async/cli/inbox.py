@@ -37,7 +37,7 @@ def failed(inbox_file: InboxFile = None, quota_store: QuotaStoreUrl = None) -> N
 
     async def main() -> None:
         async with _inbox(inbox_file, quota_store) as box:
-            show([shown(one) for one in await box.failed()])
+            show([shown(one) | {"problem": one.problem} for one in await box.failed()])
 
     run(main())
 
@@ -48,7 +48,7 @@ def unread(inbox_file: InboxFile = None, quota_store: QuotaStoreUrl = None) -> N
 
     async def main() -> None:
         async with _inbox(inbox_file, quota_store) as box:
-            show([shown(one) for one in await box.unread()])
+            show([shown(one) | {"problem": one.problem} for one in await box.unread()])
 
     run(main())
 

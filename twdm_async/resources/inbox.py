@@ -340,8 +340,8 @@ class Inbox:
         return await self._do(take)
 
     async def polled(self, account: str) -> tuple[float, float] | None:
-        """Return until when, and since when, the list of `account` was read, in seconds since 1970 by the server's clock;
-        ``None`` if it never was.
+        """Return until when, and since when, the list of `account` was read; ``None`` if it never was. Both in seconds
+        since 1970 by the server's clock.
 
         Raises:
             InboxFailed: it cannot be known.

@@ -190,7 +190,7 @@ class Delivery:
         unknown: the shape of a body that nothing is known of.
     """
 
-    events: list[tuple[Event, str]] = field(factory=list[tuple[Event, str]])
+    events: list[tuple[Event, str]] = field(factory=list[tuple[Event, str]], repr=False)
     unread: list[Unread] = field(factory=list[Unread])
     encrypted: str | None = None
     unknown: str | None = None
@@ -205,7 +205,7 @@ def parse_delivery(body: bytes | str) -> Delivery:
     document = _object(body)
     delivery = Delivery()
     event_type = _event_type(document)
-    if event_type.lower().startswith("chat."):
+    if event_type.lower().startswith("chat.") and not any(kind in _payload(document) for kind in _KINDS):
         delivery.encrypted = event_type.lower()
         return delivery
     content = _as_account_activity(document, event_type.lower())
@@ -362,7 +362,7 @@ def _as_account_activity(document: dict[str, Json], event_type: str) -> dict[str
     for user_id, user in _told_users(data, payload):
         users[user_id] = user["data"] if is_object(user) and is_object(user.get("data")) else user
     content = {"for_user_id": account, "users": users}
-    if event_type not in _FLAT or any(kind in payload for kind in _KINDS):
+    if event_type not in _FLAT or any(payload.get(kind) for kind in _KINDS):
         return payload | content
     try:
         return content | {_FLAT[event_type]: [_from_flat(payload, _id(account), _FLAT[event_type])]}

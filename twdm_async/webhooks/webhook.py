@@ -19,11 +19,11 @@ import hashlib
 import inspect
 import json
 import logging
+import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from urllib.parse import parse_qs
 
@@ -57,6 +57,7 @@ SILENCE: Final = 93_600.0
 """Seconds, 26 hours: X checks a webhook at least once a day."""
 _SLOWEST_BODY: Final = 5.0  # seconds in which a body must have come
 _FIRST_RETRY, _LONGEST_RETRY = 1.0, 60.0  # seconds before a handler is called again
+_LONGEST_CANCEL: Final = 1.0  # seconds that a handler may take to end when it is cancelled, at least
 _LONGEST_PROBLEM: Final = 500  # characters
 _NOTE_EVERY: Final = 60.0  # seconds between two notes that X was heard of, if there is nothing else to write
 
@@ -147,6 +148,7 @@ class Webhook:
         self._threads = None if _is_coroutine_function(handle) else ThreadPoolExecutor(at_once, "twdm_async handler")
         self._named: set[str] = set()  # types of encrypted events of which the log knows
         self._waiting: dict[tuple[str, str], deque[tuple[Event, Received]]] = {}  # for each person, in order
+        self._in_hand: dict[tuple[str, str], Received] = {}  # what is to be handled, or is
         self._tasks: set[asyncio.Task[Any]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -194,6 +196,10 @@ class Webhook:
         except InboxFailed as error:
             _log.error("webhook: %s", error)
             return WebhookReply(503)
+        except asyncio.CancelledError:
+            if not taking_in.cancelled():
+                raise
+            return WebhookReply(503)  # it was closed meanwhile
         return WebhookReply(200)
 
     async def serve(self, request: web.Request) -> web.Response:
@@ -204,7 +210,7 @@ class Webhook:
             body = bytearray()
             try:
                 async with asyncio.timeout(_SLOWEST_BODY):
-                    async for piece in request.content.iter_any():
+                    while request.method != "GET" and (piece := await request.content.readany()):
                         body += piece
                         if len(body) > self._largest_body:
                             break
@@ -246,7 +252,11 @@ class Webhook:
             await asyncio.wait(self._tasks, timeout=timeout)
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=max(timeout, _LONGEST_CANCEL))  # a handler may not let it
+        if self._in_hand:
+            with contextlib.suppress(InboxFailed):
+                await self._inbox.give_back([*self._in_hand.values()])
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
         if self._owns_inbox:
@@ -262,18 +272,24 @@ class Webhook:
 
     async def _take_over(self) -> None:
         """Handle what is in nobody's hands: what processes left that have ended, and what is retried."""
+        odd: list[tuple[Received, Delivery]] = []
         for received in await self._inbox.take_over():
             told = _told_again(received)
             if [event.key for event, _ in told.events] == [received.id]:
                 self._put(told.events[0][0], received)
-                continue
-            # It could not be read when it came; perhaps it can be by this version.
-            await self._take_in(told)
-            if told.events and received.id not in {_kept_unread(unread).id for unread in told.unread}:
-                await self._inbox.done(received)
             else:
-                await self._inbox.set_aside(received, "it cannot be read", is_unread=True)
-                _log.error("webhook: event %s was kept, and cannot be read; inbox.unread() shows it", received.id)
+                odd.append((received, told))
+        for received, told in odd:
+            self._start(self._surely(partial(self._sort_out, received, told)))
+
+    async def _sort_out(self, received: Received, told: Delivery) -> None:
+        """Handle what could not be read when it came, if this version can read it; else set it aside again."""
+        await self._take_in(told)
+        if told.events and received.id not in {_kept_unread(unread).id for unread in told.unread}:
+            await self._inbox.done(received)
+            return
+        _log.error("webhook: event %s was kept, and cannot be read; inbox.unread() shows it", received.id)
+        await self._inbox.set_aside(received, "it cannot be read", is_unread=True)
 
     async def _look_around(self) -> None:
         while True:
@@ -286,7 +302,7 @@ class Webhook:
 
     async def _check(self, query: str, signature: str | None) -> WebhookReply:
         try:
-            tokens = parse_qs(query, max_num_fields=10).get("crc_token", [])
+            tokens = parse_qs(query.replace("+", "%2B"), max_num_fields=10).get("crc_token", [])  # it may be in base64
             answer = crc_response(self._credentials.consumer_secret, tokens[0] if len(tokens) == 1 else "")
         except (InvalidInput, ValueError):
             return _refused(400, "a check needs just one crc_token")
@@ -314,7 +330,12 @@ class Webhook:
         """Keep what is new, and have it handled."""
         if self._is_closed:
             raise InboxFailed(path="(closed)", problem="the webhook is closed")
-        by_key = {(event.for_user_id, event.key): (event, content) for event, content in told.events}
+        by_key: dict[tuple[str, str], tuple[Event, str]] = {}
+        for event, content in told.events:
+            if self._is_wanted(event):
+                by_key[event.for_user_id, event.key] = event, content
+            else:
+                self._note_message(event)  # and it is left to a poll that wants it
         kept = [Received(account, key, content) for (account, key), (_, content) in by_key.items()]
         kept += map(_kept_unread, told.unread)
         due = [kind for kind in heard if self._silence.is_due(kind)]
@@ -324,14 +345,18 @@ class Webhook:
                 event, _ = by_key[received.account, received.id]
                 self._put(event, received)
 
+    def _note_message(self, event: Event) -> None:
+        """Tell the clients of a message."""
+        for client in self._clients:
+            if isinstance(event, MessageEvent) and client.credentials.user_id == event.for_user_id:
+                try:
+                    client.direct_messages.note_event(event.message)
+                except TwdmError as error:  # that is no reason not to handle it
+                    _log.warning("webhook: a client could not be told of a message: %s", error)
+
     def _put(self, event: Event, received: Received) -> None:
-        if isinstance(event, MessageEvent):
-            for client in self._clients:
-                if client.credentials.user_id == event.for_user_id:
-                    try:
-                        client.direct_messages.note_event(event.message)
-                    except TwdmError as error:  # that is no reason not to handle it
-                        _log.warning("webhook: a client could not be told of a message: %s", error)
+        self._note_message(event)
+        self._in_hand[received.account, received.id] = received
         person = (event.for_user_id, event.person_id)
         line = self._waiting.get(person)
         if line is not None:
@@ -361,6 +386,7 @@ class Webhook:
                 else:
                     await self._surely(partial(self._inbox.set_aside, received, problem))
                     _log.error("webhook: event %s is set aside; inbox.retry() lets it be handled", received.id)
+                self._in_hand.pop((received.account, received.id), None)
                 line.popleft()
         finally:
             self._waiting.pop(person, None)
@@ -370,23 +396,25 @@ class Webhook:
 
     async def _handle_surely(self, event: Event, received: Received) -> str | None:
         """Handle an event, again if it fails and may be repeated. Returns why it was not, if it was not."""
-        deaths = await self._surely(partial(self._inbox.begin, received))
-        if deaths >= _MOST_DEATHS:
-            _log.error("webhook: event %s: %d processes ended while they handled it", event.key, deaths)
-            return f"{deaths} processes ended while they handled it"
-        for retry in count(1):
-            try:
-                async with self._places:
+        retries = 0
+        while True:
+            async with self._places:
+                deaths = await self._surely(partial(self._inbox.begin, received))
+                if deaths >= _MOST_DEATHS:
+                    _log.error("webhook: event %s: %d processes ended while they handled it", event.key, deaths)
+                    return f"{deaths} processes ended while they handled it"
+                try:
                     problem = await self._handle_once(event)
-                if problem is None or retry > self._retries:
-                    return problem
-                await asyncio.sleep(min(_FIRST_RETRY * 2 ** (retry - 1), _LONGEST_RETRY))
-            except _StillRunning:
-                return "it was still being handled, in a thread, when the webhook was closed"
-            except asyncio.CancelledError:  # it is closed; that is not the event's fault
-                await self._inbox.not_begun(received)
-                raise
-        raise AssertionError
+                except _StillRunning:
+                    return "it was still being handled, in a thread, when the webhook was closed"
+                except asyncio.CancelledError:  # it is closed; that is not the event's fault
+                    await self._inbox.not_begun(received)
+                    raise
+            if problem is None or retries == self._retries:
+                return problem
+            await self._surely(partial(self._inbox.not_begun, received))
+            await asyncio.sleep(min(_FIRST_RETRY * 2**retries, _LONGEST_RETRY))
+            retries += 1
 
     async def _handle_once(self, event: Event) -> str | None:
         """Call the handler. Returns what it raised, if it raised."""
@@ -394,17 +422,20 @@ class Webhook:
             handling = self._handle(event) if self._threads is None else await self._in_thread(event)
             if inspect.isawaitable(handling):
                 await handling
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            _log.exception("webhook: the handler cancelled itself")
-            return "the handler cancelled itself"
-        except _StillRunning:
+        except (_StillRunning, KeyboardInterrupt, SystemExit):
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the others are to be handled
-            with contextlib.suppress(Exception):  # what shows the log may fail at such an error, too
-                _log.exception("webhook: the handler failed")
+        except asyncio.CancelledError:
+            if self._is_closed:
+                raise
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+            _log.error("webhook: the handler of event %s cancelled itself", event.key)
+            return "the handler cancelled itself"
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the others are to be handled
+            # What it says may repeat a text, and is not logged.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("webhook: the handler of event %s failed: %s\n%s", event.key, type(error).__name__, frames)
             return _words_of(error)
         return None
 
@@ -416,10 +447,10 @@ class Webhook:
         """
         context, loop = contextvars.copy_context(), asyncio.get_running_loop()
 
-        def call() -> tuple[Awaitable[None] | None, Exception | None]:
+        def call() -> tuple[Awaitable[None] | None, BaseException | None]:
             try:
                 return context.run(self._handle, event), None
-            except Exception as error:  # noqa: BLE001 - a future cannot hold each of them
+            except BaseException as error:  # noqa: BLE001 - a future cannot hold each of them
                 return None, error
 
         assert self._threads is not None  # noqa: S101 - else it is not called in one
@@ -484,7 +515,7 @@ class _Silence:
         self._is_said = is_silent
 
 
-def _words_of(error: Exception) -> str:
+def _words_of(error: BaseException) -> str:
     """Return what a file can keep of an error, whatever it says of itself."""
     try:
         words = str(error)
