@@ -19,11 +19,13 @@ from twdm_async.state_file import StateFile
 
 if TYPE_CHECKING:
     import sqlite3
+import warnings
     from collections.abc import AsyncIterator, Iterator
 
 
 secrets.watch()
 if os.environ.get("TWDM_TEST_LOOP") == "uvloop":
+    warnings.simplefilter("ignore", DeprecationWarning)  # of policies, from Python 3.14 on
     asyncio.set_event_loop_policy(import_module("uvloop").EventLoopPolicy())
 
 

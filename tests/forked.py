@@ -155,6 +155,8 @@ def _run(program: str, arguments: list[str], environ: dict[str, str]) -> int:
     os.environ.clear()
     os.environ.update(environ)
     time.tzset()
+    # Those that were made for other files remember what could be done with these.
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", 1, closefd=False)
     sys.argv = [program, *arguments]
     code: Any = 0
     try:

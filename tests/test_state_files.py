@@ -269,6 +269,83 @@ async def test_fault_104_a_link_to_a_state_file_is_that_file(path: Path) -> None
         assert await inbox.take_over() == []
 
 
+async def test_fault_106_a_checkpoint_that_was_cut_off_is_no_damage(path: Path) -> None:
+    """The first page names more pages than the file has yet; the others are in the log."""
+    async with Inbox(path) as inbox:
+        await inbox.keep([Received("5", str(number), "x" * 1000) for number in range(200)])
+        left = path.with_name("left.db")
+        shutil.copy(path, left)
+        shutil.copy(path.with_name(f"{path.name}-wal"), left.with_name(f"{left.name}-wal"))
+    log = left.with_name(f"{left.name}-wal").read_bytes()
+    size = int.from_bytes(log[8:12])
+    frames = [log[start : start + 24 + size] for start in range(32, len(log) - size, 24 + size)]
+    first = [frame[24:] for frame in frames if int.from_bytes(frame[:4]) == 1][-1]
+    with left.open("r+b") as file:
+        file.write(first)
+    assert int.from_bytes(first[28:32]) * size > left.stat().st_size
+    async with Inbox(left) as inbox:
+        assert len(await inbox.take_over()) == 200
+
+
+@pytest.mark.parametrize("lost", ["log", "file"])
+async def test_fault_106_what_lost_its_log_or_its_file_is_not_begun_anew(lost: str, path: Path, tmp_path: Path) -> None:
+    """Whoever used it was killed, and what it left was cleaned up by halves."""
+    left = tmp_path / "left.db"
+    async with SQLiteQuotaStore(path) as store:
+        await spend(store, 2)
+        for part in ("", "-shm") if lost == "log" else ("-wal", "-shm"):
+            shutil.copy(path.with_name(path.name + part), left.with_name(left.name + part))
+    async with SQLiteQuotaStore(left) as store:
+        with pytest.raises(QuotaStoreFailed, match="was removed" if lost == "log" else "lie there without it"):
+            await taken(store)
+
+
+async def test_fault_49_a_store_that_is_open_at_a_fork_counts_for_both(path: Path) -> None:
+    """SQLite takes locks that the parent holds for the child's, too; so none is held when a process is forked off."""
+    script = """
+import asyncio, os, sys
+from pathlib import Path
+from tests.stores import spend
+from twdm_async import SQLiteQuotaStore
+from tests import stores
+from twdm_async import Quota
+
+async def use(store, times):
+    claims = (stores.Claim(stores.BUCKET, (Quota(1000, per=1000.0),)),)
+    for _ in range(times):
+        for slot in await stores.take(store, claims, stores.LIFETIME, 1):
+            stores.settle(store, slot)
+        await store.flush()
+
+store = SQLiteQuotaStore(sys.argv[1])
+asyncio.run(use(store, 3))
+child = os.fork()
+if child == 0:
+    asyncio.run(use(store, 20))
+    os._exit(0)
+
+async def parent():
+    await use(store, 2)
+    await store.close()
+
+asyncio.run(parent())
+_, status = os.waitpid(child, 0)
+async def after():
+    async with SQLiteQuotaStore(sys.argv[1]) as store:
+        await use(store, 1)
+        print(status, stores.usage(store, stores.BUCKET, Quota(1000, per=1000.0)).used)
+asyncio.run(after())
+"""
+    for _ in range(3):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, str(path), cwd=Path(__file__).parents[1],
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await asyncio.wait_for(process.communicate(), HANGS)
+        assert out.split() == [b"0", b"26"], err
+        path.unlink()
+
+
 # ---- foreign files ----
 
 

@@ -16,11 +16,14 @@ from tests.pictures import PNG
 from tests.support import HANGS
 from tests.test_cli import Twdm, outcomes, twdm
 from twdm_async import (
+    CallToAction,
     Client,
     Credentials,
     Inbox,
+    InvalidInput,
     QuickReply,
     QuotaStore,
+    TextInput,
     TwdmError,
 )
 from twdm_async.cli.terminal import as_json, printable
@@ -161,7 +164,7 @@ async def test_fault_104_results_are_for_their_owner_alone(twdm: Twdm, messages:
 
 async def test_fault_104_results_follow_no_link(twdm: Twdm, messages: Path, tmp_path: Path, sandbox: Sandbox) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
-    for content in ("", '{"outcome": "sent"}\n'):
+    for content in ("", '{"line": 1, "recipient": "5", "outcome": "sent"}\n'):
         target.write_text(content)
         target.chmod(0o644)
         link.unlink(missing_ok=True)
@@ -240,6 +243,14 @@ async def test_fault_105_a_wrong_keyword_shows_no_text_in_a_traceback(client: Cl
             lambda: is_signed(text, b"", text, 1),  # type: ignore[call-arg]
             lambda: read_events(text, 1),  # type: ignore[call-arg]
         ]
+        values: list[Callable[[], Any]] = [
+            lambda: QuickReply([text]),  # type: ignore[arg-type]
+            lambda: CallToAction(text, [text]),  # type: ignore[arg-type]
+            lambda: TextInput(label=[text]),  # type: ignore[arg-type]
+        ]
+        for call in values:
+            with pytest.raises(InvalidInput):
+                call()
         for call in calls:
             before = secrets.scanned["exceptions"]
             with pytest.raises(TypeError, match=r"wrong|missing|positional") as caught:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
+from weakref import WeakSet
 
 from attrs import frozen
 
@@ -36,7 +37,8 @@ _BUSY: Final = 30.0  # seconds to wait for another process
 _OLDEST_SQLITE: Final = (3, 35, 0)  # which brought RETURNING
 _LARGEST_LOG: Final = 4 * 1024 * 1024  # bytes of the write-ahead log, before it is begun anew
 _LOOK_EVERY: Final = 0.01  # seconds
-_PATIENCE: Final = 0.1  # seconds to wait for readers that keep the log from being begun anew
+_PATIENCE: Final = 0.1  # seconds to wait for readers that keep a log of that size from being begun anew
+_MOST_PATIENCE: Final = 5.0  # seconds, for one that has grown much larger
 _NEXT_TRY: Final = 1.0  # seconds until that is tried again
 _FORMAT: Final = 5  # of the file; up to the fourth, the packages that share it had one version together
 
@@ -73,9 +75,6 @@ class Schema:
             else:
                 step(db)
         db.execute("INSERT OR REPLACE INTO schema VALUES (?, ?)", (self.package, len(self.steps)))
-
-
-_left_behind: list[sqlite3.Connection] = []  # of a process that this one was forked off; to close them would harm it
 
 
 class FileTrouble(Exception):
@@ -124,6 +123,8 @@ class StateFile:
         self._inodes: tuple[int | None, ...] = ()
         self._log_tried_at = -_NEXT_TRY
         self._thread: _Thread | None = None
+        self._in_use = threading.Lock()  # while its database is
+        _files.add(self)
 
     async def run(self, job: Callable[[], T]) -> T:
         """Do `job` in the file's thread, after all that was asked for before, and return what it returns."""
@@ -154,6 +155,10 @@ class StateFile:
         Raises:
             FileTrouble: nothing was changed.
         """
+        with self._in_use:
+            return self._transact(work, is_durable=is_durable, only_reads=only_reads)
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool, only_reads: bool) -> T:
         try:
             db = self._connected()
             db.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
@@ -173,13 +178,10 @@ class StateFile:
         """A number that differs from that of the last time if another connection has changed something. To be called in
         the file's thread.
         """
-        if self._db is None:
-            return 0
-        try:
-            version: int = self._db.execute("PRAGMA data_version").fetchone()[0]
-        except sqlite3.Error:  # whoever uses it next will hear of it
-            return 0
-        return version
+        with self._in_use, contextlib.suppress(sqlite3.Error):  # whoever uses it next will hear of it
+            if self._db is not None:
+                return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+        return 0
 
     def sync_soon(self) -> None:
         """Have what was written forced to the disk."""
@@ -188,16 +190,18 @@ class StateFile:
 
     def leave_behind(self) -> None:
         """This process was forked off the one that opened it: begin anew, and leave what was opened to that one."""
-        if self._db is not None:
-            _left_behind.append(self._db)
-        self._db, self._thread = None, None  # no thread comes along
+        self._thread = None  # no thread comes along, and the database was closed before
 
     async def close(self) -> None:
         """Let go of it, after all that was asked for before."""
         if self._thread is not None:
             thread, self._thread = self._thread, None
-            await thread.submit(self.disconnect)
+            await thread.submit(self._end)
             thread.end()
+
+    def _end(self) -> None:
+        with self._in_use:
+            self.disconnect()
 
     def disconnect(self) -> None:
         """Close the connection; the next use opens another one."""
@@ -206,20 +210,21 @@ class StateFile:
             self._db = None
 
     def _sync(self) -> None:
-        if self._db is not None:
-            with contextlib.suppress(sqlite3.Error):  # whoever writes next will hear of it
+        with self._in_use, contextlib.suppress(sqlite3.Error):  # whoever writes next will hear of it
+            if self._db is not None:
                 self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _connected(self) -> sqlite3.Connection:
         if self._db is None:
             if not self._path.exists():
+                self._check_beside()
                 self._create()
             self._db = self._open()
             self._inodes = self._found()
         elif self._found() != self._inodes:
             raise FileTrouble(
                 f"it, or its -wal or -shm, was removed, replaced or emptied while it was in use, so {self._content} is "
-                "not known; put it back, or begin anew with another process"
+                "not known; end the processes that use it, and put it back"
             )
         return self._db
 
@@ -244,10 +249,19 @@ class StateFile:
             if log <= _LARGEST_LOG or time.monotonic() - self._log_tried_at < _NEXT_TRY:
                 return
             self._log_tried_at = time.monotonic()
-            db.execute(f"PRAGMA busy_timeout = {round(_PATIENCE * 1000)}")
+            patience = min(_PATIENCE * log / _LARGEST_LOG, _MOST_PATIENCE)
+            db.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
             with contextlib.suppress(sqlite3.OperationalError):  # somebody reads for longer
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             db.execute(f"PRAGMA busy_timeout = {round(_BUSY * 1000)}")
+
+    def _check_beside(self) -> None:
+        """See that there is no log of a file that is gone."""
+        left = [part.name for part in self._parts[1:] if part.exists()]
+        if left and not self._path.exists():  # else somebody has just made it
+            raise FileTrouble(
+                f"{' and '.join(left)} lie there without it, so {self._content} is not known: {self._if_bad}"
+            )
 
     def _create(self) -> None:
         """Make the file whole before it has its name, so that an empty one is never taken for a new one."""
@@ -300,6 +314,8 @@ class StateFile:
         """Look at the file without changing anything about it: somebody may have named another one by mistake."""
         address = f"{self._path.as_uri()}?mode=ro&immutable=1"
         with contextlib.closing(sqlite3.connect(address, uri=True)) as db:
+            # The log is not read, so the file may look as if its end were missing; that is no matter here.
+            db.execute("PRAGMA writable_schema = ON")
             (application,) = db.execute("PRAGMA application_id").fetchone()
         if application != _APPLICATION:
             raise FileTrouble(f"it is no file of this library; {self._not_to_be_trusted}")
@@ -314,6 +330,11 @@ class StateFile:
                     "end those others first"
                 )
             time.sleep(_LOOK_EVERY)  # somebody just begins or ends to use it
+        _, log, shared = self._parts
+        # Whoever ends to use it removes the log last, so the other one is never there alone.
+        first = _inode_if_any(shared)
+        if first is not None and _inode_if_any(log) is None and _inode_if_any(shared) == first:
+            raise FileTrouble(f"its -wal was removed, so {self._content} is not known: {self._if_bad}")
 
     def _is_unused(self) -> bool:
         """Return whether nobody uses the file. Whoever does has a lock on it, so nobody else can have it alone."""
@@ -357,6 +378,29 @@ class StateFile:
         }
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         return advice.get(code, f"SQLite says {getattr(error, 'sqlite_errorname', type(error).__name__)}")
+
+
+_files: WeakSet[StateFile] = WeakSet()
+_closed_for_fork: list[StateFile] = []
+
+
+def _close_all() -> None:
+    """Close every database before a fork: SQLite takes locks that the parent holds for the child's, too. Both open them
+    again when they need them.
+    """
+    for file in list(_files):
+        file._in_use.acquire()  # noqa: SLF001 - it is this module's
+        _closed_for_fork.append(file)
+        file.disconnect()
+
+
+def _go_on() -> None:
+    while _closed_for_fork:
+        _closed_for_fork.pop()._in_use.release()  # noqa: SLF001 - as above
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_close_all, after_in_parent=_go_on, after_in_child=_go_on)
 
 
 def in_memory(schema: Schema) -> sqlite3.Connection:

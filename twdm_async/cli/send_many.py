@@ -117,7 +117,7 @@ async def send_all(
         say(console, f"  and {others} other reasons, each in {results}")
     if stop.is_set() and kept.hopeless is None:
         return 130
-    return 0 if set(kept.counts) == {"sent"} else 1
+    return 0 if set(kept.counts) == {"sent"} and kept.hopeless is None else 1
 
 
 def _opened(results: Path) -> TextIO:
@@ -125,11 +125,14 @@ def _opened(results: Path) -> TextIO:
     try:
         descriptor = os.open(results, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         with contextlib.ExitStack() as stack:
-            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            mode = os.fstat(descriptor).st_mode
+            is_file = stat.S_ISREG(mode)
+            if not is_file and not stat.S_ISCHR(mode):  # nobody may be there who reads
+                raise OSError(errno.EINVAL, "it is neither a file nor a device")  # noqa: TRY301 - as what cannot be opened
             file = stack.enter_context(os.fdopen(descriptor, "r+" if is_file else "w", encoding="utf-8"))
             if is_file:
                 first = file.readline()
-                if first and "outcome" not in _object(first):
+                if first and not _object(first).keys() >= {"line", "recipient", "outcome"}:
                     raise ValueError("not ours")  # noqa: TRY301 - as what is no JSON
                 file.seek(0)
                 file.truncate()

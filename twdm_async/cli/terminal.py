@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+import io
 import json
+import logging
 import re
+import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +31,24 @@ def printable(text: str) -> str:
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+class _Printable(logging.Formatter):
+    """Formats records so that a terminal obeys nothing in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
+def prepare() -> None:
+    """Let everything that is written be shown: also what the terminal's encoding does not have, and warnings."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.getLogger("twdm_async").addHandler(handler)
+
+
 def plain(text: str) -> Text:
     """Return `text` for rich: printable, and without any markup."""
     return Text(printable(text))
@@ -45,7 +66,8 @@ def complain(problem: str) -> None:
 
 def as_json(value: Any, *, indent: int | None = None) -> str:
     """Write `value` as JSON that a terminal can show."""
-    lines = json.dumps(value, default=_json_value, ensure_ascii=False, indent=indent).split("\n")
+    is_ascii = "utf" not in (sys.stdout.encoding or "utf").lower()
+    lines = json.dumps(value, default=_json_value, ensure_ascii=is_ascii, indent=indent).split("\n")
     return "\n".join(map(printable, lines))
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from attrs import field, frozen
 
 from twdm_async._json import Json, is_array, is_object
+from twdm_async._quiet import quiet_class
 from twdm_async.errors import InvalidInput
 from twdm_async.models.checks import checked_length
 from twdm_async.models.convert import TEXT, at
@@ -16,6 +17,7 @@ from twdm_async.models.convert import TEXT, at
 _LONGEST_METADATA: Final = 1000
 
 
+@quiet_class
 @frozen
 class QuickReply:
     """One answer a person can tap instead of typing (page *Quick replies*, type ``options``).
@@ -43,6 +45,7 @@ class QuickReply:
             checked_length(self.metadata, "metadata", _LONGEST_METADATA)
 
 
+@quiet_class
 @frozen
 class TextInput:
     """An invitation to type (page *Quick replies*, the older type ``text_input``).
@@ -69,6 +72,7 @@ class TextInput:
             checked_length(self.metadata, "metadata", _LONGEST_METADATA)
 
 
+@quiet_class
 @frozen
 class LocationRequest:
     """An invitation to say where one is (page *Quick replies*, the older type ``location``).
@@ -90,6 +94,7 @@ class LocationRequest:
 QuickReplies = tuple[QuickReply, ...] | TextInput | LocationRequest
 
 
+@quiet_class
 @frozen
 class CallToAction:
     """A button that opens a web page (page *Buttons*).

@@ -67,6 +67,8 @@ SCHEMA: Final = Schema(
         CREATE INDEX message_nameless ON message (account) WHERE state = 'sent' AND message_id IS NULL;
         CREATE INDEX message_to_expire ON message (account, not_after)
             WHERE not_after IS NOT NULL AND owner IS NULL AND state IN ('queued', 'absent');
+        CREATE INDEX message_by_next_try ON message (account, not_before)
+            WHERE owner IS NULL AND state IN ('queued', 'absent');
         """,
     ),
     earlier=(0, 1, 1, 2),

@@ -110,7 +110,7 @@ class Poll:
             await self._clock.sleep(max(_SHORTEST, every - (self._clock.monotonic() - began)))
 
     async def _round(self, until: float, floor: float, *, sent: bool) -> tuple[list[DirectMessage], float] | None:
-        """Return what is new since `until`, but not from before `floor`, the oldest first; and when the newest was made.
+        """Return what is new since `until` and not older than `floor`, the oldest first; and when the newest was made.
         ``None`` if the list cannot be had now.
         """
         since = datetime.fromtimestamp(until, UTC) - _LATE

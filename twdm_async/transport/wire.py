@@ -4,6 +4,7 @@ error.
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import unicodedata
@@ -298,7 +299,9 @@ _DUPLICATE_WORDS = ("already said", "already sent", "duplicate")
 _OF_A_FIELD = ("label", "description", "quick_reply", "ctas")  # what it then says is a duplicate
 _CARRIES_PROFILE = ("custom_profiles.", "direct_messages.send", "welcome_messages.create")
 _LONGEST_MESSAGE = 500
-_RUN = 12  # letters in a row that are no chance
+_RUN = 12  # letters in a row of a text that are no chance
+_KEY_RUN = 6  # of a key
+_ESCAPED = re.compile(r"(?:\\u00|\\x|=)([0-9A-Fa-f]{2})")
 _OAUTH_VALUE = re.compile(r'oauth_(?:consumer_key|token|nonce|signature)="([^"]+)"')
 _LONG_WORD = re.compile(r"[A-Za-z0-9+/=%_-]{20,}")
 _WRITTEN_BY_US = frozenset({"label", "description", "metadata", "url"})  # in what hangs on a message
@@ -359,9 +362,11 @@ def without_secrets(error: errors.TwdmError, message: Message | None, authorizat
         return error
     if message is not None and error.subject == "intermediary":
         return evolve(error, messages=())  # who inspects what passes may repeat any part of it, in any form
-    secrets = [_letters(unquote(value)) for value in _OAUTH_VALUE.findall(authorization)]
+    # What stands before the dash of a token is the user id, which errors may name.
+    values = [unquote(value) for value in _OAUTH_VALUE.findall(authorization)]
+    secrets = [(_letters(value.rpartition("-")[2]), _KEY_RUN) for value in values]
     if message is not None:
-        secrets += [letters for text in _texts_of(message) if len(letters := _letters(text)) > 3]
+        secrets += [(letters, _RUN) for text in _texts_of(message) if len(letters := _letters(text)) > 3]
     return evolve(error, messages=tuple(_harmless(words, secrets) for words in error.messages))
 
 
@@ -384,23 +389,35 @@ def _texts_of(message: Message) -> list[str]:
     return found
 
 
-def _harmless(words: str, secrets: Sequence[str]) -> str:
-    """`words`, up to where they repeat one of `secrets`, or a part of it, however it is written."""
-    if "oauth" in words.lower():
+def _harmless(words: str, secrets: Sequence[tuple[str, int]]) -> str:
+    """Return `words` up to where they repeat one of `secrets`, or a part of it that is no chance, however written."""
+    if "oauth" in words.lower() or any(_is_in(plain, secrets) for plain in _read_otherwise(words)):
         return "…"
     places = [place for place, character in enumerate(words) for _ in _letters(character)]
-    starts = [_repeated_at("".join(map(_letters, words)), secret) for secret in secrets]
+    starts = [_repeated_at("".join(map(_letters, words)), *secret) for secret in secrets]
     start = min((start for start in starts if start is not None), default=None)
     words = words if start is None else f"{words[: words.rfind(' ', 0, places[start]) + 1]}…"
-    for plain in (unquote(words), words.replace("\\n", " ")):
-        if any(_repeated_at(_letters(plain), secret) is not None for secret in secrets):
-            return "…"
-    return words
+    return without_long_words(words)
 
 
-def _repeated_at(letters: str, secret: str) -> int | None:
-    """Where `letters` repeat `secret`, or so much of it that it is no chance."""
-    run = min(_RUN, len(secret))
+def _is_in(words: str, secrets: Sequence[tuple[str, int]]) -> bool:
+    return any(_repeated_at(_letters(words), *secret) is not None for secret in secrets)
+
+
+def _read_otherwise(words: str) -> list[str]:
+    """Return what `words` say if they are escaped, as servers and proxies do it, where that differs; and backwards."""
+    ways = [
+        unquote(words),
+        html.unescape(words),
+        _ESCAPED.sub(lambda found: chr(int(found[1], 16)), words),
+        words.replace("\\n", " "),
+    ]
+    return [way for way in ways if way != words] + [words[::-1]]
+
+
+def _repeated_at(letters: str, secret: str, longest: int) -> int | None:
+    """Return where `letters` repeat `secret`, or so much of it that it is no chance; ``None`` if they do not."""
+    run = min(longest, len(secret))
     parts = {secret[place : place + run] for place in range(len(secret) - run + 1)}
     return next((place for place in range(len(letters) - run + 1) if letters[place : place + run] in parts), None)
 
