@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,6 @@ from twdm_async.state_file import StateFile
 
 if TYPE_CHECKING:
     import sqlite3
-import warnings
     from collections.abc import AsyncIterator, Iterator
 
 

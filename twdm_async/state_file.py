@@ -192,6 +192,15 @@ class StateFile:
         """This process was forked off the one that opened it: begin anew, and leave what was opened to that one."""
         self._thread = None  # no thread comes along, and the database was closed before
 
+    def pause(self) -> None:
+        """Close the database, and let nobody use it until :meth:`go_on`."""
+        self._in_use.acquire()
+        self.disconnect()
+
+    def go_on(self) -> None:
+        """End a pause."""
+        self._in_use.release()
+
     async def close(self) -> None:
         """Let go of it, after all that was asked for before."""
         if self._thread is not None:
@@ -389,14 +398,13 @@ def _close_all() -> None:
     again when they need them.
     """
     for file in list(_files):
-        file._in_use.acquire()  # noqa: SLF001 - it is this module's
+        file.pause()
         _closed_for_fork.append(file)
-        file.disconnect()
 
 
 def _go_on() -> None:
     while _closed_for_fork:
-        _closed_for_fork.pop()._in_use.release()  # noqa: SLF001 - as above
+        _closed_for_fork.pop().go_on()
 
 
 if hasattr(os, "register_at_fork"):
