@@ -778,6 +778,25 @@ async def test_what_a_closed_webhook_has_not_handled_is_for_the_next_one_on_the_
     assert handled == ["1", "2"]
 
 
+async def test_what_a_webhook_was_keeping_when_it_was_closed_is_for_the_next_one(tmp_path: Path) -> None:
+    handled: list[str] = []
+
+    async def handle(event: Event) -> None:
+        handled.append(event.key)
+
+    async with Inbox(tmp_path / "inbox.db") as inbox:
+        webhook = Webhook(KEYS, handle, inbox=inbox)
+        await webhook.__aenter__()
+        receiving = asyncio.create_task(post(webhook, samples.WEBHOOK_MESSAGE_RECEIVED))
+        while not webhook._in_hand:
+            await asyncio.sleep(0)
+        await webhook.close(timeout=0.0)
+        assert await receiving in {200, 503}
+        async with Webhook(KEYS, handle, inbox=inbox) as webhook:
+            await webhook.settled()
+    assert len(handled) == 1
+
+
 async def test_a_check_is_answered_whatever_hangs_on_it() -> None:
     async with listening(Webhook(KEYS, nobody)) as url, aiohttp.ClientSession() as session:
         headers = {"Content-Length": "5"}

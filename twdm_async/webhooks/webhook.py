@@ -183,12 +183,12 @@ class Webhook:
             problem = "it has no signature" if signature is None else "its signature is wrong"
             return _refused(403, f"{problem}; only X, which knows the consumer secret, can sign")
         try:
-            told = parse_delivery(body)
+            delivery = parse_delivery(body)
         except InvalidInput:
             return _refused(400, "it is signed, and no JSON object")
-        self._log_told(told)
-        heard = ["delivery"] if told.encrypted is None else ["delivery", told.encrypted]
-        taking_in = asyncio.create_task(self._take_in(told, heard), name="twdm_async webhook")
+        self._log_delivery(delivery)
+        heard = ["delivery"] if delivery.encrypted is None else ["delivery", delivery.encrypted]
+        taking_in = asyncio.create_task(self._take_in(delivery, heard), name="twdm_async webhook")
         self._tasks.add(taking_in)
         taking_in.add_done_callback(self._ended)
         try:
@@ -274,18 +274,18 @@ class Webhook:
         """Handle what is in nobody's hands: what processes left that have ended, and what is retried."""
         odd: list[tuple[Received, Delivery]] = []
         for received in await self._inbox.take_over():
-            told = _told_again(received)
-            if [event.key for event, _ in told.events] == [received.id]:
-                self._put(told.events[0][0], received)
+            delivery = _read_again(received)
+            if [event.key for event, _ in delivery.events] == [received.id]:
+                self._put(delivery.events[0][0], received)
             else:
-                odd.append((received, told))
-        for received, told in odd:
-            self._start(self._surely(partial(self._sort_out, received, told)))
+                odd.append((received, delivery))
+        for received, delivery in odd:
+            self._start(self._surely(partial(self._sort_out, received, delivery)))
 
-    async def _sort_out(self, received: Received, told: Delivery) -> None:
+    async def _sort_out(self, received: Received, delivery: Delivery) -> None:
         """Handle what could not be read when it came, if this version can read it; else set it aside again."""
-        await self._take_in(told)
-        if told.events and received.id not in {_kept_unread(unread).id for unread in told.unread}:
+        await self._take_in(delivery)
+        if delivery.events and received.id not in {_kept_unread(unread).id for unread in delivery.unread}:
             await self._inbox.done(received)
             return
         _log.error("webhook: event %s was kept, and cannot be read; inbox.unread() shows it", received.id)
@@ -315,35 +315,49 @@ class Webhook:
         if not self._is_closed and self._silence.is_due(kind):
             self._start(self._inbox.keep((), heard=(kind,)))  # if it fails, the next one is kept
 
-    def _log_told(self, told: Delivery) -> None:
-        for unread in told.unread:
+    def _log_delivery(self, delivery: Delivery) -> None:
+        for unread in delivery.unread:
             _log.warning("webhook: signed, about messages, and not understood; it is kept: %s", unread.shape)
-        if told.unknown is not None:
-            _log.warning("webhook: signed, and not understood: %s", told.unknown)
-        if told.encrypted is not None and told.encrypted not in self._named:
-            self._named.add(told.encrypted)
+        if delivery.unknown is not None:
+            _log.warning("webhook: signed, and not understood: %s", delivery.unknown)
+        if delivery.encrypted is not None and delivery.encrypted not in self._named:
+            self._named.add(delivery.encrypted)
             _log.warning(
-                "webhook: X tells of %s: an encrypted conversation, which this API cannot read", told.encrypted
+                "webhook: X tells of %s: an encrypted conversation, which this API cannot read", delivery.encrypted
             )
 
-    async def _take_in(self, told: Delivery, heard: Sequence[str] = ()) -> None:
+    async def _take_in(self, delivery: Delivery, heard: Sequence[str] = ()) -> None:
         """Keep what is new, and have it handled."""
         if self._is_closed:
             raise InboxFailed(path="(closed)", problem="the webhook is closed")
         by_key: dict[tuple[str, str], tuple[Event, str]] = {}
-        for event, content in told.events:
+        for event, content in delivery.events:
             if self._is_wanted(event):
                 by_key[event.for_user_id, event.key] = event, content
             else:
                 self._note_message(event)  # and it is left to a poll that wants it
         kept = [Received(account, key, content) for (account, key), (_, content) in by_key.items()]
-        kept += map(_kept_unread, told.unread)
+        kept += map(_kept_unread, delivery.unread)
         due = [kind for kind in heard if self._silence.is_due(kind)]
-        new = await self._inbox.keep(kept, heard=heard) if kept or due else []
+        new = await self._keep(kept, heard) if kept or due else []
         for received in new:
             if received.unread is None:
                 event, _ = by_key[received.account, received.id]
                 self._put(event, received)
+
+    async def _keep(self, received: Sequence[Received], heard: Sequence[str]) -> list[Received]:
+        """Keep what was received. If the webhook is closed meanwhile, it is given back."""
+        entering = [one for one in received if one.unread is None and (one.account, one.id) not in self._in_hand]
+        self._in_hand |= {(one.account, one.id): one for one in entering}
+        new: list[Received] = []
+        try:
+            new = await self._inbox.keep(received, heard=heard)
+        finally:
+            if not self._is_closed:
+                for one in entering:
+                    if one not in new:
+                        self._in_hand.pop((one.account, one.id), None)
+        return new
 
     def _note_message(self, event: Event) -> None:
         """Tell the clients of a message."""
@@ -534,7 +548,7 @@ def _kept_unread(unread: Unread) -> Received:
     return Received(unread.account, f"unread {name}", unread.content, unread.shape)
 
 
-def _told_again(received: Received) -> Delivery:
+def _read_again(received: Received) -> Delivery:
     try:
         return parse_delivery(received.body or "{}")
     except InvalidInput:
