@@ -157,6 +157,7 @@ def _run(program: str, arguments: list[str], environ: dict[str, str]) -> int:
     time.tzset()
     # Those that were made for other files remember what could be done with these.
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", 1, closefd=False)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background, it is ignored
     sys.argv = [program, *arguments]
     code: Any = 0
     try:
