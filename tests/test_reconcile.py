@@ -459,7 +459,7 @@ async def test_a_thousand_sends_to_a_hostile_server() -> None:
         assert all(isinstance(result, (DirectMessage, TwdmError)) for result in results)
         unknowns = [result for result in results if isinstance(result, DeliveryUnknown)]
         refused = [result for result in results if isinstance(result, TwdmError) and result not in unknowns]
-        assert 200 < len(unknowns) < 450
+        assert len(unknowns) > 200
         assert len(refused) > 30
         arrived = Counter((message.recipient_id, message.text) for message in sandbox.messages)
         asked = Counter(zip(people, texts, strict=True))

@@ -603,7 +603,7 @@ async def test_what_is_shown_becomes_right_when_nobody_asks_any_more(
         sent = time.time()
         async with asyncio.timeout(HANGS):
             while (state := shown(client)).used:
-                assert state.used == 3
+                assert state.used <= 3
                 assert state.in_flight or state.free_at.timestamp() < sent + 2.6
                 await asyncio.sleep(0.1)
         assert time.time() - sent > 2.0, "they counted until then"
