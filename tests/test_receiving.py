@@ -29,7 +29,7 @@ from twdm_async.webhooks.events import parse_delivery, shape_of
 from twdm_async.webhooks.signature import _signature
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
 ACCOUNT, PERSON = "3306219874", "98120034"
@@ -65,6 +65,24 @@ def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 async def post(webhook: Webhook, document: Any, secret: str = SECRET) -> int:
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     return (await webhook.receive("POST", "", {HEADER: _signature(secret, body)}, body)).status
+
+
+@contextlib.asynccontextmanager
+async def place() -> AsyncIterator[tuple[Sandbox, Client, Inbox]]:
+    """A sandbox, a client and an inbox in virtual time."""
+    clock = LoopClock()
+    async with (
+        Sandbox(clock=clock) as sandbox,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock) as client,
+        Inbox(clock=clock) as inbox,
+    ):
+        yield sandbox, client, inbox
+
+
+def as_told(sandbox: Sandbox, event: str) -> dict[str, Any]:
+    """What a webhook is told of an event."""
+    shown = sandbox._state.events[event].shown
+    return {"for_user_id": sandbox.credentials.user_id, "direct_message_events": [shown]}
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -521,12 +539,7 @@ def test_what_a_poll_had_in_hand_when_it_ended_a_webhook_handles() -> None:
     seen: list[str] = []
 
     async def main() -> None:
-        clock = LoopClock()
-        async with (
-            Sandbox(clock=clock) as sandbox,
-            Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock) as client,
-            Inbox(clock=clock) as inbox,
-        ):
+        async with place() as (sandbox, client, inbox):
 
             async def handle(event: Event) -> None:
                 seen.append(event.key)
@@ -540,8 +553,7 @@ def test_what_a_poll_had_in_hand_when_it_ended_a_webhook_handles() -> None:
             event = sandbox.person(5).writes("hello")
             await polling
             await asyncio.sleep(1)
-            shown = sandbox._state.events[event].shown
-            told = {"for_user_id": sandbox.credentials.user_id, "direct_message_events": [shown]}
+            told = as_told(sandbox, event)
             async with Webhook(sandbox.credentials, handle, inbox=inbox) as webhook:
                 assert await post(webhook, told, sandbox.credentials.consumer_secret) == 200
                 await webhook.settled()
@@ -567,12 +579,7 @@ def test_a_first_poll_leaves_to_the_webhook_what_was_written_before_it_began() -
     seen: list[str] = []
 
     async def main() -> None:
-        clock = LoopClock()
-        async with (
-            Sandbox(clock=clock) as sandbox,
-            Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock) as client,
-            Inbox(clock=clock) as inbox,
-        ):
+        async with place() as (sandbox, client, inbox):
 
             async def handle(event: Event) -> None:
                 seen.append(event.key)
@@ -585,8 +592,7 @@ def test_a_first_poll_leaves_to_the_webhook_what_was_written_before_it_began() -
             await asyncio.sleep(1)
             polling = asyncio.create_task(poll())
             await asyncio.sleep(100)
-            shown = sandbox._state.events[event].shown
-            told = {"for_user_id": sandbox.credentials.user_id, "direct_message_events": [shown]}
+            told = as_told(sandbox, event)
             async with Webhook(sandbox.credentials, handle, inbox=inbox) as webhook:
                 await post(webhook, told, sandbox.credentials.consumer_secret)
                 await webhook.settled()
@@ -603,12 +609,7 @@ def test_the_account_s_own_messages_reach_whoever_wants_them(sent: bool) -> None
     seen: list[str] = []
 
     async def main() -> None:
-        clock = LoopClock()
-        async with (
-            Sandbox(clock=clock) as sandbox,
-            Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock) as client,
-            Inbox(clock=clock) as inbox,
-        ):
+        async with place() as (sandbox, client, inbox):
 
             async def handle(event: Event) -> None:
                 seen.append(f"told {event.key}")
@@ -622,8 +623,7 @@ def test_the_account_s_own_messages_reach_whoever_wants_them(sent: bool) -> None
             await asyncio.sleep(1)
             async with webhook:
                 message = await client.direct_messages.send(5, "hello")
-                shown = sandbox._state.events[str(message.id)].shown
-                told = {"for_user_id": sandbox.credentials.user_id, "direct_message_events": [shown]}
+                told = as_told(sandbox, str(message.id))
                 if not sent:
                     await asyncio.sleep(100)
                 await post(webhook, told, sandbox.credentials.consumer_secret)

@@ -354,8 +354,9 @@ class Webhook:
             new = await self._inbox.keep(received, heard=heard)
         finally:
             if not self._is_closed:
+                fresh = {(one.account, one.id) for one in new}
                 for one in entering:
-                    if one not in new:
+                    if (one.account, one.id) not in fresh:
                         self._in_hand.pop((one.account, one.id), None)
         return new
 
