@@ -18,7 +18,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 from weakref import WeakSet
@@ -242,7 +242,7 @@ class StateFile:
         file, *log = self._parts
         return _inode_if_not_empty(file), *map(_inode_if_any, log)
 
-    @property
+    @cached_property
     def _parts(self) -> tuple[Path, Path, Path]:
         """The file, its write-ahead log, and what its users share of that; these stay as long as somebody uses it."""
         return (
