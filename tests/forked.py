@@ -35,9 +35,7 @@ class Forked:
         self.stderr = stderr
         self.pid = int(connection.recv(16))
         self.returncode: int | None = None
-        self._connection = connection
-        connection.setblocking(False)
-        self._ended = asyncio.ensure_future(self._wait())
+        self._ended = asyncio.ensure_future(self._wait(connection))
 
     async def communicate(self) -> tuple[bytes, bytes]:
         out, err = await asyncio.gather(self.stdout.read(), self.stderr.read())
@@ -54,10 +52,12 @@ class Forked:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    async def _wait(self) -> int:
-        said = await asyncio.get_running_loop().sock_recv(self._connection, 16)
-        self._connection.close()
-        self.returncode = int(said)
+    async def _wait(self, connection: socket.socket) -> int:
+        reader, writer = await asyncio.open_unix_connection(sock=connection)
+        try:
+            self.returncode = int(await reader.read(16))
+        finally:
+            writer.close()
         return self.returncode
 
 
@@ -101,10 +101,17 @@ class ForkServer:
         self._folder.cleanup()
 
 
+class _ReadOnce(asyncio.StreamReaderProtocol):
+    """A pipe that is closed at its end: asyncio does so in any case, uvloop asks."""
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        return False
+
+
 async def _reader(end: int) -> asyncio.StreamReader:
     reader = asyncio.StreamReader()
-    protocol = asyncio.StreamReaderProtocol(reader)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(end, "rb"))
+    await asyncio.get_running_loop().connect_read_pipe(lambda: _ReadOnce(reader), os.fdopen(end, "rb"))
     return reader
 
 

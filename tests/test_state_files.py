@@ -119,7 +119,7 @@ os.kill(child, signal.SIGKILL)
 os.waitpid(child, 0)
 """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, str(path), cwd=Path(__file__).parents[1],
+        sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, str(path), cwd=Path(__file__).parents[1],
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdin is not None

@@ -28,7 +28,8 @@ class Alarms(Generic[T]):
         self._heap: list[tuple[float, int, T]] = []
         self._numbers = itertools.count()
         self._tidy_at = 256  # items
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._rings_at = math.inf  # the timer's moment; not every loop's handle tells it
 
     def set(self, at: float, item: T) -> None:
         """Note that something is to be done for `item` at that moment of the loop's clock."""
@@ -41,13 +42,15 @@ class Alarms(Generic[T]):
     def arm(self, loop: asyncio.AbstractEventLoop, at: float = math.inf) -> None:
         """Set the timer for the earliest moment, or for `at` if that is earlier."""
         at = min(at, self._heap[0][0]) if self._heap else at
-        if at < math.inf and (self._timer is None or self._timer.when() > at):
+        if at < self._rings_at:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = loop.call_at(at, self._come, loop)
+            self._rings_at = at
 
     def _come(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
+        self._rings_at = math.inf
         now = loop.time()
         due: list[tuple[float, T]] = []
         while self._heap and self._heap[0][0] <= now:
