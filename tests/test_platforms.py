@@ -8,10 +8,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support import HANGS
+from twdm_async.quota.alarms import Alarms
+
+if TYPE_CHECKING:
+    from contextvars import Context
 
 # What Windows does not have, and what is looked for when the package is imported and used.
 LIKE_WINDOWS = """
@@ -88,3 +93,27 @@ def test_fault_100_under_uvloop_the_sandbox_s_faults_happen() -> None:
 @pytest.mark.skipif(os.environ.get("TWDM_TEST_LOOP") != "uvloop", reason="that is what is asked for")
 async def test_the_loop_is_the_one_that_was_asked_for() -> None:
     assert type(asyncio.get_running_loop()).__module__ == "uvloop"
+
+
+class _SaysLittle(asyncio.SelectorEventLoop):
+    """As uvloop: what is due already comes at once, and its handle does not tell its moment."""
+
+    def call_at(  # type: ignore[override]  # mypy wants its types of callbacks
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> Any:
+        if when <= self.time():
+            return self.call_soon(callback, *args, context=context)
+        return super().call_at(when, callback, *args, context=context)
+
+
+def test_fault_100_a_timer_need_not_tell_its_moment() -> None:
+    rang: list[str] = []
+    alarms = Alarms[str](lambda _, due: rang.extend(item for _, item in due), lambda _: False)
+    with asyncio.Runner(loop_factory=_SaysLittle) as runner:
+        loop = runner.get_loop()
+        alarms.set(loop.time() - 1, "a")
+        alarms.arm(loop)
+        alarms.set(loop.time() - 2, "b")
+        alarms.arm(loop)
+        runner.run(asyncio.sleep(0.01))
+    assert rang == ["b", "a"]
