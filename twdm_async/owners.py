@@ -1,9 +1,9 @@
-"""Which processes that use a state file are alive. Each holds a lock on a file of its own, which ends with it, however
-it ends.
+"""Owners: which of the processes that use a state file are alive. Each locks a file of its own; the system releases the
+lock when the process ends, however it ends.
 
-A lock file that nobody holds is removed by whoever finds it. So it may be removed between the moment in which its owner
-opens it and the moment in which it locks it; the lock would then be on a file that nobody else can see. Therefore what
-was locked is compared with what lies there, and locking begins anew if they differ.
+Whoever finds a lock file that nobody holds removes it. So a file may be removed after its owner opened it and before it
+locked it; the lock would then be on a file that nobody else can see. Therefore the locked file is compared with the one
+at its path, and locking starts again if they differ.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Lock:
-    """A lock on the file `path`, which is made if need be. Locks of one process exclude each other, too."""
+    """An exclusive lock on the file `path`. Locks within one process exclude each other, too."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,18 +55,18 @@ class Lock:
 
     @property
     def is_held(self) -> bool:
-        """Whether this one has it."""
+        """Whether this object holds the lock."""
         return self._descriptor is not None
 
     def take(self, *, is_made: bool = True) -> bool:
-        """Take it, if nobody else has it.
+        """Take the lock and return True; return False if somebody else holds it.
 
         Args:
-            is_made: whether the file is made if it is not there.
+            is_made: whether to create a missing file.
 
         Raises:
-            FileNotFoundError: the file is not there, and was not to be made.
-            FileTrouble: this system has no such locks.
+            FileNotFoundError: the file is missing, and `is_made` is false.
+            FileTrouble: this system has no ``flock()``.
         """
         if _fcntl is None:
             raise FileTrouble("outboxes and inboxes in files need flock(), which this system does not have")
@@ -85,11 +85,11 @@ class Lock:
         return True
 
     def is_in_place(self) -> bool:
-        """Whether it is held, and on the file that others find at its path."""
+        """Return whether the lock is held, and on the file that others find at its path."""
         return self._descriptor is not None and _is_at(self.path, self._descriptor)
 
     def is_exclusive(self) -> bool:
-        """Whether nobody else can take it while it is held: find out by trying."""
+        """Try to take the held lock a second time; return whether that failed, as it should."""
         descriptor = os.open(self.path, os.O_RDWR)
         try:
             return not _lock(descriptor)
@@ -97,7 +97,7 @@ class Lock:
             os.close(descriptor)
 
     def release(self, *, remove: bool) -> None:
-        """Let go of it; `remove` the file as well."""
+        """Release the lock; if `remove` is true, remove the file, too."""
         if self._descriptor is None:
             return
         if self._forks != forks():  # it is the parent's
@@ -120,10 +120,10 @@ class Owner:
         self._begin()
 
     def acquire(self) -> None:
-        """Be alive, so that nobody takes over what this one has in hand; after a fork, under a new name.
+        """Hold the lock, so that nobody takes over this owner's work; after a fork, under a new name.
 
         Raises:
-            FileTrouble: locks cannot be made or do not hold there, or the lock's file was removed while it was held.
+            FileTrouble: files cannot be created or locked in the folder, or the lock's file was removed while in use.
         """
         try:
             if self._forks != forks():  # what was held is the parent's, and its name, too
@@ -163,23 +163,23 @@ class Owner:
             )
 
     def release(self) -> None:
-        """Be alive no longer."""
+        """Release the lock: others may take over this owner's work."""
         self._lock.release(remove=True)
 
     @property
     def is_held(self) -> bool:
-        """Whether it is alive."""
+        """Whether this owner holds its lock."""
         return self._lock.is_held
 
     def sweep(self) -> None:
-        """Remove what owners left behind that died."""
+        """Remove the lock files of owners whose process has ended."""
         for path in self._path.parent.glob(f"{glob.escape(self._path.name)}.*.lock"):
             name = path.name.removeprefix(f"{self._path.name}.").removesuffix(".lock")
             if _NAME.fullmatch(name) and name != self.name:
                 self.is_dead(name)
 
     def is_dead(self, name: str) -> bool:
-        """Return whether the owner called `name` has ended. It is not asked of oneself."""
+        """Return whether the process of the owner `name` has ended. Do not ask it for this owner's own name."""
         if not _NAME.fullmatch(name):
             return True  # nobody is called so
         lock = Lock(self._lock_of(name))
@@ -204,7 +204,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether what `descriptor` has open is what lies at `path`."""
+    """Return whether `descriptor` is open on the file at `path`."""
     try:
         found = path.stat()
     except FileNotFoundError:

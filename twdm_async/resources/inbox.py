@@ -1,5 +1,5 @@
-"""What was received: which events are known, so that none is handled twice; which are still to be handled; and which
-could not be read or handled, until somebody decides what becomes of them.
+"""The inbox: it remembers which events were received, so that none is handled twice; keeps those that are still to be
+handled; and sets aside those that could not be read or handled, until a person decides about them.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ SCHEMA: Final = Schema(
 
 @frozen
 class Received:
-    """One event.
+    """One received event.
 
     Args:
         account: the user id of the account that received it.
-        id: what tells it from the account's other events.
-        body: as JSON, for a webhook to handle; ``None`` for a message that a poll hands out.
-        unread: why it cannot be read, if it cannot: it is set aside, and nobody handles it.
+        id: unique among the account's events.
+        body: the event as JSON, for a webhook to handle; ``None`` for a message that a poll hands out.
+        unread: why the event cannot be read; such an event is set aside and not handled. ``None`` if it can be read.
     """
 
     account: str
@@ -79,15 +79,16 @@ class Received:
 
 @frozen(kw_only=True)
 class SetAside:
-    """An event that was not handled, and that waits for a decision: :meth:`Inbox.retry` or :meth:`Inbox.forget`.
+    """An event that was set aside instead of being handled. Call :meth:`Inbox.retry` or :meth:`Inbox.forget` with its
+    id.
 
     Args:
-        account: the user id of the account that received it; an empty string if that could not be read.
-        id: what names it.
-        kept_at: when it came (UTC).
-        problem: why it was set aside: the handler's error, which may repeat a text, or the names of the fields that
-            could not be read.
-        body: as JSON, for :func:`~twdm_async.webhooks.read_events`; it holds texts.
+        account: the user id of the account that received it; an empty string if the event does not tell.
+        id: the id to call :meth:`Inbox.retry` or :meth:`Inbox.forget` with.
+        kept_at: when it was received (UTC).
+        problem: why it was set aside: the handler's error, which may quote a message's text, or the names of the
+            event's fields.
+        body: the event as JSON, message texts included, for :func:`~twdm_async.webhooks.read_events`.
     """
 
     account: str
@@ -98,16 +99,16 @@ class SetAside:
 
 
 class Inbox:
-    """Remembers events, over restarts if it has a file. Processes may share one, and an outbox and a quota store may
-    live in the same file.
+    """Remembers which events were received. With a file, it does so across restarts; several processes may use one
+    file, and an outbox and a quota store may be in the same file.
 
     Args:
-        path: of the file; it is made if it is not there, for its owner alone. It holds the texts of messages until they
-            were handled. If not given, all is forgotten when the process ends.
-        clock: where time comes from; the machine's own if not given.
+        path: of the file. A missing file is created, readable by its owner alone. It holds each message's text until
+            the message is handled. Without `path`, everything is forgotten when the process ends.
+        clock: the source of time; the machine's clocks if not given.
 
     Raises:
-        InvalidInput: `path` is no path.
+        InvalidInput: `path` is not a path.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, clock: Clock | None = None) -> None:
@@ -123,15 +124,15 @@ class Inbox:
         """By account, the poll that has messages in hand."""
 
     async def keep(self, events: Sequence[Received], *, heard: Iterable[str] = ()) -> list[Received]:
-        """Keep those that were not known, for this process to handle, and return them. Then they are on the disk. What
-        is in the hands of a process that has ended is kept anew.
+        """Write the new ones of `events` to the disk, for this process to handle, and return them. An event that a
+        process held when it ended counts as new.
 
         Args:
-            events: what was received.
-            heard: of what kinds it is that X has just been heard of, see :meth:`heard`.
+            events: the received events.
+            heard: the kinds of traffic from X that were just seen, as :meth:`heard` returns them.
 
         Raises:
-            InboxFailed: none is kept.
+            InboxFailed: the file cannot be written; no event was kept.
         """
         now = self.clock.wall()
 
@@ -166,11 +167,11 @@ class Inbox:
         return False
 
     async def known(self, account: str, ids: Iterable[str]) -> set[str]:
-        """Return those of `ids` that `account` has received, and that were handled, set aside, or are in the hands of a
-        process that lives.
+        """Return those of `ids` that `account` has received and that were handled or set aside, or that a running
+        process is handling.
 
         Raises:
-            InboxFailed: it cannot be known.
+            InboxFailed: the file cannot be read.
         """
         wanted = list(ids)
         query = "SELECT owner FROM event WHERE account = ? AND id = ?"
@@ -183,31 +184,31 @@ class Inbox:
         return await self._do(look_up)
 
     async def begin(self, event: Received) -> int:
-        """Note that `event` is about to be handled. Returns how often that was begun before, and came to no end.
+        """Record that handling `event` begins. Return how many times it began before without an end.
 
         Raises:
-            InboxFailed: it cannot be kept.
+            InboxFailed: the file cannot be written.
         """
         query = "UPDATE event SET tries = tries + 1 WHERE account = ? AND id = ? RETURNING tries"
         found = await self._do(lambda db: db.execute(query, (event.account, event.id)).fetchone())
         return int(found[0]) - 1 if found else 0
 
     async def not_begun(self, event: Received) -> None:
-        """Note that `event` was not handled after all.
+        """Take back the last :meth:`begin` of `event`: its handler did not run, or was cancelled.
 
         Raises:
-            InboxFailed: it cannot be kept.
+            InboxFailed: the file cannot be written.
         """
         query = "UPDATE event SET tries = tries - 1 WHERE account = ? AND id = ?"
         await self._do(lambda db: db.execute(query, (event.account, event.id)))
 
     async def handled(self, message: DirectMessage) -> None:
-        """A message that :meth:`~twdm_async.resources.direct_messages.DirectMessages.poll` handed out was handled. It
-        is known anyway when the next one is asked for; this is for who stops before.
+        """Record that a message from :meth:`~twdm_async.resources.direct_messages.DirectMessages.poll` was handled.
+        ``poll`` does this itself when the next message is asked for; call it before leaving the loop early.
 
         Raises:
-            InvalidInput: it is no message that was received.
-            InboxFailed: it cannot be kept.
+            InvalidInput: `message` has no id or no recipient, so it was not received.
+            InboxFailed: the file cannot be written.
         """
         if message.id is None or message.recipient_id is None:
             raise InvalidInput(parameter="message", problem="must be one that was received")
@@ -217,10 +218,10 @@ class Inbox:
             await self.done(received)
 
     async def done(self, event: Received) -> None:
-        """It was handled. It is known from now on, and its content is forgotten.
+        """Record that `event` was handled: keep its id, delete its content.
 
         Raises:
-            InboxFailed: it cannot be kept.
+            InboxFailed: the file cannot be written.
         """
         query = """
             UPDATE event SET body = NULL, owner = NULL, is_polled = 0, problem = NULL, is_unread = 0
@@ -229,10 +230,10 @@ class Inbox:
         await self._do(lambda db: db.execute(query, (event.account, event.id)), is_durable=True)
 
     async def release(self, account: str) -> None:
-        """Let go of the messages that a poll of `account` has in hand: it has ended, or the next one begins.
+        """Release the messages that this process' poll of `account` has claimed and not handled.
 
         Raises:
-            InboxFailed: they stay in hand.
+            InboxFailed: the file cannot be written; the messages stay claimed until this process ends.
         """
 
         def release(db: sqlite3.Connection) -> None:
@@ -244,89 +245,96 @@ class Inbox:
         await self._do(release)
 
     async def give_back(self, events: Sequence[Received]) -> None:
-        """Let go of events that a webhook has in hand and has not handled: it is closed.
+        """Release events that this process' webhook has claimed and not handled.
 
         Raises:
-            InboxFailed: they stay in hand until this process ends.
+            InboxFailed: the file cannot be written; the events stay claimed until this process ends.
         """
         query = "UPDATE event SET owner = NULL WHERE account = ? AND id = ? AND owner = ? AND body IS NOT NULL"
         await self._do(lambda db: db.executemany(query, [(one.account, one.id, self._me) for one in events]))
 
     async def set_aside(self, event: Received, problem: str, *, is_unread: bool = False) -> None:
-        """Keep an event that could not be handled, or not be read, until somebody decides what becomes of it.
+        """Keep an event that could not be handled or read until :meth:`retry` or :meth:`forget` is called for it.
+
+        Args:
+            event: the event.
+            problem: why it could not be handled or read.
+            is_unread: whether it could not be read.
 
         Raises:
-            InboxFailed: it stays as it is.
+            InboxFailed: the file cannot be written; the event is as it was.
         """
         query = "UPDATE event SET owner = NULL, tries = 0, problem = ?, is_unread = ? WHERE account = ? AND id = ?"
         values = (problem, is_unread, event.account, event.id)
         await self._do(lambda db: db.execute(query, values), is_durable=True)
 
     async def failed(self) -> tuple[SetAside, ...]:
-        """Return the events whose handler has failed, the oldest first.
+        """Return the events whose handler failed, oldest first.
 
         Raises:
-            InboxFailed: they cannot be read.
+            InboxFailed: the file cannot be read.
         """
         return await self._set_aside(is_unread=False)
 
     async def unread(self) -> tuple[SetAside, ...]:
-        """Return what is about messages, was signed by X, and could not be read, the oldest first.
+        """Return the events about messages that X signed and that could not be read, oldest first.
 
         Raises:
-            InboxFailed: they cannot be read.
+            InboxFailed: the file cannot be read.
         """
         return await self._set_aside(is_unread=True)
 
     async def retry(self, *ids: str) -> int:
-        """Let events that were set aside be handled by a webhook on this inbox, within half a minute or when the next
-        one starts.
+        """Hand events that were set aside back to a webhook on this inbox. It handles them within 30 seconds, or when
+        it starts.
 
         Args:
-            ids: what names them.
+            ids: of the events, see :class:`SetAside`.
 
         Returns:
-            How many there were.
+            How many of them were set aside.
 
         Raises:
-            InboxFailed: they stay as they are.
+            InvalidInput: an id is not a string.
+            InboxFailed: the file cannot be written; the events are as they were.
         """
         return await self._decide(
             "UPDATE event SET problem = NULL, is_unread = 0 WHERE id = ? AND problem IS NOT NULL", ids
         )
 
     async def forget(self, *ids: str) -> int:
-        """Let events that were set aside be. They are known from now on, and their content is forgotten.
+        """Give up events that were set aside: keep their ids, delete their content.
 
         Args:
-            ids: what names them.
+            ids: of the events, see :class:`SetAside`.
 
         Returns:
-            How many there were.
+            How many of them were set aside.
 
         Raises:
-            InboxFailed: they stay as they are.
+            InvalidInput: an id is not a string.
+            InboxFailed: the file cannot be written; the events are as they were.
         """
         return await self._decide(
             "UPDATE event SET problem = NULL, is_unread = 0, body = NULL WHERE id = ? AND problem IS NOT NULL", ids
         )
 
     async def heard(self) -> dict[str, datetime]:
-        """Return when X was last heard of (UTC), by kind: ``delivery`` of a webhook, ``check`` of one, and the types of
-        events that cannot be read, such as ``chat.received``.
+        """Return when X last sent something (UTC), by kind: ``delivery`` for a webhook's events, ``check`` for its
+        checks, and the type of each kind of encrypted event, such as ``chat.received``.
 
         Raises:
-            InboxFailed: it cannot be known.
+            InboxFailed: the file cannot be read.
         """
         rows = await self._do(lambda db: db.execute("SELECT kind, at FROM heard").fetchall())
         return {kind: _moment(at) for kind, at in rows}
 
     async def take_over(self) -> list[Received]:
-        """Return what is to be handled and in nobody's hands: what processes left that have ended, and what is retried.
-        It is for this one now, the oldest first.
+        """Claim the events that no running process handles: those whose process has ended, and those to retry. Return
+        them, oldest first.
 
         Raises:
-            InboxFailed: it cannot be known.
+            InboxFailed: the file cannot be read or written; no event was claimed.
         """
 
         def take(db: sqlite3.Connection) -> list[Received]:
@@ -340,21 +348,27 @@ class Inbox:
         return await self._do(take)
 
     async def polled(self, account: str) -> tuple[float, float] | None:
-        """Return until when, and since when, the list of `account` was read; ``None`` if it never was. Both in seconds
-        since 1970 by the server's clock.
+        """Return the end and the start of the time that polls of `account` have covered, in seconds since 1970 by the
+        server's clock; ``None`` if it was never polled.
 
         Raises:
-            InboxFailed: it cannot be known.
+            InboxFailed: the file cannot be read.
         """
         query = "SELECT until, since FROM polled WHERE account = ?"
         found = await self._do(lambda db: db.execute(query, (account,)).fetchone())
         return None if found is None else (float(found[0]), float(found[1]))
 
     async def set_polled(self, account: str, until: float, since: float) -> None:
-        """Note that the list of `account` was read, but no further than to what is in the hands of a poll.
+        """Record what polls of `account` have covered. The end is moved back to the oldest message that a poll has
+        claimed and not handled.
+
+        Args:
+            account: the user id.
+            until: the end, in seconds since 1970 by the server's clock.
+            since: the start, likewise.
 
         Raises:
-            InboxFailed: it cannot be kept.
+            InboxFailed: the file cannot be written.
         """
 
         def note(db: sqlite3.Connection) -> None:
@@ -366,7 +380,7 @@ class Inbox:
         await self._do(note, is_durable=True)
 
     async def close(self) -> None:
-        """Let go of the file. What was kept and not handled is for the next process. Doing it twice does no harm."""
+        """Close the file. The next process handles what is not handled yet. Calling this twice does no harm."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -404,7 +418,7 @@ class Inbox:
         return await self._do(lambda db: sum(db.execute(query, (one,)).rowcount for one in ids), is_durable=True)
 
     def _dead_owners(self, db: sqlite3.Connection) -> list[str]:
-        """Return those in whose hands something is, and who have ended."""
+        """Return the owners of claimed events whose process has ended."""
         query = "SELECT min(owner) FROM event WHERE owner >= ?"
         owners: list[str] = []
         while (owner := db.execute(query, (f"{owners[-1]}\0" if owners else "",)).fetchone()[0]) is not None:
@@ -463,10 +477,10 @@ def _marks(values: Sequence[str]) -> str:
 
 
 def checked_inbox(inbox: Inbox | None) -> Inbox | None:
-    """`inbox`, if it is one.
+    """Return `inbox` unchanged.
 
     Raises:
-        InvalidInput: it is not.
+        InvalidInput: `inbox` is neither an Inbox nor ``None``.
     """
     if inbox is not None and not isinstance(inbox, Inbox):
         raise InvalidInput(parameter="inbox", problem="must be an Inbox")

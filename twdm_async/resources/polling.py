@@ -4,13 +4,13 @@ The list may be read 15 times in 15 minutes, and shows the newest first. Each ro
 hour before the last one's newest message, since messages appear in it minutes late, and not in order; what was handed
 out before is known by its id.
 
-A message is known when the next one is asked for. So who stops in the middle of one, by an exception, a ``break`` or a
-``kill``, gets that one again, and no other; who has handled it before stopping says so to the inbox:
-:meth:`Inbox.handled <twdm_async.Inbox.handled>`.
+A message counts as handled when the next one is asked for. So a program that stops in the middle of one, by an
+exception, a ``break`` or a ``kill``, gets that one again, and no other. If it handled the message before it stopped, it
+calls :meth:`Inbox.handled <twdm_async.Inbox.handled>`.
 
-A webhook and a poll on one inbox miss nothing: what one of them has in its hands, the other leaves alone, and what the
-webhook was not told of, the poll finds. If the webhook is told of nothing for minutes although people write, the poll
-says so in the log, since X drops webhooks without a word.
+A webhook and a poll on one inbox miss nothing: each leaves alone what the other has claimed, and the poll finds what X
+did not send to the webhook. If people write and the webhook gets nothing for minutes, the poll logs a warning, since X
+removes webhooks without notice.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ _log = logging.getLogger(__name__)
 
 
 class Poll:
-    """One reader of an account's list.
+    """Reads one account's list of messages again and again.
 
     Args:
-        account: its user id.
-        inbox: what is known.
-        pages: begins to read the list.
-        note: is told of every message that was not known, whoever sent it.
-        server_time: tells the server's time in seconds since 1970.
-        clock: where time comes from.
+        account: the account's user id.
+        inbox: remembers which messages were received.
+        pages: starts to read the list, newest first.
+        note: called with every new message, whoever sent it.
+        server_time: returns the server's time in seconds since 1970.
+        clock: the source of time.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class Poll:
         self._echoes: set[str] = set()  # which the account itself sent, of the last round; they are not handed out
 
     async def messages(self, every: float, since: datetime | None, *, sent: bool) -> AsyncGenerator[DirectMessage]:
-        """Hand out messages as they come, the oldest first.
+        """Yield new messages, oldest first.
 
         Args:
             every: seconds between two rounds.
-            since: where to begin if nothing was read before; now, if not given.
-            sent: whether those are handed out, too, that the account itself sent.
+            since: where to begin if the account was never polled; now, if ``None``.
+            sent: whether to yield the messages that the account itself sent, too.
         """
         await self._inbox.release(self._account)
         self._inbox.polls[self._account] = self
@@ -110,8 +110,8 @@ class Poll:
             await self._clock.sleep(max(_SHORTEST, every - (self._clock.monotonic() - began)))
 
     async def _round(self, until: float, floor: float, *, sent: bool) -> tuple[list[DirectMessage], float] | None:
-        """Return what is new since `until` and not older than `floor`, the oldest first; and when the newest was made.
-        ``None`` if the list cannot be had now.
+        """Return the new messages since `until` that are not older than `floor`, oldest first, and the newest
+        message's time; ``None`` if the API refused the request for now.
         """
         since = datetime.fromtimestamp(until, UTC) - _LATE
         try:
@@ -119,7 +119,7 @@ class Poll:
         except TwdmError as error:
             if not error.safe_to_retry and not isinstance(error, RateLimited):
                 raise
-            _log.warning("the list of messages could not be had, and is asked for again: %s", error)
+            _log.warning("the list of messages could not be read; trying again: %s", error)
             return None
         earliest = max(since.timestamp(), floor)
         found = {
@@ -141,7 +141,7 @@ class Poll:
         return new, max(times, default=until) if reading.is_whole else until
 
     async def _compare(self, new: Sequence[DirectMessage]) -> None:
-        """Say, once, that a webhook on the same inbox is told of nothing although people write."""
+        """Log a warning, once, if people write and the webhook on the same inbox gets nothing."""
         written = [one.created_at for one in new if one.sender_id != self._account and one.created_at is not None]
         self._untold = min(filter(None, [self._untold, *written]), default=None)
         if self._untold is None:
@@ -161,10 +161,10 @@ class Poll:
 
 
 def checked_times(every: float, since: datetime | None) -> None:
-    """Raise if a poll cannot be made with these.
+    """Check the arguments of a poll.
 
     Raises:
-        InvalidInput: `every` is no time that 15 reads in 15 minutes allow, or `since` is not aware.
+        InvalidInput: `every` is not a number of seconds from 1 to 86 400, or `since` is not an aware datetime.
     """
     checked_number(every, "every", _SHORTEST, 86_400, "number of seconds")
     if since is not None and (not isinstance(since, datetime) or since.tzinfo is None):

@@ -1,8 +1,9 @@
-"""What webhooks tell, typed (pages *Account Activity data objects*, *X Activity event payloads*).
+"""Webhook bodies as typed events (pages *Account Activity data objects*, *X Activity event payloads*).
 
-Two products send the same events, in three shapes: Account Activity's; X Activity's with the same events in its
-``payload``; and X Activity's with one flat message as its ``payload``, which has been seen and is not documented. All
-are brought to the first one, which is also how an event is kept until it was handled. Ids are read from numbers, too.
+Two products send the same events in three shapes: Account Activity's; X Activity's with the same events in its
+``payload``; and X Activity's with one flat message as its ``payload``, which users have reported and X has not
+documented. All are converted to the first shape, in which an event is also kept until it is handled. Ids may be
+numbers.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ _FLAT: Final = {"dm.received": _MESSAGES, "dm.sent": _MESSAGES, "dm.indicate_typ
 
 _EVENT_TYPE: Final = re.compile(r"[A-Za-z0-9_-]{1,32}(\.[A-Za-z0-9_-]{1,32}){1,4}")
 _OF_MESSAGES: Final = re.compile(r"(?:dm|direct_?messages?|messages?)(?:[._-]|$)", re.IGNORECASE)
-"""How the names of fields and the types of events begin that are about messages."""
+"""How the names of fields and event types about messages begin."""
 _FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 _ELSEWHERE: Final = re.compile(
     r"(tweet|favorite|follow|unfollow|block|unblock|mute|unmute|user)_[a-z_]*events?|user_event", re.ASCII
 )
-"""What Account Activity tells of that are no messages."""
+"""Account Activity's fields that are not about messages."""
 _MOST_FIELDS, _DEEPEST = 12, 4  # of a shape that is logged
 _LARGEST_SHARED: Final = 4096  # characters of a user or an app that are kept with each of its events
 
@@ -46,7 +47,7 @@ class Event:
 
     Args:
         for_user_id: the account's user id.
-        users: the two whom it is about, by user id, as far as they were told.
+        users: the profiles of the conversation's two people, by user id, as far as the webhook had them.
     """
 
     for_user_id: str = field(metadata=at(ID, "for_user_id"))
@@ -54,12 +55,12 @@ class Event:
 
     @property
     def key(self) -> str:
-        """What tells it from the account's other events."""
+        """A string that is unique among the account's events."""
         raise NotImplementedError
 
     @property
     def person_id(self) -> str:
-        """The other one in the conversation."""
+        """The user id of the other person in the conversation."""
         raise NotImplementedError
 
 
@@ -68,7 +69,7 @@ class MessageEvent(Event):
     """A message was sent to the account, or by it.
 
     Args:
-        message: it, with its id.
+        message: the message, with its id.
     """
 
     message: DirectMessage
@@ -85,12 +86,12 @@ class MessageEvent(Event):
 
     @property
     def person_id(self) -> str:
-        """The other one in the conversation."""
+        """The user id of the other person in the conversation."""
         return (self.message.recipient_id if self.is_echo else self.message.sender_id) or ""
 
     @property
     def sender(self) -> Person | None:
-        """Who sent it, if that was told."""
+        """The sender's profile, if the webhook had it."""
         return self.users.get(self.message.sender_id or "")
 
 
@@ -100,9 +101,9 @@ class TypingEvent(Event):
 
     Args:
         created_at: when (UTC).
-        sender_id: who types.
-        recipient_id: to whom.
-        extra: everything else the API said.
+        sender_id: the user id of who types.
+        recipient_id: the user id of whom it is for.
+        extra: all other fields.
     """
 
     created_at: datetime = field(metadata=at(MILLISECONDS, "created_timestamp"))
@@ -112,25 +113,25 @@ class TypingEvent(Event):
 
     @property
     def key(self) -> str:
-        """Who and when."""
+        """The typist and the time."""
         return f"typing {self.sender_id} {self.created_at.timestamp():.3f}"
 
     @property
     def person_id(self) -> str:
-        """The other one in the conversation."""
+        """The user id of the other person in the conversation."""
         return self.recipient_id if self.sender_id == self.for_user_id else self.sender_id
 
 
 @frozen(kw_only=True)
 class ReadEvent(Event):
-    """Somebody has read what the other one wrote.
+    """Somebody has read the other person's messages.
 
     Args:
         created_at: when (UTC).
-        sender_id: who has read.
-        recipient_id: whose messages.
-        last_read_event_id: the last message that was read; those before it were, too.
-        extra: everything else the API said.
+        sender_id: the user id of who has read.
+        recipient_id: the user id of who wrote the messages.
+        last_read_event_id: the id of the last message that was read; earlier ones were read, too.
+        extra: all other fields.
     """
 
     created_at: datetime = field(metadata=at(MILLISECONDS, "created_timestamp"))
@@ -141,22 +142,22 @@ class ReadEvent(Event):
 
     @property
     def key(self) -> str:
-        """Who and what."""
+        """The reader and the last message."""
         return f"read {self.sender_id} {self.last_read_event_id}"
 
     @property
     def person_id(self) -> str:
-        """The other one in the conversation."""
+        """The user id of the other person in the conversation."""
         return self.recipient_id if self.sender_id == self.for_user_id else self.sender_id
 
 
 def read_events(body: bytes | str) -> tuple[Event, ...]:
-    """Read the messages, typing and reading that a webhook tells of; leave out whatever else it tells.
+    """Return a webhook body's events about messages, typing and reading; ignore all others.
 
     Check the signature first: :func:`is_signed`.
 
     Args:
-        body: of the webhook, of either product.
+        body: the request's body, of either product.
 
     Raises:
         InvalidInput: `body` is not a JSON object.
@@ -166,11 +167,11 @@ def read_events(body: bytes | str) -> tuple[Event, ...]:
 
 @frozen
 class Unread:
-    """Something that a webhook told of messages and that cannot be read.
+    """Something about messages in a webhook body that cannot be read.
 
     Args:
         account: the user id of the account, or an empty string if that cannot be read, either.
-        content: it, as JSON.
+        content: the unread part, as JSON.
         shape: the names of its fields, for a log.
     """
 
@@ -181,13 +182,13 @@ class Unread:
 
 @define
 class Delivery:
-    """The content of one webhook.
+    """The content of one webhook body.
 
     Args:
         events: each with the JSON from which it can be read again.
-        unread: what is about messages and cannot be read.
+        unread: the parts that are about messages and cannot be read.
         encrypted: the type of an event of an encrypted conversation, such as ``chat.received``.
-        unknown: the shape of a body that nothing is known of.
+        unknown: the shape of a body of no known kind.
     """
 
     events: list[tuple[Event, str]] = field(factory=list[tuple[Event, str]], repr=False)
@@ -197,7 +198,7 @@ class Delivery:
 
 
 def parse_delivery(body: bytes | str) -> Delivery:
-    """Sort what a webhook tells. It takes time and memory in proportion to the length of `body`.
+    """Read one webhook body, in time and memory proportional to its length.
 
     Raises:
         InvalidInput: `body` is not a JSON object.
@@ -262,7 +263,7 @@ def _event_type(document: dict[str, Json]) -> str:
 
 
 def _read_kind(kind: str, content: dict[str, Json], account: str, people: _People, delivery: Delivery) -> None:
-    """Read the events of one kind; what cannot be read is set aside together."""
+    """Read the events of one kind; those that cannot be read become one `Unread`."""
     listed = content[kind]
     bad: list[Json] = []
     for item in listed if is_array(listed) else [listed]:
@@ -291,7 +292,7 @@ def _read(cls: type[Event], account: str, item: Json) -> Event:
 
 
 class _People:
-    """The users and apps that a webhook tells of, each read once, whichever events they are in."""
+    """The users and apps in a webhook body, each read once, however many events they are in."""
 
     def __init__(self, content: dict[str, Json]) -> None:
         users, apps = content.get("users"), content.get("apps")
@@ -301,7 +302,7 @@ class _People:
         self._sizes: dict[str, int] = {}
 
     def of(self, event: Event) -> dict[str, Json]:
-        """Return the raw users and the raw app of `event`. What is large is left out: many events may share it."""
+        """Return the raw users and app of `event`, without large ones: many events may share these."""
         ids = (event.for_user_id, event.person_id)
         app = (event.message.source_app_id if isinstance(event, MessageEvent) else None) or ""
         users = {one: self._users[one] for one in ids if self._is_small(self._users, one)}
@@ -337,7 +338,7 @@ _KINDS: Final[dict[str, type[Event]]] = {_MESSAGES: MessageEvent, _TYPING: Typin
 
 
 def _as_json(document: Json) -> str:
-    """Write what cannot be read; what is nested too deep, by its shape."""
+    """Return `document` as JSON, or its shape if it is nested too deep."""
     try:
         return json.dumps(document)
     except RecursionError:
@@ -352,7 +353,7 @@ def _id(value: Json) -> str | None:
 
 
 def _as_account_activity(document: dict[str, Json], event_type: str) -> dict[str, Json]:
-    """Bring what X Activity tells to the form of Account Activity; return `document` if that cannot be done."""
+    """Convert a body of X Activity to the shape of Account Activity; return `document` if that is impossible."""
     data, payload = document.get("data"), _payload(document)
     if not is_object(data) or any(kind in document for kind in _KINDS):
         return document
@@ -371,14 +372,14 @@ def _as_account_activity(document: dict[str, Json], event_type: str) -> dict[str
 
 
 def _payload(document: dict[str, Json]) -> dict[str, Json]:
-    """Return what X Activity tells of an event."""
+    """Return the payload of an X Activity event, or an empty one."""
     data = document.get("data")
     payload = data.get("payload") if is_object(data) else None
     return payload if is_object(payload) else {}
 
 
 def _told_users(data: dict[str, Json], payload: dict[str, Json]) -> Iterator[tuple[str, Json]]:
-    """Yield the users that X Activity tells of, by id: as a map beside the events, or as a list in ``includes``."""
+    """Yield the users of an X Activity event by id: from the map beside the events and the list in ``includes``."""
     users = payload.get("users")
     if is_object(users):
         yield from users.items()
@@ -391,7 +392,7 @@ def _told_users(data: dict[str, Json], payload: dict[str, Json]) -> Iterator[tup
 
 
 def _from_flat(payload: dict[str, Json], account: str | None, kind: str) -> dict[str, Json]:
-    """Bring a flat event to the form of the others; what is left stays beside it."""
+    """Convert a flat event to the shape of the others; its remaining fields stay beside it."""
     rest = dict(payload)
     sender, conversation = _id(rest.pop("sender_id", None)), rest.pop("dm_conversation_id", None)
     people = conversation.split("-") if isinstance(conversation, str) else []

@@ -1,13 +1,13 @@
-"""A webhook: what comes is checked, kept, answered, and then handled.
+"""A webhook checks each request's signature, writes its events to the disk, answers, and then handles the events.
 
-X wants an answer within three seconds, and sends what was not answered only a few times more. So an event is answered
-when it is on the disk, and handled afterwards, by whom and for as long as it takes; what was not handled when the
-process ended is handled by the next one.
+X expects an answer within three seconds, and repeats an unanswered request only a few times. So a request is answered
+as soon as its events are on the disk, and a handler may take its time; events that are not handled when the process
+ends are handled by the next one.
 
-Nothing that X has signed is dropped without a word. An event whose handler fails is set aside with the error, for
-:meth:`Inbox.failed <twdm_async.Inbox.failed>` and :meth:`Inbox.retry <twdm_async.Inbox.retry>`; what is about messages
-and cannot be read is set aside, too (:meth:`Inbox.unread <twdm_async.Inbox.unread>`), and logged by the names of its
-fields. What is refused is logged with the reason.
+Nothing that X has signed is dropped in silence. An event whose handler fails is set aside with the error, for
+:meth:`Inbox.failed <twdm_async.Inbox.failed>` and :meth:`Inbox.retry <twdm_async.Inbox.retry>`. An event about messages
+that cannot be read is set aside, too (:meth:`Inbox.unread <twdm_async.Inbox.unread>`), and logged by the names of its
+fields. A refused request is logged with the reason.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ _log = logging.getLogger(__name__)
 
 @frozen
 class WebhookReply:
-    """What to answer.
+    """The HTTP response to send.
 
     Args:
         status: the HTTP status.
-        body: what goes with it.
+        body: the response's body.
         content_type: of `body`.
     """
 
@@ -83,31 +83,34 @@ class Webhook:
     """Receives the events of one app's accounts. Use it as ``async with Webhook(...) as webhook``, around whatever
     serves HTTP.
 
-    Events of one person are handled one after the other, in the order in which they came; those of different people at
-    the same time. Each event is handled once, however often it is sent; with a file as the inbox, also over restarts.
+    One person's events are handled one after the other, in the order in which they arrived; different people's events
+    are handled at the same time. Each event is handled once, however often X sends it; with a file as the inbox, also
+    across restarts.
 
-    If `handle` raises, that is logged, and the event is set aside: to call it again could send a message twice. If the
-    process ends while an event is handled, the next one handles it again; when three have died of it, it is set aside.
-    So what must be sent just once for an event goes into an outbox, with the event's key; then `retries` do no harm.
+    If `handle` raises, the error is logged and the event is set aside, since a second call could send a message twice.
+    If the process ends while it handles an event, the next process handles the event again; after three such deaths the
+    event is set aside. So if an event must cause exactly one message, put that message into an outbox under the event's
+    key; then `retries` do no harm either.
 
     Args:
-        credentials: of the app; the consumer secret is what X signs with.
-        handle: is called for each event but the account's own messages. A coroutine function is awaited; a plain one
-            runs in a thread, where it may block and there is no loop. It cannot be stopped: an event that is handled so
-            when the webhook is closed is set aside.
-        inbox: remembers events; if not given, all is forgotten when the process ends. It is yours to close.
-        clients: of the accounts, with tokens that begin with the account's user id, as X' do. They learn of every
-            message: replies to people who wrote may be free, and the account's own messages are proof of delivery.
-        with_echoes: whether `handle` gets the account's own messages, too.
+        credentials: of the app; X signs with the consumer secret.
+        handle: called for each event except the account's own messages. A coroutine function is awaited. A plain
+            function runs in a thread, where it may block and where there is no event loop; it cannot be cancelled, so
+            an event that it still handles when the webhook is closed is set aside.
+        inbox: remembers events; if not given, they are forgotten when the process ends. The caller closes it.
+        clients: of the accounts, with access tokens that begin with the account's user id, as X issues them. They are
+            told of every message: a reply to a person who wrote may be free, and the account's own messages prove
+            that they were delivered.
+        with_echoes: whether `handle` is called for the account's own messages, too.
         at_once: how many events are handled at the same time.
-        largest_body: bytes that a webhook may have. A megabyte takes up to half a second of the loop.
-        retries: how many times `handle` is called again for an event if it raises, after 1, 2, 4 and more seconds.
-            The person's other events wait.
-        silent_after: seconds without a delivery or a check after which a warning is logged, since X drops webhooks
-            without a word. It checks at least once a day. ``None`` for never.
+        largest_body: the largest request body in bytes. Reading a megabyte takes up to half a second of the event loop.
+        retries: how many times `handle` is called again for an event if it raises, after 1, 2, 4 and more seconds, at
+            most 60. The person's other events wait meanwhile.
+        silent_after: seconds without events and checks after which a warning is logged, since X removes webhooks
+            without notice. X checks a webhook at least once a day. ``None`` for no warning.
 
     Raises:
-        InvalidInput: an argument is not what it should be.
+        InvalidInput: an argument has a wrong type or is out of its range.
     """
 
     def __init__(
@@ -154,18 +157,19 @@ class Webhook:
         self._is_closed = False
 
     async def receive(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> WebhookReply:
-        """Take in one request, from whatever serves HTTP. It never raises for what is sent. What else X tells, of posts
-        or followers say, is answered with 200 and left out.
+        """Receive one request from any HTTP server. No request makes it raise. Events about other things than messages,
+        such as posts or followers, are answered with 200 and ignored.
 
         Args:
             method: ``GET`` for a check, ``POST`` for events.
-            query: the raw query, without ``?``.
-            headers: by name, in any case.
+            query: the raw query string, without ``?``.
+            headers: values by name, in any case.
             body: the raw bytes.
 
         Returns:
-            What to answer: 200; 400 for what cannot be read; 403 if the signature is wrong; 405 for another method; 413
-            for a body that is too large; 503 if the events could not be kept, so that they are sent again.
+            The response to send: 200; 400 if the body is not a JSON object, or the check's query is wrong; 403 if the
+            signature is wrong; 405 for another method; 413 if the body is too large; 503 if the events could not be
+            written to the disk, so that X sends them again.
 
         Raises:
             InvalidInput: `body` is not bytes.
@@ -203,7 +207,7 @@ class Webhook:
         return WebhookReply(200)
 
     async def serve(self, request: web.Request) -> web.Response:
-        """The same, as a handler of ``aiohttp.web``: ``app.router.add_route("*", "/webhook", webhook.serve)``."""
+        """Receive one request from ``aiohttp.web``: ``app.router.add_route("*", "/webhook", webhook.serve)``."""
         if request.content_length is not None and request.content_length > self._largest_body:
             reply = _refused(413, f"it has more than {self._largest_body} bytes")
         else:
@@ -227,22 +231,23 @@ class Webhook:
         return response
 
     async def lifespan(self, _: web.Application) -> AsyncIterator[None]:
-        """This webhook's life within that of an ``aiohttp.web`` application:
-        ``app.cleanup_ctx.append(webhook.lifespan)`` takes the place of ``async with webhook``.
+        """Open and close the webhook with an ``aiohttp.web`` application: ``app.cleanup_ctx.append(webhook.lifespan)``
+        replaces ``async with webhook``.
         """
         async with self:
             yield
 
     async def settled(self) -> None:
-        """Wait until everything that was received so far is handled."""
+        """Wait until all events received so far are handled."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def close(self, timeout: float = 5.0) -> None:
-        """Take in nothing any more.
+        """Stop receiving events.
 
         Args:
-            timeout: seconds to wait for what is being handled. What is not handled by then is for the next process.
+            timeout: seconds to wait for handlers that are running. The next process handles what is not handled by
+                then.
         """
         self._is_closed = True
         if self._keeper is not None:
@@ -271,7 +276,7 @@ class Webhook:
         await self.close()
 
     async def _take_over(self) -> None:
-        """Handle what is in nobody's hands: what processes left that have ended, and what is retried."""
+        """Handle the events that no running process handles: those whose process has ended, and those to retry."""
         odd: list[tuple[Received, Delivery]] = []
         for received in await self._inbox.take_over():
             delivery = _read_again(received)
@@ -283,7 +288,7 @@ class Webhook:
             self._start(self._surely(partial(self._sort_out, received, delivery)))
 
     async def _sort_out(self, received: Received, delivery: Delivery) -> None:
-        """Handle what could not be read when it came, if this version can read it; else set it aside again."""
+        """Handle an event that could not be read when it came, if this version can read it; else set it aside again."""
         await self._take_in(delivery)
         if delivery.events and received.id not in {_kept_unread(unread).id for unread in delivery.unread}:
             await self._inbox.done(received)
@@ -311,7 +316,7 @@ class Webhook:
         return WebhookReply(200, json.dumps(answer).encode(), "application/json")
 
     def _note(self, kind: str) -> None:
-        """Have it kept that X was heard of, without waiting for it: a check must be answered in time."""
+        """Record that X was heard of without waiting for the disk: a check must be answered in time."""
         if not self._is_closed and self._silence.is_due(kind):
             self._start(self._inbox.keep((), heard=(kind,)))  # if it fails, the next one is kept
 
@@ -327,7 +332,7 @@ class Webhook:
             )
 
     async def _take_in(self, delivery: Delivery, heard: Sequence[str] = ()) -> None:
-        """Keep what is new, and have it handled."""
+        """Write the new events to the disk and start handling them."""
         if self._is_closed:
             raise InboxFailed(path="(closed)", problem="the webhook is closed")
         by_key: dict[tuple[str, str], tuple[Event, str]] = {}
@@ -346,7 +351,7 @@ class Webhook:
                 self._put(event, received)
 
     async def _keep(self, received: Sequence[Received], heard: Sequence[str]) -> list[Received]:
-        """Keep what was received. If the webhook is closed meanwhile, it is given back."""
+        """Write events to the disk, return the new ones. If the webhook is closed meanwhile, they are given back."""
         entering = [one for one in received if one.unread is None and (one.account, one.id) not in self._in_hand]
         self._in_hand |= {(one.account, one.id): one for one in entering}
         new: list[Received] = []
@@ -391,7 +396,7 @@ class Webhook:
             task.exception()  # whoever waited for it has it; perhaps nobody did
 
     async def _work(self, person: tuple[str, str], line: deque[tuple[Event, Received]]) -> None:
-        """Handle what one person does, until nothing is left."""
+        """Handle one person's events, one after the other, until none is left."""
         try:
             while line and not self._is_closed:
                 event, received = line[0]
@@ -410,7 +415,7 @@ class Webhook:
         return self._with_echoes or not (isinstance(event, MessageEvent) and event.is_echo)
 
     async def _handle_surely(self, event: Event, received: Received) -> str | None:
-        """Handle an event, again if it fails and may be repeated. Returns why it was not, if it was not."""
+        """Handle an event, with retries. Return why it could not be handled, or ``None``."""
         retries = 0
         while True:
             async with self._places:
@@ -432,7 +437,7 @@ class Webhook:
             retries += 1
 
     async def _handle_once(self, event: Event) -> str | None:
-        """Call the handler. Returns what it raised, if it raised."""
+        """Call the handler. Return what it raised, or ``None``."""
         try:
             handling = self._handle(event) if self._threads is None else await self._in_thread(event)
             if inspect.isawaitable(handling):
@@ -458,7 +463,7 @@ class Webhook:
         """Call the handler in a thread.
 
         Raises:
-            _StillRunning: the webhook is closed, and the thread cannot be.
+            _StillRunning: the webhook was closed while the handler ran; a thread cannot be cancelled.
         """
         context, loop = contextvars.copy_context(), asyncio.get_running_loop()
 
@@ -481,7 +486,7 @@ class Webhook:
         return handling
 
     async def _surely(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Return what the inbox answers, as soon as it can."""
+        """Return what the inbox answers; ask again until it can."""
         while True:
             try:
                 return await ask()
@@ -491,15 +496,15 @@ class Webhook:
 
 
 class _StillRunning(Exception):
-    """A handler goes on in its thread."""
+    """The handler is still running in its thread."""
 
 
 class _Silence:
-    """Notices that X has not been heard of for a long time.
+    """Notices when X has sent nothing for a long time.
 
     Args:
-        seconds: after which it says so; ``None`` for never.
-        clock: where time comes from.
+        seconds: without traffic, after which a warning is logged; ``None`` for never.
+        clock: the source of time.
     """
 
     def __init__(self, seconds: float | None, clock: Clock) -> None:
@@ -510,7 +515,7 @@ class _Silence:
         self._is_said = False
 
     def is_due(self, kind: str) -> bool:
-        """Return whether it is time to write down that X was heard of, and take it as written down."""
+        """Return whether it is time to record that X was heard of; if so, count it as recorded."""
         now = self._clock.monotonic()
         if now - self._noted.get(kind, -_NOTE_EVERY) < _NOTE_EVERY:
             return False
@@ -531,7 +536,7 @@ class _Silence:
 
 
 def _words_of(error: BaseException) -> str:
-    """Return what a file can keep of an error, whatever it says of itself."""
+    """Return an error's class and words, cut and cleaned so that any file can hold them."""
     try:
         words = str(error)
     except Exception:  # noqa: BLE001 - of that one, only the name can be told
