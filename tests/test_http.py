@@ -210,7 +210,7 @@ async def test_a_send_without_answer_is_unknown_and_was_sent_once(name: str) -> 
 @pytest.mark.parametrize("name", WITHOUT_ANSWER)
 async def test_a_read_without_answer_is_read_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twdm_async.transport.retry._FIRST_BACKOFF", 0.01)
-    async with serving(WITHOUT_ANSWER[name], PROFILE) as server, connected(server.url, timeout=0.4) as client:
+    async with serving(WITHOUT_ANSWER[name], PROFILE) as server, connected(server.url, timeout=1.0) as client:
         if name == "fault_13_too_long":  # it would only be as long again
             with pytest.raises(ConnectFailed):
                 await client.custom_profiles.get("1")
@@ -426,16 +426,16 @@ async def test_fault_45_cancelled_before_the_wire_the_slot_comes_back() -> None:
 
 async def test_the_time_runs_from_the_connection_not_from_the_pool() -> None:
     async def slow(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.4)
         writer.write(SENT.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
         await writer.drain()
 
     async with (
         serving(slow) as server,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session,
-        connected(server.url, session=session, timeout=0.6) as client,
+        connected(server.url, session=session, timeout=1.2) as client,
     ):
-        # The last of five waits 1.2 s for the pool's one connection, and then has all its time.
+        # The last of five waits 1.6 s for the pool's one connection, and then has all its time.
         assert len(await asyncio.gather(*(send(client) for _ in range(5)))) == 5
 
 
