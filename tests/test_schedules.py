@@ -214,26 +214,20 @@ def check(seed: int, path: Path | None, redis_url: str | None = None) -> int:
     return len(made[0].counted)
 
 
-_LONG = 3000
-
-
-def many(first: int, last: int) -> list[object]:
-    """Some of them in every run, more in a long one, and all of them in a thorough one."""
+def many(first: int, long: int, last: int) -> list[object]:
+    """The `first` in every run, as many as `long` in a long one, and all up to `last` in a thorough one."""
     parts = [range(start, min(start + 500, last)) for start in range(first, last, 500)]
-    long = [pytest.param(part, marks=pytest.mark.soak) for part in parts if part.start < _LONG]
-    thorough = [
-        pytest.param(part, marks=(pytest.mark.soak, pytest.mark.thorough)) for part in parts if part.start >= _LONG
-    ]
-    return [range(first), *long, *thorough]
+    marks = [[pytest.mark.soak, *([pytest.mark.thorough] if part.start >= long else [])] for part in parts]
+    return [range(first), *(pytest.param(part, marks=marked) for part, marked in zip(parts, marks, strict=True))]
 
 
-@pytest.mark.parametrize("seeds", many(50, 9000), ids=str)
+@pytest.mark.parametrize("seeds", many(50, 3000, 9000), ids=str)
 @pytest.mark.timeout(300)
 def test_no_schedule_breaches(seeds: range) -> None:
     assert sum(check(seed, None) for seed in seeds) > 5 * len(seeds)
 
 
-@pytest.mark.parametrize("seeds", many(20, 1100), ids=str)
+@pytest.mark.parametrize("seeds", many(20, 520, 1100), ids=str)
 @pytest.mark.timeout(300)
 def test_no_schedule_breaches_over_crashes_and_restarts(seeds: range, tmp_path: Path) -> None:
     assert sum(check(seed, tmp_path / f"{seed}.db") for seed in seeds) > 5 * len(seeds)
