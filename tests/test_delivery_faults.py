@@ -31,8 +31,9 @@ from twdm_async import (
     TwdmError,
 )
 from twdm_async.outbox import Outbox, State
-from twdm_async.outbox.verdicts import Ended, Judge, Retry, Sent, Stop, backoff, most_tries
+from twdm_async.outbox.verdicts import Ended, Judge, Sent, Stop, TryLater, backoff, most_tries
 from twdm_async.sandbox import Fault, Sandbox
+from twdm_async.transport.retry import Answered, Failed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -557,25 +558,29 @@ def judge() -> Judge:
     return Judge(600.0, 60.0, lambda: 1.0)
 
 
+def decided(one: Judge, row: int, to: str, tries: int, came: DirectMessage | TwdmError, now: float, **more: Any) -> Any:
+    return one.decide(row, to, tries, Answered(came) if isinstance(came, DirectMessage) else Failed(came), now, **more)
+
+
 def test_what_is_decided_when() -> None:
     one = judge()
-    assert one.decide(1, "5", 0, MESSAGE, 0.0) == Sent("1")
-    assert one.decide(1, "5", 0, refusal(349, 403), 0.0) == Ended(State.REJECTED, f"{SEND}: HTTP 403, code 349")
-    assert isinstance(one.decide(1, "5", 0, refusal(32, 401), 0.0), Stop)
-    assert isinstance(one.decide(1, "5", 0, refusal(326, 403), 0.0), Retry), "it does not say which"
-    assert isinstance(one.decide(1, "5", 0, object(), 0.0), Stop)
+    assert decided(one, 1, "5", 0, MESSAGE, 0.0) == Sent("1")
+    assert decided(one, 1, "5", 0, refusal(349, 403), 0.0) == Ended(State.REJECTED, f"{SEND}: HTTP 403, code 349")
+    assert isinstance(decided(one, 1, "5", 0, refusal(32, 401), 0.0), Stop)
+    assert isinstance(decided(one, 1, "5", 0, refusal(326, 403), 0.0), TryLater), "it does not say which"
+    assert isinstance(decided(one, 1, "5", 0, TwdmError(), 0.0), Stop)
 
 
 def test_while_nothing_gets_through_nobody_is_a_suspect() -> None:
     one, now = judge(), 0.0
     for turn in range(30):
         now += one.wait(now)
-        assert one.decide(turn % 3, "5", 0, refusal(None, 403), now) == Retry(
+        assert decided(one, turn % 3, "5", 0, refusal(None, 403), now) == TryLater(
             min(2.0 ** (turn // 3), 60.0), 0, str(refusal(None, 403))
         )
     assert one.is_troubled
     assert one.wait(now) == 300.0
-    assert one.decide(9, "5", 0, MESSAGE, now) == Sent("1")
+    assert decided(one, 9, "5", 0, MESSAGE, now) == Sent("1")
     assert (one.is_troubled, one.wait(now)) == (False, 0.0)
 
 
@@ -583,17 +588,17 @@ def test_while_nothing_gets_through_nobody_is_a_suspect() -> None:
 def test_an_unclear_refusal_stops_nobody_as_long_as_there_are_others_to_try(had_others: bool, stops_at: int) -> None:
     one, now = judge(), 0.0
     for row in range(stops_at):
-        assert isinstance(one.decide(row, str(row), 0, refusal(), now, had_others=had_others and row > 0), Retry)
+        assert isinstance(decided(one, row, str(row), 0, refusal(), now, had_others=had_others and row > 0), TryLater)
         now += one.wait(now)
-    assert isinstance(one.decide(stops_at, str(stops_at), 0, refusal(), now, had_others=had_others), Stop)
+    assert isinstance(decided(one, stops_at, str(stops_at), 0, refusal(), now, had_others=had_others), Stop)
 
 
 def test_many_that_fail_together_are_one_failure() -> None:
     one = judge()
     for row in range(16):
-        one.decide(row, "5", 0, refusal(None, 403), 0.0)
+        decided(one, row, "5", 0, refusal(None, 403), 0.0)
     assert one.wait(0.0) == 1.0
-    one.decide(20, "5", 0, refusal(None, 403), 1.0)
+    decided(one, 20, "5", 0, refusal(None, 403), 1.0)
     assert one.wait(1.0) == 2.0
 
 
@@ -601,11 +606,11 @@ def test_who_fails_while_others_get_through_is_tried_ever_more_rarely() -> None:
     one = judge()
     pauses, tries = [], 0
     for _ in range(6):
-        verdict = one.decide(1, "5", tries, refusal(), 0.0)
-        assert isinstance(verdict, Retry)
+        verdict = decided(one, 1, "5", tries, refusal(), 0.0)
+        assert isinstance(verdict, TryLater)
         pauses.append(verdict.after)
         tries = verdict.tries
-        one.decide(2, "5", 0, MESSAGE, 0.0)
+        decided(one, 2, "5", 0, MESSAGE, 0.0)
     assert tries == 6
     assert pauses == [1.0, 600.0, 1200.0, 2400.0, 4800.0, 9600.0]
     assert backoff(1, 600.0) == 0.0
@@ -626,7 +631,7 @@ def test_attempts_in_a_row_without_an_answer_make_a_pause() -> None:
     one = judge()
     unknown = DeliveryUnknown(endpoint=SEND, problem="silence", sent_at=datetime.now(UTC))
     for row in range(7):
-        one.decide(row, "5", 0, unknown, 0.0)
+        decided(one, row, "5", 0, unknown, 0.0)
         assert one.wait(0.0) == 0.0
-    one.decide(7, "5", 0, unknown, 0.0)
+    decided(one, 7, "5", 0, unknown, 0.0)
     assert one.wait(0.0) == 1.0

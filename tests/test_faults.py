@@ -330,7 +330,7 @@ async def test_fault_45_cancelled_after_any_number_of_turns_of_the_loop() -> Non
 
 async def test_fault_45_cancelled_while_all_senders_are_busy_it_never_leaves() -> None:
     async with serving(later) as server, connected(server.url) as client:
-        client._caller.senders._most = 1
+        client._caller.places.free = 1
         first, second, third = (asyncio.create_task(send(client)) for _ in range(3))
         while not server.requests:
             await asyncio.sleep(0.01)

@@ -40,7 +40,8 @@ from twdm_async import (
 )
 from twdm_async.endpoints import ENDPOINTS, Host
 from twdm_async.transport import wire
-from twdm_async.transport.http import Attempt, HttpTransport
+from twdm_async.transport.attempt import Attempt
+from twdm_async.transport.http import HttpTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -413,7 +414,7 @@ async def test_fault_45_cancelled_on_the_wire_the_slot_stays_counted() -> None:
 
 async def test_fault_45_cancelled_before_the_wire_the_slot_comes_back() -> None:
     async with serving(silence) as server, connected(server.url) as client:
-        client._caller.senders._most = 0
+        client._caller.places.free = 0
         sending = asyncio.create_task(send(client))
         await asyncio.sleep(0.05)
         assert used(client) == 1
@@ -488,7 +489,7 @@ async def test_fault_47_closed_while_sending_twice_and_used_afterwards() -> None
 
 async def test_fault_47_what_waits_for_a_place_on_the_wire_is_not_sent() -> None:
     async with serving(SENT) as server, connected(server.url) as client:
-        client._caller.senders._most = 0
+        client._caller.places.free = 0
         sending = asyncio.create_task(send(client))
         await asyncio.sleep(0.05)
         await client.close()
@@ -530,14 +531,14 @@ async def test_what_waits_for_a_borrowed_pool_is_not_signed_yet() -> None:
         aiohttp.ClientSession(connector=connector) as session,
         connected("http://127.0.0.1:1", session=session) as client,
     ):
-        assert client._caller.senders._most == 3
+        assert client._caller.places.free == 3
 
 
 async def test_fault_2_a_name_that_is_not_found() -> None:
     transport = HttpTransport(None, timeout=5.0)
     hosts = {Host.API: "http://no-such-name.invalid", Host.UPLOAD: ""}
     request = wire.encode(ENDPOINTS["direct_messages.send"], hosts, {})
-    fault = await transport.exchange(request, "OAuth", Attempt())
+    fault = await transport.exchange(request, Attempt())
     await transport.close(0)
     assert isinstance(fault, wire.Fault)
     assert not fault.sent

@@ -39,7 +39,10 @@ FLOORS: Final = {
     "transport.oauth1": 2,
     "transport.retry": 2,
     "transport.http": 3,
-    "transport.senders": 4,
+    "transport.attempt": 3,
+    "transport.direct": 3,
+    "transport.session": 3,
+    "transport.places": 4,
     "transport.call": 4,
     "transport": 2,
     "resources": 5,
@@ -134,7 +137,8 @@ def test_only_aiohttp_s_own_place_touches_it() -> None:
         )
     }
     # The client names the type of a session that it is lent.
-    assert users == {"twdm_async.transport.http", "twdm_async.client"}
+    at_the_wire = {f"twdm_async.transport.{name}" for name in ("http", "attempt", "direct", "session")}
+    assert users == {*at_the_wire, "twdm_async.client"}
 
 
 @pytest.mark.parametrize(

@@ -447,7 +447,7 @@ async def test_a_slot_given_back_takes_the_state_back_with_it(path: Path) -> Non
         Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quota_store=store) as client,
         Outbox(client, path) as outbox,
     ):
-        client._caller.senders._most = 0  # nobody is there to send it
+        client._caller.places.free = 0  # nobody is there to send it
         await outbox.put("5", TEXT, key="a")
         draining = asyncio.create_task(outbox.drain())
         while (await outbox.counts())[State.SENDING] == 0:
@@ -459,7 +459,7 @@ async def test_a_slot_given_back_takes_the_state_back_with_it(path: Path) -> Non
         await store.flush()
         assert (await outbox.get("a")).state is State.QUEUED  # type: ignore[union-attr]  # it is there
         assert used(client) == 0
-        client._caller.senders._most = 10
+        client._caller.places.free = 10
         assert (await outbox.drain())[State.SENT] == 1
 
 

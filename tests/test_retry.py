@@ -10,7 +10,7 @@ from twdm_async import errors
 from twdm_async.endpoints import ENDPOINTS, Host, Safety
 from twdm_async.models import CustomProfile
 from twdm_async.transport import wire
-from twdm_async.transport.retry import BEGINNING, Again, Story, decide
+from twdm_async.transport.retry import BEGINNING, Failed, Retry, Story, decide
 from twdm_async.transport.wire import Fault, Reply
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
@@ -23,21 +23,22 @@ ONE_OF_EACH = {
 SAFE_TO_REPEAT = [Safety.IDEMPOTENT, Safety.READ]
 
 
-def decision(safety: Safety, outcome: Reply | Fault, story: Story = BEGINNING) -> Again | errors.TwdmError:
+def decision(safety: Safety, outcome: Reply | Fault, story: Story = BEGINNING) -> Retry | errors.TwdmError:
     request = wire.encode(ENDPOINTS[ONE_OF_EACH[safety]], HOSTS, {}, path_id="1", message=wire.Message("5"))
     error = None
     if isinstance(outcome, Reply):
         with pytest.raises(errors.TwdmError) as caught:
             wire.read(request.endpoint, outcome, CustomProfile)
         error = caught.value
-    return decide(request, outcome, error, story, sent_at=NOW, jitter=0.5)
+    decided = decide(request, outcome, error, story, sent_at=NOW, jitter=0.5)
+    return decided.error if isinstance(decided, Failed) else decided
 
 
 @pytest.mark.parametrize("safety", Safety)
 def test_nothing_left_so_anything_may_be_tried_again(safety: Safety) -> None:
     fault = Fault("no connection", sent=False)
-    assert decision(safety, fault) == Again(Story(failures=1), 0.25)
-    assert decision(safety, fault, Story(failures=1)) == Again(Story(failures=2), 0.5)
+    assert decision(safety, fault) == Retry(Story(failures=1), 0.25)
+    assert decision(safety, fault, Story(failures=1)) == Retry(Story(failures=2), 0.5)
     failed = decision(safety, fault, Story(failures=2))
     assert isinstance(failed, errors.ConnectFailed)
     assert (failed.delivered, failed.safe_to_retry) == ("no", True)
@@ -75,7 +76,7 @@ def test_a_send_that_left_without_answer_is_unknown_and_never_sent_again(outcome
 @pytest.mark.parametrize("outcome", LEFT_WITHOUT_ANSWER)
 @pytest.mark.parametrize("safety", SAFE_TO_REPEAT)
 def test_what_may_be_repeated_is_repeated(safety: Safety, outcome: Reply | Fault) -> None:
-    assert decision(safety, outcome) == Again(Story(failures=1, left=True), 0.25)
+    assert decision(safety, outcome) == Retry(Story(failures=1, left=True), 0.25)
     given_up = decision(safety, outcome, Story(failures=2))
     assert isinstance(given_up, (errors.ConnectFailed, errors.ServerError, errors.MalformedResponse, errors.BadRequest))
     assert given_up.safe_to_retry or isinstance(given_up, errors.BadRequest)
@@ -101,7 +102,7 @@ def test_an_attempt_that_left_before_is_not_forgotten(last: Reply | Fault) -> No
 @pytest.mark.parametrize("story", [BEGINNING, Story(failures=2, left=True)])
 def test_a_spent_quota_is_waited_for_and_is_no_failure(safety: Safety, status: int, story: Story) -> None:
     again = decision(safety, Reply(status, {}, b""), story)
-    assert isinstance(again, Again)
+    assert isinstance(again, Retry)
     assert (again.after, again.story.failures, again.story.left) == (0.0, story.failures, story.left)
     assert again.story.refusal is not None
 
@@ -113,7 +114,7 @@ DATE = {"Date": "Fri, 15 Jan 2027 08:00:00 GMT"}
 @pytest.mark.parametrize("safety", Safety)
 def test_fault_34_the_server_s_clock_is_followed_once(safety: Safety) -> None:
     followed = Story(failures=1, resynchronised=True)
-    assert decision(safety, Reply(401, DATE, CLOCK_REFUSED)) == Again(followed, server_time=1_800_000_000.0)
+    assert decision(safety, Reply(401, DATE, CLOCK_REFUSED)) == Retry(followed, server_time=1_800_000_000.0)
     assert isinstance(decision(safety, Reply(401, DATE, CLOCK_REFUSED), followed), errors.Unauthorized)
     assert isinstance(decision(safety, Reply(401, {}, CLOCK_REFUSED)), errors.Unauthorized)
 

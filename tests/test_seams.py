@@ -38,7 +38,8 @@ from twdm_async.quota.limiter import QuotaLimiter
 from twdm_async.resources.reconcile import Reconciler
 from twdm_async.sandbox import Fault, Sandbox
 from twdm_async.transport import http as transport
-from twdm_async.transport import retry, wire
+from twdm_async.transport import retry, session, wire
+from twdm_async.transport.direct import Direct
 from twdm_async.transport.http import HttpTransport
 from twdm_async.transport.oauth1 import OAuth1Signer
 
@@ -58,14 +59,15 @@ async def box(sandbox: Sandbox, path: Path, **options: Any) -> AsyncIterator[Out
         yield outbox
 
 
-def senders() -> list[asyncio.Task[Any]]:
-    return [task for task in asyncio.all_tasks() if task.get_name() == "twdm_async sender"]
+def attempts() -> list[asyncio.Task[Any]]:
+    """The tasks of clients in which attempts are made."""
+    return [task for task in asyncio.all_tasks() if task.get_name() == "twdm_async attempt"]
 
 
 # ---- who is cancelled on the wire ----
 
 
-def test_fault_73_a_sender_that_is_cancelled_on_the_wire_leaves_no_row_and_no_slot_open(
+def test_fault_73_an_attempt_that_is_cancelled_on_the_wire_leaves_no_row_and_no_slot_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_files_in_the_loop(monkeypatch)
@@ -77,7 +79,7 @@ def test_fault_73_a_sender_that_is_cancelled_on_the_wire_leaves_no_row_and_no_sl
             draining = asyncio.create_task(here.outbox.drain())
             while not here.sandbox.messages:
                 await asyncio.sleep(0.1)  # they have arrived, and the answers are on their way
-            for task in senders():
+            for task in attempts():
                 task.cancel()
             assert (await draining)[State.SENT] == 10
             assert len(here.sandbox.messages) == 10
@@ -112,25 +114,32 @@ async def test_fault_73_all_tasks_are_cancelled_and_the_next_drain_ends(
         assert client_used[0].in_flight == 0
 
 
-async def test_fault_73_callers_of_senders_that_are_cancelled_end() -> None:
-    """Those under way, those that have not begun, and those that wait for a sender."""
+async def test_fault_73_an_attempt_that_was_left_to_the_client_is_cancelled_as_well() -> None:
+    """First the callers, then the client's tasks: before their first step, and on the wire."""
+    reports: list[Any] = []
     async with (
         Sandbox(latency=(0.05, 0.05), quotas=table()) as sandbox,
-        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=table()) as client,
+        Client(
+            sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=table(), observers=[reports.append]
+        ) as client,
     ):
-        client._caller.senders._most = 3
+        client._caller.places.free = 3
         sends = [asyncio.create_task(client.direct_messages.send("5", f"{TEXT} {one}")) for one in range(9)]
-        while len(senders()) < 3:
-            await asyncio.sleep(0)
-        for task in senders():
-            task.cancel()  # before its first step
-        await asyncio.sleep(0.05)
-        for task in senders():
-            task.cancel()  # on the wire
+        for turns in (0, 3):
+            while len(sandbox.requests) + in_flight(client) < 9 or not client._caller._under_way:
+                await asyncio.sleep(0.01)
+            on_the_wire = [one for one in client._caller._under_way if one.attempt and one.attempt.sent]
+            for task in sends[:3]:
+                task.cancel()
+            del sends[:3]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            assert len(on_the_wire) <= 3
+            for task in attempts():
+                task.cancel()
         async with asyncio.timeout(HANGS):
-            results = await asyncio.gather(*sends, return_exceptions=True)
-        assert {type(result) for result in results} == {DirectMessage, asyncio.CancelledError}
-        assert sum(isinstance(result, DirectMessage) for result in results) == 3, "who waited was sent by others"
+            results = await asyncio.gather(*sends)
+        assert {type(result) for result in results} == {DirectMessage}
         assert in_flight(client) == 0
 
 
@@ -194,8 +203,7 @@ async def test_fault_76_netrc_signs_nothing(sandbox: Sandbox, tmp_path: Path, mo
 async def test_fault_80_an_aiohttp_that_sends_by_another_method_is_refused_before_anything_leaves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transport, "_checked", set[str]())
-    monkeypatch.setattr(transport, "_TrackedRequest", aiohttp.ClientRequest)  # of which another method would be called
+    monkeypatch.setattr(session, "TrackedRequest", aiohttp.ClientRequest)  # of which another method would be called
     async with serving(http(b"{}")) as server, connected(server.url) as client:
         for _ in range(2):
             with pytest.raises(IncompatibleAiohttp, match=f"aiohttp {aiohttp.__version__} does not tell") as caught:
@@ -208,8 +216,12 @@ async def test_fault_80_a_reply_without_a_request_is_never_taken_for_nothing_sen
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The check was passed, and then aiohttp does something else all the same."""
-    monkeypatch.setattr(transport._TrackedRequest, "send", aiohttp.ClientRequest.send)
-    monkeypatch.setattr(transport, "_checked", {aiohttp.__version__})
+
+    async def by_session(*_: Any, **__: Any) -> None:
+        return None
+
+    monkeypatch.setattr(session.TrackedRequest, "send", aiohttp.ClientRequest.send)
+    monkeypatch.setattr(transport, "learn", by_session)
     async with serving(http(b"{}")) as server, connected(server.url) as client:
         with pytest.raises(DeliveryUnknown, match="does not tell when a request leaves"):
             await send(client)
@@ -275,7 +287,7 @@ SEAMS: list[tuple[Any, str]] = [
     (QuotaLimiter, "admit"), (QuotaLimiter, "learn"), (QuotaLimiter, "settle"), (HttpTransport, "exchange"),
     (MemoryQuotaStore, "ask"), (Book, "take"), (Book, "apply"), (SQLiteQuotaStore, "_transact"), (Storage, "do"),
     (Rows, "put"), (Rows, "take_up"), (Rows, "leave"), (Rows, "end"), (Rows, "unknown"), (Rows, "counts"),
-    (Reconciler, "read"), (Reconciler, "candidates"), (transport, "_read"), (transport, "_headers"),
+    (Reconciler, "read"), (Reconciler, "candidates"), (session, "_read"), (session, "_headers"), (Direct, "start"), (Direct, "finish"),
 ]  # fmt: skip
 
 

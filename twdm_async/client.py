@@ -218,10 +218,7 @@ class Client:
             WrongEventLoop: it was used in another event loop or another process; it can only be closed there.
         """
         self._caller.bind_loop()
-        self._limiter.close()
-        self._caller.senders.end_waiting()
-        await self._http.close(timeout)
-        await self._caller.senders.join()
+        await self._caller.close(timeout)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._store.flush()
@@ -241,5 +238,4 @@ class Client:
     def __del__(self, _warn: Any = warnings.warn) -> None:
         http = getattr(self, "_http", None)  # absent if the arguments were refused
         if http is not None and http.is_open:
-            self._caller.abandon()
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)

@@ -16,7 +16,7 @@ from attrs import field, frozen
 from twdm_async._quiet import mistake
 from twdm_async.errors import InvalidInput, TwdmError
 from twdm_async.outbox.entry import Entry, State
-from twdm_async.outbox.verdicts import Retry, backoff, most_tries
+from twdm_async.outbox.verdicts import TryLater, backoff, most_tries
 from twdm_async.quota.operations import Intent
 from twdm_async.quota.spec import Priority
 from twdm_async.state_file import Schema
@@ -323,12 +323,12 @@ class Rows:
             self._db.execute("UPDATE message SET sent_at = ? WHERE id = ?", (signed_at, row))
         self._db.execute("UPDATE message SET ended_at = ?, ended_uptime = ? WHERE id = ?", (self._wall, uptime, row))
 
-    def put_back(self, row: int, owner: str | None, retry: Retry) -> None:
+    def put_back(self, row: int, owner: str | None, later: TryLater) -> None:
         """It did not arrive. It is `owner`'s, or anybody's, to be tried again."""
         self._db.execute(
             "UPDATE message SET state = iif(state = 'sending', 'queued', state), slot = NULL, owner = ?, tries = ?, "
             "not_before = ?, error = coalesce(?, error) WHERE id = ? AND state IN ('sending', 'queued', 'absent')",
-            (owner, retry.tries, self._wall + retry.after, retry.error, row),
+            (owner, later.tries, self._wall + later.after, later.error, row),
         )
 
     def end_absent(self, row: int, settle_after: float) -> State:

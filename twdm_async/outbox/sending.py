@@ -17,18 +17,19 @@ from twdm_async._quiet import mistake
 from twdm_async.outbox.entry import State
 from twdm_async.outbox.rows import Rows, SlotIntent
 from twdm_async.outbox.storage import Storage, woken
-from twdm_async.outbox.verdicts import Ended, Judge, Retry, Sent, Stop, Unknown, Verdict
+from twdm_async.outbox.verdicts import Ended, Judge, Sent, Stop, TryLater, Unknown, Verdict
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.spec import Priority
 from twdm_async.resources.direct_messages import DirectMessages, Outgoing, as_message
 from twdm_async.state_file import FileTrouble
+from twdm_async.transport import retry
 from twdm_async.transport.call import Journal
-from twdm_async.transport.retry import Again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from twdm_async._clock import Clock
+    from twdm_async.models.direct_messages import DirectMessage
     from twdm_async.outbox.rows import TakenUp
     from twdm_async.outbox.settling import Settling
     from twdm_async.owners import Owner
@@ -291,7 +292,7 @@ class _Attempts(Journal):
         self._signed_at = 0.0
         self._is_abandoned = False
         self._is_open = False  # it may have left, and no outcome is written down yet
-        self._ended_in: object = None  # the outcome that was judged last
+        self._ended_in: retry.Outcome[DirectMessage] | None = None  # the outcome that was judged last
         self._verdict: Verdict | None = None
 
     @property
@@ -314,12 +315,12 @@ class _Attempts(Journal):
             ):
                 raise _NotOurs
 
-    async def ended(self, outcome: Any) -> None:
+    async def ended(self, outcome: retry.Outcome[DirectMessage]) -> None:
         self._ended_in = outcome
         await self._write(self._step(outcome))
         self._is_open = False
 
-    def cut_off(self, outcome: Any) -> None:
+    def cut_off(self, outcome: retry.Outcome[DirectMessage]) -> None:
         self._ended_in = outcome
         step = self._step(outcome)
         if step is not None:
@@ -332,8 +333,8 @@ class _Attempts(Journal):
 
     async def is_last(self, error: errors.TwdmError) -> bool:
         """Take in that sending it ended by `error`. Return whether the next message would be refused for the same."""
-        if self._ended_in is None or isinstance(self._ended_in, Again):
-            await self.ended(error)  # it did not come to an attempt, or to another one
+        if self._ended_in is None or isinstance(self._ended_in, retry.Retry):
+            await self.ended(retry.Failed(error))  # it did not come to an attempt, or to another one
         return isinstance(self._verdict, Stop) or isinstance(error, errors.OutboxFailed)
 
     async def abandon(self) -> None:
@@ -352,17 +353,18 @@ class _Attempts(Journal):
             self._sending.unwritten[self.row] = step  # it may be written now all the same
             raise
 
-    def _step(self, outcome: Any) -> Callable[[Rows], object] | None:
+    def _step(self, outcome: retry.Outcome[DirectMessage]) -> Callable[[Rows], object] | None:
         """How `outcome` is written down, if that was not done already; ``None`` if there is nothing to write."""
         step = self._unguarded_step(outcome)
         row, owner = self.row, self._sending.owner.name
         return None if step is None else lambda rows: step(rows) if rows.is_held(row, owner) else None
 
-    def _unguarded_step(self, outcome: Any) -> Callable[[Rows], object] | None:
+    def _unguarded_step(self, outcome: retry.Outcome[DirectMessage]) -> Callable[[Rows], object] | None:
         row, clock = self.row, self._sending.clock
-        if isinstance(outcome, _NotOurs):
+        error = outcome.error if isinstance(outcome, retry.Failed) else None
+        if isinstance(error, _NotOurs):
             return None
-        if isinstance(outcome, _Expired):
+        if isinstance(error, _Expired):
             verdict: Verdict = Ended(State.EXPIRED)
         else:
             taken = self._taken
@@ -373,16 +375,16 @@ class _Attempts(Journal):
         match verdict:
             case Sent(message_id=message_id):
                 return lambda rows: self._arrived(rows, message_id)
-            case Ended(state=state, error=error):
-                return lambda rows: rows.end(row, state, error=error)
-            case Unknown(error=error):
-                return lambda rows: rows.mark_unknown(row, error, clock.uptime(), self._signed_at)
-            case Retry() as retry:
-                if retry.error is not None:
-                    _log.warning("outbox: a message is tried again in %.0f s or later: %s", retry.after, retry.error)
-                return lambda rows: self._put_back(rows, retry)
+            case Ended(state=state, error=words):
+                return lambda rows: rows.end(row, state, error=words)
+            case Unknown(error=doubt):
+                return lambda rows: rows.mark_unknown(row, doubt, clock.uptime(), self._signed_at)
+            case TryLater() as later:
+                if later.error is not None:
+                    _log.warning("outbox: a message is tried again in %.0f s or later: %s", later.after, later.error)
+                return lambda rows: self._put_back(rows, later)
             case Stop(error=reason):
-                return lambda rows: self._put_back(rows, Retry(tries=self._taken.tries, error=str(reason)))
+                return lambda rows: self._put_back(rows, TryLater(tries=self._taken.tries, error=str(reason)))
             case _:
                 assert_never(verdict)
 
@@ -394,12 +396,12 @@ class _Attempts(Journal):
         else:
             rows.end(self.row, State.SENT, message_id=message_id)
 
-    def _put_back(self, rows: Rows, retry: Retry) -> None:
-        if retry.tries > self._taken.tries and rows.is_given_up(self.row, retry.tries):
-            error = f"{retry.error} (in {retry.tries} tries, while others got through)"
+    def _put_back(self, rows: Rows, later: TryLater) -> None:
+        if later.tries > self._taken.tries and rows.is_given_up(self.row, later.tries):
+            error = f"{later.error} (in {later.tries} tries, while others got through)"
             rows.end(self.row, State.FAILED, error=error)
         else:
-            rows.put_back(self.row, None if self._is_abandoned else self._sending.owner.name, retry)
+            rows.put_back(self.row, None if self._is_abandoned else self._sending.owner.name, later)
 
 
 def _outgoing(taken: TakenUp) -> Outgoing:

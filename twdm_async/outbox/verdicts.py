@@ -27,17 +27,18 @@ unclear refusal, sending stops when there is nobody else to try, or when eight o
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 from attrs import frozen
 
 from twdm_async import errors
-from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.outbox.entry import State
-from twdm_async.transport.retry import Again
+from twdm_async.transport import retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from twdm_async.models.direct_messages import DirectMessage
 
 _BY_CHANCE: Final = 1e-5  # a good message is given up with this probability, at the most
 _FEWEST_TRIES, _MOST_TRIES = 3, 8
@@ -72,7 +73,7 @@ class Unknown:
 
 
 @frozen
-class Retry:
+class TryLater:
     """It did not arrive, and is tried again.
 
     Args:
@@ -93,7 +94,7 @@ class Stop:
     error: errors.TwdmError
 
 
-Verdict = Sent | Ended | Unknown | Retry | Stop
+Verdict = Sent | Ended | Unknown | TryLater | Stop
 
 
 def most_tries(failed: int, tried: int) -> int:
@@ -136,7 +137,14 @@ class Judge:
         self._resume_at = -math.inf  # by the monotonic clock
 
     def decide(
-        self, row: int, recipient_id: str, tries: int, outcome: Any, now: float, *, had_others: bool = False
+        self,
+        row: int,
+        recipient_id: str,
+        tries: int,
+        outcome: retry.Outcome[DirectMessage],
+        now: float,
+        *,
+        had_others: bool = False,
     ) -> Verdict:
         """What becomes of a message.
 
@@ -144,37 +152,40 @@ class Judge:
             row: its number.
             recipient_id: whom it is for.
             tries: how often it has failed before, while others got through.
-            outcome: of its attempt: the answer, an error, or that there must be another attempt.
+            outcome: of its attempt.
             now: seconds, by the monotonic clock.
             had_others: whether it was taken up while there were messages to people to whom none has failed lately.
         """
         match outcome:
-            case DirectMessage():
+            case retry.Answered(answer):
                 self._answered(row)
-                return Sent(outcome.id)
-            case Again():
-                return Retry(tries=tries)
+                return Sent(answer.id)
+            case retry.Retry():
+                return TryLater(tries=tries)
+            case retry.Failed(error):
+                pass
+            case _:
+                assert_never(outcome)
+        match error:
             case errors.DeliveryUnknown():
                 self._silences += 1
                 self._suspects.add(recipient_id)
                 if self._silences >= _SILENCES:
                     self._pause(now, _SPENDS)
-                return Unknown(str(outcome))
+                return Unknown(str(error))
             case errors.QuotaWaitTooLong() | errors.RateLimited():
                 return Ended(State.EXPIRED, "its quota is free too late")
             case errors.ResponseError(subject="message"):
                 self._answered(row)
-                return Ended(State.REJECTED, str(outcome))
+                return Ended(State.REJECTED, str(error))
             case errors.ResponseError(subject="unclear" | "intermediary") | errors.InternalError():
                 self._suspects.add(recipient_id)
-                return self._failed(row, tries, outcome, now, had_others=had_others)
+                return self._failed(row, tries, error, now, had_others=had_others)
             case errors.QuotaQueueFull() | errors.ConnectFailed(safe_to_retry=True):
                 self._pause(now, 1.0)
-                return Retry(tries=tries, error=str(outcome))
-            case errors.TwdmError():
-                return Stop(outcome)
+                return TryLater(tries=tries, error=str(error))
             case _:
-                return Stop(errors.InternalError(problem=f"an outcome that is a {type(outcome).__name__}"))
+                return Stop(error)
 
     def forget(self) -> None:
         """Blame nobody for what failed before."""
@@ -206,7 +217,7 @@ class Judge:
         has_failed_alone = tries > 0 and not self._in_a_row
         if self._answers > answers or has_failed_alone or (is_refused_alone and self._answers):
             tries += 1 if tries else 2  # others got through since its first failure, too
-            return Retry(backoff(tries, self._settle_after) or self._settle_after / 10, tries, str(error))
+            return TryLater(backoff(tries, self._settle_after) or self._settle_after / 10, tries, str(error))
         self._in_a_row.append(row)
         if len(self._in_a_row) > 1:
             self._pause(now, _SPENDS)
@@ -214,7 +225,7 @@ class Judge:
         is_lasting = self._rounds > _ROUNDS and len(self._in_a_row) > _ROUNDS and not is_intermediary
         if is_lasting and (not had_others or self._probes >= _PROBES):
             return Stop(error)
-        return Retry(min(2.0**count, self._longest_pause), tries, str(error))
+        return TryLater(min(2.0**count, self._longest_pause), tries, str(error))
 
     def _answered(self, row: int) -> None:
         self._answers += 1

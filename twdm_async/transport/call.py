@@ -1,19 +1,21 @@
 """The one loop of attempts: admit, sign, exchange, read, decide.
 
-A caller waits for quota in its own task, where it may be cancelled as it likes. From then on the attempt is the
-client's: a sender makes it to its end, writes its outcome down and tells the observers, whoever still waits for it.
+A caller makes its attempts in its own task, where it may be cancelled as it likes. If it is when bytes have left, the
+attempt becomes the client's: a task of the client's goes on with it from where it was, writes its outcome down and
+tells the observers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import math
 import random
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, assert_never
 
 from attrs import define, evolve
 
@@ -27,13 +29,14 @@ from twdm_async.observers import AttemptReport
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.operations import Intent, Recipient, Slot
 from twdm_async.transport import retry, wire
-from twdm_async.transport.http import Attempt
-from twdm_async.transport.senders import Job, Senders
-from twdm_async.transport.sent import SentMessages, Sought
+from twdm_async.transport.attempt import Attempt
+from twdm_async.transport.places import Places
+from twdm_async.transport.retry import Answered, Failed, Outcome, Retry
+from twdm_async.transport.sent import SentMessages
 from twdm_async.transport.wire import Fault, Message, Reply, Request, Sink
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Container, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Container, Coroutine, Mapping, Sequence
 
     from twdm_async._clock import Clock
     from twdm_async.credentials import Credentials
@@ -65,7 +68,7 @@ _log = logging.getLogger(__name__)
 class Journal(ABC):
     """What somebody writes down of one call's attempts, so that a crash finds out how far they came.
 
-    Its methods are awaited by the client's own senders, where no caller's cancellation reaches them.
+    Its methods are awaited in a task of the client's, where no caller's cancellation reaches them.
     """
 
     @property
@@ -83,11 +86,11 @@ class Journal(ABC):
         """
 
     @abstractmethod
-    async def ended(self, outcome: Any) -> None:
-        """What came of the attempt: an answer, an error, or :class:`~twdm_async.transport.retry.Again`."""
+    async def ended(self, outcome: Outcome[Any]) -> None:
+        """What came of the attempt."""
 
     @abstractmethod
-    def cut_off(self, outcome: Any) -> None:
+    def cut_off(self, outcome: Outcome[Any]) -> None:
         """The same, where the task that made the attempt was cancelled and can wait for nothing."""
 
     @abstractmethod
@@ -96,27 +99,44 @@ class Journal(ABC):
 
 
 @define(eq=False)
-class _Call:
+class _Call(Generic[T]):
     """A call on its way.
 
     Args:
         into: the model of its answer.
-        context: the caller's, in which observers are told.
         slot: of the attempt to be made.
-        number: of that attempt, from 1.
+        attempt: that is being made.
+        stamp: when it was, by the server's clock in seconds since 1970; no two attempts have the same.
+        began: when it was, by the monotonic clock.
+        number: which it is, from 1.
         waited: seconds that it waited for quota.
+        is_abandoned: whether nobody waits for its outcome any more.
         watchers: set when the attempt that is under way has ended.
     """
 
     request: Request
-    into: type[Any]
+    into: type[T]
     journal: Journal | None
-    context: contextvars.Context | None
     slot: Slot | None = None
+    attempt: Attempt | None = None
     story: retry.Story = retry.BEGINNING
+    stamp: float = 0.0
+    began: float = 0.0
     number: int = 0
     waited: float = 0.0
+    is_abandoned: bool = False
     watchers: tuple[asyncio.Event, ...] = ()
+
+    @property
+    def sent_at(self) -> datetime:
+        """When the attempt was made (UTC), as its signature says."""
+        return datetime.fromtimestamp(self.stamp, UTC)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether a task of the client's is to go on with the attempt when its caller is cancelled."""
+        is_the_clients = self.journal is not None or self.is_abandoned
+        return self.attempt is not None and self.attempt.sent and not is_the_clients
 
 
 class Caller:
@@ -151,7 +171,6 @@ class Caller:
         self._limiter = limiter
         self._signer = signer
         self._http = http
-        self._credentials = credentials
         self.clock = self._clock = clock
         self._max_wait = checked_wait(max_wait)
         self._uncounted_reads = uncounted_reads
@@ -159,10 +178,12 @@ class Caller:
         self._budget = retry.RetryBudget()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._forks = 0
-        self._under_way: set[_Call] = set()
+        self._under_way: set[_Call[Any]] = set()
+        self._idle = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()  # in which attempts are made that are the client's
         self._last_stamp = 0.0
-        self.senders = Senders(http.most)
-        self.sent = SentMessages()
+        self.places = Places(http.most)
+        self.sent = SentMessages(credentials)
 
     @property
     def api_host(self) -> str:
@@ -184,10 +205,18 @@ class Caller:
             gone = ", which is closed" if self._loop.is_closed() else ""
             raise errors.WrongEventLoop(problem=f"the client is in use in another event loop{gone}")
 
-    def abandon(self) -> None:
-        """Nobody holds the client any more, and it was not closed: let its senders end. May come from any thread."""
-        if self._loop is not None and not self._loop.is_closed() and self._forks == forks():
-            self._loop.call_soon_threadsafe(self.senders.end_waiting)
+    async def close(self, timeout: float) -> None:
+        """Begin nothing any more, and wait for what is under way: up to `timeout` seconds, then it is ended."""
+        self._limiter.close()
+        self.places.close()
+        if self._under_way:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._idle.wait()
+        await self._http.close(timeout=0)
+        while tasks := self._tasks - {asyncio.current_task()}:
+            await asyncio.wait(tasks)
 
     def note_inbound(self, person: str, at: datetime) -> None:
         """A person has written to the account, at that time by the server's clock."""
@@ -245,27 +274,29 @@ class Caller:
             request = wire.encode(ENDPOINTS[name], hosts, arguments, path_id=path_id, message=message)
             request.sink = sink
             del arguments  # a traceback that shows what its frames hold is not to show a message
-            context = contextvars.copy_context() if self._observers else None
-            answer: T = await self._attempts(_Call(request, into, journal, context), lane, max_wait)
-            return answer
+            return await self._attempts(_Call(request, into, journal), lane, max_wait)
         except errors.TwdmError:
             raise
         except Exception as error:  # noqa: BLE001 - nobody could have expected it
             problem = mistake(error)
         raise problem
 
-    async def _attempts(self, call: _Call, lane: Lane, max_wait: float | None) -> Any:
+    async def _attempts(self, call: _Call[T], lane: Lane, max_wait: float | None) -> T:
         patience = checked_wait(max_wait) if max_wait is not None else self._max_wait
         while True:
             patience = await self._admit(call, lane, patience)
-            decision = await self._send(call)
-            if isinstance(decision, errors.TwdmError):
-                raise decision
-            if not isinstance(decision, retry.Again):
-                return decision
-            call.story = decision.story
-            if decision.after:
-                await self._clock.sleep(decision.after)
+            outcome = await self._send(call)
+            match outcome:
+                case Answered(answer):
+                    return answer
+                case Failed(error):
+                    raise error
+                case Retry():
+                    call.story, call.attempt = outcome.story, None
+                    if outcome.after:
+                        await self._clock.sleep(outcome.after)
+                case _:
+                    assert_never(outcome)
 
     async def pages(self, name: str, into: type[P], *, count: int, max_wait: float | None) -> AsyncGenerator[P]:
         """Go through the pages of a list. A page may be empty and still not be the last.
@@ -291,7 +322,7 @@ class Caller:
             cursors.add(page.next_cursor)
             arguments["cursor"] = page.next_cursor
 
-    async def _admit(self, call: _Call, lane: Lane, patience: float | None) -> float | None:
+    async def _admit(self, call: _Call[Any], lane: Lane, patience: float | None) -> float | None:
         """Get `call` a slot. Returns how many seconds of waiting are left."""
         endpoint, story = call.request.endpoint, call.story
         intent = call.journal.intent if call.journal else None
@@ -311,7 +342,7 @@ class Caller:
             problem = evolve(story.refusal, retry_at=problem.retry_at)
         raise retry.told_whole(problem, call.request, story)
 
-    def _recipient(self, call: _Call) -> Recipient | None:
+    def _recipient(self, call: _Call[Any]) -> Recipient | None:
         """Return the recipient of the message that the call sends."""
         message = call.request.message
         return Recipient(message.recipient_id, self.server_time) if message and message.recipient_id else None
@@ -320,79 +351,141 @@ class Caller:
         """Seconds since 1970 by the server's clock, as far as it is known; in any thread."""
         return self._clock.wall() + self._signer.skew
 
-    async def _send(self, call: _Call) -> Any:
-        """Have one attempt made by a sender. Who is cancelled here leaves it to go on, once it has begun."""
-        outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        job = Job(lambda job: self._make_attempt(call, job), call.request.endpoint.name, outcome)
+    async def _send(self, call: _Call[T]) -> Outcome[T]:
+        """Make an attempt. Who is cancelled here leaves it to go on, if a byte of it may have left."""
+        if call.journal is None:
+            return await self._attempt(call)
+        # What is written down must not be cut off by a caller.
+        task = self._begin(self._attempt(call))
         try:
-            return await self.senders.run(job)
-        except BaseException:
-            if not job.has_begun:
-                outcome.cancel()
-                self._give_back(call)
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            call.is_abandoned = True
+            if call.attempt is None:
+                task.cancel()
+                self._give_back(call)  # the task may not come to its first step
             raise
 
-    async def _make_attempt(self, call: _Call, job: Job[Any]) -> Any:
-        self._under_way.add(call)
-        try:
-            return await self._attempt(call, job)
-        finally:
-            self._under_way.discard(call)
-            for watcher in call.watchers:
-                watcher.set()
-            if call.journal is not None:
-                call.journal.over()
+    def _begin(self, work: Coroutine[Any, Any, Outcome[T]]) -> asyncio.Task[Outcome[T]]:
+        """Have `work` done in a task of the client's, in the context of the caller."""
+        task = asyncio.create_task(work, name="twdm_async attempt")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _attempt(self, call: _Call, job: Job[Any]) -> Any:
-        """One attempt, and what follows from it: the answer, the error, or that there must be another one."""
-        if call.slot is not None and self._clock.uptime() > call.slot.send_by:
-            # It had to wait for a sender for too long.
-            self._give_back(call)
-            again = retry.Again(call.story)
-            if call.journal is not None:
-                await call.journal.ended(again)
-            return again
-        call.number += 1
-        began, stamp = self._clock.monotonic(), self._next_stamp()
-        attempt = Attempt() if call.slot is None else Attempt(call.slot.send_by, self._clock.uptime)
+    async def _attempt(self, call: _Call[T]) -> Outcome[T]:
+        """Make an attempt; or in a task of the client's, go on with one whose caller was cancelled."""
+        if call.attempt is None:
+            try:
+                await self.places.take(call.request.endpoint.name)
+            except BaseException:
+                self._give_back(call)
+                raise
+            self._under_way.add(call)
+        is_over = True
         try:
-            outcome, decision = await self._exchange(call, attempt, stamp)
+            return await self._make_attempt(call)
+        except asyncio.CancelledError:
+            if call.may_go_on:
+                is_over, call.is_abandoned = False, True
+                self._begin(self._attempt(call))
+            raise
+        finally:
+            if is_over:
+                self._end(call)
+
+    def _end(self, call: _Call[Any]) -> None:
+        """Nothing of the attempt is under way any more."""
+        self.places.give_back()
+        self._under_way.discard(call)
+        if not self._under_way:
+            self._idle.set()
+        for watcher in call.watchers:
+            watcher.set()
+        if call.journal is not None:
+            call.journal.over()
+
+    async def _make_attempt(self, call: _Call[T]) -> Outcome[T]:
+        attempt, slot = call.attempt, call.slot
+        if attempt is None:
+            if slot is not None and self._clock.uptime() > slot.send_by:  # it had to wait for a place for too long
+                self._give_back(call)
+                if call.journal is not None:
+                    await call.journal.ended(Retry(call.story))
+                return Retry(call.story)
+            call.number += 1
+            call.began, call.stamp = self._clock.monotonic(), self._next_stamp()
+            attempt = call.attempt = Attempt() if slot is None else Attempt(slot.send_by, self._clock.uptime)
+        reply: Reply | Fault | None = None
+        try:
+            reply, outcome = await self._exchange(call, attempt)
         except Exception as error:  # noqa: BLE001 - a mistake of ours is no reason to leave it open
-            outcome, decision = None, self._failed(call, stamp, mistake(error), left=attempt.sent)
-        except BaseException as cancelled:
+            attempt.distrust()
+            outcome = Failed(self._failed(call, mistake(error), left=attempt.sent))
+        except BaseException as cut_off:
             if call.journal is not None:  # whoever comes next will write it down
-                left = self._failed(call, stamp, _CUT_OFF, left=True) if attempt.sent else None
-                call.journal.cut_off(left or retry.Again(call.story))
-            raise cancelled from None
+                left = Failed(self._failed(call, _CUT_OFF, left=True)) if attempt.sent else None
+                call.journal.cut_off(left or Retry(call.story))
+            raise cut_off from None
         try:
             # Not if it was only looked up; and a journal keeps those without an id by itself, and longer.
             message = call.request.message
-            if message is not None and isinstance(decision, DirectMessage) and (decision.id or call.journal is None):
-                self._note_sent(message, decision, stamp)
+            if message is not None and isinstance(outcome, Answered):
+                answer: Any = outcome.answer
+                if isinstance(answer, DirectMessage) and (answer.id or call.journal is None):
+                    self.sent.note_answer(message, answer, call.sent_at)
             if call.journal is not None:
-                await call.journal.ended(decision)
+                await call.journal.ended(outcome)
         finally:
-            if self._observers or isinstance(decision, errors.DeliveryUnknown) or _log.isEnabledFor(logging.DEBUG):
-                self._report(
-                    call,
-                    AttemptReport(
-                        endpoint=call.request.endpoint.name,
-                        method=call.request.endpoint.method,
-                        url=call.request.url,
-                        number=call.number,
-                        waited=call.waited,
-                        began=datetime.fromtimestamp(stamp, UTC),
-                        took=self._clock.monotonic() - began,
-                        left=attempt.sent,
-                        status=outcome.status if isinstance(outcome, Reply) else None,
-                        problem=outcome.problem if isinstance(outcome, Fault) else None,
-                        outcome=decision,
-                        is_abandoned=job.is_abandoned,
-                    ),
-                )
-        return decision
+            self._report(call, attempt, reply, outcome)
+        return outcome
 
-    def _give_back(self, call: _Call) -> None:
+    async def _exchange(self, call: _Call[T], attempt: Attempt) -> tuple[Reply | Fault | None, Outcome[T]]:
+        """What came of the attempt, and what follows from it. However this ends, the slot is settled, or given back if
+        no byte left; unless a task of the client's goes on with it.
+        """
+        reply: Reply | Fault | None = None
+        outcome: Outcome[T] | None = None
+        is_over = True
+        try:
+            if not attempt.authorization:
+                if call.journal is not None:
+                    is_written = call.slot is not None and call.slot.intent is not None
+                    await call.journal.leaving(call.stamp, is_written=is_written)
+                attempt.authorization = self._signer.sign(call.request)
+            reply = await self._http.exchange(call.request, attempt)
+            if isinstance(reply, Reply):
+                self._limiter.learn(call.request.endpoint.family, reply.status, reply.headers)
+            # An attempt that came too late for its slot did not fail; it needs another slot.
+            outcome = Retry(call.story) if attempt.is_late else self._decide(call, attempt, reply)
+            return reply, outcome
+        except errors.TwdmError as error:  # the client was closed, or the journal could not be written
+            return reply, Failed(error)
+        except asyncio.CancelledError:
+            is_over = not call.may_go_on
+            raise
+        finally:
+            if is_over:
+                attempt.distrust()  # unless it was said before that it can be trusted
+                self._settle(call, attempt, reply, outcome)
+
+    def _settle(
+        self, call: _Call[T], attempt: Attempt, reply: Reply | Fault | None, outcome: Outcome[T] | None
+    ) -> None:
+        if not attempt.sent:
+            self._give_back(call)
+        elif call.slot is not None:
+            answer: Any = outcome.answer if isinstance(outcome, Answered) else None
+            is_message = isinstance(answer, DirectMessage)
+            self._limiter.settle(
+                call.slot,
+                seen=isinstance(reply, Reply),
+                made=answer.created_at if is_message else None,
+                message_id=answer.id if is_message else None,
+            )
+            call.slot = None
+
+    def _give_back(self, call: _Call[Any]) -> None:
         if call.slot is not None:
             self._limiter.give_back(call.slot)
             call.slot = None
@@ -405,97 +498,62 @@ class Caller:
         self._last_stamp = now
         return now
 
-    async def _exchange(self, call: _Call, attempt: Attempt, stamp: float) -> tuple[Reply | Fault | None, Any]:
-        """What came of the attempt, and what follows from it. However this ends, the slot is settled, or given back if
-        no byte left.
-        """
-        outcome: Reply | Fault | None = None
-        decision: Any = None
-        try:
-            if call.journal is not None:
-                await call.journal.leaving(stamp, is_written=call.slot is not None and call.slot.intent is not None)
-            outcome = await self._http.exchange(call.request, self._signer.sign(call.request), attempt)
-            if isinstance(outcome, Reply):
-                self._limiter.learn(call.request.endpoint.family, outcome.status, outcome.headers)
-            # An attempt that came too late for its slot did not fail; it needs another slot.
-            decision = retry.Again(call.story) if attempt.is_late else self._decide(call, outcome, stamp, attempt)
-            return outcome, decision
-        except errors.TwdmError as error:  # the client was closed, or the journal could not be written
-            return outcome, error
-        finally:
-            if not attempt.sent:
-                self._give_back(call)
-            elif call.slot is not None:
-                answer = decision if isinstance(decision, DirectMessage) else None
-                self._limiter.settle(
-                    call.slot,
-                    seen=isinstance(outcome, Reply),
-                    made=answer.created_at if answer else None,
-                    message_id=answer.id if answer else None,
-                )
-
-    def _decide(self, call: _Call, outcome: Reply | Fault, stamp: float, attempt: Attempt) -> Any:
-        """What follows from `outcome`: the answer, the error, or that there must be another attempt."""
+    def _decide(self, call: _Call[T], attempt: Attempt, reply: Reply | Fault) -> Outcome[T]:
+        """What follows from `reply`."""
         request, error = call.request, None
-        if isinstance(outcome, Reply):
+        if isinstance(reply, Reply):
             try:
-                answer = wire.read(request.endpoint, outcome, call.into)
+                answer = wire.read(request.endpoint, reply, call.into)
                 if problem := self._mismatch(request, answer):
-                    raise errors.MalformedResponse(
-                        endpoint=request.endpoint.name, status=outcome.status, problem=problem
-                    )
+                    raise errors.MalformedResponse(endpoint=request.endpoint.name, status=reply.status, problem=problem)
             except errors.TwdmError as refusal:
                 attempt.distrust()
                 error = wire.without_secrets(refusal, request.message, attempt.authorization)
             else:
                 attempt.trust()
                 self._budget.earn()
-                return answer
-            if isinstance(error, errors.RateLimited) and outcome.status not in {420, 429}:
-                self._limiter.refused(request.endpoint.family, outcome.headers)  # only the code says so
+                return Answered(answer)
+            if isinstance(error, errors.RateLimited) and reply.status not in {420, 429}:
+                self._limiter.refused(request.endpoint.family, reply.headers)  # only the code says so
         decision = retry.decide(
             request,
-            outcome,
+            reply,
             error,
             call.story,
-            sent_at=datetime.fromtimestamp(stamp, UTC),
+            sent_at=call.sent_at,
             jitter=random.random(),
             may_retry=self._budget.has_some,
         )
-        if isinstance(decision, errors.DeliveryUnknown):
-            return self._identified(decision, call)
-        if isinstance(decision, retry.Again):
-            if decision.server_time is not None:
-                self._signer.skew = decision.server_time - self._clock.wall()
-            if decision.story.failures > call.story.failures:
-                self._budget.spend()
+        if isinstance(decision, Failed):
+            error = decision.error
+            return Failed(self._identified(error, call)) if isinstance(error, errors.DeliveryUnknown) else decision
+        if decision.server_time is not None:
+            self._signer.skew = decision.server_time - self._clock.wall()
+        if decision.story.failures > call.story.failures:
+            self._budget.spend()
         return decision
 
-    def _failed(self, call: _Call, stamp: float, error: errors.TwdmError, *, left: bool) -> errors.TwdmError:
+    def _failed(self, call: _Call[Any], error: errors.TwdmError, *, left: bool) -> errors.TwdmError:
         """What is known of an attempt that `error` ended, and not what came of it."""
         request = call.request
         if not left or request.endpoint.safety is not Safety.SEND_ONCE:
             return evolve(error, delivered="unknown") if left else error
-        unknown = retry.unknown(request, str(error), datetime.fromtimestamp(stamp, UTC))
+        unknown = retry.unknown(request, str(error), call.sent_at)
         try:
             return self._identified(unknown, call)
         except Exception:  # noqa: BLE001 - that may have been the mistake
             return unknown
 
-    def _identified(self, unknown: errors.DeliveryUnknown, call: _Call) -> errors.DeliveryUnknown:
+    def _identified(self, unknown: errors.DeliveryUnknown, call: _Call[Any]) -> errors.DeliveryUnknown:
         """`unknown`, with what the message can be looked for by."""
-        message, fingerprint = call.request.message, None
         self.sent.note_given_up(unknown.sent_at, self._clock.monotonic())
-        if message is not None:
-            text, content = self._credentials.fingerprints(message.text, message.content)
-            fingerprint = f"{text} {content}" if content else text
-            if call.journal is None and message.recipient_id is not None:  # else the journal knows of it
-                self.sent.note_unknown(
-                    Sought(message.recipient_id, message.custom_profile_id, text, unknown.sent_at, content)
-                )
+        fingerprint = None
+        if call.request.message is not None:
+            is_kept = call.journal is not None  # the journal knows of it
+            fingerprint = self.sent.note_doubtful(call.request.message, unknown.sent_at, is_kept=is_kept)
         return evolve(unknown, fingerprint=fingerprint, ended_at=self._clock.utc())
 
-    def _mismatch(self, request: Request, answer: Any) -> str | None:
+    def _mismatch(self, request: Request, answer: object) -> str | None:
         """What is wrong with `answer`, if it answers another request: anything may come over a kept connection."""
         if not isinstance(answer, DirectMessage) or request.message is None:
             return None
@@ -503,22 +561,30 @@ class Caller:
             return "the answer to an earlier request"
         return None if wire.is_answer_to(request.message, answer) else "no answer to this message"
 
-    def _note_sent(self, message: Message, answer: DirectMessage, stamp: float) -> None:
-        if answer.id is not None:
-            self.sent.note(answer.id)
-            sent_at = datetime.fromtimestamp(stamp, UTC)
-            self.sent.note_listable(answer.id, min(answer.created_at or sent_at, sent_at))
-        elif message.recipient_id is not None:
-            fingerprint, content = self._credentials.fingerprints(message.text, message.content)
-            sent_at = datetime.fromtimestamp(stamp, UTC)
-            self.sent.note(Sought(message.recipient_id, message.custom_profile_id, fingerprint, sent_at, content))
-
-    def _report(self, call: _Call, report: AttemptReport) -> None:
-        level = logging.WARNING if isinstance(report.outcome, errors.DeliveryUnknown) else logging.DEBUG
-        _log.log(level, "%s", report, extra=report.as_extra())
+    def _report(self, call: _Call[Any], attempt: Attempt, reply: Reply | Fault | None, outcome: Outcome[Any]) -> None:
+        """Log the attempt, and tell the observers, in the context of the caller."""
+        error = outcome.error if isinstance(outcome, Failed) else None
+        is_unknown = isinstance(error, errors.DeliveryUnknown)
+        if not (self._observers or is_unknown or _log.isEnabledFor(logging.DEBUG)):
+            return
+        report = AttemptReport(
+            endpoint=call.request.endpoint.name,
+            method=call.request.endpoint.method,
+            url=call.request.url,
+            number=call.number,
+            waited=call.waited,
+            began=call.sent_at,
+            took=self._clock.monotonic() - call.began,
+            left=attempt.sent,
+            status=reply.status if isinstance(reply, Reply) else None,
+            problem=reply.problem if isinstance(reply, Fault) else None,
+            outcome=outcome.answer if isinstance(outcome, Answered) else error or outcome,
+            is_abandoned=call.is_abandoned,
+        )
+        _log.log(logging.WARNING if is_unknown else logging.DEBUG, "%s", report, extra=report.as_extra())
         for observer in self._observers:
             try:
-                (call.context or contextvars.Context()).run(observer, report)
+                contextvars.copy_context().run(observer, report)
             except Exception:  # noqa: BLE001 - whoever watches may not get in the way
                 _log.exception("an observer failed")
 

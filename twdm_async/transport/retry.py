@@ -20,9 +20,9 @@ that is bearable. All calls of a client share a :class:`RetryBudget`: when the A
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from attrs import evolve, frozen
+from attrs import define, evolve, frozen
 
 from twdm_async import errors
 from twdm_async.endpoints import Safety
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from twdm_async.transport.wire import Request
+
+T = TypeVar("T")
 
 _TRIES: Final = 3
 _FIRST_BACKOFF: Final = 0.5  # seconds; doubled with every try
@@ -61,8 +63,22 @@ class Story:
 BEGINNING: Final = Story()
 
 
+@define(eq=False)
+class Answered(Generic[T]):
+    """The call is over: the API answered."""
+
+    answer: T
+
+
 @frozen
-class Again:
+class Failed:
+    """The call is over: its caller gets `error`."""
+
+    error: errors.TwdmError
+
+
+@frozen
+class Retry:
     """Make another attempt.
 
     Args:
@@ -74,6 +90,10 @@ class Again:
     story: Story
     after: float = 0.0
     server_time: float | None = None
+
+
+Outcome = Answered[T] | Failed | Retry
+"""What came of an attempt."""
 
 
 class RetryBudget:
@@ -108,8 +128,8 @@ def decide(
     sent_at: datetime,
     jitter: float,
     may_retry: bool = True,
-) -> Again | errors.TwdmError:
-    """Another attempt, or the error that the caller gets.
+) -> Retry | Failed:
+    """Decide on another attempt, or on the error that the caller gets.
 
     Args:
         request: what was asked.
@@ -123,34 +143,34 @@ def decide(
     if isinstance(error, (errors.ResponseError, errors.MalformedResponse)):
         error = evolve(error, sent_at=sent_at)
     if isinstance(error, errors.RateLimited):
-        return Again(evolve(story, refusal=error))
+        return Retry(evolve(story, refusal=error))
     story = evolve(story, failures=story.failures + 1, refusal=None)
     backoff = _backoff(outcome, story.failures, jitter)
     may_retry = may_retry and story.failures < _TRIES and backoff <= _LONGEST_BACKOFF
     if isinstance(outcome, Fault) and not outcome.sent:
         if not outcome.lasting and may_retry:
-            return Again(story, backoff)
+            return Retry(story, backoff)
         no_connection = errors.ConnectFailed(
             endpoint=request.endpoint.name, problem=outcome.problem, safe_to_retry=not outcome.lasting
         )
-        return told_whole(no_connection, request, story)
+        return Failed(told_whole(no_connection, request, story))
     if isinstance(error, errors.Unauthorized) and isinstance(outcome, Reply) and _CLOCK_REFUSED in error.codes:
         theirs = server_time(outcome.headers)
         if theirs is not None and not story.resynchronised:
-            return Again(evolve(story, resynchronised=True), server_time=theirs)
+            return Retry(evolve(story, resynchronised=True), server_time=theirs)
     is_send = request.endpoint.safety is Safety.SEND_ONCE
     may_be_done = is_send and (may_have_arrived(error) or (error is not None and _says_both(error)))
     if error is not None and _is_answer(error) and not may_be_done:
-        return told_whole(error, request, story)
+        return Failed(told_whole(error, request, story))
     story = evolve(story, left=True)
     if is_send:
         status = outcome.status if isinstance(outcome, Reply) else None
         codes = error.codes if isinstance(error, errors.ResponseError) else ()
-        return unknown(request, _said(outcome, error), sent_at, status, codes)
+        return Failed(unknown(request, _said(outcome, error), sent_at, status, codes))
     if may_retry and not (isinstance(outcome, Fault) and outcome.lasting):
-        return Again(story, backoff)
+        return Retry(story, backoff)
     failed = error or errors.ConnectFailed(endpoint=request.endpoint.name, problem=_said(outcome, error))
-    return told_whole(failed, request, story)
+    return Failed(told_whole(failed, request, story))
 
 
 def _backoff(outcome: Reply | Fault, failures: int, jitter: float) -> float:

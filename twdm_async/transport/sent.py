@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from attrs import define, field, frozen
+
+from twdm_async.credentials import Credentials
+
+if TYPE_CHECKING:
+    from twdm_async.models.direct_messages import DirectMessage
+    from twdm_async.transport.wire import Message
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -38,6 +44,7 @@ class SentMessages:
     """What is known of the account's messages. Of each kind, the oldest are forgotten.
 
     Args:
+        credentials: make the fingerprints of texts.
         ids: of messages that were sent, and are known whose they are.
         nameless: what those without an id can be found by.
         listable: messages that the list must show, whoever sent them, and when they were made or about to leave.
@@ -46,12 +53,34 @@ class SentMessages:
         unknown: those of which it is not known yet what became of them, and that nobody else keeps.
     """
 
+    credentials: Credentials
     ids: OrderedDict[str | None, None] = field(factory=OrderedDict[str | None, None], repr=False)
     nameless: OrderedDict[Sought, None] = field(factory=OrderedDict[Sought, None], repr=False)
     listable: OrderedDict[str, datetime] = field(factory=OrderedDict[str, datetime], repr=False)
     deleted: OrderedDict[str, None] = field(factory=OrderedDict[str, None], repr=False)
     given_up: OrderedDict[datetime, float] = field(factory=OrderedDict[datetime, float], repr=False)
     unknown: OrderedDict[Sought, None] = field(factory=OrderedDict[Sought, None], repr=False)
+
+    def note_answer(self, message: Message, answer: DirectMessage, sent_at: datetime) -> None:
+        """`message`, of an attempt that was made at `sent_at`, was sent."""
+        if answer.id is not None:
+            self.note(answer.id)
+            self.note_listable(answer.id, min(answer.created_at or sent_at, sent_at))
+        elif message.recipient_id is not None:
+            self.note(self._sought(message, message.recipient_id, sent_at))
+
+    def note_doubtful(self, message: Message, sent_at: datetime, *, is_kept: bool) -> str:
+        """`message`, of an attempt that was made at `sent_at`, may or may not have arrived. Somebody else keeps it, or
+        it is kept here. Returns the fingerprint that it can be looked for by.
+        """
+        sought = self._sought(message, message.recipient_id or "", sent_at)
+        if not is_kept and message.recipient_id is not None:
+            self.note_unknown(sought)
+        return f"{sought.fingerprint} {sought.content}" if sought.content else sought.fingerprint
+
+    def _sought(self, message: Message, recipient_id: str, sent_at: datetime) -> Sought:
+        fingerprint, content = self.credentials.fingerprints(message.text, message.content)
+        return Sought(recipient_id, message.custom_profile_id, fingerprint, sent_at, content)
 
     def note(self, message: str | Sought) -> None:
         """A message was sent: its id, or what is known of one whose reply did not tell it."""

@@ -98,7 +98,8 @@ class Request:
 
     Args:
         endpoint: its row.
-        url: scheme, host and path, percent-encoded.
+        host: scheme and host.
+        path: percent-encoded.
         query: the encoded query, without ``?``; empty if there is none.
         signed: the parameters, as they were before encoding, that are part of the signature.
         body: encoded, or the fields of a multipart body.
@@ -108,7 +109,8 @@ class Request:
     """
 
     endpoint: Endpoint
-    url: str
+    host: str
+    path: str
     query: str = field(default="", repr=False)
     signed: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     body: bytes | Mapping[str, str | File] = field(default=b"", repr=False)
@@ -117,9 +119,19 @@ class Request:
     sink: Sink | None = None
 
     @property
+    def url(self) -> str:
+        """Scheme, host and path."""
+        return self.host + self.path
+
+    @property
     def target(self) -> str:
         """The whole URL, query included."""
-        return f"{self.url}?{self.query}" if self.query else self.url
+        return self.host + self.origin_form
+
+    @property
+    def origin_form(self) -> str:
+        """Path and query, as the request line has them (RFC 9112)."""
+        return f"{self.path}?{self.query}" if self.query else self.path
 
 
 @define(eq=False)
@@ -163,26 +175,29 @@ def encode(
         path_id: a checked id for the path template.
         message: that it sends, if it sends one.
     """
+    host = hosts[endpoint.host]
     if endpoint.host is Host.FILES:  # its address came with a message, and was checked
-        return Request(endpoint, f"{hosts[Host.FILES]}/{path_id}")
-    path, _, query = endpoint.path.partition("?")  # only an id can stand in the query of a path
-    signed: tuple[tuple[str, str], ...] = (("id", path_id),) if query and path_id is not None else ()
+        return Request(endpoint, host, f"/{path_id}")
+    path, query = endpoint.path, ""
+    signed: tuple[tuple[str, str], ...] = ()
     if path_id is not None:
+        path, _, query = path.partition("?")  # only an id can stand in the query of a path
+        signed = (("id", path_id),) if query else ()
         path, query = path.format(id=_escape(path_id)), query.format(id=_escape(path_id))
-    url = hosts[endpoint.host] + path
     match endpoint.encoding:
         case Encoding.JSON:
             body = _encoder.encode(arguments).encode()
-            return Request(endpoint, url, query, signed, body, "application/json", message)
+            return Request(endpoint, host, path, query, signed, body, "application/json", message)
         case Encoding.QUERY:
             signed = tuple(arguments.items())
-            return Request(endpoint, url, query=_urlencoded(signed), signed=signed)
+            return Request(endpoint, host, path, query=_urlencoded(signed), signed=signed)
         case Encoding.FORM:
             signed = tuple(arguments.items())
             content_type = "application/x-www-form-urlencoded"
-            return Request(endpoint, url, signed=signed, body=_urlencoded(signed).encode(), content_type=content_type)
+            body = _urlencoded(signed).encode()
+            return Request(endpoint, host, path, signed=signed, body=body, content_type=content_type)
         case Encoding.MULTIPART:
-            return Request(endpoint, url, body=arguments)
+            return Request(endpoint, host, path, body=arguments)
 
 
 # Made once: json.dumps and json.loads make a new one for each call that has options.

@@ -1,0 +1,196 @@
+"""The everyday request, written straight to a connection of the session's connector: half as dear as by the session.
+
+aiohttp's connector (its pool, DNS and TLS) and its parser of replies stay; what is left out is
+:class:`aiohttp.ClientSession`. How aiohttp writes a request to a host, and reads the reply, is not known here, but
+learned: :func:`learn` has a session make a request on paper, takes over how it was made, makes the same one directly,
+and compares the two.
+
+To read a reply may be cancelled, and gone on with by somebody else: aiohttp's readers lose nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+from twdm_async.endpoints import ENDPOINTS
+from twdm_async.errors import IncompatibleAiohttp
+from twdm_async.transport.attempt import Attempt
+from twdm_async.transport.session import exchange, is_clean, open_session
+from twdm_async.transport.wire import LARGEST_REPLY, Fault, Reply, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+_log = logging.getLogger(__name__)
+
+_BODY: Final = b'{"on":"paper"}'
+_ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\nX-On: paper\r\n\r\n" + _BODY
+_OF_ONE_REQUEST: Final = ("content-length:", "content-type:", "authorization:")
+
+_Tried = tuple[tuple[str, list[str], bytes], tuple[int, dict[str, str], bytes]]
+"""The request line, header lines and body that were written; status, headers and body that were read."""
+
+
+class Direct:
+    """Sends requests to one host.
+
+    Args:
+        connector: has the connections.
+        pattern: the request that it is asked to connect for.
+        parameters: how replies are to be read, as aiohttp says it.
+        head: the header lines that all requests have.
+    """
+
+    def __init__(
+        self, connector: aiohttp.BaseConnector, pattern: aiohttp.ClientRequest, parameters: Mapping[str, Any], head: str
+    ) -> None:
+        self._connector = connector
+        self._pattern = pattern
+        self._parameters = parameters
+        self._head = head
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=None)  # all of it is bounded elsewhere
+
+    async def start(self, request: Request, attempt: Attempt) -> None:
+        """Send `request`, as soon as there is a connection on which nothing came that nobody asked for."""
+        while True:
+            connection = await self._connector.connect(self._pattern, traces=[], timeout=self._timeout)
+            protocol: Any = connection.protocol
+            if is_clean(protocol):
+                break
+            connection.close()
+        try:
+            attempt.begin(connection)
+        except aiohttp.ClientError:
+            connection.release()
+            raise
+        protocol.set_response_params(**self._parameters)
+        protocol.transport.write(self._composed(request, attempt.authorization))
+
+    @staticmethod
+    async def finish(attempt: Attempt) -> Reply | Fault:
+        """Read the reply, or go on reading it."""
+        protocol = attempt.protocol
+        while attempt.payload is None:
+            message, payload = await protocol.read()
+            if not 100 <= message.code < 200 or message.code == 101:
+                attempt.message, attempt.payload = message, payload
+        payload = attempt.payload
+        while not payload.is_eof():
+            attempt.chunks.append(await payload.readany())
+            if sum(map(len, attempt.chunks)) > LARGEST_REPLY:
+                attempt.distrust()
+                return Fault("the reply is longer than any reply may be", sent=True, lasting=True)
+        attempt.chunks.append(payload.read_nowait(-1))
+        return Reply(attempt.message.code, attempt.message.headers, b"".join(attempt.chunks))
+
+    def _composed(self, request: Request, authorization: str) -> bytes:
+        """What goes over the wire."""
+        method, body = request.endpoint.method, request.body if isinstance(request.body, bytes) else b""
+        content_type = f"Content-Type: {request.content_type}\r\n" if request.content_type else ""
+        length = f"Content-Length: {len(body)}\r\n" if body or method != "GET" else ""
+        head = f"{method} {request.origin_form} HTTP/1.1\r\n{self._head}{content_type}{length}Authorization: {authorization}"
+        return head.encode("ascii") + b"\r\n\r\n" + body
+
+
+class _Paper(asyncio.Transport):
+    """Takes down what is written to it, and has it answered when the body is there."""
+
+    def __init__(self, protocol: asyncio.Protocol) -> None:
+        super().__init__()
+        self.written = b""
+        self._protocol = protocol
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+        if self.written.endswith(_BODY):
+            asyncio.get_running_loop().call_soon(self._protocol.data_received, _ANSWER)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+
+
+class _NotedHandler(ResponseHandler):
+    parameters: Mapping[str, Any]
+
+    def set_response_params(self, **parameters: Any) -> None:
+        self.parameters = parameters
+        super().set_response_params(**parameters)
+
+
+class _OnPaper(aiohttp.BaseConnector):
+    """Has connections to nowhere, of which the latest can be looked at."""
+
+    paper: _Paper
+    handler: _NotedHandler
+    request: aiohttp.ClientRequest
+
+    async def _create_connection(self, req: aiohttp.ClientRequest, *_: Any) -> ResponseHandler:
+        self.request = req
+        self.handler = _NotedHandler(asyncio.get_running_loop())
+        self.paper = _Paper(self.handler)
+        self.handler.connection_made(self.paper)
+        return self.handler
+
+
+async def learn(connector: aiohttp.BaseConnector, host: str, *, trust_env: bool) -> Direct | None:
+    """Find out how aiohttp makes a request to `host`. It makes one on paper; nothing leaves the machine.
+
+    Args:
+        connector: will have the connections.
+        host: scheme and host.
+        trust_env: whether aiohttp takes proxies from the environment.
+
+    Returns:
+        What sends requests directly; ``None`` if they must go through the session, since there is a proxy, or since
+        aiohttp does not do what the direct way leans on. That is logged.
+
+    Raises:
+        IncompatibleAiohttp: it does not tell when bytes leave, so it could not be told whether a message left.
+    """
+    request = Request(ENDPOINTS["direct_messages.send"], host, "/on/paper", "a=1", body=_BODY, content_type="on/paper")
+    on_paper = _OnPaper(force_close=connector.force_close)
+    async with open_session(on_paper, (), is_ours=True, trust_env=trust_env) as session:
+        by_session = await _tried(lambda attempt: exchange(session, request, attempt, lambda: None), on_paper)
+        if by_session is None:
+            raise IncompatibleAiohttp(problem=f"aiohttp {aiohttp.__version__} does not tell when a request leaves")
+        if on_paper.request.proxy is not None:
+            return None
+        (_, lines, _), _ = by_session
+        common = "".join(f"{line}\r\n" for line in lines if not line.lower().startswith(_OF_ONE_REQUEST))
+        how = on_paper.request, on_paper.handler.parameters, common
+        with contextlib.suppress(Exception):  # whatever is missing, it is missing
+            if await _tried(partial(_directly, Direct(on_paper, *how), request), on_paper) == by_session:
+                return Direct(connector, *how)
+    _log.warning("aiohttp %s is not what was expected: requests go through its session", aiohttp.__version__)
+    return None
+
+
+async def _directly(direct: Direct, request: Request, attempt: Attempt) -> Reply | Fault:
+    await direct.start(request, attempt)
+    return await direct.finish(attempt)
+
+
+async def _tried(send: Callable[[Attempt], Awaitable[Reply | Fault]], on_paper: _OnPaper) -> _Tried | None:
+    """Return what was written and what was read when a request was sent on paper; ``None`` if nobody was told that it
+    left, or no reply was read.
+    """
+    attempt = Attempt()
+    attempt.authorization = "OAuth"
+    reply = await send(attempt)
+    if not attempt.sent or isinstance(reply, Fault):
+        return None
+    attempt.trust()
+    head, _, body = on_paper.paper.written.partition(b"\r\n\r\n")
+    on_paper.paper.written = b""
+    line, *lines = head.decode("ascii").split("\r\n")
+    return (line, sorted(lines), body), (reply.status, dict(reply.headers), reply.body)

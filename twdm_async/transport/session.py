@@ -1,0 +1,216 @@
+"""The request that aiohttp's session makes: files, uploads, proxies, traces, and whatever else cannot go directly."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import select
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
+
+import aiohttp
+from attrs import define
+from yarl import URL
+
+from twdm_async.errors import InvalidInput, MediaFailed
+from twdm_async.transport.wire import LARGEST_REPLY, Fault, File, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from twdm_async.transport.attempt import Attempt
+    from twdm_async.transport.wire import Request, Sink
+
+_JSON: Final = "application/json"
+_PIECE: Final = 256 * 1024  # bytes of a file that are written at once
+_USER_AGENT: Final = "twdm_async"
+_TURNS: Final = 10  # of the loop
+
+_current: ContextVar[Attempt] = ContextVar("twdm_async_attempt")
+_used: WeakSet[Any] = WeakSet()
+"""Connections, by aiohttp's protocol, that have carried a request."""
+_unjudged: WeakSet[Any] = WeakSet()
+"""Connections of which nobody has said yet that what came over them last was the answer. Nothing follows over them."""
+
+
+class _Unasked(aiohttp.ClientError):
+    """A kept connection holds bytes that nobody asked for, or was closed. Nothing was sent over it."""
+
+
+@define(eq=False)
+class _Lent:
+    """A connection that aiohttp's session gives back by itself.
+
+    Args:
+        protocol: aiohttp's end of it.
+    """
+
+    protocol: Any
+
+    def release(self) -> None:
+        _unjudged.discard(self.protocol)
+
+    def close(self) -> None:
+        self.protocol.close()
+
+
+class TrackedRequest(aiohttp.ClientRequest):
+    """Tells the attempt when its bytes leave, and uses no connection on which something came that nobody asked for.
+
+    aiohttp makes one where the request is made, so the context is the attempt's.
+    """
+
+    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        protocol = conn.protocol
+        for _ in range(_TURNS):
+            if protocol not in _unjudged:
+                break
+            await asyncio.sleep(0)  # the answer is there, and whoever waited for it is about to read it
+        if not is_clean(protocol):
+            raise _Unasked  # and aiohttp closes the connection
+        attempt = _current.get()
+        # Only now, so that aiohttp finds no reason to refuse what it took from .netrc; that is replaced here.
+        self.headers["Authorization"] = attempt.authorization
+        attempt.begin(_Lent(protocol))
+        _unjudged.add(protocol)
+        return await super().send(conn)
+
+
+def is_clean(protocol: Any) -> bool:
+    """Tell whether a request may go over a connection: nothing came over it, so far, that nobody asked for. From now on
+    it is known to be used.
+    """
+    if protocol not in _used:
+        _used.add(protocol)
+        return protocol.transport is not None
+    transport = protocol.transport
+    return not (transport is None or protocol in _unjudged or protocol.should_close or _has_bytes(transport))
+
+
+def _has_bytes(transport: asyncio.BaseTransport) -> bool:
+    """Whether something waits to be read, be it the end of the connection. So far, the loop may not have looked."""
+    connected = transport.get_extra_info("socket")
+    if connected is None:
+        return False
+    if not hasattr(select, "poll"):  # on Windows, where descriptors may have any number
+        return bool(select.select([connected.fileno()], [], [], 0)[0])
+    watch = select.poll()
+    watch.register(connected.fileno(), select.POLLIN)
+    return bool(watch.poll(0))
+
+
+def open_session(
+    connector: aiohttp.BaseConnector, trace_configs: Sequence[aiohttp.TraceConfig], *, is_ours: bool, trust_env: bool
+) -> aiohttp.ClientSession:
+    """Make a session that adds nothing of its own to requests.
+
+    Args:
+        connector: has the connections.
+        trace_configs: are told of every request.
+        is_ours: whether closing the session closes the connections.
+        trust_env: whether proxies are taken from the environment.
+    """
+    return aiohttp.ClientSession(
+        connector=connector,
+        connector_owner=is_ours,
+        trust_env=trust_env,
+        trace_configs=list(trace_configs),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # all of it is bounded elsewhere
+        headers={"Accept-Encoding": "identity", "User-Agent": _USER_AGENT},
+        auto_decompress=False,
+        request_class=TrackedRequest,
+    )
+
+
+async def exchange(
+    session: aiohttp.ClientSession, request: Request, attempt: Attempt, extend: Callable[[], None]
+) -> Reply | Fault:
+    """Have `session` send `request`, and read the reply. Redirects are not followed.
+
+    Args:
+        session: made by :func:`open_session`.
+        request: what to send.
+        attempt: learns whether bytes left.
+        extend: is called when the time of the attempt begins anew.
+    """
+    _current.set(attempt)
+    while True:
+        try:
+            return await _exchange(session, request, attempt, extend)
+        except _Unasked:
+            continue
+
+
+async def _exchange(
+    session: aiohttp.ClientSession, request: Request, attempt: Attempt, extend: Callable[[], None]
+) -> Reply | Fault:
+    async with session.request(
+        request.endpoint.method,
+        URL(request.target, encoded=True),
+        data=_body(request.body),
+        headers=_headers(request),
+        allow_redirects=False,
+        trace_request_ctx=request.endpoint.name,
+    ) as response:
+        if not attempt.sent:  # a reply without a request: what aiohttp does is not what it did in the check
+            attempt.sent = True
+            return Fault("this version of aiohttp does not tell when a request leaves", sent=True, lasting=True)
+        if request.sink is not None and response.status == 200 and response.content_type != _JSON:
+            body: bytes | None = await _save(response, request.sink, extend)
+        else:
+            body = await _read(response)
+    if body is None:
+        return Fault("the reply is longer than any reply may be", sent=True, lasting=True)
+    return Reply(response.status, response.headers, body)
+
+
+async def _save(response: aiohttp.ClientResponse, sink: Sink, extend: Callable[[], None]) -> bytes:
+    """Let the body go where it should. Nothing of it is kept. As long as it comes, there is time."""
+    sink.begin()
+    async for piece in response.content.iter_chunked(_PIECE):
+        extend()
+        writing = asyncio.ensure_future(asyncio.to_thread(sink.write, piece))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])  # nobody else may write meanwhile
+            raise
+        except MediaFailed:
+            response.close()
+            raise
+        except OSError as error:  # of the disk, not of the network
+            response.close()
+            raise InvalidInput(parameter="path", problem=f"cannot be written: {error.strerror}") from None
+    sink.is_whole = True
+    return b""
+
+
+def _headers(request: Request) -> dict[str, str] | None:
+    return None if request.content_type is None else {"Content-Type": request.content_type}
+
+
+def _body(body: bytes | Mapping[str, str | File]) -> bytes | aiohttp.FormData | None:
+    if isinstance(body, bytes):
+        return body or None
+    form = aiohttp.FormData()
+    for name, value in body.items():
+        if isinstance(value, File):
+            form.add_field(name, io.BytesIO(value.content), filename="media", content_type=value.content_type)
+        else:
+            form.add_field(name, value)
+    return form
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes | None:
+    """The body, or ``None`` if it is too long."""
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := await response.content.readany():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > LARGEST_REPLY:
+            response.close()
+            return None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
