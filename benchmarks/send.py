@@ -87,7 +87,7 @@ async def _cpu_per_send(send: Callable[[], Awaitable[object]]) -> float:
 async def _measure(url: str) -> list[tuple[float, float]]:
     # A quota so large that it never binds: what is measured is what passing it costs.
     quotas = QuotaTable.default().replace(
-        "direct_messages.send", Quota(10**9, per=1.0), Quota(10**9, per=1.0, scope="app")
+        "direct_messages.send", Quota(10**9, per=86_400.0), Quota(10**9, per=86_400.0, scope="app")
     )
     target = f"{url}/1.1/direct_messages/events/new.json"
     body = (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.engine import CREDIT, DAY, LIFETIME, SEND, NotedIntent, SlowStore, claims, limiter, store_of
+from tests.lined_up import Line
 from tests.virtual_time import LoopClock, run
 from twdm_async import (
     Lane,
@@ -23,7 +24,6 @@ from twdm_async import (
 )
 from twdm_async.quota.book import Book
 from twdm_async.quota.credit import Conversation
-from twdm_async.quota.lanes import LaneQueue
 from twdm_async.quota.ledger import Ledger
 from twdm_async.quota.operations import (
     Conversant,
@@ -373,12 +373,12 @@ def test_a_call_that_is_being_asked_for_is_counted_once(tmp_path: Path) -> None:
 
 
 def test_a_lane_that_is_served_out_of_turn_moves_no_other() -> None:
-    queue = LaneQueue[str]()
+    queue = Line[str]()
     heavy, many, new = Lane("heavy", weight=0.01), Lane("many"), Lane("new")
     for number in range(3):
         queue.push(f"heavy {number}", heavy)
     for number in range(3):
-        queue.discard(f"heavy {number}", heavy, is_served=True)
+        queue.discard(f"heavy {number}", is_served=True)
         if number == 0:
             for other in range(50):
                 queue.push(f"many {other}", many)
@@ -389,12 +389,12 @@ def test_a_lane_that_is_served_out_of_turn_moves_no_other() -> None:
 
 def test_who_comes_late_has_saved_nothing_up() -> None:
     """Also if the others were served one by one, and not as the first of all."""
-    queue = LaneQueue[str]()
+    queue = Line[str]()
     old, new = Lane("old"), Lane("new")
     for number in range(100):
         queue.push(f"old {number}", old)
     for number in range(50):
-        queue.discard(f"old {number}", old, is_served=True)
+        queue.discard(f"old {number}", is_served=True)
     for number in range(10):
         queue.push(f"new {number}", new)
     order = [queue.pop() for _ in range(10)]

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import cattrs
-from attrs import NOTHING, fields, frozen, has, resolve_types
+from attrs import NOTHING, fields, fields_dict, frozen, has, resolve_types
 
 from twdm_async._json import Json, is_array, is_object
 from twdm_async.models.checks import is_id
 
 Path = tuple[str, ...]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @frozen
@@ -30,11 +32,13 @@ class Kind:
         read: raises ValueError on anything else.
         write: the other way.
         vital: whether an object is worth nothing if this cannot be read, even where it may be absent.
+        plain: an expression that tells of a `value` that it need not be read, since it is what it should be.
     """
 
     read: Callable[[Json], Any]
     write: Callable[[Any], Json]
     vital: bool = False
+    plain: str = "False"
 
 
 def _read_id(value: Json) -> str:
@@ -49,10 +53,9 @@ def _read_milliseconds(value: Json) -> datetime:
     digits = _read_id(value)
     if len(digits) > 15:  # the year 33658; datetime itself ends in 9999
         raise ValueError("not a time in milliseconds")
-    seconds, milliseconds = divmod(int(digits), 1000)
     try:
-        return datetime.fromtimestamp(seconds, UTC).replace(microsecond=milliseconds * 1000)
-    except (OverflowError, OSError) as error:
+        return _EPOCH + timedelta(milliseconds=int(digits))
+    except OverflowError as error:
         raise ValueError("not a time in milliseconds") from error
 
 
@@ -94,11 +97,13 @@ def _same(value: Any) -> Json:
     return value
 
 
-ID: Final = Kind(_read_id, _same)
-TEXT: Final = Kind(_of(str), _same)
+ID: Final = Kind(
+    _read_id, _same, plain="type(value) is str and len(value) < 20 and value.isascii() and value.isdigit()"
+)
+TEXT: Final = Kind(_of(str), _same, plain="type(value) is str")
 NUMBER: Final = Kind(_of(int), _same)
 FLAG: Final = Kind(_of(bool), _same)
-OBJECT: Final = Kind(_of(dict), _same)
+OBJECT: Final = Kind(_of(dict), _same, plain="type(value) is dict")
 ARRAY: Final = Kind(_of(list), _same)
 MILLISECONDS: Final = Kind(_read_milliseconds, _write_milliseconds)
 """An aware datetime in UTC; in JSON a string of milliseconds since 1970."""
@@ -124,60 +129,6 @@ def at(kind: Kind, *path: str, also: Path = ()) -> dict[str, Any]:
     return {"place": _Place(kind, path, also)}
 
 
-# A tree of the same shape as the JSON: keys lead to subtrees, or to the field that takes the value found there.
-@frozen
-class _Leaf:
-    name: str
-    kind: Kind
-    required: bool
-    taken: bool
-
-
-_Tree = dict[str, "_Tree | _Leaf"]
-
-
-def _plant(tree: _Tree, path: Path, leaf: _Leaf) -> None:
-    for key in path[:-1]:
-        subtree = tree.setdefault(key, {})
-        if isinstance(subtree, _Leaf):
-            raise TypeError(f"{leaf.name} lives inside {subtree.name}")
-        tree = subtree
-    tree[path[-1]] = leaf
-
-
-def _absorb(node: dict[str, Json], tree: _Tree, found: dict[str, Any]) -> dict[str, Json]:
-    """Move what `tree` names from `node` into `found`; return what is left of `node`."""
-    rest: dict[str, Json] = {}
-    for key, value in node.items():
-        branch = tree.get(key)
-        if branch is None or value is None:
-            rest[key] = value
-        elif isinstance(branch, _Leaf):
-            _take(branch, key, value, found, rest)
-        elif is_object(value) and value:
-            if left := _absorb(value, branch, found):
-                rest[key] = left
-        else:
-            rest[key] = value
-    return rest
-
-
-def _take(leaf: _Leaf, key: str, value: Json, found: dict[str, Any], rest: dict[str, Json]) -> None:
-    try:
-        read = leaf.kind.read(value)
-    except ValueError:
-        if leaf.required:
-            raise
-        # One odd field that can be done without must not cost the whole answer: a message that was sent, say.
-        rest[key] = value
-        return
-    if leaf.taken:
-        found[leaf.name] = read
-    else:
-        found.setdefault(leaf.name, read)
-        rest[key] = value
-
-
 def _lay(target: dict[str, Json], path: Path, value: Json) -> None:
     for key in path[:-1]:
         inner = target.get(key)
@@ -196,30 +147,64 @@ def _places(cls: type[Any]) -> dict[str, _Place]:
 
 
 def _structure_hook(cls: type[Any]) -> Callable[[Json, Any], Any]:
+    """Write the function that structures `cls`, field by field: nothing is looked up when it runs."""
     resolve_types(cls)
-    tree: _Tree = {}
-    doubled: list[_Place] = []
-    defaults = {field.name: field.default for field in fields(cls)}
+    tree: dict[str, Any] = {}  # of the same shape as the JSON: keys lead to subtrees, or to a field and its place
+    names: dict[str, Any] = {"cls": cls, "find": _find}
+    lines = ["def structure(body, _):", " if not isinstance(body, dict): raise ValueError('not an object')"]
+    lines.append(" rest = dict(body)")
+    missing: list[str] = []
     for name, place in _places(cls).items():
-        required = place.kind.vital or defaults[name] is NOTHING
+        default = fields_dict(cls)[name].default
+        if default is NOTHING:
+            missing.append(f" if {name}_ is nothing: raise ValueError('{name} is missing')")
+        names |= {"nothing": NOTHING, f"{name}_default": default, f"read_{name}": place.kind.read}
+        lines.append(f" {name}_ = {name}_default")
+        subtree = tree
+        for key in place.path[:-1]:
+            subtree = subtree.setdefault(key, {})
+        must = place.kind.vital or default is NOTHING
+        subtree[place.path[-1]] = name, place, must
         if place.also:
-            doubled.append(place)
-            _plant(tree, place.also, _Leaf(name, place.kind, required, taken=False))
-        _plant(tree, place.path, _Leaf(name, place.kind, required, taken=True))
-
-    def structure(body: Json, _: Any) -> Any:
-        if not is_object(body):
-            raise ValueError("not an object")
-        found: dict[str, Any] = {}
-        rest = _absorb(body, tree, found)
-        for place in doubled:
-            # Where both places are filled, both stay in what is left: else it could not be told which of them were.
-            value = _find(body, place.path)
-            if value is not None and _find(rest, place.also) is not None:
-                _lay(rest, place.path, value)
-        return cls(**found, extra=rest)
-
+            lines += [f" also_{name} = find(body, {place.also!r})", f" if also_{name} is not None:"]
+            lines += [
+                f"  try: {name}_ = read_{name}(also_{name})",
+                f"  except ValueError: {'raise' if must else 'pass'}",
+            ]
+    _write_branch(tree, "body", "rest", 1, lines)
+    arguments = "".join(f"{name}={name}_, " for name in _places(cls))
+    exec("\n".join([*lines, *missing, f" return cls({arguments}extra=rest)"]), names)  # noqa: S102 - all of it is ours
+    structure: Callable[[Json, Any], Any] = names["structure"]
     return structure
+
+
+def _write_branch(tree: dict[str, Any], source: str, left: str, depth: int, lines: list[str]) -> None:
+    """Write the lines that move what `tree` names out of the object called `source`, of which `left` is a copy."""
+    indent = " " * depth
+    for key, branch in tree.items():
+        lines.append(f"{indent}value = {source}.get({key!r})")
+        if isinstance(branch, dict):
+            inner, inner_left = f"inner{len(lines)}", f"left{len(lines)}"
+            lines += [f"{indent}if isinstance(value, dict) and value:", f"{indent} {inner} = value"]
+            lines.append(f"{indent} {inner_left} = dict({inner})")
+            _write_branch(branch, inner, inner_left, depth + 1, lines)
+            lines += [
+                f"{indent} if {inner_left}: {left}[{key!r}] = {inner_left}",
+                f"{indent} else: del {left}[{key!r}]",
+            ]
+        else:
+            name, place, must = branch
+            # Where both places are filled, both stay in what is left: else it could not be told which of them were.
+            taken = f"if also_{name} is None: del {left}[{key!r}]" if place.also else f"del {left}[{key!r}]"
+            lines += [
+                f"{indent}if value is not None:",
+                f"{indent} if {place.kind.plain}:",
+                f"{indent}  {name}_ = value",
+            ]
+            lines += [f"{indent}  {taken}", f"{indent} else:", f"{indent}  try: {name}_ = read_{name}(value)"]
+            # One odd field that can be done without must not cost the whole answer: a message that was sent, say.
+            lines += [f"{indent}  except ValueError: {'raise' if must else 'pass'}", f"{indent}  else:"]
+            lines.append(f"{indent}   {taken}")
 
 
 def _unstructure_hook(cls: type[Any]) -> Callable[[Any], Json]:

@@ -27,7 +27,7 @@ from twdm_async.quota.standing import Standing
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from twdm_async.quota.operations import Conversant, Terms
+    from twdm_async.quota.operations import Conversant, Recipient, Terms
     from twdm_async.quota.spec import Quota
 
 _log = logging.getLogger(__name__)
@@ -55,8 +55,7 @@ class Book:
             case Take():
                 return self.take(operation, now)
             case Settle(about=slot):
-                self.settle(slot, now + operation.grace - operation.age)
-                self._end_reply(operation)
+                self.settle(slot, now + operation.grace - operation.age, operation.made, operation.message_id)
             case GiveBack(about=slot):
                 for name in slot.buckets:
                     self._ledger(name).give_back(slot.lease_end, operation.count)
@@ -93,7 +92,7 @@ class Book:
             return Wait(Scope.USER, 0.0)
         if not slot.buckets:
             return Granted(slot, 1)
-        rooms = [limit - kept.used(now) for kept, limit in limits]
+        rooms = [kept.room(limit, take.count, now) for kept, limit in limits]
         if terms.reserve:
             rooms = [standing.room() for standing in self.standings(terms, now)]
         count = min([take.count, *rooms])
@@ -104,28 +103,40 @@ class Book:
             ledger.take(slot.lease_end, count)
         return Granted(slot, count)
 
-    def take_one(self, terms: Terms, now: float) -> Slot | None:
-        """Take one slot as :meth:`take` does, where nothing but room has to be looked at. If there is none, or
+    def take_one(self, terms: Terms, now: float, recipient: Recipient | None = None) -> Slot | None:
+        """Take one slot as :meth:`take` does, where nothing is held or reserved and there is room. Else, or if
         :meth:`take` was not called before for these terms, return None.
         """
         book, ledgers, limits = terms.known
         if book is not self or terms.reserve:
             return None
         for kept, limit in limits:
-            if (kept.total if now < kept.next_end else kept.used(now)) >= limit:
+            if kept.total >= limit and kept.used(now) >= limit:
                 return None
         for ledger in ledgers:
             if ledger.held_until > now:
                 return None
         lease_end = now + terms.lifetime.lease
-        for ledger in ledgers:
-            ledger.take(lease_end)
-        return Slot(terms, terms.pages, lease_end, now + terms.lifetime.to_send)
+        slot = Slot(terms, terms.pages, lease_end, now + terms.lifetime.to_send)
+        if recipient is not None:
+            self._begin_reply(Take(terms, 1, recipient.ticket(terms)), slot)
+        if slot.buckets:
+            for ledger in ledgers:
+                ledger.take(lease_end)
+        return slot
 
-    def settle(self, slot: Slot, seen: float) -> None:
-        """Let `slot` count from the moment `seen`."""
+    def settle(self, slot: Slot, seen: float, made: float | None = None, message_id: str | None = None) -> None:
+        """Let `slot` count from the moment `seen`, and note the message that was sent with it, if it was one."""
         for name in slot.buckets:
             (self.ledgers.get(name) or self._ledger(name)).settle(slot.lease_end, seen)
+        if slot.ticket is not None:
+            conversation = self._conversation(slot.ticket.conversant)
+            if slot.is_open and message_id is not None:
+                # From now on it has the name under which others hear of it, so that it counts once.
+                conversation.end(_by_id(message_id), made)
+                conversation.withdraw(slot.ticket.name)
+            else:
+                conversation.end(slot.ticket.name, made)
 
     def standings(self, terms: Terms, now: float) -> list[Standing]:
         """Tell how each quota stands for requests on these terms. A bucket without quotas can only be held."""
@@ -175,17 +186,6 @@ class Book:
         if is_free:
             slot.buckets = ()
         return True
-
-    def _end_reply(self, settled: Settle) -> None:
-        ticket, message_id = settled.about.ticket, settled.message_id
-        if ticket is not None:
-            conversation = self._conversation(ticket.conversant)
-            if settled.about.is_open and message_id is not None:
-                # From now on it has the name under which others hear of it, so that it counts once.
-                conversation.end(_by_id(message_id), settled.made)
-                conversation.withdraw(ticket.name)
-            else:
-                conversation.end(ticket.name, settled.made)
 
     def _page(self, conversant: Conversant) -> Conversations:
         page = self.conversations.get(conversant.page)

@@ -26,11 +26,11 @@ from twdm_async.errors import ClientClosed, QuotaQueueFull, QuotaStoreFailed
 from twdm_async.quota.alarms import Alarms
 from twdm_async.quota.lanes import LaneQueue
 from twdm_async.quota.line import Line, Waiter
-from twdm_async.quota.operations import GiveBack, Granted, Slot, Take, Wait
+from twdm_async.quota.operations import GiveBack, Granted, Take, Wait
 from twdm_async.quota.spec import Priority, Scope
 
 if TYPE_CHECKING:
-    from twdm_async.quota.operations import Answer, Terms
+    from twdm_async.quota.operations import Answer, Slot, Terms
     from twdm_async.quota.store.contract import QuotaStore
 
 _LARGEST_BATCH: Final = 64  # calls for which slots are asked at once
@@ -51,8 +51,6 @@ class Dispatcher:
         self.loop = asyncio.get_running_loop()
         self._now = self.loop.time
         self._lines: dict[str, WeakSet[Line]] = {}  # by account
-        self.waiting = 0
-        """How many calls wait for their turn."""
         self._ready: LaneQueue[Line] = LaneQueue()  # lines for which asking may make sense
         self._blocked = [0.0 for _ in Priority]  # until when the app's bucket is full, by priority
         self._pending = 0  # questions to the store
@@ -74,19 +72,7 @@ class Dispatcher:
 
     def is_first(self, line: Line, priority: Priority) -> bool:
         """Tell whether nobody waits who goes before a newcomer of this priority."""
-        return not line.queue.has_waiting(priority) and not self._ready.has_waiting(priority)
-
-    async def acquire(self, waiter: Waiter) -> Slot:
-        """Wait for a slot."""
-        try:
-            self._admit(waiter)
-            return await waiter
-        except BaseException:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                give_back(self._store, waiter.result())
-            raise
-        finally:
-            self._leave(waiter)
+        return not line.waiters.has_waiting(priority) and not self._ready.has_waiting(priority)
 
     def unblock(self, account: str) -> None:
         """Ask again for calls of `account`, and for all if they wait for the app: a slot has come free."""
@@ -99,23 +85,23 @@ class Dispatcher:
     def hear(self, account: str, person: str) -> None:
         """Ask once more for messages of `account` to a person: they may be free replies now."""
         for line in self._lines.get(account, ()):
-            line.unasked.update(line.by_person.get(person, {}))
+            for waiter in line.waiting_for(person):
+                line.note_unasked(waiter)
             self._touch(line)
         self._dispatch()
 
-    def _admit(self, waiter: Waiter) -> None:
+    def join(self, waiter: Waiter) -> None:
+        """Let `waiter` have its slot, in time."""
         line = waiter.line
-        if waiter.recipient is not None:
-            line.by_person.setdefault(waiter.recipient.person, {})[waiter] = None
-        if waiter.recipient is not None and not line.unasked and line.pacer.allows(line.asking + 1):
-            self._ask_for(waiter, may_spend=self.is_first(line, waiter.lane.priority))
-        elif waiter.recipient is not None:
-            line.unasked[waiter] = None
-            self._enqueue(waiter, None)
-        elif self.is_first(line, waiter.lane.priority) and line.pacer.allows(line.asking + 1):
-            self._ask_for(waiter)
+        line.join(waiter)
+        priority, is_message = waiter.lane.priority, waiter.recipient is not None
+        is_first = self.is_first(line, priority)
+        if (not line.unasked if is_message else is_first) and line.pacer.allows(line.asking + 1):
+            self._ask_for(waiter, may_spend=is_first)
         else:
-            self._enqueue(waiter, len(line.queue))
+            if is_message:
+                line.note_unasked(waiter)
+            self._enqueue(waiter, None if is_message else len(line.waiters))
         if waiter.deadline is not None and not waiter.done():
             self._alarms.set(waiter.deadline, waiter)
         self._dispatch()
@@ -124,35 +110,18 @@ class Dispatcher:
         """Let a call wait, or refuse it. `behind` is how many wait before it; ``None`` if only the pace is known to
         make it wait.
         """
-        line, is_new = waiter.line, not waiter.is_queued
+        line, is_new = waiter.line, waiter.queue is None
         if is_new and line.is_closed:
             waiter.refuse(ClientClosed(endpoint=line.family))
-        elif is_new and line.waiting >= line.max_waiting:
-            waiter.refuse(QuotaQueueFull(endpoint=line.family, waiting=line.waiting))
+        elif is_new and len(line.waiters) >= line.max_waiting:
+            waiter.refuse(QuotaQueueFull(endpoint=line.family, waiting=len(line.waiters)))
         elif waiter.deadline is not None:
             too_long = line.too_long(waiter, behind, waiter.deadline - self._now())
             if too_long is not None:
                 waiter.refuse(too_long)
         if is_new and not waiter.done():
-            waiter.is_queued = True
-            line.queue.push(waiter, waiter.lane)
-            line.waiting += 1
-            self.waiting += 1
+            line.waiters.push(waiter)
             self._touch(line)
-
-    def _leave(self, waiter: Waiter) -> None:
-        line = waiter.line
-        if waiter.is_queued:
-            line.waiting -= 1
-            self.waiting -= 1
-        if not waiter.is_plain or not waiter.done() or waiter.cancelled() or waiter.exception():  # else it was popped
-            line.queue.discard(waiter, waiter.lane)
-            line.unasked.pop(waiter, None)
-            if waiter.recipient is not None:
-                others = line.by_person.get(waiter.recipient.person, {})
-                others.pop(waiter, None)
-                if not others:
-                    line.by_person.pop(waiter.recipient.person, None)
 
     def _expire(self, waiter: Waiter, now: float) -> None:
         """End the waiting of a call whose deadline has come, or give the store a moment more to answer."""
@@ -167,16 +136,13 @@ class Dispatcher:
 
     def _ask_unasked(self, line: Line) -> None:
         """Ask, as the pace allows, for those who may be free replies, while none else of the line may leave."""
-        while line.unasked:
+        while (waiter := line.next_unasked()) is not None:
             if line.held_until > self._now():
                 self._wake(line, line.held_until)
                 return
-            waiter = next(iter(line.unasked))
             priority = waiter.lane.priority
             is_blocked = max(self._blocked[priority], line.blocked[priority]) > self._now()
-            if waiter.done():
-                del line.unasked[waiter]
-            elif is_blocked and waiter.asked_at is None and line.pacer.allows(line.asking + 1):
+            if is_blocked and waiter.asked_at is None and line.pacer.allows(line.asking + 1):
                 self._ask_for(waiter, may_spend=False)
             else:
                 if waiter.asked_at is None:
@@ -188,11 +154,8 @@ class Dispatcher:
         """Ask for whoever's turn it is in `line`; or for many, if any slot will do and no other account waits. Return
         for how many.
         """
-        head, priority = line.queue.peek(), line.queue.next_priority()
-        if head.done():
-            line.queue.discard(head, head.lane)
-            return 0
-        most = 1 if self._ready or not head.is_plain else min(line.queue.waiting(priority), _LARGEST_BATCH)
+        head, priority = line.waiters.peek(), line.waiters.next_priority()
+        most = 1 if self._ready or not head.is_plain else min(line.waiters.waiting(priority), _LARGEST_BATCH)
         while most and not line.pacer.allows(line.asking + most):
             most //= 2
         if most and head.is_plain:
@@ -206,7 +169,7 @@ class Dispatcher:
         line = waiter.line
         waiter.asked_at = self._now()
         line.asked.add(waiter)
-        line.unasked.pop(waiter, None)
+        line.note_asked(waiter)
         priority = waiter.lane.priority
         take = Take(line.terms[priority], 1, waiter.make_ticket(), may_spend, waiter.intent)
         self._ask(line, take, priority, waiter)
@@ -249,36 +212,35 @@ class Dispatcher:
             if not isinstance(answer, Granted):
                 if isinstance(answer, Wait) and answer.held_for and waiter.recipient is not None:
                     line.held_until = self._now() + max(_SHORTEST_BLOCK, min(answer.held_for, _LONGEST_BLOCK))
-                    line.unasked[waiter] = None
+                    line.note_unasked(waiter)
                 if not waiter.done():
-                    self._enqueue(waiter, 0 if line.queue and line.queue.peek() is waiter else len(line.queue))
+                    is_next = bool(line.waiters) and line.waiters.peek() is waiter
+                    self._enqueue(waiter, 0 if is_next else len(line.waiters))
             elif waiter.done():
                 give_back(self._store, answer.slot)
             else:
                 line.pacer.spend()
-                waiter.set_result(answer.slot)
-                line.queue.discard(waiter, waiter.lane, is_served=take.may_spend)
+                line.waiters.discard(waiter, is_served=take.may_spend)
+                waiter.grant(answer.slot)
         elif isinstance(answer, Granted):
             for _ in range(answer.count):
                 self._hand_over(line, answer.slot, priority)
 
     def _hand_over(self, line: Line, slot: Slot, priority: Priority) -> None:
         """Give a slot that was taken for calls of this priority to whoever's turn it is."""
-        while line.queue and line.queue.next_priority() <= priority and line.queue.peek().is_plain:
-            waiter = line.queue.pop()
-            if not waiter.done():
-                line.pacer.spend()
-                waiter.set_result(slot)
-                return
-        give_back(self._store, slot)
+        if line.waiters and line.waiters.next_priority() <= priority and line.waiters.peek().is_plain:
+            line.pacer.spend()
+            line.waiters.pop().grant(slot)
+        else:
+            give_back(self._store, slot)
 
     def _fail(self, line: Line, error: BaseException) -> None:
         """Let all who wait in `line` hear of `error`."""
         for waiter in line.asked:
             waiter.refuse(error)
         line.asked.clear()
-        while line.queue:
-            line.queue.pop().refuse(error)
+        while line.waiters:
+            line.waiters.peek().refuse(error)
 
     def _block(self, line: Line, priority: Priority, wait: Wait) -> None:
         longest = _LONGEST_BLOCK
@@ -293,19 +255,18 @@ class Dispatcher:
     def _touch(self, line: Line) -> None:
         """Let `line` wait for its turn if asking for it may make sense, or else for the moment in which it will."""
         self._ask_unasked(line)
-        if not line.queue or line.asking:
+        if not line.waiters or line.asking:
             return
-        priority = line.queue.next_priority()
+        priority = line.waiters.next_priority()
         if line.blocked[priority] > self._now():
             self._wake(line, line.blocked[priority])
         elif not line.pacer.allows(1):
             seconds = line.pacer.free_in(1)
             self._wake(line, self._now() + max(_SHORTEST_BLOCK / 10, min(seconds, _LONGEST_BLOCK)))
-        elif line.turn is None or line.turn.priority > priority:
-            if line.turn is not None:
-                self._ready.discard(line, line.turn)
-            line.turn = line.turns[priority]
-            self._ready.push(line, line.turn)
+        elif line.queue is None or line.lane.priority > priority:
+            self._ready.discard(line)
+            line.lane = line.turns[priority]
+            self._ready.push(line)
 
     def _dispatch(self) -> None:
         """Ask for those whose turn it is, as long as asking makes sense."""
@@ -317,8 +278,7 @@ class Dispatcher:
                 if self._blocked[self._ready.next_priority()] > self._now():
                     break
                 line = self._ready.pop()
-                line.turn = None
-                if line.queue and not line.asking:
+                if line.waiters and not line.asking:
                     asked += self._ask_next(line)
                     self._touch(line)
         finally:

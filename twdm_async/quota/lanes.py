@@ -14,8 +14,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections import OrderedDict
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from attrs import Attribute, define, field, frozen
 
@@ -23,8 +22,6 @@ from twdm_async._numbers import checked_number, valid
 from twdm_async.errors import InvalidInput
 from twdm_async.quota.spec import Priority
 
-T = TypeVar("T")
-_Key = tuple[int, str]  # an int, since an enum's hash is slow
 _PRIORITIES = tuple(Priority)
 _ROUNDING = 1e-9
 
@@ -59,33 +56,52 @@ class Lane:
     priority: Priority = field(default=Priority.INTERACTIVE, converter=_priority)
 
 
+class Queued(Protocol):
+    """Somebody who can wait: its place among those of its lane is written on itself.
+
+    Args:
+        lane: where it waits.
+        queue: those of its lane, if it waits; `before` and `after` are its neighbours among them.
+    """
+
+    lane: Any
+    queue: Any
+    before: Any
+    after: Any
+
+
+T = TypeVar("T", bound=Queued)
+
+
 @define(eq=False)
 class _Queue(Generic[T]):
-    waiting: OrderedDict[T, float]  # in order of arrival; the value is 1 / weight
+    """Those of one lane, from `first` to `last`."""
+
+    key: str
     start: float  # virtual time at which the first one's grant starts
+    first: T | None = None
+    last: T | None = None
+    length: int = 0
     ticket: int = 0  # the number of its entry among the heads
 
 
 class LaneQueue(Generic[T]):
-    """Everyone who waits for one thing. Items are told apart by hash and equality."""
+    """Everyone who waits for one thing."""
 
     def __init__(self) -> None:
-        self._queues: dict[_Key, _Queue[T]] = {}
-        # (priority, start, arrival number, key): entries whose queue has moved on or gone are skipped
-        self._heads: list[tuple[int, float, int, _Key]] = []
+        self._queues = tuple([dict[str, _Queue[T]]() for _ in _PRIORITIES])  # by priority and key
+        # (priority, start, arrival number, queue): entries whose queue has moved on or gone are skipped
+        self._heads: list[tuple[int, float, int, _Queue[T]]] = []
         self._arrivals = itertools.count(1)
         # Where a lane that ran empty would start again, kept for as long as that is ahead of the present virtual time;
         # else a lane that only ever has one waiting would start afresh each time and starve the lanes that queue.
-        self._finished: dict[_Key, float] = {}
-        self._finishes: list[tuple[int, float, _Key]] = []
+        self._finished = tuple([dict[str, float]() for _ in _PRIORITIES])
+        self._finishes: list[tuple[int, float, str]] = []
         self._virtual_time = [0.0 for _ in _PRIORITIES]
         self._lengths = [0 for _ in _PRIORITIES]
 
     def __len__(self) -> int:
         return sum(self._lengths)
-
-    def __bool__(self) -> bool:
-        return bool(self._queues)
 
     def has_waiting(self, priority: Priority) -> bool:
         """Tell whether somebody waits who has this priority or a higher one."""
@@ -99,16 +115,24 @@ class LaneQueue(Generic[T]):
         """Return how many of this priority wait."""
         return self._lengths[priority]
 
-    def push(self, item: T, lane: Lane) -> None:
+    def push(self, item: T) -> None:
         """Let `item` join the end of its lane."""
-        key = _key(lane)
-        queue = self._queues.get(key)
+        lane = item.lane
+        rank = int(lane.priority)
+        queue = self._queues[rank].get(lane.key)
         if queue is None:
-            now = self._virtual_time[lane.priority]
-            queue = self._queues[key] = _Queue(OrderedDict(), max(now, self._finished.get(key, now)))
-            self._announce(key, queue)
-        queue.waiting[item] = 1.0 / lane.weight
-        self._lengths[lane.priority] += 1
+            now = self._virtual_time[rank]
+            queue = _Queue(lane.key, max(now, self._finished[rank].get(lane.key, now)))
+            self._queues[rank][lane.key] = queue
+            self._announce(rank, queue)
+        item.queue, item.before, item.after = queue, queue.last, None
+        if queue.last is None:
+            queue.first = item
+        else:
+            queue.last.after = item
+        queue.last = item
+        queue.length += 1
+        self._lengths[rank] += 1
 
     def peek(self) -> T:
         """Return the item whose turn it is.
@@ -116,7 +140,9 @@ class LaneQueue(Generic[T]):
         Raises:
             IndexError: nobody waits.
         """
-        return next(iter(self._queues[self._head()[3]].waiting))
+        first = self._head()[3].first
+        assert first is not None  # noqa: S101 - a lane in which nobody waits has no head
+        return first
 
     def pop(self) -> T:
         """Remove the item whose turn it is, and return it.
@@ -124,37 +150,36 @@ class LaneQueue(Generic[T]):
         Raises:
             IndexError: nobody waits.
         """
-        while True:
-            priority, start, ticket, key = heapq.heappop(self._heads)
-            queue = self._queues.get(key)
-            if queue is not None and queue.ticket == ticket:
-                break
-        item, cost = queue.waiting.popitem(last=False)
-        self._lengths[priority] -= 1
-        self._advance(priority, start)
-        queue.start = start + cost
-        if queue.waiting:
-            self._announce(key, queue)
-        else:
-            self._retire(key, queue)
+        item = self.peek()
+        self.discard(item, is_served=True)
         return item
 
-    def discard(self, item: T, lane: Lane, *, is_served: bool = False) -> None:
+    def discard(self, item: T, *, is_served: bool = False) -> None:
         """Remove `item`, wherever it stands; its lane pays if it was served. Nothing happens if it is not there."""
-        key = _key(lane)
-        queue = self._queues.get(key)
-        cost = queue.waiting.pop(item, None) if queue is not None else None
-        if queue is None or cost is None:
+        queue, lane = item.queue, item.lane
+        if queue is None:
             return
-        self._lengths[lane.priority] -= 1
+        rank, before, after = int(lane.priority), item.before, item.after
+        if before is None:
+            queue.first = after
+        else:
+            before.after = after
+        if after is None:
+            queue.last = before
+        else:
+            after.before = before
+        item.queue = item.before = item.after = None
+        queue.length -= 1
+        self._lengths[rank] -= 1
         if is_served:
-            priority, start, *_ = self._head()
-            if priority == lane.priority:
-                self._advance(priority, start)
-            queue.start += cost
-            self._announce(key, queue)
-        if not queue.waiting:
-            self._retire(key, queue)
+            first_rank, start, *_ = self._head()
+            if first_rank == rank:
+                self._advance(rank, start)
+            queue.start += 1.0 / lane.weight
+        if queue.first is None:
+            self._retire(rank, queue)
+        elif is_served:
+            self._announce(rank, queue)
 
     def ahead_of(self, lane: Lane, item: T | None = None) -> int:
         """Return how many of those who wait now would certainly be granted before `item`, which waits in `lane`; or
@@ -163,59 +188,52 @@ class LaneQueue(Generic[T]):
         Where two would start at the same virtual time, whichever came to the head of its lane first goes first; where
         that is not known yet, the other one is not counted.
         """
-        key = _key(lane)
-        now = self._virtual_time[lane.priority]
-        own = self._queues.get(key)
-        place = 0 if own is None else len(own.waiting) if item is None else list(own.waiting).index(item)
-        start = self._finished.get(key, now) if own is None else own.start + place / lane.weight
-        ahead = 0
-        for (priority, _), queue in self._queues.items():
-            if priority < lane.priority or queue is own:
-                ahead += place if queue is own else len(queue.waiting)
-            elif priority == lane.priority:
-                cost = next(iter(queue.waiting.values()))
-                starting_before = math.ceil((start - queue.start) / cost - _ROUNDING)
+        rank = int(lane.priority)
+        now = self._virtual_time[rank]
+        own = self._queues[rank].get(lane.key)
+        place = 0 if own is None else own.length
+        while item is not None:
+            item, place = item.after, place - 1
+        start = self._finished[rank].get(lane.key, now) if own is None else own.start + place / lane.weight
+        ahead = place + sum(self._lengths[:rank])
+        for queue in self._queues[rank].values():
+            if queue is not own and queue.first is not None:
+                starting_before = math.ceil((start - queue.start) * queue.first.lane.weight - _ROUNDING)
                 if own is None and queue.start <= start:  # the newcomer comes to the head of its lane last of all
                     starting_before = max(1, starting_before)
-                ahead += min(len(queue.waiting), max(0, starting_before))
+                ahead += min(queue.length, max(0, starting_before))
         return ahead
 
-    def _announce(self, key: _Key, queue: _Queue[T]) -> None:
+    def _announce(self, rank: int, queue: _Queue[T]) -> None:
         """Let a lane take its turn by when its next grant starts; among equals, after the others."""
         queue.ticket = next(self._arrivals)
-        heapq.heappush(self._heads, (key[0], queue.start, queue.ticket, key))
-        if len(self._heads) > 2 * len(self._queues) + 64:  # mostly of lanes that gave up
-            self._heads = [entry for entry in self._heads if self._is_current(entry)]
+        heapq.heappush(self._heads, (rank, queue.start, queue.ticket, queue))
+        if len(self._heads) > 2 * sum(map(len, self._queues)) + 64:  # mostly of lanes that gave up
+            self._heads = [entry for entry in self._heads if entry[3].ticket == entry[2]]
             heapq.heapify(self._heads)
 
-    def _head(self) -> tuple[int, float, int, _Key]:
-        while not self._is_current(self._heads[0]):
+    def _head(self) -> tuple[int, float, int, _Queue[T]]:
+        while self._heads[0][3].ticket != self._heads[0][2]:
             heapq.heappop(self._heads)
         return self._heads[0]
 
-    def _is_current(self, entry: tuple[int, float, int, _Key]) -> bool:
-        queue = self._queues.get(entry[3])
-        return queue is not None and queue.ticket == entry[2]
-
-    def _retire(self, key: _Key, queue: _Queue[T]) -> None:
-        del self._queues[key]
-        if not self._queues:
+    def _retire(self, rank: int, queue: _Queue[T]) -> None:
+        del self._queues[rank][queue.key]
+        queue.ticket = 0
+        if not any(self._queues):
             self._heads.clear()
-            self._finished.clear()
             self._finishes.clear()
             self._virtual_time = [0.0 for _ in _PRIORITIES]
-        elif queue.start > self._virtual_time[key[0]] and self._finished.get(key) != queue.start:
-            self._finished[key] = queue.start
-            heapq.heappush(self._finishes, (key[0], queue.start, key))
+            for finished in self._finished:
+                finished.clear()
+        elif queue.start > self._virtual_time[rank] and self._finished[rank].get(queue.key) != queue.start:
+            self._finished[rank][queue.key] = queue.start
+            heapq.heappush(self._finishes, (rank, queue.start, queue.key))
 
-    def _advance(self, priority: int, now: float) -> None:
+    def _advance(self, rank: int, now: float) -> None:
         """Let the virtual time go on to `now`, and forget the lanes that would not start later."""
-        self._virtual_time[priority] = now = max(now, self._virtual_time[priority])
-        while self._finishes and self._finishes[0][0] <= priority and self._finishes[0][1] <= now:
-            _, finish, key = heapq.heappop(self._finishes)
-            if self._finished.get(key) == finish:
-                del self._finished[key]
-
-
-def _key(lane: Lane) -> _Key:
-    return (int(lane.priority), lane.key)
+        self._virtual_time[rank] = now = max(now, self._virtual_time[rank])
+        while self._finishes and self._finishes[0][0] <= rank and self._finishes[0][1] <= now:
+            of, finish, key = heapq.heappop(self._finishes)
+            if self._finished[of].get(key) == finish:
+                del self._finished[of][key]

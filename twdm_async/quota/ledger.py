@@ -42,11 +42,14 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from twdm_async.quota.lifetime import LONGEST_UNDER_WAY
+
 if TYPE_CHECKING:
     from twdm_async.quota.spec import Quota
 
 _CLOCK_DRIFT = 1.0001
 _TICKS = 512  # to a window
+_MOST_TICKS = 4 * _TICKS  # that are kept until it is seen which of them have ended
 _LEASE_TICK = 0.25  # seconds; the same for all windows, so that a slot under way is found in each of them
 
 
@@ -109,6 +112,12 @@ class Window:
         if now >= self.next_end:
             self.expire(now)
         return self.total
+
+    def room(self, limit: int, count: int, now: float) -> int:
+        """Tell whether there is room for `count` more slots, by how many there is room for, at the least. Who is far
+        from `limit` need not know what has ended.
+        """
+        return count if self.total + count <= limit else limit - self.used(now)
 
     def note_seen(self, at: float, count: int = 1) -> None:
         """Let so many slots count whose outcome was seen then."""
@@ -254,6 +263,8 @@ class Ledger:
             else:
                 under_way[lease] = count - 1
             at = int(seen / tick) + 1
+            if at not in kept.seen and len(kept.seen) > _MOST_TICKS:
+                kept.expire(seen - LONGEST_UNDER_WAY)  # it is later than that by now
             kept.seen[at] = kept.seen.get(at, 0) + 1
             end = at * tick + kept.window
             kept.next_end = min(kept.next_end, end)

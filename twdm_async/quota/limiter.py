@@ -21,7 +21,7 @@ from twdm_async.headers import LONGEST_WAIT, Limits, read_limits
 from twdm_async.quota.dispatcher import Dispatcher, dispatcher_of, give_back
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.line import Line, Waiter
-from twdm_async.quota.operations import Bucket, Claim, Conversant, Heard, Hold, Settle, Take, Terms, Tighten
+from twdm_async.quota.operations import Bucket, Claim, Conversant, Heard, Hold, Slot, Take, Terms, Tighten
 from twdm_async.quota.pacer import Pacer
 from twdm_async.quota.spec import Priority, Quota, QuotaTable, Scope
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from twdm_async._clock import Clock
     from twdm_async.quota.lanes import Lane
-    from twdm_async.quota.operations import Intent, Recipient, Slot
+    from twdm_async.quota.operations import Intent, Recipient
     from twdm_async.quota.store.contract import QuotaStore
 
 _log = logging.getLogger(__name__)
@@ -134,6 +134,26 @@ class QuotaLimiter:
             QuotaStoreFailed: it cannot be known what is spent.
             ClientClosed: the limiter is closed, or was while this call waited.
         """
+        waiter = self.enter(family, lane, max_wait, intent, recipient)
+        if isinstance(waiter, Slot):
+            return waiter
+        try:
+            return await waiter
+        except BaseException:
+            self.leave(waiter)
+            raise
+
+    def enter(
+        self,
+        family: str,
+        lane: Lane,
+        max_wait: float | None = None,
+        intent: Intent | None = None,
+        recipient: Recipient | None = None,
+    ) -> Slot | Waiter:
+        """Get a slot as :meth:`admit` does, or what it can be awaited by. If that ends by an exception, :meth:`leave`
+        must be called.
+        """
         if self._is_closed:
             raise ClientClosed(endpoint=family)
         loop = asyncio.get_running_loop()
@@ -143,13 +163,21 @@ class QuotaLimiter:
         terms = line.terms[lane.priority]
         if terms.credit is None:
             recipient = None
-        if recipient is None and intent is None and not dispatcher.waiting and line.pacer.allows():
-            slot = self._store.take_one(terms)
+        if intent is None and not line.asking and dispatcher.is_first(line, Priority.BULK) and line.pacer.allows():
+            slot = self._store.take_one(terms, recipient)
             if slot is not None:
                 line.pacer.spend()
                 return slot
         deadline = None if max_wait is None else self._clock.monotonic() + max_wait
-        return await dispatcher.acquire(Waiter(line, lane, deadline, recipient, intent))
+        waiter = Waiter(line, lane, deadline, recipient, intent)
+        dispatcher.join(waiter)
+        return waiter.result() if waiter.done() else waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Nobody waits for `waiter` any more."""
+        slot = waiter.unused()
+        if slot is not None:
+            self.give_back(slot)
 
     def note_inbound(self, person: str, at: datetime) -> None:
         """Note that a person has written to the account, so that replies may be free; see
@@ -190,10 +218,7 @@ class QuotaLimiter:
             # Of two messages to one person, a free one and one with this slot, the server may have counted the other
             # one, when it came; and that one may still be on its way.
             grace = max(grace, self._lifetime.lease)
-        if slot.ticket is None:
-            self._store.settle(slot, grace)
-        else:
-            self._store.note(Settle(slot, grace, made.timestamp() if made else None, message_id))
+        self._store.settle(slot, grace, made.timestamp() if made else None, message_id)
 
     def give_back(self, slot: Slot) -> None:
         """Give back a slot: no byte of its request left the machine."""
@@ -250,7 +275,7 @@ class QuotaLimiter:
         """Return every documented quota and how far it is used, as this process last knew."""
         states: list[QuotaState] = []
         for family in self._table:
-            waiting = self._lines[family][0].waiting if family in self._lines else 0
+            waiting = len(self._lines[family][0].waiters) if family in self._lines else 0
             for live, bulk in zip(*map(self._store.standings, self._terms_of(family)), strict=True):
                 if live.quota is not None:
                     state = QuotaState(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
+from collections import deque
+from typing import Any
 
 from attrs import define, field
 
 from twdm_async._clock import Clock
 from twdm_async.errors import QuotaWaitTooLong
 from twdm_async.quota.lanes import Lane, LaneQueue
-from twdm_async.quota.operations import Conversant, Intent, Recipient, ReplyTicket, Slot, Terms
+from twdm_async.quota.operations import Intent, Recipient, ReplyTicket, Slot, Terms
 from twdm_async.quota.pacer import Pacer
 from twdm_async.quota.spec import Pace, Priority, Quota, Scope
 from twdm_async.quota.store.contract import QuotaStore
@@ -28,7 +29,10 @@ class Waiter(asyncio.Future[Slot]):
         intent: what is written together with its slot.
     """
 
-    __slots__ = ("asked_at", "deadline", "intent", "is_plain", "is_queued", "lane", "line", "recipient")
+    __slots__ = (
+        "after", "asked_at", "before", "deadline", "intent", "is_plain", "is_unasked", "lane", "line", "queue",
+        "recipient",
+    )  # fmt: skip
 
     def __init__(
         self, line: Line, lane: Lane, deadline: float | None, recipient: Recipient | None, intent: Intent | None
@@ -36,24 +40,41 @@ class Waiter(asyncio.Future[Slot]):
         super().__init__(loop=asyncio.get_running_loop())
         self.line = line
         self.lane = lane
+        self.queue = self.before = self.after = None  # its place in the line's queue
         self.deadline = deadline
         self.recipient = recipient
         self.intent = intent
         self.is_plain = recipient is None and intent is None  # any slot will do
-        self.is_queued = False  # it waits in the line's queue
+        self.is_unasked = False  # it is not known whether this is a free reply
         self.asked_at: float | None = None  # when the store was asked for it, if it has not answered yet
+
+    def grant(self, slot: Slot) -> None:
+        """End the waiting with a slot."""
+        self.line.remove(self)
+        self.set_result(slot)
 
     def refuse(self, error: BaseException) -> None:
         """End the waiting with `error`, unless it has ended."""
         if not self.done():
+            self.line.remove(self)
             self.set_exception(error)
+
+    def cancel(self, msg: object = None) -> bool:
+        """Give up. The turn goes to the others."""
+        if not self.done():
+            self.line.remove(self)
+        return super().cancel(msg)
+
+    def unused(self) -> Slot | None:
+        """Nobody waits for it any more: leave the line, or return the slot that came in the same moment."""
+        if not self.done():
+            self.line.remove(self)
+            return None
+        return None if self.cancelled() or self.exception() is not None else self.result()
 
     def make_ticket(self) -> ReplyTicket | None:
         """Make a ticket of the message, for one attempt to get a slot."""
-        if self.recipient is None:
-            return None
-        conversant = Conversant(self.line.app, self.line.account, self.recipient.person)
-        return ReplyTicket(conversant, secrets.token_hex(8), self.recipient.server_time())
+        return None if self.recipient is None else self.recipient.ticket(self.line.terms[0])
 
 
 @define(eq=False)
@@ -73,28 +94,82 @@ class Line:
     store: QuotaStore
     clock: Clock
     max_waiting: int
-    queue: LaneQueue[Waiter] = field(factory=LaneQueue[Waiter])
-    unasked: dict[Waiter, None] = field(factory=dict[Waiter, None])  # it is not known whether these are free replies
+    waiters: LaneQueue[Waiter] = field(factory=LaneQueue[Waiter])
+    unasked: int = 0
+    """Of how many it is not known whether they are free replies."""
     asked: set[Waiter] = field(factory=set[Waiter])  # the store was asked for these and has not answered yet
     asking: int = 0  # how many slots it was asked for, for these or for whoever's turn it is then
     asked_since: float = math.inf
-    by_person: dict[str, dict[Waiter, None]] = field(factory=dict[str, "dict[Waiter, None]"])  # in order
     held_until: float = 0.0  # not even a free reply may leave before
     blocked: list[float] = field(factory=lambda: [0.0 for _ in Priority])  # until when, by priority
     family: str = field(init=False)
     app: str = field(init=False)
     account: str = field(init=False)
     turns: tuple[Lane, ...] = field(init=False)  # as which it may wait for its turn among the accounts, by priority
-    turn: Lane | None = None  # as which it does
+    lane: Lane = field(init=False)  # as which it does, if it does
+    queue: Any = None  # its place there
+    before: Any = None
+    after: Any = None
     alarm_at: float = math.inf
     is_closed: bool = False
-    waiting: int = 0
-    """How many calls wait."""
+    by_person: dict[str, Waiter | dict[Waiter, None]] = field(factory=dict[str, "Waiter | dict[Waiter, None]"])
+    _to_ask: deque[Waiter] = field(factory=deque[Waiter])  # and some that were asked for since
 
     def __attrs_post_init__(self) -> None:
         bucket = self.terms[0].claims[0].bucket
         self.family, self.app, self.account = bucket.family, bucket.app, bucket.owner
         self.turns = tuple([Lane(self.account, priority=priority) for priority in Priority])
+        self.lane = self.turns[0]
+
+    def join(self, waiter: Waiter) -> None:
+        """Note whom `waiter` would write to."""
+        if waiter.recipient is not None:
+            person = waiter.recipient.person
+            others = self.by_person.get(person)
+            if others is None:  # as mostly; so a dict is made for several only
+                self.by_person[person] = waiter
+            elif isinstance(others, Waiter):
+                self.by_person[person] = {others: None, waiter: None}
+            else:
+                others[waiter] = None
+
+    def remove(self, waiter: Waiter) -> None:
+        """Forget `waiter`, whose waiting has come to its end."""
+        self.waiters.discard(waiter)
+        self.note_asked(waiter)
+        if waiter.recipient is not None:
+            person = waiter.recipient.person
+            others = self.by_person.get(person)
+            if isinstance(others, dict):
+                others.pop(waiter, None)
+            if not others or others is waiter:
+                self.by_person.pop(person, None)
+
+    def waiting_for(self, person: str) -> list[Waiter]:
+        """Return those that would write to a person, in the order in which they came."""
+        others = self.by_person.get(person)
+        return [] if others is None else [others] if isinstance(others, Waiter) else list(others)
+
+    def note_unasked(self, waiter: Waiter) -> None:
+        """The store is to be asked whether this is a free reply."""
+        if not waiter.is_unasked:
+            waiter.is_unasked = True
+            self.unasked += 1
+            self._to_ask.append(waiter)
+            if len(self._to_ask) > 2 * self.unasked + 64:
+                self._to_ask = deque(one for one in self._to_ask if one.is_unasked)
+
+    def note_asked(self, waiter: Waiter) -> None:
+        """The store was asked, or need not be."""
+        if waiter.is_unasked:
+            waiter.is_unasked = False
+            self.unasked -= 1
+
+    def next_unasked(self) -> Waiter | None:
+        """Return the next one that the store is to be asked for."""
+        while self._to_ask and not self._to_ask[0].is_unasked:
+            self._to_ask.popleft()
+        return self._to_ask[0] if self._to_ask else None
 
     def too_long(self, waiter: Waiter, behind: int | None, max_wait: float) -> QuotaWaitTooLong | None:
         """Return the error of a call that is known to wait for longer than `max_wait`. `behind` is how many wait before
@@ -102,19 +177,19 @@ class Line:
         """
         priority = waiter.lane.priority
         if behind is None:
-            ahead = len(self.unasked) - 1
+            ahead = self.unasked - 1
             if self.pacer.free_in(ahead + 1) > max_wait:
-                ahead = min(ahead, self.queue.ahead_of(waiter.lane))
+                ahead = min(ahead, self.waiters.ahead_of(waiter.lane))
             return self.estimate(priority, ahead) if self.pacer.free_in(ahead + 1) > max_wait else None
         if self.estimate(priority, behind).wait <= max_wait:
             return None  # even the last in line would be in time, so there is no need to look for the place
-        item = waiter if waiter.is_queued else None
-        too_long = self.estimate(priority, self.queue.ahead_of(waiter.lane, item) if behind else 0)
+        item = waiter if waiter.queue is not None else None
+        too_long = self.estimate(priority, self.waiters.ahead_of(waiter.lane, item) if behind else 0)
         return too_long if too_long.wait > max_wait else None
 
     def estimate(self, priority: Priority, ahead: int) -> QuotaWaitTooLong:
         """Tell how long one would wait, at the least, who has so many before it."""
-        bulk_ahead = max(0, ahead - self.queue.waiting(Priority.INTERACTIVE))
+        bulk_ahead = max(0, ahead - self.waiters.waiting(Priority.INTERACTIVE))
         waits: list[tuple[float, Scope, Quota | Pace | None]] = [
             (self.pacer.free_in(max(ahead, self.asking) + 1), Scope.USER, self.pacer.pace),
             *(

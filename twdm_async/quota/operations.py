@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -75,13 +76,15 @@ class Terms:
     credit: ReplyCredit | None = None
     app: str = field(init=False)
     family: str = field(init=False)
+    account: str = field(init=False)
     pages: tuple[str, ...] = field(init=False)
     """The names of the pages: of all the buckets, and then for bulk requests, of all of them once more."""
     known: Any = field(default=(None, (), ()), init=False)
     """What a book in memory found for them, so that it need not look again: the book, ledgers, limits."""
 
     def __attrs_post_init__(self) -> None:
-        self.app, self.family = self.claims[0].bucket.app, self.claims[0].bucket.family
+        bucket = self.claims[0].bucket
+        self.app, self.family, self.account = bucket.app, bucket.family, bucket.owner
         names = [claim.bucket.name for claim in self.claims]
         self.pages = (*names, *(f"{name} bulk" for name in names if self.reserve))
 
@@ -98,24 +101,11 @@ class Intent(ABC):
         """Undo it, within a later transaction: the slot was not used."""
 
 
-@frozen
-class Recipient:
-    """The recipient of a message, for the accounting of free replies.
-
-    Args:
-        person: the user id.
-        server_time: tells the server's time in seconds since 1970, as far as it is known.
-    """
-
-    person: str
-    server_time: Callable[[], float]
-
-
 def _page_of(conversant: Conversant) -> str:
     return f"conversations {conversant.owner} {crc32(conversant.person.encode()) % _CONVERSATION_PAGES}"
 
 
-@frozen
+@define
 class Conversant:
     """A person an account writes to.
 
@@ -136,7 +126,7 @@ class Conversant:
         return (self.page,)
 
 
-@frozen
+@define
 class ReplyTicket:
     """A message to a person that is about to leave.
 
@@ -149,6 +139,24 @@ class ReplyTicket:
     conversant: Conversant
     name: str
     now: float
+
+
+@frozen
+class Recipient:
+    """The recipient of a message, for the accounting of free replies.
+
+    Args:
+        person: the user id.
+        server_time: tells the server's time in seconds since 1970, as far as it is known.
+    """
+
+    person: str
+    server_time: Callable[[], float]
+
+    def ticket(self, terms: Terms) -> ReplyTicket:
+        """Make a ticket of the message, for one attempt to get a slot on these terms."""
+        conversant = Conversant(terms.app, terms.account, self.person)
+        return ReplyTicket(conversant, secrets.token_hex(8), self.server_time())
 
 
 @define(eq=False)

@@ -48,7 +48,7 @@ class Attempt:
 
     __slots__ = (
         "_cancelling", "_connection", "_is_expired", "_send_by", "_task", "_uptime", "authorization", "chunks",
-        "is_late", "message", "payload", "sent", "size", "work",
+        "due", "is_late", "message", "payload", "sent", "work",
     )  # fmt: skip
 
     def __init__(self, send_by: float = math.inf, uptime: Callable[[], float] = time.monotonic) -> None:
@@ -58,7 +58,7 @@ class Attempt:
         self.message: Any = None  # aiohttp's head of the reply
         self.payload: Any = None  # aiohttp's stream of its body
         self.chunks: list[bytes] = []  # of it, so far
-        self.size = 0  # of these
+        self.due = math.inf  # when its time is over, by the loop's clock
         self.work: asyncio.Task[Reply | Fault] | None = None  # that makes it, if it is not whoever waits for it
         self._send_by = send_by
         self._uptime = uptime

@@ -22,7 +22,7 @@ from aiohttp.client_proto import ResponseHandler
 from twdm_async.endpoints import ENDPOINTS
 from twdm_async.errors import IncompatibleAiohttp
 from twdm_async.transport.attempt import Attempt
-from twdm_async.transport.session import exchange, is_clean, open_session
+from twdm_async.transport.session import Mark, exchange, open_session
 from twdm_async.transport.wire import LARGEST_REPLY, Fault, Reply, Request
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Direct:
         while True:
             connection = await self._connector.connect(self._pattern, traces=[], timeout=self._timeout)
             protocol: Any = connection.protocol
-            if is_clean(protocol):
+            if Mark.of(protocol)[1]:
                 break
             connection.close()
         try:
@@ -73,30 +73,30 @@ class Direct:
         protocol.set_response_params(**self._parameters)
         protocol.transport.write(self._composed(request, attempt.authorization))
 
-    @staticmethod
-    async def finish(attempt: Attempt) -> Reply | Fault:
-        """Read the reply, or go on reading it."""
-        protocol = attempt.protocol
-        while attempt.payload is None:
-            message, payload = await protocol.read()
-            if not 100 <= message.code < 200 or message.code == 101:
-                attempt.message, attempt.payload = message, payload
-        payload = attempt.payload
-        while not payload.is_eof():
-            attempt.chunks.append(await payload.readany())
-            if sum(map(len, attempt.chunks)) > LARGEST_REPLY:
-                attempt.distrust()
-                return Fault("the reply is longer than any reply may be", sent=True, lasting=True)
-        attempt.chunks.append(payload.read_nowait(-1))
-        return Reply(attempt.message.code, attempt.message.headers, b"".join(attempt.chunks))
-
     def _composed(self, request: Request, authorization: str) -> bytes:
         """What goes over the wire."""
         method, body = request.endpoint.method, request.body if isinstance(request.body, bytes) else b""
         content_type = f"Content-Type: {request.content_type}\r\n" if request.content_type else ""
         length = f"Content-Length: {len(body)}\r\n" if body or method != "GET" else ""
-        head = f"{method} {request.origin_form} HTTP/1.1\r\n{self._head}{content_type}{length}Authorization: {authorization}"
-        return head.encode("ascii") + b"\r\n\r\n" + body
+        own = f"{content_type}{length}Authorization: {authorization}\r\n\r\n"
+        return f"{method} {request.origin_form} HTTP/1.1\r\n{self._head}{own}".encode("ascii") + body
+
+
+async def finish(attempt: Attempt) -> Reply | Fault:
+    """Read the reply to a request that was started, or go on reading it."""
+    protocol = attempt.protocol
+    while attempt.payload is None:
+        message, payload = await protocol.read()
+        if not 100 <= message.code < 200 or message.code == 101:
+            attempt.message, attempt.payload = message, payload
+    payload, chunks = attempt.payload, attempt.chunks
+    while not payload.is_eof():
+        chunks.append(await payload.readany())
+        if sum(map(len, chunks)) > LARGEST_REPLY:
+            attempt.distrust()
+            return Fault("the reply is longer than any reply may be", sent=True, lasting=True)
+    chunks.append(payload.read_nowait(-1))
+    return Reply(attempt.message.code, attempt.message.headers, b"".join(chunks))
 
 
 class _Paper(asyncio.Transport):
@@ -177,7 +177,7 @@ async def learn(connector: aiohttp.BaseConnector, host: str, *, trust_env: bool)
 
 async def _directly(direct: Direct, request: Request, attempt: Attempt) -> Reply | Fault:
     await direct.start(request, attempt)
-    return await direct.finish(attempt)
+    return await finish(attempt)
 
 
 async def _tried(send: Callable[[Attempt], Awaitable[Reply | Fault]], on_paper: _OnPaper) -> _Tried | None:

@@ -11,18 +11,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
 from twdm_async.errors import ClientClosed, InvalidInput
-from twdm_async.transport.direct import Direct, learn
+from twdm_async.transport.direct import Direct, finish, learn
 from twdm_async.transport.session import exchange, open_session
 from twdm_async.transport.wire import Fault, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Sequence
 
     from twdm_async.transport.attempt import Attempt
     from twdm_async.transport.wire import Request
@@ -48,7 +49,7 @@ class HttpTransport:
         self._session: aiohttp.ClientSession | None = None
         self._direct: dict[str, Direct | None] = {}  # by host; None where all go through the session
         self._learning = asyncio.Lock()
-        self._due: dict[Attempt, float] = {}  # those under way, and when their time is over, the first one first
+        self._under_way: set[Attempt] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._is_closed = False
@@ -80,17 +81,16 @@ class HttpTransport:
         if attempt.work is not None:
             return await asyncio.shield(attempt.work)
         if attempt.sent:
-            return await self._bounded(attempt, Direct.finish(attempt))
+            return await self._bounded(None, request, attempt)
         if self._is_closed:
             raise ClientClosed(endpoint=request.endpoint.name)
         try:
             direct = self._direct[request.host]
         except KeyError:
             direct = await self._learn(request.host)
-        if direct is not None and request.sink is None and isinstance(request.body, bytes):
-            return await self._bounded(attempt, self._directly(direct, request, attempt))
-        session = self._session or self._open()
-        attempt.work = asyncio.create_task(self._by_session(session, request, attempt), name="twdm_async request")
+        if direct is not None and request.sink is None and type(request.body) is bytes:
+            return await self._bounded(direct, request, attempt)
+        attempt.work = asyncio.create_task(self._bounded(None, request, attempt), name="twdm_async request")
         try:
             return await asyncio.shield(attempt.work)
         except asyncio.CancelledError:
@@ -100,12 +100,12 @@ class HttpTransport:
     async def close(self, timeout: float) -> None:
         """Send nothing any more, wait up to `timeout` seconds for what is under way, then end our connections."""
         self._is_closed = True
-        if self._due:
+        if self._under_way:
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._idle.wait()
-            for attempt in list(self._due):
+            for attempt in list(self._under_way):
                 attempt.expire()
             await self._idle.wait()
         if self._timer is not None:
@@ -113,24 +113,21 @@ class HttpTransport:
         if self._session is not None:
             await self._session.close()
 
-    async def _directly(self, direct: Direct, request: Request, attempt: Attempt) -> Reply | Fault:
-        await direct.start(request, attempt)
-        self._extend(attempt)
-        return await direct.finish(attempt)
-
-    async def _by_session(self, session: aiohttp.ClientSession, request: Request, attempt: Attempt) -> Reply | Fault:
-        def extend() -> None:
-            if not self._is_closed:
-                self._extend(attempt)
-
-        return await self._bounded(attempt, exchange(session, request, attempt, extend))
-
-    async def _bounded(self, attempt: Attempt, exchanging: Awaitable[Reply | Fault]) -> Reply | Fault:
-        """Await `exchanging`, for as long as the attempt has time, and turn what aiohttp raises into faults."""
+    async def _bounded(self, direct: Direct | None, request: Request, attempt: Attempt) -> Reply | Fault:
+        """Send `request` directly or by the session, or go on reading the reply to it, for as long as there is time.
+        What aiohttp raises becomes a fault.
+        """
         attempt.run_in(asyncio.current_task())
+        self._under_way.add(attempt)
         self._extend(attempt)
         try:
-            return await exchanging
+            if attempt.sent:
+                return await finish(attempt)
+            if direct is None:
+                return await exchange(self._session or self._open(), request, attempt, partial(self._extend, attempt))
+            await direct.start(request, attempt)
+            self._extend(attempt)
+            return await finish(attempt)
         except asyncio.CancelledError:
             if not attempt.has_expired():
                 raise
@@ -139,28 +136,28 @@ class HttpTransport:
             # What aiohttp raises is not passed on: its repr shows the Authorization header.
             fault = _fault(error, attempt.sent)
         finally:
-            self._due.pop(attempt, None)
-            if not self._due:
+            self._under_way.discard(attempt)
+            if not self._under_way:
                 self._idle.set()
         attempt.distrust()
         return fault
 
     def _extend(self, attempt: Attempt) -> None:
-        """Let the time of an attempt begin anew. All have equally long, so those that began last end last."""
+        """Let the time of an attempt begin anew."""
         loop = asyncio.get_running_loop()
-        self._due.pop(attempt, None)
-        self._due[attempt] = loop.time() + self._timeout
+        if not self._is_closed:
+            attempt.due = loop.time() + self._timeout
         if self._timer is None:
-            self._timer = loop.call_later(self._timeout, self._expire)
+            self._timer = loop.call_at(attempt.due, self._expire)
 
     def _expire(self) -> None:
-        """End those whose time is over, and look again when the next one's is."""
-        self._timer, loop = None, asyncio.get_running_loop()
-        for attempt, due in self._due.items():
-            if due > loop.time():
-                self._timer = loop.call_at(due, self._expire)
-                break
-            attempt.expire()
+        """End those whose time is over, and look again when the next one's may be."""
+        loop = asyncio.get_running_loop()
+        for attempt in self._under_way:
+            if attempt.due <= loop.time():
+                attempt.expire()
+        next_due = min((attempt.due for attempt in self._under_way if attempt.due > loop.time()), default=None)
+        self._timer = None if next_due is None else loop.call_at(next_due, self._expire)
 
     async def _learn(self, host: str) -> Direct | None:
         """Find out how `host` is reached. To be done once for each."""

@@ -6,8 +6,8 @@ import asyncio
 import io
 import select
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakSet
 
 import aiohttp
 from attrs import define
@@ -28,14 +28,38 @@ _USER_AGENT: Final = "twdm_async"
 _TURNS: Final = 10  # of the loop
 
 _current: ContextVar[Attempt] = ContextVar("twdm_async_attempt")
-_used: WeakSet[Any] = WeakSet()
-"""Connections, by aiohttp's protocol, that have carried a request."""
-_unjudged: WeakSet[Any] = WeakSet()
-"""Connections of which nobody has said yet that what came over them last was the answer. Nothing follows over them."""
 
 
 class _Unasked(aiohttp.ClientError):
     """A kept connection holds bytes that nobody asked for, or was closed. Nothing was sent over it."""
+
+
+class Mark:
+    """What is known of a connection; it is kept on aiohttp's end of it, and ends with it.
+
+    Args:
+        transport: the connection.
+    """
+
+    __slots__ = ("_has_bytes", "is_judged")
+
+    def __init__(self, transport: asyncio.BaseTransport) -> None:
+        self.is_judged = True
+        """Whether somebody has said that what came over it last was the answer. Else nothing follows."""
+        self._has_bytes = _watch(transport)
+
+    @classmethod
+    def of(cls, protocol: Any) -> tuple[Mark, bool]:
+        """Return the mark of a connection, and whether a request may go over it: nothing came, so far, that nobody
+        asked for.
+        """
+        transport = protocol.transport
+        try:
+            mark: Mark = protocol.twdm_async
+        except AttributeError:  # it is new
+            mark = protocol.twdm_async = cls(transport)
+            return mark, transport is not None
+        return mark, transport is not None and mark.is_judged and not protocol.should_close and not mark._has_bytes()
 
 
 @define(eq=False)
@@ -49,7 +73,7 @@ class _Lent:
     protocol: Any
 
     def release(self) -> None:
-        _unjudged.discard(self.protocol)
+        self.protocol.twdm_async.is_judged = True
 
     def close(self) -> None:
         self.protocol.close()
@@ -62,42 +86,33 @@ class TrackedRequest(aiohttp.ClientRequest):
     """
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        protocol = conn.protocol
+        mark, is_clean = Mark.of(conn.protocol)
         for _ in range(_TURNS):
-            if protocol not in _unjudged:
-                break
-            await asyncio.sleep(0)  # the answer is there, and whoever waited for it is about to read it
-        if not is_clean(protocol):
+            if not mark.is_judged:
+                await asyncio.sleep(0)  # the answer is there, and whoever waited for it is about to read it
+                mark, is_clean = Mark.of(conn.protocol)
+        if not is_clean:
             raise _Unasked  # and aiohttp closes the connection
         attempt = _current.get()
         # Only now, so that aiohttp finds no reason to refuse what it took from .netrc; that is replaced here.
         self.headers["Authorization"] = attempt.authorization
-        attempt.begin(_Lent(protocol))
-        _unjudged.add(protocol)
+        attempt.begin(_Lent(conn.protocol))
+        mark.is_judged = False
         return await super().send(conn)
 
 
-def is_clean(protocol: Any) -> bool:
-    """Tell whether a request may go over a connection: nothing came over it, so far, that nobody asked for. From now on
-    it is known to be used.
+def _watch(transport: asyncio.BaseTransport | None) -> Callable[[], object]:
+    """Return what tells whether something waits to be read, be it the end of the connection: the loop may not have
+    looked yet.
     """
-    if protocol not in _used:
-        _used.add(protocol)
-        return protocol.transport is not None
-    transport = protocol.transport
-    return not (transport is None or protocol in _unjudged or protocol.should_close or _has_bytes(transport))
-
-
-def _has_bytes(transport: asyncio.BaseTransport) -> bool:
-    """Whether something waits to be read, be it the end of the connection. So far, the loop may not have looked."""
-    connected = transport.get_extra_info("socket")
+    connected = transport.get_extra_info("socket") if transport is not None else None
     if connected is None:
-        return False
+        return lambda: False
     if not hasattr(select, "poll"):  # on Windows, where descriptors may have any number
-        return bool(select.select([connected.fileno()], [], [], 0)[0])
+        return lambda: select.select([connected.fileno()], [], [], 0)[0]
     watch = select.poll()
     watch.register(connected.fileno(), select.POLLIN)
-    return bool(watch.poll(0))
+    return partial(watch.poll, 0)
 
 
 def open_session(

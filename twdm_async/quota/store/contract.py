@@ -20,7 +20,7 @@ from twdm_async.quota.operations import Settle
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from twdm_async.quota.operations import Answer, Note, Slot, Take, Terms
+    from twdm_async.quota.operations import Answer, Note, Recipient, Slot, Take, Terms
     from twdm_async.quota.standing import Standing
 
 
@@ -123,7 +123,7 @@ class QuotaStore(ABC):
         """Tell whether the tables at `path` live in this store's own file, so that intents are written with slots."""
         return False
 
-    def take_one(self, terms: Terms) -> Slot | None:  # noqa: ARG002 - most must be asked
+    def take_one(self, terms: Terms, recipient: Recipient | None) -> Slot | None:  # noqa: ARG002 - most must be asked
         """Take one slot, if that can be done at once; else return None, and :meth:`ask` must be used."""
         return None
 
@@ -139,9 +139,9 @@ class QuotaStore(ABC):
     def note(self, note: Note) -> None:
         """Keep `note`, some time."""
 
-    def settle(self, slot: Slot, grace: float) -> None:
-        """Note that the request of `slot` is over, which was no message to a person."""
-        self.note(Settle(slot, grace))
+    def settle(self, slot: Slot, grace: float, made: float | None = None, message_id: str | None = None) -> None:
+        """Note what :class:`~twdm_async.quota.operations.Settle` says."""
+        self.note(Settle(slot, grace, made, message_id))
 
     @abstractmethod
     def standings(self, terms: Terms) -> list[Standing]:

@@ -13,7 +13,7 @@ from twdm_async.quota.operations import Granted
 from twdm_async.quota.store.contract import QuotaStore
 
 if TYPE_CHECKING:
-    from twdm_async.quota.operations import Answer, Note, Slot, Take, Terms
+    from twdm_async.quota.operations import Answer, Note, Recipient, Slot, Take, Terms
     from twdm_async.quota.standing import Standing
 
 
@@ -44,11 +44,11 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
             raise InvalidInput(parameter="url", problem="must be memory:// and nothing else")
         return cls(assume_spent=assume_spent)
 
-    def take_one(self, terms: Terms) -> Slot | None:
+    def take_one(self, terms: Terms, recipient: Recipient | None) -> Slot | None:
         if self._loop is not asyncio.get_running_loop():
             self.bind_loop()
         book = self._books.get(terms.app)
-        return None if book is None else book.take_one(terms, self._uptime())
+        return None if book is None else book.take_one(terms, self._uptime(), recipient)
 
     def ask(self, take: Take) -> Answer:
         self.bind_loop()
@@ -61,8 +61,8 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
     def note(self, note: Note) -> None:
         self._book(note.app).apply(note, self._uptime())
 
-    def settle(self, slot: Slot, grace: float) -> None:
-        self._book(slot.app).settle(slot, self._uptime() + grace)
+    def settle(self, slot: Slot, grace: float, made: float | None = None, message_id: str | None = None) -> None:
+        self._book(slot.app).settle(slot, self._uptime() + grace, made, message_id)
 
     def standings(self, terms: Terms) -> list[Standing]:
         return self._book(terms.app).standings(terms, self._uptime())
