@@ -28,7 +28,6 @@ from twdm_async import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from twdm_async.quota.operations import Intent, Recipient, Slot
     from twdm_async.sandbox import Sandbox
 
 
@@ -366,19 +365,13 @@ async def test_a_client_that_cannot_be_made(sandbox: Sandbox, options: Any) -> N
 
 async def test_a_lane_of_another_name_keeps_the_agent_s_weight_and_priority(client: Client) -> None:
     seen: list[Lane] = []
-    admit = client._limiter.admit
+    enter = client._limiter.enter
 
-    async def watching(
-        family: str,
-        lane: Lane,
-        max_wait: float | None = None,
-        intent: Intent | None = None,
-        recipient: Recipient | None = None,
-    ) -> Slot:
+    def watching(family: str, lane: Lane, *more: Any) -> Any:
         seen.append(lane)
-        return await admit(family, lane, max_wait, intent, recipient)
+        return enter(family, lane, *more)
 
-    client._limiter.admit = watching  # type: ignore[method-assign]  # it only looks on
+    client._limiter.enter = watching  # type: ignore[method-assign, assignment]  # it only looks on
     agent = client.agent("1", weight=2.0, priority=Priority.BULK)
     for options in ({"lane": "night"}, {"lane": Lane("own")}, {}, {"priority": Priority.INTERACTIVE}):
         with pytest.raises(BadRequest):  # there is no such profile

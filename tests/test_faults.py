@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from tests.scripted import http, serving
+from tests.support import HANGS
 from tests.test_http import KEYS, PROFILE, SENT, TEXT, close_at_once, connected, in_flight, saying, send, silence, used
 from tests.virtual_time import LoopClock, run
 from twdm_async import (
@@ -161,8 +162,10 @@ async def test_fault_84_a_machine_that_sleeps_between_the_slot_and_the_first_byt
 async def test_fault_85_a_proxy_that_answers_connect_late(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SleepingClock()
     connects: list[bytes] = []
+    relays: set[asyncio.Task[Any] | None] = set()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relays.add(asyncio.current_task())
         head = await reader.readuntil(b"\r\n\r\n")
         there, back = await asyncio.open_connection("127.0.0.1", int(head.split()[1].rpartition(b":")[2]))
         connects.append(head)
@@ -190,6 +193,7 @@ async def test_fault_85_a_proxy_that_answers_connect_late(monkeypatch: pytest.Mo
             assert used(client) == 1
         assert len(connects) == 2
         assert len(came) == 2, "one of them only to be closed"
+    await asyncio.wait([task for task in relays if task is not None], timeout=HANGS)
 
 
 async def test_fault_16_garbage_behind_the_last_chunk_harms_nobody_else() -> None:

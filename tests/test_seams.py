@@ -287,7 +287,7 @@ SEAMS: list[tuple[Any, str]] = [
     (QuotaLimiter, "admit"), (QuotaLimiter, "learn"), (QuotaLimiter, "settle"), (HttpTransport, "exchange"),
     (MemoryQuotaStore, "ask"), (Book, "take"), (Book, "apply"), (SQLiteQuotaStore, "_transact"), (Storage, "do"),
     (Rows, "put"), (Rows, "take_up"), (Rows, "leave"), (Rows, "end"), (Rows, "unknown"), (Rows, "counts"),
-    (Reconciler, "read"), (Reconciler, "candidates"), (session, "_read"), (session, "_headers"), (Direct, "start"), (Direct, "finish"),
+    (Reconciler, "read"), (Reconciler, "candidates"), (session, "_read"), (session, "_headers"), (Direct, "start"), (transport, "finish"),
 ]  # fmt: skip
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import secrets
 
 
-class _Forks:
-    count = 0
+class _Process:
+    forks = 0
+    name = secrets.token_hex(8)
+
+
+_numbers = itertools.count()
 
 
 def _note_fork() -> None:
-    _Forks.count += 1
+    _Process.forks += 1
+    _Process.name = secrets.token_hex(8)
 
 
 if hasattr(os, "register_at_fork"):
@@ -19,4 +26,9 @@ if hasattr(os, "register_at_fork"):
 
 def forks() -> int:
     """How often this process was forked off another one since the package was imported. What differs, has forked."""
-    return _Forks.count
+    return _Process.forks
+
+
+def unique_name() -> str:
+    """A name that nobody else has, in this process or in another."""
+    return f"{_Process.name}{next(_numbers):x}"

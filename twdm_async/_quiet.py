@@ -50,28 +50,26 @@ def quiet(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
 
     @functools.wraps(function)
     async def without_frames(*args: P.args, **kwargs: P.kwargs) -> T:
-        problem: Exception
+        running: Coroutine[Any, Any, T] | None = None
+        problem: BaseException | None = None
         try:
             running = function(*args, **kwargs)
-        except TypeError as error:  # an argument is missing, or not known
+        except (TwdmError, TypeError) as error:  # one of the arguments is wrong, is missing, or is not known
             problem = error.with_traceback(None)
-        else:
-            del args, kwargs
-            return await _quietly(running)
         del args, kwargs
-        raise problem from None
+        try:
+            if running is not None:
+                return await running
+        except (TwdmError, asyncio.CancelledError) as error:
+            problem = error.with_traceback(None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody could have expected it
+            problem = mistake(error)
+        try:
+            raise problem or InternalError(problem="nothing was done")
+        finally:
+            del problem
 
     return without_frames
-
-
-async def _quietly(running: Coroutine[Any, Any, T]) -> T:
-    try:
-        return await running
-    except (TwdmError, asyncio.CancelledError) as error:
-        raise error.with_traceback(None) from None
-    except Exception as error:  # noqa: BLE001 - whatever it is, nobody could have expected it
-        problem = mistake(error)
-    raise problem
 
 
 def mistake(error: Exception) -> TwdmError:

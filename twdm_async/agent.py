@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
 from twdm_async._quiet import quiet
 from twdm_async.quota.lanes import Lane
-from twdm_async.resources.direct_messages import DirectMessages
+from twdm_async.resources.direct_messages import send_message
+from twdm_async.transport.call import Caller
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from twdm_async.models import CallToAction, DirectMessage, LocationRequest, QuickReply, TextInput
     from twdm_async.quota.spec import Priority
@@ -27,12 +28,12 @@ class Agent:
         lane: its own line where messages wait for quota.
     """
 
-    _direct_messages: DirectMessages
+    _caller: Caller
     custom_profile_id: str
     lane: Lane
 
     @quiet
-    async def send(
+    def send(
         self,
         recipient_id: str | int,
         text: str | None = None,
@@ -43,14 +44,15 @@ class Agent:
         priority: Priority | None = None,
         max_wait: float | None = None,
         lane: str | Lane | None = None,
-    ) -> DirectMessage:
+    ) -> Coroutine[Any, Any, DirectMessage]:
         """Send one message under this agent's profile.
 
         Arguments and errors are those of :meth:`DirectMessages.send
         <twdm_async.resources.direct_messages.DirectMessages.send>`; `priority` and `lane` are the agent's own if not
         given.
         """
-        return await self._direct_messages.send(
+        return send_message(
+            self._caller,
             recipient_id,
             text,
             custom_profile_id=self.custom_profile_id,

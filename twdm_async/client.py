@@ -184,7 +184,7 @@ class Client:
         """
         profile_id = checked_id(profile.id if isinstance(profile, CustomProfile) else profile, "profile")
         lane = Lane(name if name is not None else f"agent {next(self._agents)}", weight, priority)
-        return Agent(self.direct_messages, profile_id, lane)
+        return Agent(self._caller, profile_id, lane)
 
     def quota_state(self) -> tuple[QuotaState, ...]:
         """Every documented quota of this account and its app, and how far it is used, as this process last knew."""

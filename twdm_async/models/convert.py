@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import cattrs
 from attrs import NOTHING, fields, fields_dict, frozen, has, resolve_types
@@ -19,6 +19,7 @@ from attrs import NOTHING, fields, fields_dict, frozen, has, resolve_types
 from twdm_async._json import Json, is_array, is_object
 from twdm_async.models.checks import is_id
 
+T = TypeVar("T")
 Path = tuple[str, ...]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -229,6 +230,21 @@ def found(node: Json, *path: str) -> Json:
     """What is at `path` in `node`; ``None`` if nothing is."""
     return _find(node, path)
 
+
+def structure(body: Json, model: type[T]) -> T:
+    """Structure `body` as the converter does, whose function for `model` is not looked for each time.
+
+    Raises:
+        ValueError, TypeError: the JSON is not what the model says.
+    """
+    found = _known.get(model)
+    if found is None:
+        found = _known[model] = converter.get_structure_hook(model)
+    structured: T = found(body, model)
+    return structured
+
+
+_known: Final[dict[Any, Callable[[Json, Any], Any]]] = {}
 
 converter: Final[cattrs.Converter] = cattrs.Converter(detailed_validation=False)
 """The one converter. ``structure`` raises ValueError or TypeError where the JSON is not what the model says."""

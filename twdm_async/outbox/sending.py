@@ -20,7 +20,7 @@ from twdm_async.outbox.storage import Storage, woken
 from twdm_async.outbox.verdicts import Ended, Judge, Sent, Stop, TryLater, Unknown, Verdict
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.spec import Priority
-from twdm_async.resources.direct_messages import DirectMessages, Outgoing, as_message
+from twdm_async.resources.direct_messages import DirectMessages, Outgoing, from_create
 from twdm_async.state_file import FileTrouble
 from twdm_async.transport import retry
 from twdm_async.transport.call import Journal
@@ -405,5 +405,4 @@ class _Attempts(Journal):
 
 
 def _outgoing(taken: TakenUp) -> Outgoing:
-    create = json.loads(taken.payload)
-    return Outgoing(as_message(create), create)
+    return from_create(json.loads(taken.payload))

@@ -27,8 +27,8 @@ from twdm_async.quota.standing import Standing
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from twdm_async.quota.operations import Conversant, Recipient, Terms
-    from twdm_async.quota.spec import Quota
+    from twdm_async.quota.operations import Conversant, Recipient, ReplyTicket, Terms
+    from twdm_async.quota.spec import Quota, ReplyCredit
 
 _log = logging.getLogger(__name__)
 
@@ -88,8 +88,10 @@ class Book:
         if held_for > 0:
             return evolve(_wait(self.standings(terms, now)), held_for=held_for)
         slot = Slot(terms, terms.pages, now + terms.lifetime.lease)
-        if not self._begin_reply(take, slot):
-            return Wait(Scope.USER, 0.0)
+        if take.ticket is not None and terms.credit is not None:
+            if not take.may_spend and not self._is_free(take.ticket, terms.credit):
+                return Wait(Scope.USER, 0.0)
+            self._begin(slot, take.ticket, terms.credit)
         if not slot.buckets:
             return Granted(slot, 1)
         rooms = [kept.room(limit, take.count, now) for kept, limit in limits]
@@ -110,19 +112,19 @@ class Book:
         book, ledgers, limits = terms.known
         if book is not self or terms.reserve:
             return None
-        for kept, limit in limits:
-            if kept.total >= limit and kept.used(now) >= limit:
-                return None
         for ledger in ledgers:
             if ledger.held_until > now:
                 return None
-        lease_end = now + terms.lifetime.lease
-        slot = Slot(terms, terms.pages, lease_end, now + terms.lifetime.to_send)
-        if recipient is not None:
-            self._begin_reply(Take(terms, 1, recipient.ticket(terms)), slot)
+        for kept, limit in limits:
+            if kept.total >= limit and kept.used(now) >= limit:
+                return None
+        lifetime = terms.lifetime
+        slot = Slot(terms, terms.pages, now + lifetime.lease, now + lifetime.to_send)
+        if recipient is not None and terms.credit is not None:
+            self._begin(slot, recipient.ticket(terms), terms.credit)
         if slot.buckets:
             for ledger in ledgers:
-                ledger.take(lease_end)
+                ledger.take(slot.lease_end)
         return slot
 
     def settle(self, slot: Slot, seen: float, made: float | None = None, message_id: str | None = None) -> None:
@@ -168,24 +170,18 @@ class Book:
             name: json.dumps(page.as_json(), separators=(",", ":")) for name, page in pages.items() if page.is_changed
         }
 
-    def _begin_reply(self, take: Take, slot: Slot) -> bool:
-        """Note the message that is about to leave, and make `slot` that of a free reply if it is one. Return whether it
-        may leave if there is room.
-        """
-        ticket, credit = take.ticket, take.about.credit
-        if ticket is None or credit is None:
-            return True
+    def _is_free(self, ticket: ReplyTicket, credit: ReplyCredit) -> bool:
+        known = self._page(ticket.conversant).people.get(ticket.conversant.person)
+        return known is not None and known.freedom(ticket.now, credit).is_free
+
+    def _begin(self, slot: Slot, ticket: ReplyTicket, credit: ReplyCredit) -> None:
+        """Note the message that is about to leave with `slot`, and let that count nowhere if it is a free reply."""
         page = self._page(ticket.conversant)
-        known = page.people.get(ticket.conversant.person)
-        is_free = known is not None and known.freedom(ticket.now, credit).is_free
-        if not is_free and not take.may_spend:
-            return False
         page.forget(ticket.now, credit)
-        slot.ticket = ticket
-        slot.is_open = self._conversation(ticket.conversant).begin(ticket.name, ticket.now, credit).is_open
-        if is_free:
+        freedom = page.of(ticket.conversant.person).begin(ticket.name, ticket.now, credit)
+        slot.ticket, slot.is_open = ticket, freedom.is_open
+        if freedom.is_free:
             slot.buckets = ()
-        return True
 
     def _page(self, conversant: Conversant) -> Conversations:
         page = self.conversations.get(conversant.page)

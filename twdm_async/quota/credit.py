@@ -53,6 +53,9 @@ class Freedom(NamedTuple):
     is_open: bool = False
 
 
+_COUNTED: Final = Freedom()
+
+
 @define
 class Send:
     """A message to the person.
@@ -96,9 +99,8 @@ class Conversation:
 
     def freedom(self, now: float, credit: ReplyCredit) -> Freedom:
         """Tell what the server would make of a message that left now."""
-        is_open = self.opened - _SHORTER < now < self.opened + credit.per + LONGEST_UNDER_WAY
-        if not is_open:
-            return Freedom()
+        if not self.opened - _SHORTER < now < self.opened + credit.per + LONGEST_UNDER_WAY:
+            return _COUNTED
         later = (send for send in self.sends.values() if not send.was_before(self.opened))
         replies = sum(1 for _ in islice(later, credit.replies))
         is_free = now < self.opened + credit.per - _SHORTER and replies < credit.replies
@@ -114,8 +116,11 @@ class Conversation:
 
     def end(self, name: str, made: float | None) -> None:
         """Note a message that may have arrived, at the time `made` if that is known. It need not have begun here."""
-        begun = self.sends[name].begun if name in self.sends else math.inf
-        self.sends[name] = Send(begun, made, is_over=True)
+        send = self.sends.get(name)
+        if send is None:
+            self.sends[name] = Send(math.inf, made, is_over=True)
+        else:
+            send.made, send.is_over = made, True
         if made is not None:
             self.touched = max(self.touched, made)
 

@@ -70,6 +70,10 @@ class Dispatcher:
         if self.loop.is_running():
             self._dispatch()
 
+    def is_idle(self, line: Line) -> bool:
+        """Tell whether nobody waits who might go before somebody of `line`."""
+        return not line.waiters and not self._ready
+
     def is_first(self, line: Line, priority: Priority) -> bool:
         """Tell whether nobody waits who goes before a newcomer of this priority."""
         return not line.waiters.has_waiting(priority) and not self._ready.has_waiting(priority)

@@ -99,9 +99,10 @@ class LaneQueue(Generic[T]):
         self._finishes: list[tuple[int, float, str]] = []
         self._virtual_time = [0.0 for _ in _PRIORITIES]
         self._lengths = [0 for _ in _PRIORITIES]
+        self._length = 0
 
     def __len__(self) -> int:
-        return sum(self._lengths)
+        return self._length
 
     def has_waiting(self, priority: Priority) -> bool:
         """Tell whether somebody waits who has this priority or a higher one."""
@@ -133,6 +134,7 @@ class LaneQueue(Generic[T]):
         queue.last = item
         queue.length += 1
         self._lengths[rank] += 1
+        self._length += 1
 
     def peek(self) -> T:
         """Return the item whose turn it is.
@@ -171,6 +173,7 @@ class LaneQueue(Generic[T]):
         item.queue = item.before = item.after = None
         queue.length -= 1
         self._lengths[rank] -= 1
+        self._length -= 1
         if is_served:
             first_rank, start, *_ = self._head()
             if first_rank == rank:

@@ -150,26 +150,27 @@ class QuotaLimiter:
         max_wait: float | None = None,
         intent: Intent | None = None,
         recipient: Recipient | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> Slot | Waiter:
         """Get a slot as :meth:`admit` does, or what it can be awaited by. If that ends by an exception, :meth:`leave`
-        must be called.
+        must be called. To find out the running `loop` costs a system call, so whoever knows it says it.
         """
         if self._is_closed:
             raise ClientClosed(endpoint=family)
-        loop = asyncio.get_running_loop()
+        loop = loop or asyncio.get_running_loop()
         if loop is not self._loop:  # who waited in another one is gone with it
             self._loop, self._lines = loop, {}
         line, dispatcher = self._lines.get(family) or self._line(family)
         terms = line.terms[lane.priority]
         if terms.credit is None:
             recipient = None
-        if intent is None and not line.asking and dispatcher.is_first(line, Priority.BULK) and line.pacer.allows():
-            slot = self._store.take_one(terms, recipient)
+        if intent is None and not line.asking and dispatcher.is_idle(line) and line.pacer.allows():
+            slot = self._store.take_one(terms, recipient, loop)
             if slot is not None:
                 line.pacer.spend()
                 return slot
         deadline = None if max_wait is None else self._clock.monotonic() + max_wait
-        waiter = Waiter(line, lane, deadline, recipient, intent)
+        waiter = Waiter(line, lane, deadline, recipient, intent, loop)
         dispatcher.join(waiter)
         return waiter.result() if waiter.done() else waiter
 

@@ -27,6 +27,7 @@ class Waiter(asyncio.Future[Slot]):
         deadline: by the loop's clock, when it gives up.
         recipient: of the message it is for, if free replies are accounted for.
         intent: what is written together with its slot.
+        loop: the running loop.
     """
 
     __slots__ = (
@@ -35,9 +36,15 @@ class Waiter(asyncio.Future[Slot]):
     )  # fmt: skip
 
     def __init__(
-        self, line: Line, lane: Lane, deadline: float | None, recipient: Recipient | None, intent: Intent | None
+        self,
+        line: Line,
+        lane: Lane,
+        deadline: float | None,
+        recipient: Recipient | None,
+        intent: Intent | None,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        super().__init__(loop=asyncio.get_running_loop())
+        super().__init__(loop=loop)
         self.line = line
         self.lane = lane
         self.queue = self.before = self.after = None  # its place in the line's queue

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from zlib import crc32
 
 from attrs import Factory, define, field, frozen
 
+from twdm_async._forks import unique_name
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.spec import Quota, ReplyCredit, Scope
 
@@ -105,7 +106,7 @@ def _page_of(conversant: Conversant) -> str:
     return f"conversations {conversant.owner} {crc32(conversant.person.encode()) % _CONVERSATION_PAGES}"
 
 
-@define
+@frozen
 class Conversant:
     """A person an account writes to.
 
@@ -124,6 +125,9 @@ class Conversant:
     @property
     def pages(self) -> tuple[str, ...]:
         return (self.page,)
+
+
+_conversant = lru_cache(maxsize=1024)(Conversant)  # of those who are written to now, more than once
 
 
 @define
@@ -155,8 +159,7 @@ class Recipient:
 
     def ticket(self, terms: Terms) -> ReplyTicket:
         """Make a ticket of the message, for one attempt to get a slot on these terms."""
-        conversant = Conversant(terms.app, terms.account, self.person)
-        return ReplyTicket(conversant, secrets.token_hex(8), self.server_time())
+        return ReplyTicket(_conversant(terms.app, terms.account, self.person), unique_name(), self.server_time())
 
 
 @define(eq=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,27 +16,29 @@ from attrs import evolve, field, frozen
 from twdm_async._quiet import quiet
 from twdm_async.errors import InvalidInput
 from twdm_async.models.attachments import MessageMedia
-from twdm_async.models.checks import checked_id, is_id
+from twdm_async.models.checks import checked_id, checked_length, is_id
 from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
 from twdm_async.models.users import User
 from twdm_async.quota.lanes import Lane
+from twdm_async.quota.operations import Slot
 from twdm_async.resources.download import download
 from twdm_async.resources.inbox import Inbox, checked_inbox
 from twdm_async.resources.message_data import Attachable, message_data
 from twdm_async.resources.polling import Poll, checked_times
 from twdm_async.resources.reconcile import Reconciled, Reconciler
 from twdm_async.transport.call import Caller, Journal
-from twdm_async.transport.wire import Message
+from twdm_async.transport.wire import Message, encode_json
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
     from datetime import datetime
 
     from twdm_async.errors import DeliveryUnknown
     from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
     from twdm_async.quota.spec import Priority
 
+_SEND: Final = "direct_messages.send"
 _LONGEST_TEXT: Final = 10_000
 _LARGEST_PAGE: Final = 50
 _LARGEST_FILE: Final = 512 * 1024 * 1024  # bytes: no film may be larger
@@ -47,11 +50,29 @@ class Outgoing:
 
     Args:
         message: what is known of it.
-        create: its ``message_create`` object, as the API wants it.
+        data: its ``message_data`` object, as the API wants it; ``None`` if it has a text and nothing else.
     """
 
     message: Message
-    create: Mapping[str, Any] = field(repr=False, hash=False)
+    data: Mapping[str, Any] | None = field(default=None, repr=False, hash=False)
+
+    @property
+    def create(self) -> dict[str, Any]:
+        """Its ``message_create`` object, as the API wants it."""
+        message = self.message
+        data = {"text": message.text} if self.data is None else self.data
+        create: dict[str, Any] = {"target": {"recipient_id": message.recipient_id}, "message_data": data}
+        if message.custom_profile_id is not None:
+            create["custom_profile_id"] = message.custom_profile_id
+        return create
+
+    def body(self) -> bytes:
+        """The body of the request that sends it."""
+        message = self.message
+        data = f'{{"text":{encode_json(message.text or "")}}}' if self.data is None else encode_json(self.data)
+        profile = "" if message.custom_profile_id is None else f',"custom_profile_id":"{message.custom_profile_id}"'
+        create = f'{{"target":{{"recipient_id":"{message.recipient_id}"}},"message_data":{data}{profile}}}'
+        return f'{{"event":{{"type":"message_create","message_create":{create}}}}}'.encode()
 
 
 def outgoing(
@@ -69,11 +90,15 @@ def outgoing(
         InvalidInput: something is wrong with them.
     """
     recipient_id = _plain(checked_id(recipient_id, "recipient_id"))
-    data = message_data(text, limit=_LONGEST_TEXT, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
-    create: dict[str, Any] = {"target": {"recipient_id": recipient_id}, "message_data": data}
     if custom_profile_id is not None:
-        create["custom_profile_id"] = _plain(checked_id(custom_profile_id, "custom_profile_id"))
-    return Outgoing(as_message(create), create)
+        custom_profile_id = _plain(checked_id(custom_profile_id, "custom_profile_id"))
+    data, content = None, ""
+    if text is None or quick_replies is not None or ctas is not None or attachment is not None:
+        data = message_data(text, limit=_LONGEST_TEXT, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
+        content = _content(data)
+    else:
+        checked_length(text, "text", _LONGEST_TEXT)
+    return Outgoing(Message(recipient_id, custom_profile_id, text, content), data)
 
 
 def _plain(number: str) -> str:
@@ -81,12 +106,75 @@ def _plain(number: str) -> str:
     return number.lstrip("0") or "0"
 
 
-def as_message(create: Mapping[str, Any]) -> Message:
-    """What is known of the message in a ``message_create`` object."""
-    data = create["message_data"]
+def _content(data: Mapping[str, Any]) -> str:
+    """What hangs on a message, as a text that can be compared."""
     hangs_on_it = {name: value for name, value in data.items() if name != "text"}
-    content = json.dumps(hangs_on_it, sort_keys=True) if hangs_on_it else ""
-    return Message(create["target"]["recipient_id"], create.get("custom_profile_id"), data.get("text"), content)
+    return json.dumps(hangs_on_it, sort_keys=True) if hangs_on_it else ""
+
+
+def from_create(create: Mapping[str, Any]) -> Outgoing:
+    """Return the message that has this ``message_create`` object."""
+    data = create["message_data"]
+    message = Message(
+        create["target"]["recipient_id"], create.get("custom_profile_id"), data.get("text"), _content(data)
+    )
+    return Outgoing(message, data if message.content else None)
+
+
+@lru_cache(maxsize=4096)
+def _lane(key: str) -> Lane:
+    return Lane(key)
+
+
+async def send_message(
+    caller: Caller,
+    recipient_id: str | int,
+    text: str | None,
+    *,
+    custom_profile_id: str | int | None,
+    quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None,
+    ctas: Sequence[CallToAction] | None,
+    attachment: Attachable | None,
+    priority: Priority | None,
+    max_wait: float | None,
+    lane: str | Lane | None,
+) -> DirectMessage:
+    """Send one message. Arguments and errors are those of :meth:`DirectMessages.send`."""
+    message = outgoing(
+        recipient_id,
+        text,
+        custom_profile_id=custom_profile_id,
+        quick_replies=quick_replies,
+        ctas=ctas,
+        attachment=attachment,
+    )
+    if lane is None:
+        lane = _lane(message.message.custom_profile_id or "")
+    elif not isinstance(lane, Lane):
+        lane = Lane(lane)
+    if priority is not None:
+        lane = evolve(lane, priority=priority)
+    # While it waits, there are two frames and one future of it. What it needs to leave is made afterwards.
+    began = caller.clock.monotonic()
+    entered = caller.enter(_SEND, lane, max_wait, message.message.recipient_id or "")
+    if isinstance(entered, Slot):
+        slot = entered
+    else:
+        try:
+            slot = await entered
+        except BaseException:
+            caller.leave(entered)
+            raise
+    return await caller.call(
+        _SEND,
+        message.body(),
+        DirectMessage,
+        message=message.message,
+        lane=lane,
+        max_wait=max_wait,
+        slot=slot,
+        waited=caller.clock.monotonic() - began,
+    )
 
 
 @frozen
@@ -97,7 +185,7 @@ class DirectMessages:
     reconciler: Reconciler
 
     @quiet
-    async def send(
+    def send(
         self,
         recipient_id: str | int,
         text: str | None = None,
@@ -109,7 +197,7 @@ class DirectMessages:
         priority: Priority | None = None,
         max_wait: float | None = None,
         lane: str | Lane | None = None,
-    ) -> DirectMessage:
+    ) -> Coroutine[Any, Any, DirectMessage]:
         """Send one message (page *Send a Direct Message with custom profile*: POST direct_messages/events/new).
 
         It waits for quota: 1000 in 24 hours for the account, 15 000 for the app; unless it is one of five replies to a
@@ -136,27 +224,24 @@ class DirectMessages:
             NotAllowlisted, RecipientUnreachable, LooksAutomated, ResponseError: the API refused it.
             ConnectFailed: no byte left the machine.
         """
-        message = outgoing(
+        return send_message(
+            self._caller,
             recipient_id,
             text,
             custom_profile_id=custom_profile_id,
             quick_replies=quick_replies,
             ctas=ctas,
             attachment=attachment,
+            priority=priority,
+            max_wait=max_wait,
+            lane=lane,
         )
-        if not isinstance(lane, Lane):
-            lane = Lane(lane if lane is not None else message.message.custom_profile_id or "")
-        if priority is not None:
-            lane = evolve(lane, priority=priority)
-        return await self.deliver(message, lane=lane, max_wait=max_wait)
 
-    async def deliver(
-        self, outgoing: Outgoing, *, lane: Lane, max_wait: float | None = None, journal: Journal | None = None
-    ) -> DirectMessage:
-        """Send what was checked before; with a `journal`, write down how far it came. Errors are those of `send`."""
+    async def deliver(self, outgoing: Outgoing, *, lane: Lane, max_wait: float, journal: Journal) -> DirectMessage:
+        """Send what was checked before, and write down how far it came. Errors are those of `send`."""
         return await self._caller.call(
-            "direct_messages.send",
-            {"event": {"type": "message_create", "message_create": outgoing.create}},
+            _SEND,
+            outgoing.body(),
             DirectMessage,
             message=outgoing.message,
             lane=lane,

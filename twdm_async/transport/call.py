@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from twdm_async.credentials import Credentials
     from twdm_async.observers import Observer
     from twdm_async.quota.limiter import QuotaLimiter
+    from twdm_async.quota.line import Waiter
     from twdm_async.transport.http import HttpTransport
     from twdm_async.transport.oauth1 import OAuth1Signer
 
@@ -183,6 +184,7 @@ class Caller:
         self._tasks: set[asyncio.Task[Any]] = set()  # in which attempts are made that are the client's
         self._last_stamp = 0.0
         self.places = Places(http.most)
+        self._server_time = self.server_time  # one for all who wait, and not one each
         self.sent = SentMessages(credentials)
 
     @property
@@ -190,8 +192,8 @@ class Caller:
         """Scheme and host of the API."""
         return self._hosts[Host.API]
 
-    def bind_loop(self) -> None:
-        """To be called before each use: bind this to the running loop, if it is not bound yet.
+    def bind_loop(self) -> asyncio.AbstractEventLoop:
+        """To be called before each use: bind this to the running loop, if it is not bound yet, and return it.
 
         Raises:
             WrongEventLoop: it is bound to another one, or to the process that this one was forked off.
@@ -204,6 +206,7 @@ class Caller:
         elif self._loop is not loop:
             gone = ", which is closed" if self._loop.is_closed() else ""
             raise errors.WrongEventLoop(problem=f"the client is in use in another event loop{gone}")
+        return loop
 
     async def close(self, timeout: float) -> None:
         """Begin nothing any more, and wait for what is under way: up to `timeout` seconds, then it is ended."""
@@ -237,16 +240,32 @@ class Caller:
         for event in over:
             await event.wait()
 
+    def enter(self, name: str, lane: Lane, max_wait: float | None, recipient_id: str) -> Slot | Waiter:
+        """Get the slot of a message's first attempt; or what it can be awaited by, by whoever sends it. If that ends by
+        an exception, :meth:`leave` must be called. Errors are those of :meth:`QuotaLimiter.admit
+        <twdm_async.quota.limiter.QuotaLimiter.admit>`.
+        """
+        loop = self.bind_loop()
+        patience = self._max_wait if max_wait is None else checked_wait(max_wait)
+        recipient = Recipient(recipient_id, self._server_time)
+        return self._limiter.enter(ENDPOINTS[name].family, lane, patience, None, recipient, loop)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Nobody waits for `waiter` any more."""
+        self._limiter.leave(waiter)
+
     async def call(
         self,
         name: str,
-        arguments: Mapping[str, Any],
+        arguments: Mapping[str, Any] | bytes,
         into: type[T],
         *,
         path_id: str | None = None,
         message: Message | None = None,
         lane: Lane = _ANYONE,
         max_wait: float | None = None,
+        slot: Slot | None = None,
+        waited: float = 0.0,
         journal: Journal | None = None,
         files_host: str | None = None,
         sink: Sink | None = None,
@@ -255,12 +274,14 @@ class Caller:
 
         Args:
             name: a name from the table of endpoints.
-            arguments: what to send, checked.
+            arguments: what to send, checked; a JSON body may be encoded already.
             into: the model of the answer; ``type(None)`` where there is none.
             path_id: a checked id for the path.
             message: what is known of the message that is sent.
             lane: where to wait.
             max_wait: seconds to wait for quota, over all attempts; the client's if not given.
+            slot: of the first attempt, if there is one already.
+            waited: seconds that it took to have it.
             journal: where its attempts are written down.
             files_host: where a message's file is, checked.
             sink: where the body of the answer goes, if it is a file.
@@ -268,24 +289,32 @@ class Caller:
         Raises:
             TwdmError: any of the tree, as :mod:`twdm_async.transport.retry` decides.
         """
-        self.bind_loop()
+        if slot is None:
+            self.bind_loop()
+        call: _Call[T] | None = None
         try:
             hosts = self._hosts if files_host is None else {**self._hosts, Host.FILES: files_host}
             request = wire.encode(ENDPOINTS[name], hosts, arguments, path_id=path_id, message=message)
             request.sink = sink
             del arguments  # a traceback that shows what its frames hold is not to show a message
-            return await self._attempts(_Call(request, into, journal), lane, max_wait)
+            call = _Call(request, into, journal, slot, waited=waited)
+            return await self._attempts(call, lane, max_wait)
         except errors.TwdmError:
             raise
         except Exception as error:  # noqa: BLE001 - nobody could have expected it
+            if slot is not None and call is None:
+                self._limiter.give_back(slot)
             problem = mistake(error)
         raise problem
 
     async def _attempts(self, call: _Call[T], lane: Lane, max_wait: float | None) -> T:
-        patience = checked_wait(max_wait) if max_wait is not None else self._max_wait
+        patience = self._max_wait if max_wait is None else checked_wait(max_wait)
+        if patience is not None:
+            patience = max(0.0, patience - call.waited)
         while True:
-            patience = await self._admit(call, lane, patience)
-            outcome = await self._send(call)
+            if call.slot is None:
+                patience = await self._admit(call, lane, patience)
+            outcome = await (self._attempt(call) if call.journal is None else self._kept_attempt(call))
             match outcome:
                 case Answered(answer):
                     return answer
@@ -345,17 +374,14 @@ class Caller:
     def _recipient(self, call: _Call[Any]) -> Recipient | None:
         """Return the recipient of the message that the call sends."""
         message = call.request.message
-        return Recipient(message.recipient_id, self.server_time) if message and message.recipient_id else None
+        return Recipient(message.recipient_id, self._server_time) if message and message.recipient_id else None
 
     def server_time(self) -> float:
         """Seconds since 1970 by the server's clock, as far as it is known; in any thread."""
         return self._clock.wall() + self._signer.skew
 
-    async def _send(self, call: _Call[T]) -> Outcome[T]:
-        """Make an attempt. Who is cancelled here leaves it to go on, if a byte of it may have left."""
-        if call.journal is None:
-            return await self._attempt(call)
-        # What is written down must not be cut off by a caller.
+    async def _kept_attempt(self, call: _Call[T]) -> Outcome[T]:
+        """Make an attempt that is written down, which must not be cut off by a caller, in a task of the client's."""
         task = self._begin(self._attempt(call))
         try:
             return await asyncio.shield(task)
@@ -375,16 +401,19 @@ class Caller:
 
     async def _attempt(self, call: _Call[T]) -> Outcome[T]:
         """Make an attempt; or in a task of the client's, go on with one whose caller was cancelled."""
-        if call.attempt is None:
-            try:
-                await self.places.take(call.request.endpoint.name)
-            except BaseException:
-                self._give_back(call)
-                raise
-            self._under_way.add(call)
+        attempt = call.attempt or await self._take_off(call)
+        if attempt is None:
+            return Retry(call.story)
         is_over = True
         try:
-            return await self._make_attempt(call)
+            reply, outcome = await self._exchange(call, attempt)
+            try:
+                self._note(call, outcome)
+                if call.journal is not None:
+                    await call.journal.ended(outcome)
+            finally:
+                self._report(call, attempt, reply, outcome)
+            return outcome
         except asyncio.CancelledError:
             if call.may_go_on:
                 is_over, call.is_abandoned = False, True
@@ -393,6 +422,30 @@ class Caller:
         finally:
             if is_over:
                 self._end(call)
+
+    async def _take_off(self, call: _Call[Any]) -> Attempt | None:
+        """Wait for a place on the wire. Return the attempt to be made; ``None`` if that took so long that it needs
+        another slot.
+        """
+        try:
+            await self.places.take(call.request.endpoint.name)
+        except BaseException:
+            self._give_back(call)
+            raise
+        self._under_way.add(call)
+        slot = call.slot
+        if slot is not None and self._clock.uptime() > slot.send_by:
+            self._give_back(call)
+            try:
+                if call.journal is not None:
+                    await call.journal.ended(Retry(call.story))
+            finally:
+                self._end(call)
+            return None
+        call.attempt = Attempt() if slot is None else Attempt(slot.send_by, self._clock.uptime)
+        call.number += 1
+        call.began, call.stamp = self._clock.monotonic(), self._next_stamp()
+        return call.attempt
 
     def _end(self, call: _Call[Any]) -> None:
         """Nothing of the attempt is under way any more."""
@@ -405,69 +458,52 @@ class Caller:
         if call.journal is not None:
             call.journal.over()
 
-    async def _make_attempt(self, call: _Call[T]) -> Outcome[T]:
-        attempt, slot = call.attempt, call.slot
-        if attempt is None:
-            if slot is not None and self._clock.uptime() > slot.send_by:  # it had to wait for a place for too long
-                self._give_back(call)
-                if call.journal is not None:
-                    await call.journal.ended(Retry(call.story))
-                return Retry(call.story)
-            call.number += 1
-            call.began, call.stamp = self._clock.monotonic(), self._next_stamp()
-            attempt = call.attempt = Attempt() if slot is None else Attempt(slot.send_by, self._clock.uptime)
-        reply: Reply | Fault | None = None
-        try:
-            reply, outcome = await self._exchange(call, attempt)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours is no reason to leave it open
-            attempt.distrust()
-            outcome = Failed(self._failed(call, mistake(error), left=attempt.sent))
-        except BaseException as cut_off:
-            if call.journal is not None:  # whoever comes next will write it down
-                left = Failed(self._failed(call, _CUT_OFF, left=True)) if attempt.sent else None
-                call.journal.cut_off(left or Retry(call.story))
-            raise cut_off from None
-        try:
-            # Not if it was only looked up; and a journal keeps those without an id by itself, and longer.
-            message = call.request.message
-            if message is not None and isinstance(outcome, Answered):
-                answer: Any = outcome.answer
-                if isinstance(answer, DirectMessage) and (answer.id or call.journal is None):
-                    self.sent.note_answer(message, answer, call.sent_at)
-            if call.journal is not None:
-                await call.journal.ended(outcome)
-        finally:
-            self._report(call, attempt, reply, outcome)
-        return outcome
-
     async def _exchange(self, call: _Call[T], attempt: Attempt) -> tuple[Reply | Fault | None, Outcome[T]]:
-        """What came of the attempt, and what follows from it. However this ends, the slot is settled, or given back if
-        no byte left; unless a task of the client's goes on with it.
+        """Have the attempt made, and tell what came of it. However this ends, the slot is settled, or given back if no
+        byte left; unless a task of the client's goes on with it.
         """
         reply: Reply | Fault | None = None
         outcome: Outcome[T] | None = None
         is_over = True
         try:
-            if not attempt.authorization:
-                if call.journal is not None:
-                    is_written = call.slot is not None and call.slot.intent is not None
-                    await call.journal.leaving(call.stamp, is_written=is_written)
-                attempt.authorization = self._signer.sign(call.request)
-            reply = await self._http.exchange(call.request, attempt)
-            if isinstance(reply, Reply):
-                self._limiter.learn(call.request.endpoint.family, reply.status, reply.headers)
-            # An attempt that came too late for its slot did not fail; it needs another slot.
-            outcome = Retry(call.story) if attempt.is_late else self._decide(call, attempt, reply)
+            try:
+                if not attempt.authorization:
+                    if call.journal is not None:
+                        is_written = call.slot is not None and call.slot.intent is not None
+                        await call.journal.leaving(call.stamp, is_written=is_written)
+                    attempt.authorization = self._signer.sign(call.request)
+                reply = await self._http.exchange(call.request, attempt)
+                if isinstance(reply, Reply):
+                    self._limiter.learn(call.request.endpoint.family, reply.status, reply.headers)
+                # An attempt that came too late for its slot did not fail; it needs another slot.
+                outcome = Retry(call.story) if attempt.is_late else self._decide(call, attempt, reply)
+            except errors.TwdmError as error:  # the client was closed, or the journal could not be written
+                outcome = Failed(error)
+            except asyncio.CancelledError:
+                is_over = not call.may_go_on
+                raise
+            finally:
+                if is_over:
+                    attempt.distrust()  # unless it was said before that it can be trusted
+                    self._settle(call, attempt, reply, outcome)
             return reply, outcome
-        except errors.TwdmError as error:  # the client was closed, or the journal could not be written
-            return reply, Failed(error)
-        except asyncio.CancelledError:
-            is_over = not call.may_go_on
-            raise
-        finally:
-            if is_over:
-                attempt.distrust()  # unless it was said before that it can be trusted
-                self._settle(call, attempt, reply, outcome)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours is no reason to leave it open
+            return None, Failed(self._failed(call, mistake(error), left=attempt.sent))
+        except BaseException as cut_off:
+            if call.journal is not None:  # whoever comes next will write it down
+                left = Failed(self._failed(call, _CUT_OFF, left=True)) if attempt.sent else None
+                call.journal.cut_off(left or Retry(call.story))
+            raise cut_off from None
+
+    def _note(self, call: _Call[Any], outcome: Outcome[Any]) -> None:
+        """Note a message that was sent. Not if it was only looked up; and a journal keeps those without an id by
+        itself, and longer.
+        """
+        message = call.request.message
+        if message is not None and isinstance(outcome, Answered):
+            answer = outcome.answer
+            if isinstance(answer, DirectMessage) and (answer.id or call.journal is None):
+                self.sent.note_answer(message, answer, call.sent_at)
 
     def _settle(
         self, call: _Call[T], attempt: Attempt, reply: Reply | Fault | None, outcome: Outcome[T] | None

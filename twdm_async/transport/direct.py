@@ -186,10 +186,13 @@ async def _tried(send: Callable[[Attempt], Awaitable[Reply | Fault]], on_paper: 
     """
     attempt = Attempt()
     attempt.authorization = "OAuth"
-    reply = await send(attempt)
-    if not attempt.sent or isinstance(reply, Fault):
-        return None
-    attempt.trust()
+    try:
+        reply = await send(attempt)
+        if not attempt.sent or isinstance(reply, Fault):
+            return None
+        attempt.trust()
+    finally:
+        attempt.distrust()  # whoever is cancelled here leaves nothing behind
     head, _, body = on_paper.paper.written.partition(b"\r\n\r\n")
     on_paper.paper.written = b""
     line, *lines = head.decode("ascii").split("\r\n")

@@ -47,6 +47,7 @@ class HttpTransport:
         self._borrowed = borrowed
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # that has the connections
         self._direct: dict[str, Direct | None] = {}  # by host; None where all go through the session
         self._learning = asyncio.Lock()
         self._under_way: set[Attempt] = set()
@@ -117,7 +118,7 @@ class HttpTransport:
         """Send `request` directly or by the session, or go on reading the reply to it, for as long as there is time.
         What aiohttp raises becomes a fault.
         """
-        attempt.run_in(asyncio.current_task())
+        attempt.run_in(asyncio.current_task(self._loop))
         self._under_way.add(attempt)
         self._extend(attempt)
         try:
@@ -144,7 +145,7 @@ class HttpTransport:
 
     def _extend(self, attempt: Attempt) -> None:
         """Let the time of an attempt begin anew."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         if not self._is_closed:
             attempt.due = loop.time() + self._timeout
         if self._timer is None:

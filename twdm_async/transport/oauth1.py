@@ -6,8 +6,8 @@ made by oauthlib. What never changes is prepared once: most requests differ in n
 
 from __future__ import annotations
 
-import base64
-import hmac
+import binascii
+import hashlib
 import ipaddress
 import os
 from functools import lru_cache
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from twdm_async.credentials import Credentials
     from twdm_async.endpoints import Method
     from twdm_async.transport.wire import Request
+
+_BLOCK: Final = 64  # bytes, of SHA-1
 
 _KNOWN_HOSTS: Final = frozenset({"api.twitter.com", "api.x.com", "upload.twitter.com", "upload.x.com"})
 
@@ -99,9 +101,13 @@ class OAuth1Signer:
         self._clock = clock
         self._consumer_key = credentials.consumer_key
         self._token = credentials.access_token
-        self._key = "&".join(
+        key = "&".join(
             utils.escape(secret) for secret in (credentials.consumer_secret, credentials.access_token_secret)
         ).encode()
+        # HMAC (RFC 2104) with the key hashed once. What is kept can sign, as the key can; it tells no secret.
+        key = (hashlib.sha1(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")  # noqa: S324
+        self._inner = hashlib.sha1(bytes(byte ^ 0x36 for byte in key))  # noqa: S324 - what the API asks for
+        self._outer = hashlib.sha1(bytes(byte ^ 0x5C for byte in key))  # noqa: S324 - as above
         self.skew = 0.0
         """Seconds by which the server's clock is ahead of this machine's."""
         consumer_key, token = utils.escape(self._consumer_key), utils.escape(self._token)
@@ -136,7 +142,10 @@ class OAuth1Signer:
             timestamp: seconds since 1970, as digits.
         """
         base = self._base_string(method, url, parameters, nonce, timestamp)
-        mac = base64.b64encode(hmac.digest(self._key, base.encode(), "sha1")).decode()
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(base.encode())
+        outer.update(inner.digest())
+        mac = binascii.b2a_base64(outer.digest(), newline=False).decode()
         mac = mac.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")  # all that base64 has to escape
         return (
             f'{self._header_start}, oauth_nonce="{nonce}", oauth_signature="{mac}", '

@@ -18,7 +18,7 @@ from attrs import define, evolve, field, frozen
 from twdm_async import errors
 from twdm_async._json import is_array, is_object
 from twdm_async.endpoints import Encoding, Endpoint, Host
-from twdm_async.models.convert import converter
+from twdm_async.models.convert import structure
 from twdm_async.models.texts import unescaped
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from twdm_async.models.direct_messages import DirectMessage
 
 T = TypeVar("T")
+
+_JSON: Final = "application/json"
 
 LARGEST_REPLY: Final = 8 * 1024 * 1024
 """Bytes. A longer reply is not read to its end."""
@@ -161,7 +163,7 @@ class Fault:
 def encode(
     endpoint: Endpoint,
     hosts: Mapping[Host, str],
-    arguments: Mapping[str, Any],
+    arguments: Mapping[str, Any] | bytes,
     *,
     path_id: str | None = None,
     message: Message | None = None,
@@ -171,11 +173,13 @@ def encode(
     Args:
         endpoint: its row.
         hosts: scheme and host for each of the API's hosts.
-        arguments: the JSON body, or the fields of a query, form or multipart body.
+        arguments: the JSON body, which may be encoded already; or the fields of a query, form or multipart body.
         path_id: a checked id for the path template.
         message: that it sends, if it sends one.
     """
     host = hosts[endpoint.host]
+    if isinstance(arguments, bytes):
+        return Request(endpoint, host, endpoint.path, body=arguments, content_type=_JSON, message=message)
     if endpoint.host is Host.FILES:  # its address came with a message, and was checked
         return Request(endpoint, host, f"/{path_id}")
     path, query = endpoint.path, ""
@@ -186,8 +190,8 @@ def encode(
         path, query = path.format(id=_escape(path_id)), query.format(id=_escape(path_id))
     match endpoint.encoding:
         case Encoding.JSON:
-            body = _encoder.encode(arguments).encode()
-            return Request(endpoint, host, path, query, signed, body, "application/json", message)
+            body = encode_json(arguments).encode()
+            return Request(endpoint, host, path, query, signed, body, _JSON, message)
         case Encoding.QUERY:
             signed = tuple(arguments.items())
             return Request(endpoint, host, path, query=_urlencoded(signed), signed=signed)
@@ -202,6 +206,11 @@ def encode(
 
 # Made once: json.dumps and json.loads make a new one for each call that has options.
 _encoder: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+def encode_json(value: Any) -> str:
+    """`value` as JSON, with no space between its parts."""
+    return _encoder.encode(value)
 
 
 def _escape(text: str) -> str:
@@ -236,7 +245,7 @@ def read(endpoint: Endpoint, reply: Reply, into: type[T]) -> T:
     if not is_answer and any(code is not None for code, _ in _error_entries(body)):
         raise refusal(endpoint, reply)
     try:
-        return converter.structure(_unwrapped(endpoint.answer, body), into)
+        return structure(_unwrapped(endpoint.answer, body), into)
     except (ValueError, TypeError, KeyError):
         problem = "the answer is not what this endpoint answers"
     raise errors.MalformedResponse(endpoint=endpoint.name, status=reply.status, problem=problem)

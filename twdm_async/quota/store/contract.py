@@ -123,9 +123,13 @@ class QuotaStore(ABC):
         """Tell whether the tables at `path` live in this store's own file, so that intents are written with slots."""
         return False
 
-    def take_one(self, terms: Terms, recipient: Recipient | None) -> Slot | None:  # noqa: ARG002 - most must be asked
-        """Take one slot, if that can be done at once; else return None, and :meth:`ask` must be used."""
+    # fmt: off
+    def take_one(self, terms: Terms, recipient: Recipient | None, loop: asyncio.AbstractEventLoop) -> Slot | None:  # noqa: ARG002
+        """Take one slot, for a message to `recipient` or for something else, if that can be done at once in the running
+        `loop`; else return None, and :meth:`ask` must be used, as of most stores.
+        """
         return None
+    # fmt: on
 
     @abstractmethod
     def ask(self, take: Take) -> Answer | asyncio.Future[Answer]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -13,6 +12,8 @@ from twdm_async.quota.operations import Granted
 from twdm_async.quota.store.contract import QuotaStore
 
 if TYPE_CHECKING:
+    import asyncio
+
     from twdm_async.quota.operations import Answer, Note, Recipient, Slot, Take, Terms
     from twdm_async.quota.standing import Standing
 
@@ -44,8 +45,8 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
             raise InvalidInput(parameter="url", problem="must be memory:// and nothing else")
         return cls(assume_spent=assume_spent)
 
-    def take_one(self, terms: Terms, recipient: Recipient | None) -> Slot | None:
-        if self._loop is not asyncio.get_running_loop():
+    def take_one(self, terms: Terms, recipient: Recipient | None, loop: asyncio.AbstractEventLoop) -> Slot | None:
+        if self._loop is not loop:
             self.bind_loop()
         book = self._books.get(terms.app)
         return None if book is None else book.take_one(terms, self._uptime(), recipient)
