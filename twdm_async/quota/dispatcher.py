@@ -234,7 +234,7 @@ class Dispatcher:
         """Give a slot that was taken for calls of this priority to whoever's turn it is."""
         if line.waiters and line.waiters.next_priority() <= priority and line.waiters.peek().is_plain:
             line.pacer.spend()
-            line.waiters.pop().grant(slot)
+            line.waiters.pop().set_result(slot)
         else:
             give_back(self._store, slot)
 

@@ -79,8 +79,8 @@ class _Queue(Generic[T]):
 
     key: str
     start: float  # virtual time at which the first one's grant starts
-    first: T | None = None
-    last: T | None = None
+    first: Any = None
+    last: Any = None
     length: int = 0
     ticket: int = 0  # the number of its entry among the heads
 
@@ -142,8 +142,7 @@ class LaneQueue(Generic[T]):
         Raises:
             IndexError: nobody waits.
         """
-        first = self._head()[3].first
-        assert first is not None  # noqa: S101 - a lane in which nobody waits has no head
+        first: T = self._head()[3].first  # a lane in which nobody waits has no head
         return first
 
     def pop(self) -> T:
@@ -153,15 +152,26 @@ class LaneQueue(Generic[T]):
             IndexError: nobody waits.
         """
         item = self.peek()
-        self.discard(item, is_served=True)
+        rank, start, _, queue = heapq.heappop(self._heads)
+        self._unlink(item)
+        self._serve(rank, start, queue, item)
         return item
 
     def discard(self, item: T, *, is_served: bool = False) -> None:
         """Remove `item`, wherever it stands; its lane pays if it was served. Nothing happens if it is not there."""
-        queue, lane = item.queue, item.lane
+        queue, rank = item.queue, int(item.lane.priority)
         if queue is None:
             return
-        rank, before, after = int(lane.priority), item.before, item.after
+        self._unlink(item)
+        if is_served:
+            first_rank, start, *_ = self._head()
+            self._serve(rank, start if first_rank == rank else -math.inf, queue, item)
+        elif queue.first is None:
+            self._retire(rank, queue)
+
+    def _unlink(self, item: T) -> None:
+        """Take `item` out of its lane."""
+        queue, rank, before, after = item.queue, int(item.lane.priority), item.before, item.after
         if before is None:
             queue.first = after
         else:
@@ -174,14 +184,14 @@ class LaneQueue(Generic[T]):
         queue.length -= 1
         self._lengths[rank] -= 1
         self._length -= 1
-        if is_served:
-            first_rank, start, *_ = self._head()
-            if first_rank == rank:
-                self._advance(rank, start)
-            queue.start += 1.0 / lane.weight
+
+    def _serve(self, rank: int, now: float, queue: _Queue[T], item: T) -> None:
+        """Let the lane of `item`, which was served at this virtual time, pay for it."""
+        self._advance(rank, now)
+        queue.start += 1.0 / item.lane.weight
         if queue.first is None:
             self._retire(rank, queue)
-        elif is_served:
+        else:
             self._announce(rank, queue)
 
     def ahead_of(self, lane: Lane, item: T | None = None) -> int:
