@@ -244,14 +244,22 @@ class Rows:
         return 0 if found is None else int(found[0])
 
     def take_up(
-        self, owner: str, priority: Priority, after: str, *, avoided: Collection[str] = (), is_probe: bool = False
-    ) -> TakenUp | None:
-        """Make `owner` the owner of the next message, if there is one.
+        self,
+        owner: str,
+        priority: Priority,
+        after: str,
+        most: int = 1,
+        *,
+        avoided: Collection[str] = (),
+        is_probe: bool = False,
+    ) -> list[TakenUp]:
+        """Make `owner` the owner of the next messages, if there are any.
 
         Args:
-            owner: who sends it.
+            owner: who sends them.
             priority: of the messages.
             after: a lane; lanes take turns, from the one behind it.
+            most: how many messages.
             avoided: people whose messages are taken up last.
             is_probe: whether it is to find out if anything gets through. Then it is the first message to the recipient
                 of one that is drawn at random, since what lies side by side may fail for the same reason.
@@ -259,14 +267,19 @@ class Rows:
         query = f"SELECT id FROM message WHERE account = ? AND {_TO_SEND} AND not_after <= ?"  # noqa: S608 - as above
         for (row,) in self._db.execute(query, (self._account, self._wall)).fetchall():
             self.end(row, State.EXPIRED)
-        found = self._next(priority, after, avoided, is_probe=is_probe) if avoided else None
-        had_others = found is not None
-        found = found or self._next(priority, after, (), is_probe=is_probe)
-        if found is None:
-            return None
-        self._db.execute("UPDATE message SET owner = ? WHERE id = ?", (owner, found[0]))
-        row, key, recipient_id, custom_profile_id, payload, lane, not_after, tries = found
-        return TakenUp(row, key, recipient_id, custom_profile_id, payload, lane, not_after, tries, had_others)
+        taken: list[TakenUp] = []
+        while len(taken) < most:
+            found = self._next(priority, after, avoided, is_probe=is_probe) if avoided else None
+            had_others = found is not None
+            found = found or self._next(priority, after, (), is_probe=is_probe)
+            if found is None:
+                break
+            self._db.execute("UPDATE message SET owner = ? WHERE id = ?", (owner, found[0]))
+            row, key, recipient_id, custom_profile_id, payload, after, not_after, tries = found
+            taken.append(
+                TakenUp(row, key, recipient_id, custom_profile_id, payload, after, not_after, tries, had_others)
+            )
+        return taken
 
     def _next(self, priority: Priority, after: str, avoided: Collection[str], *, is_probe: bool) -> Any:
         columns = "id, key, recipient_id, custom_profile_id, payload, lane, not_after, tries"

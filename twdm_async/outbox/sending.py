@@ -189,7 +189,7 @@ class Sending:
     async def _wait_for_the_end(self, stop: asyncio.Event, *, is_draining: bool) -> None:
         while not stop.is_set():
             news = self.storage.news
-            if is_draining:
+            if is_draining and not self._in_hand:
                 is_left, unknown = await self.storage.do(
                     lambda rows: (rows.left_to_send(), [one.id for one in rows.unknown()]), only_reads=True
                 )
@@ -230,36 +230,34 @@ class Sending:
         return {*list(self._in_hand), *under_way, *list(self.unwritten)}
 
     async def _dispatch(self, run: _Run, priority: Priority, workers: int) -> None:
-        places = asyncio.Semaphore(workers)
         while not run.stop.is_set():
-            await places.acquire()
             news = self.storage.news
-            wait = self.judge.wait(self.clock.monotonic())
-            if wait or (self.judge.is_troubled and priority in self._in_hand.values()):
-                places.release()
+            wait, is_probe = self.judge.wait(self.clock.monotonic()), self.judge.is_troubled
+            busy = sum(1 for of in self._in_hand.values() if of is priority)
+            room = (1 if is_probe else workers) - busy
+            if wait or room <= 0:
                 await woken(news, min(wait, _WAKE_EVERY) or _WAKE_EVERY)
                 continue
-            last, avoided, is_probe = self._last_lane[priority], self.judge.suspects, self.judge.is_troubled
             taken = await self.storage.do(
                 partial(
                     Rows.take_up,
                     owner=self.owner.name,
                     priority=priority,
-                    after=last,
-                    avoided=avoided,
+                    after=self._last_lane[priority],
+                    most=room,
+                    avoided=self.judge.suspects,
                     is_probe=is_probe,
                 )
             )
-            if taken is None:
-                places.release()
+            for one in taken:
+                self._last_lane[priority] = one.lane
+                self.unwritten.pop(one.id, None)  # it was written, or this could not have been taken up
+                self._in_hand[one.id] = priority
+                run.begin(self._send(run, one, priority))
+            if not taken:
                 await news.wait()
-            else:
-                self._last_lane[priority] = taken.lane
-                self.unwritten.pop(taken.id, None)  # it was written, or this could not have been taken up
-                self._in_hand[taken.id] = priority
-                run.begin(self._send(run, taken, priority, places))
 
-    async def _send(self, run: _Run, taken: TakenUp, priority: Priority, places: asyncio.Semaphore) -> None:
+    async def _send(self, run: _Run, taken: TakenUp, priority: Priority) -> None:
         attempts = _Attempts(self, taken)
         lane = Lane(taken.lane, priority=priority)
         max_wait = math.inf if taken.not_after is None else max(0.0, taken.not_after - self.clock.wall())
@@ -278,7 +276,6 @@ class Sending:
                 await attempts.abandon()
             finally:
                 del self._in_hand[taken.id]
-                places.release()
                 self.storage.tell()
 
 
@@ -292,6 +289,7 @@ class _Attempts(Journal):
         self._signed_at = 0.0
         self._is_abandoned = False
         self._is_open = False  # it may have left, and no outcome is written down yet
+        self._is_let_go = False  # its outcome is written down, and it is nobody's any more
         self._ended_in: retry.Outcome[DirectMessage] | None = None  # the outcome that was judged last
         self._verdict: Verdict | None = None
 
@@ -319,6 +317,7 @@ class _Attempts(Journal):
         self._ended_in = outcome
         await self._write(self._step(outcome))
         self._is_open = False
+        self._is_let_go = isinstance(self._verdict, Sent | Ended | Unknown)
 
     def cut_off(self, outcome: retry.Outcome[DirectMessage]) -> None:
         self._ended_in = outcome
@@ -340,7 +339,7 @@ class _Attempts(Journal):
     async def abandon(self) -> None:
         """Nobody here works on it any more. If it may have left, it stays as it is, for whoever finds out."""
         self._is_abandoned = True
-        if not self._is_open:
+        if not (self._is_open or self._is_let_go):
             await self._sending.storage.do(lambda rows: rows.let_go(self.row, self._sending.owner.name))
 
     async def _write(self, step: Callable[[Rows], object] | None) -> None:

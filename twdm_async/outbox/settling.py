@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _LOOK_EVERY: Final = 1.0  # seconds, at whether some are ready to be settled
+_SHORTEST_REST: Final = 0.05  # seconds between two looks
 
 
 _Attempt = tuple[int, datetime]  # a row, and when its attempt was made
@@ -105,6 +106,7 @@ class Settling:
                     wait = await self._settle_if_ready()
                 if wait > 0:
                     await woken(news, min(wait, _LOOK_EVERY))
+                    await self._clock.sleep(_SHORTEST_REST)  # most news are of messages that were sent
         finally:
             self._runs -= 1
             if not self._runs:
