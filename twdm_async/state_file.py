@@ -4,6 +4,10 @@ It is a SQLite database with a write-ahead log, for its owner alone, and made wh
 begun anew where it was damaged, emptied, replaced, or made by a newer version: that is an error. So it is where its log
 was removed while somebody used it, since what was written last is in the log. All that waits for the disk runs in a
 thread of its own.
+
+What is to be changed while a transaction runs is changed in the next one, all together: a disk takes some thousand
+transactions a second at best, and each of them takes any number of changes. Each change succeeds or fails by itself. If
+the transaction fails (the disk is full, say), none is kept, and each is tried once more in one of its own.
 """
 
 from __future__ import annotations
@@ -17,10 +21,11 @@ import sqlite3
 import stat
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakSet
 
 from attrs import frozen
@@ -28,7 +33,7 @@ from attrs import frozen
 from twdm_async.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
 T = TypeVar("T")
 
@@ -104,6 +109,35 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     return Path(path).resolve()  # SQLite's log lies beside the file itself, and so must all else
 
 
+class _Change(Generic[T]):
+    """What is to be done in a transaction, and what came of it.
+
+    Args:
+        work: gets the database. It may be done more than once, and counts once.
+        is_durable: whether it must be on the disk then.
+    """
+
+    def __init__(self, work: Callable[[sqlite3.Connection], T], is_durable: bool) -> None:
+        self.work = work
+        self.is_durable = is_durable
+        self.is_made = False
+        self.result: Any = None
+        self.error: Exception | None = None
+
+    def make(self, db: sqlite3.Connection) -> None:
+        """Make it, within a transaction that others share. If it fails, nothing of it is kept."""
+        db.execute("SAVEPOINT change")
+        try:
+            self.result, self.error = self.work(db), None
+        except sqlite3.Error:  # of the file, so of all
+            raise
+        except Exception as error:  # noqa: BLE001 - it is raised again where it is waited for
+            self.error = error
+            db.execute("ROLLBACK TO change")
+        db.execute("RELEASE change")
+        self.is_made = True
+
+
 class StateFile:
     """The file at `path`. It is made when it is first used; its folder must be there.
 
@@ -123,6 +157,7 @@ class StateFile:
         self._inodes: tuple[int | None, ...] = ()
         self._log_tried_at = -_NEXT_TRY
         self._thread: _Thread | None = None
+        self._changes: deque[_Change[Any]] = deque()
         self._in_use = threading.Lock()  # while its database is
         _files.add(self)
 
@@ -135,6 +170,47 @@ class StateFile:
         if self._thread is None:
             self._thread = _Thread()
         return self._thread.submit(job)
+
+    async def change(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
+        """Do `work` in the file's thread, in a transaction that the changes of this moment share.
+
+        Args:
+            work: gets the database. It may be done more than once, and counts once.
+            is_durable: whether it must be on the disk when this returns, and not only safe from a crash of processes.
+
+        Raises:
+            FileTrouble: nothing was changed.
+        """
+        change = _Change(work, is_durable)
+        self._changes.append(change)
+        return await self.run(partial(self._make, change))
+
+    def _make(self, change: _Change[T]) -> T:
+        """Make all changes that are to be made now, and return what came of this one."""
+        if not change.is_made:
+            together: list[_Change[Any]] = []
+            with contextlib.suppress(IndexError):  # the loop goes on adding some
+                while True:
+                    together.append(self._changes.popleft())
+            self._make_together(together)
+        if change.error is not None:
+            raise change.error
+        result: T = change.result
+        return result
+
+    def _make_together(self, together: Sequence[_Change[Any]]) -> None:
+        def make_all(db: sqlite3.Connection) -> None:
+            for change in together:
+                change.make(db)
+
+        try:
+            self.transact(make_all, is_durable=any(change.is_durable for change in together))
+        except FileTrouble as trouble:
+            if len(together) == 1:
+                together[0].is_made, together[0].error = True, trouble
+            else:
+                for change in together:
+                    self._make_together([change])
 
     def put(self, job: Callable[[], None]) -> None:
         """Do `job` in the file's thread, some time; it must not raise."""
@@ -191,6 +267,7 @@ class StateFile:
     def leave_behind(self) -> None:
         """This process was forked off the one that opened it: begin anew, and leave what was opened to that one."""
         self._thread = None  # no thread comes along, and the database was closed before
+        self._changes.clear()  # it makes these
 
     def pause(self) -> None:
         """Close the database, and let nobody use it until :meth:`go_on`."""

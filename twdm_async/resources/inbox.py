@@ -443,13 +443,13 @@ class Inbox:
             self._file.leave_behind()
         file, owner = self._file, self._owner
 
-        def job() -> T:
+        def change(db: sqlite3.Connection) -> T:
             if owner is not None:
                 owner.acquire()  # which asks the disk, too
-            return file.transact(lambda db: work(_lenient(db)), is_durable=is_durable)
+            return work(_lenient(db))
 
         try:
-            return await asyncio.shield(file.run(job))  # a caller who gives up does not undo it
+            return await asyncio.shield(file.change(change, is_durable=is_durable))  # who gives up does not undo it
         except FileTrouble as trouble:
             raise InboxFailed(path=str(self._path), problem=trouble.problem) from None
 
