@@ -61,6 +61,7 @@ from twdm_async.resources.access import AccessFinding
 from twdm_async.resources.inbox import Inbox, SetAside
 from twdm_async.resources.media import UploadProgress
 from twdm_async.resources.reconcile import Reconciled
+from twdm_async.resources.send_many import Draft, SendOutcome
 
 __all__ = [
     "AccessFinding",
@@ -75,6 +76,7 @@ __all__ = [
     "CustomProfile",
     "DeliveryUnknown",
     "DirectMessage",
+    "Draft",
     "Forbidden",
     "Inbox",
     "InboxFailed",
@@ -116,6 +118,7 @@ __all__ = [
     "ResponseError",
     "SQLiteQuotaStore",
     "Scope",
+    "SendOutcome",
     "ServerError",
     "SetAside",
     "SharedCoordinate",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import evolve, field, frozen
 
+from twdm_async._numbers import checked_count
 from twdm_async._quiet import quiet
 from twdm_async.errors import InvalidInput
 from twdm_async.models.attachments import MessageMedia
@@ -26,12 +27,13 @@ from twdm_async.resources.inbox import Inbox, checked_inbox
 from twdm_async.resources.message_data import Attachable, message_data
 from twdm_async.resources.polling import Poll, checked_times
 from twdm_async.resources.reconcile import Reconciled, Reconciler
+from twdm_async.resources.send_many import Draft, SendOutcome, send_many
 from twdm_async.transport.call import Caller, Journal
 from twdm_async.transport.wire import Message, encode_json
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
     from datetime import datetime
 
     from twdm_async.errors import DeliveryUnknown
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 _SEND: Final = "direct_messages.send"
 _LONGEST_TEXT: Final = 10_000
+_MOST_AT_ONCE: Final = 10_000
 _LARGEST_PAGE: Final = 50
 _LARGEST_FILE: Final = 512 * 1024 * 1024  # bytes: no film may be larger
 
@@ -236,6 +239,27 @@ class DirectMessages:
             max_wait=max_wait,
             lane=lane,
         )
+
+    async def send_many(self, drafts: Iterable[Draft], *, at_once: int = 64) -> AsyncIterator[SendOutcome]:
+        """Send any number of messages, each as :meth:`send` does, and yield what came of each as soon as it is known.
+
+        A draft is taken from `drafts` when its turn comes, so memory is bounded whatever their number. Whoever leaves
+        the loop early has sent what was under way, and nothing of what still waited; use ``contextlib.aclosing``, or
+        exhaust the iterator, to know when that is over.
+
+        Args:
+            drafts: the messages; a generator will do.
+            at_once: how many of them wait for quota, or are under way, at a time.
+
+        Raises:
+            InvalidInput: `at_once` is not a number from 1 to 10 000.
+            Unauthorized, NotAllowlisted, ResponseError, QuotaStoreFailed, ClientClosed: all that follow would fail for
+                the same. It is raised after the outcomes of those that were under way; no further draft was taken.
+        """
+        checked_count(at_once, "at_once", 1, _MOST_AT_ONCE)
+        async with contextlib.aclosing(send_many(self.send, drafts, at_once)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
 
     async def deliver(self, outgoing: Outgoing, *, lane: Lane, max_wait: float, journal: Journal) -> DirectMessage:
         """Send what was checked before, and write down how far it came. Errors are those of `send`."""
