@@ -17,8 +17,8 @@ from tests.support import HANGS
 from tests.test_media import film
 from tests.test_wire import GOLDEN
 from twdm_async import Client, Inbox, Quota, QuotaTable, Scope
-from twdm_async.endpoints import ENDPOINTS
-from twdm_async.resources.media import SEGMENT, MediaApi
+from twdm_async.endpoints import ENDPOINTS, MediaApi
+from twdm_async.resources.media import SEGMENT
 from twdm_async.sandbox import Sandbox
 from twdm_async.sandbox.routes import ROUTES
 

@@ -1,5 +1,8 @@
 """Direct Messages under custom profiles, from many agents at once, within the quotas of the Twitter/X API."""
 
+from typing import TYPE_CHECKING
+
+from twdm_async._lazy import lazily
 from twdm_async.agent import Agent
 from twdm_async.client import Client
 from twdm_async.credentials import Credentials
@@ -30,38 +33,54 @@ from twdm_async.errors import (
     Unauthorized,
     WrongEventLoop,
 )
-from twdm_async.models import (
-    CallToAction,
-    CustomProfile,
-    DirectMessage,
-    InitiatedVia,
-    LocationRequest,
-    Media,
-    MessageMedia,
-    Person,
-    Processing,
-    QuickReply,
-    QuickReplyResponse,
-    RateLimitStatus,
-    RateLimitWindow,
-    SharedCoordinate,
-    SharedPlace,
-    SourceApp,
-    TextInput,
-    User,
-    WelcomeMessage,
-    WelcomeMessageRule,
-)
+from twdm_async.models.direct_messages import DirectMessage, InitiatedVia, SourceApp
 from twdm_async.observers import AttemptReport
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.limiter import QuotaState
 from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, ReplyCredit, Scope
-from twdm_async.quota.store import MemoryQuotaStore, QuotaStore, RedisQuotaStore, SQLiteQuotaStore
-from twdm_async.resources.access import AccessFinding
-from twdm_async.resources.inbox import Inbox, SetAside
-from twdm_async.resources.media import UploadProgress
-from twdm_async.resources.reconcile import Reconciled
-from twdm_async.resources.send_many import Draft, SendOutcome
+from twdm_async.quota.store.contract import QuotaStore
+from twdm_async.quota.store.memory import MemoryQuotaStore
+
+if TYPE_CHECKING:
+    from twdm_async.models import (
+        CallToAction,
+        CustomProfile,
+        LocationRequest,
+        Media,
+        MessageMedia,
+        Person,
+        Processing,
+        QuickReply,
+        QuickReplyResponse,
+        RateLimitStatus,
+        RateLimitWindow,
+        SharedCoordinate,
+        SharedPlace,
+        TextInput,
+        User,
+        WelcomeMessage,
+        WelcomeMessageRule,
+    )
+    from twdm_async.quota.store import RedisQuotaStore, SQLiteQuotaStore
+    from twdm_async.resources.access import AccessFinding
+    from twdm_async.resources.inbox import Inbox, SetAside
+    from twdm_async.resources.media import UploadProgress
+    from twdm_async.resources.reconcile import Reconciled
+    from twdm_async.resources.send_many import Draft, SendOutcome
+else:
+    __getattr__, __dir__ = lazily(__name__, {
+        "models": [
+            "CallToAction", "CustomProfile", "LocationRequest", "Media", "MessageMedia", "Person", "Processing",
+            "QuickReply", "QuickReplyResponse", "RateLimitStatus", "RateLimitWindow", "SharedCoordinate", "SharedPlace",
+            "TextInput", "User", "WelcomeMessage", "WelcomeMessageRule",
+        ],
+        "quota.store": ["RedisQuotaStore", "SQLiteQuotaStore"],
+        "resources.access": ["AccessFinding"],
+        "resources.inbox": ["Inbox", "SetAside"],
+        "resources.media": ["UploadProgress"],
+        "resources.reconcile": ["Reconciled"],
+        "resources.send_many": ["Draft", "SendOutcome"],
+    })  # fmt: skip
 
 __all__ = [
     "AccessFinding",

@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import itertools
 import warnings
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from twdm_async import telemetry
@@ -14,22 +15,15 @@ from twdm_async._clock import Clock
 from twdm_async._numbers import checked_count, checked_number
 from twdm_async.agent import Agent
 from twdm_async.credentials import Credentials
-from twdm_async.endpoints import ENDPOINTS, Host
+from twdm_async.endpoints import ENDPOINTS, Host, MediaApi
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.models.checks import checked_id
-from twdm_async.models.custom_profiles import CustomProfile
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.limiter import QuotaLimiter, QuotaState
 from twdm_async.quota.spec import Priority, QuotaTable
 from twdm_async.quota.store.contract import QuotaStore
 from twdm_async.quota.store.memory import MemoryQuotaStore
-from twdm_async.resources.account import Account
-from twdm_async.resources.application import Application
-from twdm_async.resources.custom_profiles import CustomProfiles
 from twdm_async.resources.direct_messages import DirectMessages
-from twdm_async.resources.media import MediaApi, MediaUploads
-from twdm_async.resources.reconcile import Reconciler
-from twdm_async.resources.welcome_messages import WelcomeMessageRules, WelcomeMessages
 from twdm_async.transport.call import Caller
 from twdm_async.transport.http import HttpTransport
 from twdm_async.transport.oauth1 import OAuth1Signer, checked_host
@@ -39,7 +33,13 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+    from twdm_async.models.custom_profiles import CustomProfile
     from twdm_async.observers import Observer
+    from twdm_async.resources.account import Account
+    from twdm_async.resources.application import Application
+    from twdm_async.resources.custom_profiles import CustomProfiles
+    from twdm_async.resources.media import MediaUploads
+    from twdm_async.resources.welcome_messages import WelcomeMessageRules, WelcomeMessages
 
 
 class Client:
@@ -140,13 +140,50 @@ class Client:
             observers=(*observers, *telemetry.observers()),
         )
         self._agents = itertools.count(1)
-        self.account = Account(self._caller)
-        self.application = Application(self._caller)
-        self.media = MediaUploads(self._caller, clock, media_api)
-        self.custom_profiles = CustomProfiles(self._caller, self.media)
-        self.direct_messages = DirectMessages(self._caller, Reconciler(self._caller, credentials, clock, timeout))
-        self.welcome_messages = WelcomeMessages(self._caller)
-        self.welcome_message_rules = WelcomeMessageRules(self._caller)
+        self._media_api: MediaApi = media_api
+        self.direct_messages = DirectMessages(self._caller, credentials, timeout)
+
+    @cached_property
+    def account(self) -> Account:
+        """The account itself."""
+        from twdm_async.resources.account import Account  # noqa: PLC0415 - paid for by who uses it
+
+        return Account(self._caller)
+
+    @cached_property
+    def application(self) -> Application:
+        """What the API says of the app."""
+        from twdm_async.resources.application import Application  # noqa: PLC0415 - as above
+
+        return Application(self._caller)
+
+    @cached_property
+    def media(self) -> MediaUploads:
+        """Files."""
+        from twdm_async.resources.media import MediaUploads  # noqa: PLC0415 - as above
+
+        return MediaUploads(self._caller, self._clock, self._media_api)
+
+    @cached_property
+    def custom_profiles(self) -> CustomProfiles:
+        """Custom profiles."""
+        from twdm_async.resources.custom_profiles import CustomProfiles  # noqa: PLC0415 - as above
+
+        return CustomProfiles(self._caller, self.media)
+
+    @cached_property
+    def welcome_messages(self) -> WelcomeMessages:
+        """Welcome messages."""
+        from twdm_async.resources.welcome_messages import WelcomeMessages  # noqa: PLC0415 - as above
+
+        return WelcomeMessages(self._caller)
+
+    @cached_property
+    def welcome_message_rules(self) -> WelcomeMessageRules:
+        """Which welcome message is shown."""
+        from twdm_async.resources.welcome_messages import WelcomeMessageRules  # noqa: PLC0415 - as above
+
+        return WelcomeMessageRules(self._caller)
 
     @property
     def credentials(self) -> Credentials:
@@ -182,7 +219,7 @@ class Client:
         Raises:
             InvalidInput: the id is none, or the weight is not a positive number.
         """
-        profile_id = checked_id(profile.id if isinstance(profile, CustomProfile) else profile, "profile")
+        profile_id = checked_id(profile if isinstance(profile, (str, int)) else getattr(profile, "id", ""), "profile")
         lane = Lane(name if name is not None else f"agent {next(self._agents)}", weight, priority)
         return Agent(self._caller, profile_id, lane)
 

@@ -13,6 +13,8 @@ from typing import Literal, cast
 from attrs import frozen
 
 Method = Literal["GET", "POST", "PUT", "DELETE"]
+MediaApi = Literal["v1.1", "v2"]
+"""Which of the API's two ways to upload is taken."""
 
 
 class Host(enum.Enum):

@@ -88,7 +88,7 @@ def _restore(cls: type[TwdmError], facts: dict[str, Any]) -> TwdmError:
     return cls(**facts)
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class TwdmError(Exception):
     """The root of every error this library raises on purpose."""
 
@@ -98,12 +98,16 @@ class TwdmError(Exception):
     def __str__(self) -> str:
         return type(self).__name__
 
+    def __repr__(self) -> str:
+        facts = (f"{field.name}={getattr(self, field.name)!r}" for field in fields(type(self)) if field.repr)
+        return f"{type(self).__name__}({', '.join(facts)})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         facts = {field.name: getattr(self, field.name) for field in fields(type(self))}
         return _restore, (type(self), facts)
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class InvalidInput(TwdmError, ValueError):
     """What was given cannot be sent. Nothing left the machine and no quota was spent.
 
@@ -119,7 +123,7 @@ class InvalidInput(TwdmError, ValueError):
         return f"{self.parameter}: {self.problem}"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class QuotaWaitTooLong(TwdmError):
     """The call would have to wait longer for quota than ``max_wait`` allows. Nothing was sent.
 
@@ -150,7 +154,7 @@ class QuotaWaitTooLong(TwdmError):
         )
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class QuotaQueueFull(TwdmError):
     """So many calls wait for this quota that no more may. Nothing was sent.
 
@@ -167,7 +171,7 @@ class QuotaQueueFull(TwdmError):
         return f"{self.endpoint}: {self.waiting} calls wait for quota already, and no more may (max_waiting)"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class QuotaStoreFailed(TwdmError):
     """The store that remembers what was spent could not be asked, or is not to be trusted. Nothing was sent.
 
@@ -184,7 +188,7 @@ class QuotaStoreFailed(TwdmError):
         return f"quota store {self.store}: {self.problem}; nothing was sent"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class ConnectFailed(TwdmError):
     """No answer was had. Either no byte left the machine, or the call may be repeated without harm.
 
@@ -201,7 +205,7 @@ class ConnectFailed(TwdmError):
         return f"{self.endpoint}: {self.problem}"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class ClientClosed(TwdmError, RuntimeError):
     """The client was closed before the call could leave, or before it could leave again (then ``delivered`` says
     so).
@@ -214,7 +218,7 @@ class ClientClosed(TwdmError, RuntimeError):
         return f"{self.endpoint}: the client is closed; {sent}"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class WrongEventLoop(TwdmError, RuntimeError):
     """A client belongs to the event loop it is first used in, and to its process. Nothing was sent.
 
@@ -228,7 +232,7 @@ class WrongEventLoop(TwdmError, RuntimeError):
         return f"{self.problem}; make a client for each event loop and each process"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class IncompatibleAiohttp(TwdmError, RuntimeError):
     """The installed aiohttp sends requests in a way that this library does not know. Nothing was sent, since it could
     not be told whether a message has left.
@@ -243,7 +247,7 @@ class IncompatibleAiohttp(TwdmError, RuntimeError):
         return f"{self.problem}; install a version that twdm_async supports (pip install --upgrade twdm_async)"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class InternalError(TwdmError, RuntimeError):
     """This library made a mistake. Please report it; the words hold no key and no text of a message.
 
@@ -257,7 +261,7 @@ class InternalError(TwdmError, RuntimeError):
         return f"twdm_async made a mistake ({self.problem}); please report it"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class OutboxFailed(TwdmError):
     """The file of an outbox could not be read or written, or is not to be trusted. What it holds is as it was.
 
@@ -273,7 +277,7 @@ class OutboxFailed(TwdmError):
         return f"outbox {self.path}: {self.problem}"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class InboxFailed(TwdmError):
     """The file in which received events are kept could not be read or written. Nothing was handled.
 
@@ -289,7 +293,7 @@ class InboxFailed(TwdmError):
         return f"inbox {self.path}: {self.problem}"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class MediaFailed(TwdmError):
     """A file that was uploaded could not be processed by the API, or one that was to be had is larger than it may be.
 
@@ -307,7 +311,7 @@ class MediaFailed(TwdmError):
         return f"{self.endpoint}: {self.problem}"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class DeliveryUnknown(TwdmError, RuntimeError):
     """The request left, and no readable answer came back: it may have been done or not.
 
@@ -341,7 +345,7 @@ class DeliveryUnknown(TwdmError, RuntimeError):
         return f"{self.endpoint}: {self.problem}; it cannot be told whether the server acted on it"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class MalformedResponse(TwdmError):
     """The server answered with something the endpoint never answers: broken JSON, HTML, a missing object.
 
@@ -363,7 +367,7 @@ class MalformedResponse(TwdmError):
         return f"{self.endpoint}: HTTP {self.status}, {self.problem}"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class ResponseError(TwdmError):
     """The request was refused.
 
@@ -406,22 +410,18 @@ class ResponseError(TwdmError):
         return f"{self.endpoint}: HTTP {self.status}{codes}{words}{by}"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
 class BadRequest(ResponseError):
     """The request was understood and found wrong (HTTP 400 and other 4xx)."""
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
 class Unauthorized(ResponseError):
     """The keys, the signature or the clock were not accepted (HTTP 401; codes 32, 89, 99, 135, 215)."""
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
 class Forbidden(ResponseError):
     """The account may not do this (HTTP 403)."""
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
 class NotAllowlisted(Forbidden):
     """The account may not use custom profiles: it must be verified *and* on the allow-list."""
 
@@ -432,24 +432,21 @@ class NotAllowlisted(Forbidden):
         )
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
 class RecipientUnreachable(Forbidden):
     """This person cannot be written to: blocked, closed to messages, suspended (codes 63, 150, 349, 476; 326 if it
     says that the person does not follow).
     """
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
 class LooksAutomated(Forbidden):
     """The antispam guard stopped this message (code 226). It will stop it again; change what it says."""
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
 class NotFound(ResponseError):
     """There is no such object or page (HTTP 404, 410)."""
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class RateLimited(ResponseError):
     """The server counts the quota as spent (HTTP 429, 420; code 88).
 
@@ -461,7 +458,7 @@ class RateLimited(ResponseError):
     safe_to_retry: bool = True
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class ServerError(ResponseError):
     """The server failed at it (HTTP 5xx). Raised only for calls that may be repeated without harm."""
 

@@ -184,7 +184,7 @@ def _write_branch(tree: dict[str, Any], source: str, left: str, depth: int, line
     indent = " " * depth
     for key, branch in tree.items():
         lines.append(f"{indent}value = {source}.get({key!r})")
-        if isinstance(branch, dict):
+        if is_object(branch):
             inner, inner_left = f"inner{len(lines)}", f"left{len(lines)}"
             lines += [f"{indent}if isinstance(value, dict) and value:", f"{indent} {inner} = value"]
             lines.append(f"{indent} {inner_left} = dict({inner})")

@@ -123,7 +123,7 @@ class LaneQueue(Generic[T]):
         queue = self._queues[rank].get(lane.key)
         if queue is None:
             now = self._virtual_time[rank]
-            queue = _Queue(lane.key, max(now, self._finished[rank].get(lane.key, now)))
+            queue = _Queue[T](lane.key, max(now, self._finished[rank].get(lane.key, now)))
             self._queues[rank][lane.key] = queue
             self._announce(rank, queue)
         item.queue, item.before, item.after = queue, queue.last, None

@@ -10,9 +10,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from aiolimiter import AsyncLimiter
-
 if TYPE_CHECKING:
+    from aiolimiter import AsyncLimiter
+
     from twdm_async.quota.spec import Pace
 
 _HALVINGS = 24
@@ -29,7 +29,11 @@ class Pacer:
 
     def __init__(self, pace: Pace | None) -> None:
         self.pace = pace
-        self._bucket = AsyncLimiter(pace.burst, pace.per) if pace else None
+        self._bucket: AsyncLimiter | None = None
+        if pace is not None:
+            from aiolimiter import AsyncLimiter  # noqa: PLC0415 - paid for by who has a pace
+
+            self._bucket = AsyncLimiter(pace.burst, pace.per)
 
     def allows(self, count: int = 1) -> bool:
         """Tell whether `count` permits are there."""

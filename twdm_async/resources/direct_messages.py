@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,16 +19,8 @@ from twdm_async.errors import InvalidInput
 from twdm_async.models.attachments import MessageMedia
 from twdm_async.models.checks import checked_id, checked_length, is_id
 from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
-from twdm_async.models.users import User
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.operations import Slot
-from twdm_async.resources.download import download
-from twdm_async.resources.inbox import Inbox, checked_inbox
-from twdm_async.resources.message_data import Attachable, message_data
-from twdm_async.resources.polling import Poll, checked_times
-from twdm_async.resources.reconcile import Reconciled, Reconciler
-from twdm_async.resources.send_many import Draft, SendOutcome, send_many
-from twdm_async.transport.call import Caller, Journal
 from twdm_async.transport.wire import Message, encode_json
 
 if TYPE_CHECKING:
@@ -36,9 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
     from datetime import datetime
 
+    from twdm_async.credentials import Credentials
     from twdm_async.errors import DeliveryUnknown
     from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
     from twdm_async.quota.spec import Priority
+    from twdm_async.resources.inbox import Inbox
+    from twdm_async.resources.message_data import Attachable
+    from twdm_async.resources.reconcile import Reconciled, Reconciler
+    from twdm_async.resources.send_many import Draft, SendOutcome
+    from twdm_async.transport.call import Caller, Journal
 
 _SEND: Final = "direct_messages.send"
 _LONGEST_TEXT: Final = 10_000
@@ -97,6 +95,8 @@ def outgoing(
         custom_profile_id = _plain(checked_id(custom_profile_id, "custom_profile_id"))
     data, content = None, ""
     if text is None or quick_replies is not None or ctas is not None or attachment is not None:
+        from twdm_async.resources.message_data import message_data  # noqa: PLC0415 - paid for by who needs it
+
         data = message_data(text, limit=_LONGEST_TEXT, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
         content = _content(data)
     else:
@@ -180,12 +180,20 @@ async def send_message(
     )
 
 
-@frozen
 class DirectMessages:
     """Calls on direct messages."""
 
-    _caller: Caller
-    reconciler: Reconciler
+    def __init__(self, caller: Caller, credentials: Credentials, timeout: float) -> None:
+        self._caller = caller
+        self._credentials = credentials
+        self._timeout = timeout
+
+    @cached_property
+    def reconciler(self) -> Reconciler:
+        """What finds out what became of messages."""
+        from twdm_async.resources.reconcile import Reconciler  # noqa: PLC0415 - paid for by who needs it
+
+        return Reconciler(self._caller, self._credentials, self._caller.clock, self._timeout)
 
     @quiet
     def send(
@@ -257,6 +265,8 @@ class DirectMessages:
                 the same. It is raised after the outcomes of those that were under way; no further draft was taken.
         """
         checked_count(at_once, "at_once", 1, _MOST_AT_ONCE)
+        from twdm_async.resources.send_many import send_many  # noqa: PLC0415 - as above
+
         async with contextlib.aclosing(send_many(self.send, drafts, at_once)) as outcomes:
             async for outcome in outcomes:
                 yield outcome
@@ -329,7 +339,7 @@ class DirectMessages:
         """
         arguments = {"id": checked_id(message_id, "message_id")}
         await self._caller.call("direct_messages.delete", arguments, type(None), max_wait=max_wait)
-        self.reconciler.sent.note_deleted(arguments["id"])
+        self._caller.sent.note_deleted(arguments["id"])
 
     async def indicate_typing(self, recipient_id: str | int, *, max_wait: float | None = None) -> None:
         """Let a person see for three seconds that somebody is typing (page *POST direct_messages/indicate_typing*;
@@ -388,10 +398,15 @@ class DirectMessages:
             InboxFailed: what is known cannot be read or kept.
             ResponseError, MalformedResponse: the list cannot be had, and asking again would not help.
         """
+        from twdm_async.resources.inbox import Inbox, checked_inbox  # noqa: PLC0415 - as above
+        from twdm_async.resources.polling import Poll, checked_times  # noqa: PLC0415 - as above
+
         checked_times(every, since)
         known = checked_inbox(inbox) or Inbox()
-        account = self.reconciler.credentials.user_id
+        account = self._credentials.user_id
         if account is None:
+            from twdm_async.models.users import User  # noqa: PLC0415 - as above
+
             account = (await self._caller.call("account.verify_credentials", {}, User)).id
         poll = Poll(
             account,
@@ -425,13 +440,13 @@ class DirectMessages:
         """
         if not isinstance(message, DirectMessage):
             raise InvalidInput(parameter="message", problem="must be a DirectMessage")
-        me = account_id or self.reconciler.credentials.user_id
+        me = account_id or self._credentials.user_id
         sender, recipient, at = message.sender_id, message.recipient_id, message.created_at
         if me is None or message.id is None or at is None or sender is None or recipient is None:
             return
         if me not in {sender, recipient} or not (is_id(message.id) and is_id(sender) and is_id(recipient)):
             return
-        self.reconciler.sent.note_listable(message.id, at)
+        self._caller.sent.note_listable(message.id, at)
         if sender == me:
             self.reconciler.hear(message)
             self._caller.note_outbound(recipient, message.id, at)
@@ -467,6 +482,8 @@ class DirectMessages:
             MediaFailed: it is larger than `most`.
             ResponseError, ConnectFailed: it could not be had.
         """
+        from twdm_async.resources.download import download  # noqa: PLC0415 - as above
+
         address = media.url if isinstance(media, MessageMedia) else media
         return await download(self._caller, address, Path(path), most, max_wait)
 

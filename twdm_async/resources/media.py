@@ -8,12 +8,13 @@ segment is a call of its own, so where a connection breaks, only the segment tha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from attrs import evolve, frozen
 
 from twdm_async._clock import Clock
 from twdm_async._numbers import checked_seconds
+from twdm_async.endpoints import MediaApi
 from twdm_async.errors import MediaFailed, ResponseError
 from twdm_async.models.media import HEAD, Media, MediaCategory, MediaV2, checked_type
 from twdm_async.resources.media_source import Opened, Source, opened
@@ -30,8 +31,6 @@ _SHORTEST_CHECK, _USUAL_CHECK, _LONGEST_CHECK = 1.0, 5.0, 60.0  # seconds betwee
 _DONE: Final = frozenset({"succeeded", "failed"})
 
 T = TypeVar("T")
-
-MediaApi = Literal["v1.1", "v2"]
 
 
 @frozen

@@ -463,7 +463,7 @@ class Caller:
         byte left; unless a task of the client's goes on with it.
         """
         reply: Reply | Fault | None = None
-        outcome: Outcome[T] | None = None
+        outcome: Outcome[T] = Retry(call.story)
         is_over = True
         try:
             try:
@@ -505,9 +505,7 @@ class Caller:
             if isinstance(answer, DirectMessage) and (answer.id or call.journal is None):
                 self.sent.note_answer(message, answer, call.sent_at)
 
-    def _settle(
-        self, call: _Call[T], attempt: Attempt, reply: Reply | Fault | None, outcome: Outcome[T] | None
-    ) -> None:
+    def _settle(self, call: _Call[T], attempt: Attempt, reply: Reply | Fault | None, outcome: Outcome[T]) -> None:
         if not attempt.sent:
             self._give_back(call)
         elif call.slot is not None:

@@ -134,7 +134,7 @@ class _OnPaper(aiohttp.BaseConnector):
     handler: _NotedHandler
     request: aiohttp.ClientRequest
 
-    async def _create_connection(self, req: aiohttp.ClientRequest, *_: Any) -> ResponseHandler:
+    async def _create_connection(self, req: aiohttp.ClientRequest, *_: Any, **__: Any) -> ResponseHandler:
         self.request = req
         self.handler = _NotedHandler(asyncio.get_running_loop())
         self.paper = _Paper(self.handler)

@@ -12,9 +12,7 @@ import ipaddress
 import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
-
-from oauthlib.oauth1.rfc5849 import signature, utils
+from urllib.parse import quote, urlsplit
 
 from twdm_async.errors import InvalidInput
 
@@ -84,9 +82,15 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _escape(text: str) -> str:
+    return quote(text, safe="~")
+
+
 @lru_cache(maxsize=256)
 def _base_start(method: Method, url: str) -> str:
-    return f"{method}&{utils.escape(signature.base_string_uri(url))}&"
+    from oauthlib.oauth1.rfc5849 import signature  # noqa: PLC0415 - paid for by who signs
+
+    return f"{method}&{_escape(signature.base_string_uri(url))}&"
 
 
 class OAuth1Signer:
@@ -102,7 +106,7 @@ class OAuth1Signer:
         self._consumer_key = credentials.consumer_key
         self._token = credentials.access_token
         key = "&".join(
-            utils.escape(secret) for secret in (credentials.consumer_secret, credentials.access_token_secret)
+            _escape(secret) for secret in (credentials.consumer_secret, credentials.access_token_secret)
         ).encode()
         # HMAC (RFC 2104) with the key hashed once. What is kept can sign, as the key can; it tells no secret.
         key = (hashlib.sha1(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")  # noqa: S324
@@ -110,12 +114,12 @@ class OAuth1Signer:
         self._outer = hashlib.sha1(bytes(byte ^ 0x5C for byte in key))  # noqa: S324 - as above
         self.skew = 0.0
         """Seconds by which the server's clock is ahead of this machine's."""
-        consumer_key, token = utils.escape(self._consumer_key), utils.escape(self._token)
+        consumer_key, token = _escape(self._consumer_key), _escape(self._token)
         # The OAuth parameters, already in order and escaped, around the nonce and the timestamp.
         self._base_parts = (
-            utils.escape(f"oauth_consumer_key={consumer_key}&oauth_nonce="),
-            utils.escape("&oauth_signature_method=HMAC-SHA1&oauth_timestamp="),
-            utils.escape(f"&oauth_token={token}&oauth_version=1.0"),
+            _escape(f"oauth_consumer_key={consumer_key}&oauth_nonce="),
+            _escape("&oauth_signature_method=HMAC-SHA1&oauth_timestamp="),
+            _escape(f"&oauth_token={token}&oauth_version=1.0"),
         )
         self._header_start = f'OAuth oauth_consumer_key="{consumer_key}", oauth_token="{token}", oauth_version="1.0"'
 
@@ -158,6 +162,8 @@ class OAuth1Signer:
         if not parameters:
             start, middle, end = self._base_parts
             return f"{_base_start(method, url)}{start}{nonce}{middle}{timestamp}{end}"
+        from oauthlib.oauth1.rfc5849 import signature  # noqa: PLC0415 - as above
+
         # oauthlib takes pairs, since a parameter may stand twice; its stubs know of dicts only.
         pairs: Any = [
             *parameters,

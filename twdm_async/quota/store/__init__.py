@@ -1,8 +1,23 @@
 """Where the ledgers live: the contract of a quota store, and the stores."""
 
-from twdm_async.quota.store.contract import QuotaStore
-from twdm_async.quota.store.memory import MemoryQuotaStore
-from twdm_async.quota.store.redis import RedisQuotaStore
-from twdm_async.quota.store.sqlite import SQLiteQuotaStore
+from typing import TYPE_CHECKING
+
+from twdm_async._lazy import lazily
+
+if TYPE_CHECKING:
+    from twdm_async.quota.store.contract import QuotaStore
+    from twdm_async.quota.store.memory import MemoryQuotaStore
+    from twdm_async.quota.store.redis import RedisQuotaStore
+    from twdm_async.quota.store.sqlite import SQLiteQuotaStore
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "contract": ["QuotaStore"],
+            "memory": ["MemoryQuotaStore"],
+            "redis": ["RedisQuotaStore"],
+            "sqlite": ["SQLiteQuotaStore"],
+        },
+    )
 
 __all__ = ["MemoryQuotaStore", "QuotaStore", "RedisQuotaStore", "SQLiteQuotaStore"]

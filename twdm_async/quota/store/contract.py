@@ -9,6 +9,7 @@ window are over.
 from __future__ import annotations
 
 import asyncio
+import importlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -106,6 +107,8 @@ class QuotaStore(ABC):
         Raises:
             InvalidInput: there is no store of this kind, or it needs an extra that is not installed.
         """
+        for name in ("memory", "sqlite", "redis"):  # each names its schemes when it is imported
+            importlib.import_module(f"twdm_async.quota.store.{name}")
         scheme = url.partition("://")[0] if isinstance(url, str) else ""
         store = QuotaStore._schemes.get(scheme)
         if store is None:
