@@ -39,6 +39,7 @@ from twdm_async import (
     TwdmError,
 )
 from twdm_async.endpoints import ENDPOINTS, Host
+from twdm_async.transport import http as transport
 from twdm_async.transport import wire
 from twdm_async.transport.attempt import Attempt
 from twdm_async.transport.http import HttpTransport
@@ -58,6 +59,18 @@ CREATE = SENT_WITH_PROFILE["event"]["message_create"] | {
 SENT = http(json.dumps({"event": {"type": "message_create", "message_create": CREATE}}).encode())
 """The answer to what :func:`send` sends, as the page prints it."""
 PROFILE = http(json.dumps(CUSTOM_PROFILE).encode())
+
+
+async def by_session(*_: Any, **__: Any) -> None:
+    """Instead of learning how a host is reached directly."""
+
+
+@pytest.fixture(params=["directly", "by session"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The way through the transport: what is known afterwards must be true of both."""
+    if request.param == "by session":
+        monkeypatch.setattr(transport, "learn", by_session)
+    return str(request.param)
 
 
 @contextlib.asynccontextmanager

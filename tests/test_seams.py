@@ -15,7 +15,7 @@ from tests.drainer import table
 from tests.pictures import PNG
 from tests.scripted import http, serving
 from tests.support import HANGS, keep_files_in_the_loop, place
-from tests.test_http import TEXT, connected, in_flight, send, used
+from tests.test_http import TEXT, by_session, connected, in_flight, send, used
 from tests.virtual_time import run
 from twdm_async import (
     Client,
@@ -216,10 +216,6 @@ async def test_fault_80_a_reply_without_a_request_is_never_taken_for_nothing_sen
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The check was passed, and then aiohttp does something else all the same."""
-
-    async def by_session(*_: Any, **__: Any) -> None:
-        return None
-
     monkeypatch.setattr(session.TrackedRequest, "send", aiohttp.ClientRequest.send)
     monkeypatch.setattr(transport, "learn", by_session)
     async with serving(http(b"{}")) as server, connected(server.url) as client:

@@ -51,6 +51,8 @@ def _read_id(value: Json) -> str:
 
 
 def _read_milliseconds(value: Json) -> datetime:
+    if type(value) is str and len(value) == 13 and value.isascii() and value.isdigit():
+        return datetime.fromtimestamp(int(value) / 1000, UTC)  # until the year 2286, a float tells them exactly
     digits = _read_id(value)
     if len(digits) > 15:  # the year 33658; datetime itself ends in 9999
         raise ValueError("not a time in milliseconds")
@@ -151,20 +153,19 @@ def _structure_hook(cls: type[Any]) -> Callable[[Json, Any], Any]:
     """Write the function that structures `cls`, field by field: nothing is looked up when it runs."""
     resolve_types(cls)
     tree: dict[str, Any] = {}  # of the same shape as the JSON: keys lead to subtrees, or to a field and its place
-    names: dict[str, Any] = {"cls": cls, "find": _find}
+    names: dict[str, Any] = {"cls": cls, "find": _find, "left_of": _left_of, "nothing": NOTHING, "new": cls.__new__}
     lines = ["def structure(body, _):", " if not isinstance(body, dict): raise ValueError('not an object')"]
-    lines.append(" rest = dict(body)")
     missing: list[str] = []
     for name, place in _places(cls).items():
         default = fields_dict(cls)[name].default
+        must = place.kind.vital or default is NOTHING
         if default is NOTHING:
             missing.append(f" if {name}_ is nothing: raise ValueError('{name} is missing')")
-        names |= {"nothing": NOTHING, f"{name}_default": default, f"read_{name}": place.kind.read}
+        names |= {f"{name}_default": default, f"read_{name}": place.kind.read}
         lines.append(f" {name}_ = {name}_default")
         subtree = tree
         for key in place.path[:-1]:
             subtree = subtree.setdefault(key, {})
-        must = place.kind.vital or default is NOTHING
         subtree[place.path[-1]] = name, place, must
         if place.also:
             lines += [f" also_{name} = find(body, {place.also!r})", f" if also_{name} is not None:"]
@@ -172,40 +173,50 @@ def _structure_hook(cls: type[Any]) -> Callable[[Json, Any], Any]:
                 f"  try: {name}_ = read_{name}(also_{name})",
                 f"  except ValueError: {'raise' if must else 'pass'}",
             ]
-    _write_branch(tree, "body", "rest", 1, lines)
-    arguments = "".join(f"{name}={name}_, " for name in _places(cls))
-    exec("\n".join([*lines, *missing, f" return cls({arguments}extra=rest)"]), names)  # noqa: S102 - all of it is ours
+    _write_branch(tree, "body", 1, lines, names)
+    lines += [*missing, " model = new(cls)"]
+    for one in fields(cls):  # as attrs' own __init__ does it, which has to look for each slot
+        names[f"set_{one.name}"] = getattr(cls, one.name).__set__
+        lines.append(f" set_{one.name}(model, {f'{one.name}_' if one.name in _places(cls) else 'body_left'})")
+    exec("\n".join([*lines, " return model"]), names)  # noqa: S102 - all of it is ours
     structure: Callable[[Json, Any], Any] = names["structure"]
     return structure
 
 
-def _write_branch(tree: dict[str, Any], source: str, left: str, depth: int, lines: list[str]) -> None:
-    """Write the lines that move what `tree` names out of the object called `source`, of which `left` is a copy."""
-    indent = " " * depth
+def _write_branch(tree: dict[str, Any], node: str, depth: int, lines: list[str], names: dict[str, Any]) -> None:
+    """Write the lines that take what `tree` names out of the object called `node`, and set ``{node}_left`` to the rest.
+
+    They count what was taken. Only if that is not all there is, the rest is looked for.
+    """
+    indent, names[f"{node}_keys"] = " " * depth, frozenset(tree)
+    lines += [f"{indent}{node}_taken, {node}_kept = 0, None"]
     for key, branch in tree.items():
-        lines.append(f"{indent}value = {source}.get({key!r})")
+        lines += [f"{indent}value = {node}.get({key!r})", f"{indent}if value is not None:"]
+        keep = f"{node}_kept = {{**({node}_kept or {{}}), {key!r}: "  # it is known, and stays all the same
         if is_object(branch):
-            inner, inner_left = f"inner{len(lines)}", f"left{len(lines)}"
-            lines += [f"{indent}if isinstance(value, dict) and value:", f"{indent} {inner} = value"]
-            lines.append(f"{indent} {inner_left} = dict({inner})")
-            _write_branch(branch, inner, inner_left, depth + 1, lines)
-            lines += [
-                f"{indent} if {inner_left}: {left}[{key!r}] = {inner_left}",
-                f"{indent} else: del {left}[{key!r}]",
-            ]
+            inner = f"node{len(lines)}"
+            lines += [f"{indent} if isinstance(value, dict) and value:", f"{indent}  {inner} = value"]
+            _write_branch(branch, inner, depth + 2, lines, names)
+            lines += [f"{indent}  if {inner}_left: {keep}{inner}_left}}", f"{indent}  else: {node}_taken += 1"]
+            lines.append(f"{indent} else: {keep}value}}")
         else:
             name, place, must = branch
             # Where both places are filled, both stay in what is left: else it could not be told which of them were.
-            taken = f"if also_{name} is None: del {left}[{key!r}]" if place.also else f"del {left}[{key!r}]"
-            lines += [
-                f"{indent}if value is not None:",
-                f"{indent} if {place.kind.plain}:",
-                f"{indent}  {name}_ = value",
-            ]
-            lines += [f"{indent}  {taken}", f"{indent} else:", f"{indent}  try: {name}_ = read_{name}(value)"]
+            taken = f"{node}_taken += 1"
+            taken = f"if also_{name} is None: {taken}\n{indent}  else: {keep}value}}" if place.also else taken
+            lines += [f"{indent} try:", f"{indent}  {name}_ = value if {place.kind.plain} else read_{name}(value)"]
             # One odd field that can be done without must not cost the whole answer: a message that was sent, say.
-            lines += [f"{indent}  except ValueError: {'raise' if must else 'pass'}", f"{indent}  else:"]
-            lines.append(f"{indent}   {taken}")
+            lines += [f"{indent} except ValueError:", f"{indent}  {'raise' if must else f'{keep}value}}'}"]
+            lines += [f"{indent} else:", f"{indent}  {taken}"]
+    lines.append(
+        f"{indent}{node}_left = {{}} if {node}_taken == len({node}) else left_of({node}, {node}_keys, {node}_kept)"
+    )
+
+
+def _left_of(node: dict[str, Json], keys: frozenset[str], kept: dict[str, Json] | None) -> dict[str, Json]:
+    """What is left of `node` when what `keys` name was taken out of it, but for nulls and what is `kept`."""
+    left = {key: value for key, value in node.items() if key not in keys or value is None}
+    return {**left, **kept} if kept else left
 
 
 def _unstructure_hook(cls: type[Any]) -> Callable[[Any], Json]:

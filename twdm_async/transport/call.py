@@ -401,11 +401,21 @@ class Caller:
 
     async def _attempt(self, call: _Call[T]) -> Outcome[T]:
         """Make an attempt; or in a task of the client's, go on with one whose caller was cancelled."""
-        attempt = call.attempt or await self._take_off(call)
-        if attempt is None:
-            return Retry(call.story)
+        attempt = call.attempt
+        if attempt is None and not self.places.take_now():
+            try:
+                await self.places.take(call.request.endpoint.name)
+            except BaseException:
+                self._give_back(call)
+                raise
+        self._under_way.add(call)
         is_over = True
         try:
+            attempt = attempt or self._attempt_for(call)
+            if attempt is None:
+                if call.journal is not None:
+                    await call.journal.ended(Retry(call.story))
+                return Retry(call.story)
             reply, outcome = await self._exchange(call, attempt)
             try:
                 self._note(call, outcome)
@@ -423,26 +433,18 @@ class Caller:
             if is_over:
                 self._end(call)
 
-    async def _take_off(self, call: _Call[Any]) -> Attempt | None:
-        """Wait for a place on the wire. Return the attempt to be made; ``None`` if that took so long that it needs
-        another slot.
+    def _attempt_for(self, call: _Call[Any]) -> Attempt | None:
+        """Return the attempt to be made now; ``None`` if it waited for its place for so long that it needs another
+        slot.
         """
-        try:
-            await self.places.take(call.request.endpoint.name)
-        except BaseException:
-            self._give_back(call)
-            raise
-        self._under_way.add(call)
         slot = call.slot
-        if slot is not None and self._clock.uptime() > slot.send_by:
+        if slot is None:
+            call.attempt = Attempt()
+        elif self._clock.uptime() <= slot.send_by:
+            call.attempt = Attempt(slot.send_by, self._clock.uptime)
+        else:
             self._give_back(call)
-            try:
-                if call.journal is not None:
-                    await call.journal.ended(Retry(call.story))
-            finally:
-                self._end(call)
             return None
-        call.attempt = Attempt() if slot is None else Attempt(slot.send_by, self._clock.uptime)
         call.number += 1
         call.began, call.stamp = self._clock.monotonic(), self._next_stamp()
         return call.attempt

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -171,8 +171,14 @@ async def learn(connector: aiohttp.BaseConnector, host: str, *, trust_env: bool)
         with contextlib.suppress(Exception):  # whatever is missing, it is missing
             if await _tried(partial(_directly, Direct(on_paper, *how), request), on_paper) == by_session:
                 return Direct(connector, *how)
-    _log.warning("aiohttp %s is not what was expected: requests go through its session", aiohttp.__version__)
+    _say_so(aiohttp.__version__)
     return None
+
+
+@cache
+def _say_so(version: str) -> None:
+    """Once is enough, however many hosts and clients there are."""
+    _log.warning("aiohttp %s is not what was expected: requests go through its session, and cost more", version)
 
 
 async def _directly(direct: Direct, request: Request, attempt: Attempt) -> Reply | Fault:

@@ -20,6 +20,13 @@ class Places:
         self._waiting: deque[asyncio.Future[bool]] = deque()
         self._is_closed = False
 
+    def take_now(self) -> bool:
+        """Take a place if there is one. It must be given back."""
+        if self.free <= 0 or self._is_closed:
+            return False
+        self.free -= 1
+        return True
+
     async def take(self, endpoint: str) -> None:
         """Wait for a place. It must be given back.
 
@@ -28,8 +35,7 @@ class Places:
         """
         if self._is_closed:
             raise ClientClosed(endpoint=endpoint)
-        if self.free > 0:
-            self.free -= 1
+        if self.take_now():
             return
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)

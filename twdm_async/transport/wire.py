@@ -9,7 +9,7 @@ import json
 import re
 import unicodedata
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 from urllib.parse import quote, unquote
 
@@ -256,6 +256,8 @@ def _unwrapped(wrapper: str, body: Any) -> Any:
     if not wrapper or not is_object(body):
         return body
     inner = body.get(wrapper)
+    if len(body) == 1:
+        return inner
     beside = {key: value for key, value in body.items() if key != wrapper}
     return {**beside, **inner} if beside and is_object(inner) else inner
 
@@ -299,6 +301,7 @@ def _no_constant(name: str) -> Any:
 
 
 _decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
+_scan: Callable[[str, int], tuple[Any, int]] = json.scanner.make_scanner(_decoder)  # type: ignore[attr-defined]  # no stub
 
 
 def load_json(body: bytes) -> Any:
@@ -307,7 +310,12 @@ def load_json(body: bytes) -> Any:
     Raises:
         ValueError, RecursionError: it is no JSON, or none that means one thing.
     """
-    return _decoder.decode(body.decode("utf-8"))
+    text = body.decode("utf-8")
+    try:
+        value, end = _scan(text, 0)
+    except StopIteration:
+        end = -1
+    return value if end == len(text) else _decoder.decode(text)  # there is space around it, or it is no JSON
 
 
 # ---- refusals: every shape of error body, to one error of the tree ----

@@ -1,0 +1,205 @@
+"""The request that goes straight over a connection: it is the one that aiohttp's session would make, or the session's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from aiohttp.client_proto import ResponseHandler
+
+from tests.scripted import http, read_request, serving
+from tests.test_http import PROFILE, SENT, TEXT, by_session, connected, send, used
+from twdm_async import DeliveryUnknown, DirectMessage
+from twdm_async.transport import direct
+from twdm_async.transport import http as transport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from twdm_async import Client
+
+
+@pytest.fixture(autouse=True)
+def nobody_has_warned() -> Iterator[None]:
+    direct._say_so.cache_clear()
+    yield
+    direct._say_so.cache_clear()
+
+
+def parts(request: bytes) -> tuple[str, list[str], bytes]:
+    """Request line, header lines without what no two requests have in common, and body."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    line, *lines = head.decode().split("\r\n")
+    return line, sorted(one for one in lines if not one.lower().startswith(("authorization", "host"))), body
+
+
+async def every_kind(client: Client) -> None:
+    """JSON, a query, a form, an id in the path, and a call without a body."""
+    await send(client)
+    await client.custom_profiles.get("1")
+    await anext(client.custom_profiles.list(), None)
+    await client.direct_messages.indicate_typing("5")
+    await client.direct_messages.delete("7")
+    await client.account.update_profile(name="Anna & Bob", location="über")
+
+
+async def test_it_is_what_aiohttp_would_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = http(b'{"custom_profiles": []}')
+    nothing = http(b"", "204 No Content")
+    replies = [SENT, PROFILE, page, nothing, nothing, http(b'{"id_str": "1"}')]
+    seen: list[list[tuple[str, list[str], bytes]]] = []
+    for way in ("directly", "by session"):
+        if way == "by session":
+            monkeypatch.setattr(transport, "learn", by_session)
+
+        async def one_after_the_other(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(replies[len(server.requests) - 1])
+            await writer.drain()
+
+        async with serving(one_after_the_other) as server, connected(server.url) as client:
+            await every_kind(client)
+            assert (client._http._direct[server.url] is None) == (way == "by session")
+            seen.append([parts(request) for request in server.requests])
+    assert len(seen[0]) == 6
+    assert seen[0] == seen[1]
+
+
+def write_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    composed = direct.Direct._composed
+
+    def with_another_header(self: direct.Direct, *arguments: Any) -> bytes:
+        return composed(self, *arguments).replace(b"Accept: */*", b"Accept: text/html")
+
+    monkeypatch.setattr(direct.Direct, "_composed", with_another_header)
+
+
+def read_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unreadable(_: Any) -> None:
+        raise AttributeError
+
+    monkeypatch.setattr(direct, "finish", unreadable)
+
+
+def connect_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = aiohttp.BaseConnector.connect
+
+    async def with_more(self: Any, req: Any, *, traces: Any, timeout: Any) -> Any:
+        assert traces is not None or timeout
+        if isinstance(self, direct._OnPaper) and hasattr(self, "request"):
+            raise TypeError
+        return await connect(self, req, traces=traces, timeout=timeout)
+
+    monkeypatch.setattr(aiohttp.BaseConnector, "connect", with_more)
+
+
+@pytest.mark.parametrize("changed", [write_otherwise, read_otherwise, connect_otherwise])
+async def test_an_aiohttp_that_is_not_what_was_expected_is_used_by_its_session(
+    changed: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    changed(monkeypatch)
+    async with serving(SENT) as server, connected(server.url) as one, connected(server.url) as another:
+        for client in (one, another):
+            assert isinstance(await send(client), DirectMessage)
+            assert client._http._direct == {server.url: None}
+        assert len(server.requests) == 2
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [aiohttp.__version__ in record.getMessage() for record in warnings] == [True], (
+        "once, and not for each client"
+    )
+
+
+async def test_nothing_of_a_message_is_kept_to_learn_from() -> None:
+    async with serving(SENT) as server, connected(server.url) as client:
+        await send(client)
+        learned = client._http._direct[server.url]
+        assert learned is not None
+        assert TEXT not in f"{learned._head} {vars(learned._pattern)}"
+        assert "SENTINEL" not in f"{learned._head} {learned._pattern.headers} {learned._parameters}"
+
+
+@pytest.mark.parametrize(
+    "interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"]
+)
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_interim_replies_are_read_over(interim: bytes, in_pieces: bool) -> None:
+    async def interim_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = interim + interim + SENT
+        while True:
+            for piece in [said[place : place + 7] for place in range(0, len(said), 7)] if in_pieces else [said]:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+            server.requests.append(await read_request(reader))
+
+    async with serving(interim_first) as server, connected(server.url) as client:
+        for _ in range(3):
+            assert isinstance(await send(client), DirectMessage)
+        assert (len(server.requests), server.connections, used(client)) == (3, 1, 3)
+
+
+async def test_a_kept_connection_that_the_server_closes_costs_nobody_an_attempt() -> None:
+    async def and_close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SENT)
+        await writer.drain()
+        writer.close()
+
+    async with serving(and_close) as server, connected(server.url) as client:
+        for _ in range(5):
+            assert isinstance(await send(client), DirectMessage)
+        assert (len(server.requests), server.connections, used(client)) == (5, 5, 5)
+
+
+async def test_two_replies_to_one_request_end_the_connection() -> None:
+    async with serving(SENT + SENT, SENT) as server, connected(server.url) as client:
+        assert isinstance(await send(client), DirectMessage)
+        assert isinstance(await send(client), DirectMessage)
+        assert (len(server.requests), server.connections) == (2, 2)
+
+
+async def test_who_is_cancelled_while_the_reply_comes_loses_nothing_of_it() -> None:
+    """The head and half of the body have come; a task of the client's reads the rest."""
+    told: list[Any] = []
+    go_on = asyncio.Event()
+
+    async def halting(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SENT[:-40])
+        await writer.drain()
+        await go_on.wait()
+        writer.write(SENT[-40:])
+
+    async with serving(halting) as server, connected(server.url, observers=[told.append]) as client:
+        sending = asyncio.create_task(send(client))
+        while not any(call.attempt and call.attempt.chunks for call in client._caller._under_way):
+            await asyncio.sleep(0.01)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert told == []
+        go_on.set()
+        while not told:
+            await asyncio.sleep(0.01)
+        assert isinstance(told[0].outcome, DirectMessage)
+        assert told[0].is_abandoned
+        assert (used(client), len(server.requests)) == (1, 1)
+
+
+async def test_a_reply_that_never_ends_is_a_fault_in_time() -> None:
+    async def dripping(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(b"1\r\n \r\n")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with serving(dripping) as server, connected(server.url, timeout=0.3) as client:
+        with pytest.raises(DeliveryUnknown, match="no reply in time"):
+            await send(client)
+        assert client._http._under_way == set()
+
+
+def test_what_it_leans_on_is_there() -> None:
+    """Named here, so that a new aiohttp which has none of it is noticed before a user's log tells."""
+    assert {"set_response_params", "read", "should_close", "data_received"} <= set(dir(ResponseHandler))
