@@ -12,7 +12,7 @@ import pytest
 
 from tests.test_http import connected
 from tests.virtual_time import LoopClock, run
-from twdm_async import Client, Draft, InvalidInput, NotFound, Quota, QuotaTable, Unauthorized
+from twdm_async import Client, Draft, InvalidInput, Quota, QuotaTable, ResponseError, Unauthorized
 from twdm_async.sandbox import Fault, Sandbox
 
 if TYPE_CHECKING:
@@ -45,10 +45,14 @@ async def test_each_draft_has_its_outcome(client: Client, sandbox: Sandbox) -> N
     assert TEXT not in repr(told)
 
 
-async def test_what_is_no_draft_is_an_outcome_and_stops_nobody(client: Client) -> None:
-    drafts = [Draft("5", TEXT), {"recipient_id": "5"}, Draft("6", TEXT)]
-    told = [outcome async for outcome in client.direct_messages.send_many(drafts)]  # type: ignore[arg-type]
-    assert sorted(outcome.error is None for outcome in told) == [False, True, True]
+async def test_what_is_no_draft_stops_it_and_shows_no_text(client: Client) -> None:
+    drafts = [Draft("5", TEXT), {"recipient_id": "5", "text": TEXT}, Draft("6", TEXT)]
+    told = []
+    with pytest.raises(InvalidInput, match="one is a dict") as caught:
+        async for outcome in client.direct_messages.send_many(drafts, at_once=4):  # type: ignore[arg-type]
+            told.append(outcome)  # noqa: PERF401 - it is raised in the middle
+    assert [outcome.error for outcome in told] == [None]
+    assert TEXT not in f"{told!r} {caught.value!r}"
 
 
 async def test_what_fails_for_all_stops_it(client: Client, sandbox: Sandbox) -> None:
@@ -70,9 +74,9 @@ async def test_what_fails_for_all_stops_it(client: Client, sandbox: Sandbox) -> 
 
 async def test_what_concerns_one_message_does_not(client: Client, sandbox: Sandbox) -> None:
     sandbox.faults.append(Fault("no_such_user", endpoint=SEND, nth=1))
-    with contextlib.suppress(NotFound):
-        told = [one async for one in client.direct_messages.send_many([Draft("5", f"{TEXT} {n}") for n in range(9)])]
+    told = [one async for one in client.direct_messages.send_many([Draft("5", f"{TEXT} {n}") for n in range(9)])]
     assert len(told) == 9
+    assert [one.error.subject for one in told if isinstance(one.error, ResponseError)] == ["message"]
 
 
 async def test_who_leaves_early_has_sent_what_was_under_way_and_nothing_else(client: Client, sandbox: Sandbox) -> None:
@@ -83,25 +87,27 @@ async def test_who_leaves_early_has_sent_what_was_under_way_and_nothing_else(cli
             taken.append(Draft("5", f"{TEXT} {number}"))
             yield taken[-1]
 
-    async with contextlib.aclosing(client.direct_messages.send_many(drafts(), at_once=4)) as told:  # type: ignore[type-var]
+    async with contextlib.aclosing(client.direct_messages.send_many(drafts(), at_once=4)) as told:
         async for outcome in told:
             assert outcome.message is not None
             break
     await client.close()
-    assert len(sandbox.messages) <= len(taken) <= 9
+    assert 1 <= len(sandbox.messages) <= len(taken) <= 8
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "twdm_async send_many"]
 
 
-async def test_an_error_of_the_source_comes_out_when_those_before_are_told(client: Client) -> None:
+@pytest.mark.parametrize("at_once", [1, 4])
+async def test_an_error_of_the_source_comes_out_when_those_before_are_told(client: Client, at_once: int) -> None:
     def drafts() -> Iterator[Draft]:
-        yield Draft("5", TEXT)
+        for number in range(3):
+            yield Draft("5", f"{TEXT} {number}")
         raise LookupError
 
     told = []
     with pytest.raises(LookupError):
-        async for outcome in client.direct_messages.send_many(drafts(), at_once=1):
+        async for outcome in client.direct_messages.send_many(drafts(), at_once=at_once):
             told.append(outcome)  # noqa: PERF401 - as above
-    assert len(told) == 1
+    assert [outcome.error for outcome in told] == [None] * 3
 
 
 @pytest.mark.parametrize("at_once", [0, -1, 1.5, 10**6, None])
@@ -125,6 +131,7 @@ def test_a_hundred_thousand_that_wait_weigh_nothing_but_what_their_source_holds(
                     await asyncio.sleep(0)
                 assert next(one.waiting for one in client.quota_state() if one.endpoint == SEND) == 64
                 assert tracemalloc.get_traced_memory()[0] < 2_000_000
+                assert next(drafts).recipient_id == "64", "the others are not even made"
             finally:
                 tracemalloc.stop()
             sending.cancel()

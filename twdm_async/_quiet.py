@@ -65,7 +65,7 @@ def quiet(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody could have expected it
             problem = mistake(error)
         try:
-            raise problem or InternalError(problem="nothing was done")
+            raise (problem or InternalError(problem="nothing was done")) from None
         finally:
             del problem
 

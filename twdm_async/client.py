@@ -145,42 +145,42 @@ class Client:
 
     @cached_property
     def account(self) -> Account:
-        """The account itself."""
+        """Calls about the account itself."""
         from twdm_async.resources.account import Account  # noqa: PLC0415 - paid for by who uses it
 
         return Account(self._caller)
 
     @cached_property
     def application(self) -> Application:
-        """What the API says of the app."""
+        """Calls about the app."""
         from twdm_async.resources.application import Application  # noqa: PLC0415 - as above
 
         return Application(self._caller)
 
     @cached_property
     def media(self) -> MediaUploads:
-        """Files."""
+        """Calls that upload files."""
         from twdm_async.resources.media import MediaUploads  # noqa: PLC0415 - as above
 
         return MediaUploads(self._caller, self._clock, self._media_api)
 
     @cached_property
     def custom_profiles(self) -> CustomProfiles:
-        """Custom profiles."""
+        """Calls about custom profiles."""
         from twdm_async.resources.custom_profiles import CustomProfiles  # noqa: PLC0415 - as above
 
         return CustomProfiles(self._caller, self.media)
 
     @cached_property
     def welcome_messages(self) -> WelcomeMessages:
-        """Welcome messages."""
+        """Calls about welcome messages."""
         from twdm_async.resources.welcome_messages import WelcomeMessages  # noqa: PLC0415 - as above
 
         return WelcomeMessages(self._caller)
 
     @cached_property
     def welcome_message_rules(self) -> WelcomeMessageRules:
-        """Which welcome message is shown."""
+        """Calls about which welcome message is shown."""
         from twdm_async.resources.welcome_messages import WelcomeMessageRules  # noqa: PLC0415 - as above
 
         return WelcomeMessageRules(self._caller)
@@ -219,7 +219,11 @@ class Client:
         Raises:
             InvalidInput: the id is none, or the weight is not a positive number.
         """
-        profile_id = checked_id(profile if isinstance(profile, (str, int)) else getattr(profile, "id", ""), "profile")
+        if not isinstance(profile, (str, int)):
+            from twdm_async.models.custom_profiles import CustomProfile  # noqa: PLC0415 - paid for by who uses it
+
+            profile = profile.id if isinstance(profile, CustomProfile) else ""
+        profile_id = checked_id(profile, "profile")
         lane = Lane(name if name is not None else f"agent {next(self._agents)}", weight, priority)
         return Agent(self._caller, profile_id, lane)
 

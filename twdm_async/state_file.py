@@ -122,7 +122,7 @@ class _Change(Generic[T]):
         self.is_durable = is_durable
         self.is_made = False
         self.result: Any = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def make(self, db: sqlite3.Connection) -> None:
         """Make it, within a transaction that others share. If it fails, nothing of it is kept."""
@@ -135,7 +135,6 @@ class _Change(Generic[T]):
             self.error = error
             db.execute("ROLLBACK TO change")
         db.execute("RELEASE change")
-        self.is_made = True
 
 
 class StateFile:
@@ -211,6 +210,12 @@ class StateFile:
             else:
                 for change in together:
                     self._make_together([change])
+        except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
+            for change in together:
+                change.is_made, change.error = True, error
+        else:
+            for change in together:
+                change.is_made = True
 
     def put(self, job: Callable[[], None]) -> None:
         """Do `job` in the file's thread, some time; it must not raise."""

@@ -160,7 +160,7 @@ def _structure_hook(cls: type[Any]) -> Callable[[Json, Any], Any]:
         default = fields_dict(cls)[name].default
         must = place.kind.vital or default is NOTHING
         if default is NOTHING:
-            missing.append(f" if {name}_ is nothing: raise ValueError('{name} is missing')")
+            missing.append(f" if {name}_ is nothing: raise TypeError('{name} is missing')")
         names |= {f"{name}_default": default, f"read_{name}": place.kind.read}
         lines.append(f" {name}_ = {name}_default")
         subtree = tree
@@ -243,15 +243,15 @@ def found(node: Json, *path: str) -> Json:
 
 
 def structure(body: Json, model: type[T]) -> T:
-    """Structure `body` as the converter does, whose function for `model` is not looked for each time.
+    """Structure `body` as a `model`, with the converter's function, which is looked up once.
 
     Raises:
         ValueError, TypeError: the JSON is not what the model says.
     """
-    found = _known.get(model)
-    if found is None:
-        found = _known[model] = converter.get_structure_hook(model)
-    structured: T = found(body, model)
+    hook = _known.get(model)
+    if hook is None:
+        hook = _known[model] = converter.get_structure_hook(model)
+    structured: T = hook(body, model)
     return structured
 
 

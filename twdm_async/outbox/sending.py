@@ -26,7 +26,7 @@ from twdm_async.transport import retry
 from twdm_async.transport.call import Journal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from twdm_async._clock import Clock
     from twdm_async.models.direct_messages import DirectMessage
@@ -61,11 +61,12 @@ class _Run:
         self._storage = storage
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have `work` done. If it fails, all end."""
+    def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have `work` done in a task. If it fails, all end."""
         task = asyncio.create_task(work, name="twdm_async outbox")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def fail(self, error: Exception) -> None:
         """Let all end with `error`, unless one has failed before."""
@@ -238,27 +239,60 @@ class Sending:
             if wait or room <= 0:
                 await woken(news, min(wait, _WAKE_EVERY) or _WAKE_EVERY)
                 continue
-            taken = await self.storage.do(
-                partial(
-                    Rows.take_up,
-                    owner=self.owner.name,
-                    priority=priority,
-                    after=self._last_lane[priority],
-                    most=room,
-                    avoided=self.judge.suspects,
-                    is_probe=is_probe,
-                )
-            )
-            for one in taken:
-                self._last_lane[priority] = one.lane
-                self.unwritten.pop(one.id, None)  # it was written, or this could not have been taken up
-                self._in_hand[one.id] = priority
-                run.begin(self._send(run, one, priority))
-            if not taken:
+            taking = asyncio.ensure_future(self._take_up(priority, room, is_probe=is_probe))
+            try:
+                taken = await asyncio.shield(taking)
+            except asyncio.CancelledError:
+                self._let_go([one.id for one in await taking])  # the file's thread was about to take them up
+                raise
+            if run.stop.is_set():
+                self._let_go([one.id for one in taken])
+            elif taken:
+                for one in taken:
+                    self._put_to_work(run, one, priority)
+            else:
                 await news.wait()
 
-    async def _send(self, run: _Run, taken: TakenUp, priority: Priority) -> None:
+    async def _take_up(self, priority: Priority, most: int, *, is_probe: bool) -> list[TakenUp]:
+        taken = await self.storage.do(
+            partial(
+                Rows.take_up,
+                owner=self.owner.name,
+                priority=priority,
+                after=self._last_lane[priority],
+                most=most,
+                avoided=self.judge.suspects,
+                is_probe=is_probe,
+            )
+        )
+        if taken:
+            self._last_lane[priority] = taken[-1].lane
+        return taken
+
+    def _put_to_work(self, run: _Run, taken: TakenUp, priority: Priority) -> None:
         attempts = _Attempts(self, taken)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            del self._in_hand[taken.id]
+            if not attempts.is_abandoned:  # it was cancelled before its first step
+                self._let_go([taken.id])
+            self.storage.tell()
+
+        self.unwritten.pop(taken.id, None)  # it was written, or this could not have been taken up
+        self._in_hand[taken.id] = priority
+        run.begin(self._send(run, attempts, taken, priority)).add_done_callback(ended)
+
+    def _let_go(self, rows: Sequence[int]) -> None:
+        """Leave what was taken up, and not begun, to others."""
+
+        def let_go(file: Rows) -> None:
+            for row in rows:
+                file.let_go(row, self.owner.name)
+
+        self.storage.do_soon(let_go, lambda: None)
+        self.storage.tell()
+
+    async def _send(self, run: _Run, attempts: _Attempts, taken: TakenUp, priority: Priority) -> None:
         lane = Lane(taken.lane, priority=priority)
         max_wait = math.inf if taken.not_after is None else max(0.0, taken.not_after - self.clock.wall())
         try:
@@ -272,11 +306,7 @@ class Sending:
                 raise
             await self.write_what_is_left()  # only the task was cancelled that made the attempt
         finally:
-            try:
-                await attempts.abandon()
-            finally:
-                del self._in_hand[taken.id]
-                self.storage.tell()
+            await attempts.abandon()
 
 
 class _Attempts(Journal):
@@ -287,7 +317,7 @@ class _Attempts(Journal):
         self._sending = sending
         self._taken = taken
         self._signed_at = 0.0
-        self._is_abandoned = False
+        self.is_abandoned = False
         self._is_open = False  # it may have left, and no outcome is written down yet
         self._is_let_go = False  # its outcome is written down, and it is nobody's any more
         self._ended_in: retry.Outcome[DirectMessage] | None = None  # the outcome that was judged last
@@ -338,7 +368,7 @@ class _Attempts(Journal):
 
     async def abandon(self) -> None:
         """Nobody here works on it any more. If it may have left, it stays as it is, for whoever finds out."""
-        self._is_abandoned = True
+        self.is_abandoned = True
         if not (self._is_open or self._is_let_go):
             await self._sending.storage.do(lambda rows: rows.let_go(self.row, self._sending.owner.name))
 
@@ -400,7 +430,7 @@ class _Attempts(Journal):
             error = f"{later.error} (in {later.tries} tries, while others got through)"
             rows.end(self.row, State.FAILED, error=error)
         else:
-            rows.put_back(self.row, None if self._is_abandoned else self._sending.owner.name, later)
+            rows.put_back(self.row, None if self.is_abandoned else self._sending.owner.name, later)
 
 
 def _outgoing(taken: TakenUp) -> Outgoing:

@@ -33,8 +33,8 @@ class RequestLifetime:
     def from_timeout(cls, timeout: float) -> RequestLifetime:
         """Derive the durations from the seconds that an attempt may take once it is connected.
 
-        A request waits for at most one `timeout` until a sender takes it up and for at most another one until it is
-        connected, so its first byte leaves within two. From then on the reply comes within one more, or is given up;
+        A request waits for at most one `timeout` until it has a place on the wire and for at most another one until it
+        is connected, so its first byte leaves within two. From then on the reply comes within one more, or is given up;
         whoever waits for it says so within another one. Where no reply was seen, what was on its way when it was given
         up arrives within two, or is lost: that is the grace.
         """

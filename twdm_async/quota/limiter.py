@@ -152,8 +152,8 @@ class QuotaLimiter:
         recipient: Recipient | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Slot | Waiter:
-        """Get a slot as :meth:`admit` does, or what it can be awaited by. If that ends by an exception, :meth:`leave`
-        must be called. To find out the running `loop` costs a system call, so whoever knows it says it.
+        """Take a slot as :meth:`admit` does, or return a future of it. Call :meth:`leave` if awaiting that raises. Pass
+        the running `loop` if it is known: to find it out costs a system call.
         """
         if self._is_closed:
             raise ClientClosed(endpoint=family)
@@ -175,7 +175,7 @@ class QuotaLimiter:
         return waiter.result() if waiter.done() else waiter
 
     def leave(self, waiter: Waiter) -> None:
-        """Nobody waits for `waiter` any more."""
+        """Give up a place in the queue, and the slot if one came."""
         slot = waiter.unused()
         if slot is not None:
             self.give_back(slot)

@@ -73,7 +73,7 @@ class Waiter(asyncio.Future[Slot]):
         return super().cancel(msg)
 
     def unused(self) -> Slot | None:
-        """Nobody waits for it any more: leave the line, or return the slot that came in the same moment."""
+        """Leave the line. Return the slot if one came in the same moment."""
         if not self.done():
             self.line.remove(self)
             return None
@@ -110,7 +110,6 @@ class Line:
     held_until: float = 0.0  # not even a free reply may leave before
     blocked: list[float] = field(factory=lambda: [0.0 for _ in Priority])  # until when, by priority
     family: str = field(init=False)
-    app: str = field(init=False)
     account: str = field(init=False)
     turns: tuple[Lane, ...] = field(init=False)  # as which it may wait for its turn among the accounts, by priority
     lane: Lane = field(init=False)  # as which it does, if it does
@@ -124,7 +123,7 @@ class Line:
 
     def __attrs_post_init__(self) -> None:
         bucket = self.terms[0].claims[0].bucket
-        self.family, self.app, self.account = bucket.family, bucket.app, bucket.owner
+        self.family, self.account = bucket.family, bucket.owner
         self.turns = tuple([Lane(self.account, priority=priority) for priority in Priority])
         self.lane = self.turns[0]
 
@@ -158,7 +157,7 @@ class Line:
         return [] if others is None else [others] if isinstance(others, Waiter) else list(others)
 
     def note_unasked(self, waiter: Waiter) -> None:
-        """The store is to be asked whether this is a free reply."""
+        """Note that the store is to be asked whether this is a free reply."""
         if not waiter.is_unasked:
             waiter.is_unasked = True
             self.unasked += 1
@@ -167,7 +166,7 @@ class Line:
                 self._to_ask = deque(one for one in self._to_ask if one.is_unasked)
 
     def note_asked(self, waiter: Waiter) -> None:
-        """The store was asked, or need not be."""
+        """Note that the store was asked, or need not be."""
         if waiter.is_unasked:
             waiter.is_unasked = False
             self.unasked -= 1

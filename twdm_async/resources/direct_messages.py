@@ -248,7 +248,7 @@ class DirectMessages:
             lane=lane,
         )
 
-    async def send_many(self, drafts: Iterable[Draft], *, at_once: int = 64) -> AsyncIterator[SendOutcome]:
+    async def send_many(self, drafts: Iterable[Draft], *, at_once: int = 64) -> AsyncGenerator[SendOutcome]:
         """Send any number of messages, each as :meth:`send` does, and yield what came of each as soon as it is known.
 
         A draft is taken from `drafts` when its turn comes, so memory is bounded whatever their number. Whoever leaves
@@ -259,15 +259,21 @@ class DirectMessages:
             drafts: the messages; a generator will do.
             at_once: how many of them wait for quota, or are under way, at a time.
 
+        What stops it is raised after the outcomes of all drafts that were taken, and no further one is taken. Those may
+        still wait for quota then: give them a `max_wait`, if that is too long.
+
         Raises:
-            InvalidInput: `at_once` is not a number from 1 to 10 000.
-            Unauthorized, NotAllowlisted, ResponseError, QuotaStoreFailed, ClientClosed: all that follow would fail for
-                the same. It is raised after the outcomes of those that were under way; no further draft was taken.
+            InvalidInput: `at_once` is not a number from 1 to 10 000, or one of `drafts` is not a :class:`Draft`.
+            Unauthorized, NotAllowlisted, ResponseError, QuotaStoreFailed, ClientClosed: every later message would fail
+                for the same reason.
+            Exception: whatever `drafts` raises.
         """
         checked_count(at_once, "at_once", 1, _MOST_AT_ONCE)
-        from twdm_async.resources.send_many import send_many  # noqa: PLC0415 - as above
+        from twdm_async.resources.send_many import Sending  # noqa: PLC0415 - as above
 
-        async with contextlib.aclosing(send_many(self.send, drafts, at_once)) as outcomes:
+        sending = Sending(self.send, drafts, at_once)
+        del drafts  # a traceback that shows what its frames hold is not to show a message
+        async with contextlib.aclosing(sending.outcomes()) as outcomes:
             async for outcome in outcomes:
                 yield outcome
 

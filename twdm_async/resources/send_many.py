@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, field, frozen
 
 from twdm_async._quiet import quiet_class
-from twdm_async.errors import ClientClosed, InvalidInput, QuotaStoreFailed, ResponseError, TwdmError, WrongEventLoop
+from twdm_async.errors import (
+    ClientClosed,
+    IncompatibleAiohttp,
+    InvalidInput,
+    QuotaStoreFailed,
+    ResponseError,
+    TwdmError,
+    WrongEventLoop,
+)
 from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
 from twdm_async.quota.lanes import Lane
@@ -18,9 +26,6 @@ from twdm_async.resources.message_data import Attachable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-
-
-_END: Final = object()
 
 
 @quiet_class
@@ -62,59 +67,81 @@ class SendOutcome:
     error: TwdmError | None = None
 
 
-async def send_many(
-    send: Callable[..., Awaitable[DirectMessage]], drafts: Iterable[Draft], at_once: int
-) -> AsyncGenerator[SendOutcome]:
-    """Have `send` send `drafts`, `at_once` at a time, each by one of as many tasks."""
-    left = iter(drafts)
-    room = asyncio.Semaphore(at_once)  # for those under way, and those of which it was not told yet what came of them
-    outcomes: asyncio.Queue[SendOutcome | asyncio.Task[None]] = asyncio.Queue()
-    stopped_by: TwdmError | None = None
+class Sending:
+    """Sends drafts, with a bounded number of tasks.
 
-    async def work() -> None:
-        nonlocal stopped_by
-        while True:
-            await room.acquire()
-            draft = next(left, _END) if stopped_by is None else _END
-            if draft is _END:
-                room.release()
-                return
-            outcome = await _sent(send, draft)
-            if stopped_by is None and _is_of_all(outcome.error):
-                stopped_by = outcome.error
-            outcomes.put_nowait(outcome)
+    Args:
+        send: sends one.
+        drafts: the messages.
+        at_once: how many tasks there are.
+    """
 
-    tasks = {asyncio.create_task(work(), name="twdm_async send_many") for _ in range(at_once)}
-    for task in tasks:
-        task.add_done_callback(outcomes.put_nowait)
-    try:
-        while tasks:
-            outcome = await outcomes.get()
-            if isinstance(outcome, SendOutcome):
-                yield outcome
-                room.release()
-            else:
-                tasks.discard(outcome)
-                outcome.result()  # raises what the drafts' own source raised
-        if stopped_by is not None:
-            raise stopped_by
-    finally:
+    def __init__(self, send: Callable[..., Awaitable[DirectMessage]], drafts: Iterable[Draft], at_once: int) -> None:
+        self._send = send
+        self._left = iter(drafts)
+        self._at_once = at_once
+        self._room = asyncio.Semaphore(at_once)  # for what is under way, and for outcomes that were not told yet
+        self._outcomes: asyncio.Queue[SendOutcome | asyncio.Task[None]] = asyncio.Queue()
+        self._stopped_by: Exception | None = None
+
+    async def outcomes(self) -> AsyncGenerator[SendOutcome]:
+        """Yield what came of each draft as soon as it is known; then raise what stopped it, if something did."""
+        tasks = {asyncio.create_task(self._work(), name="twdm_async send_many") for _ in range(self._at_once)}
         for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            task.add_done_callback(self._outcomes.put_nowait)
+        try:
+            while tasks:
+                outcome = await self._outcomes.get()
+                if isinstance(outcome, SendOutcome):
+                    yield outcome
+                    self._room.release()
+                else:
+                    tasks.discard(outcome)
+                    outcome.result()  # a task that somebody cancelled ends all
+            if self._stopped_by is not None:
+                raise self._stopped_by
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while True:
+            await self._room.acquire()
+            draft = self._next()
+            if draft is None:
+                self._room.release()
+                return
+            outcome = await _sent(self._send, draft)
+            if self._stopped_by is None and _stops_all(outcome.error):
+                self._stopped_by = outcome.error
+            self._outcomes.put_nowait(outcome)
+
+    def _next(self) -> Draft | None:
+        """Return the next draft; ``None`` if there is none, or if something stopped it."""
+        if self._stopped_by is not None:
+            return None
+        try:
+            draft: Any = next(self._left, None)
+        except Exception as error:  # noqa: BLE001 - of whatever the drafts come from
+            self._stopped_by = error
+            return None
+        if draft is not None and not isinstance(draft, Draft):
+            problem = f"must be Drafts; one is a {type(draft).__name__}"
+            self._stopped_by = InvalidInput(parameter="drafts", problem=problem)
+            return None
+        return draft  # type: ignore[no-any-return]  # it was looked at
 
 
-async def _sent(send: Callable[..., Awaitable[DirectMessage]], draft: Any) -> SendOutcome:
+async def _sent(send: Callable[..., Awaitable[DirectMessage]], draft: Draft) -> SendOutcome:
     try:
-        if not isinstance(draft, Draft):
-            raise InvalidInput(parameter="drafts", problem=f"must be Drafts; one is a {type(draft).__name__}")
         return SendOutcome(draft, await send(**asdict(draft, recurse=False)))
     except TwdmError as error:
         return SendOutcome(draft, error=error)
 
 
-def _is_of_all(error: TwdmError | None) -> bool:
-    """Tell whether all that follow would fail for the same."""
+def _stops_all(error: TwdmError | None) -> bool:
+    """Tell whether every later message would fail for the same reason."""
     if isinstance(error, ResponseError):
         return error.subject == "account"
-    return isinstance(error, (ClientClosed, QuotaStoreFailed, WrongEventLoop))
+    return isinstance(error, (ClientClosed, IncompatibleAiohttp, QuotaStoreFailed, WrongEventLoop))

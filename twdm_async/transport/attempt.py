@@ -68,7 +68,7 @@ class Attempt:
         self._is_expired = False
 
     def begin(self, connection: Connection) -> None:
-        """The connection is there, and the first byte is about to leave.
+        """Note that the first byte is about to leave over `connection`.
 
         Raises:
             Repeated: bytes left before. Each request on the wire needs a slot, a nonce and a timestamp of its own; so
@@ -84,13 +84,13 @@ class Attempt:
         self._connection = connection
 
     def run_in(self, task: asyncio.Task[Any] | None) -> None:
-        """From now on, `task` works on it."""
+        """Note which task works on it."""
         self._task = task
         self._cancelling = task.cancelling() if task is not None else 0
         self._is_expired = False
 
     def expire(self) -> None:
-        """Its time is over: end the work on it."""
+        """End the work on it: its time is over."""
         if self._task is not None and not self._is_expired:
             self._is_expired = True
             self._task.cancel()
@@ -100,7 +100,7 @@ class Attempt:
         return self._is_expired and self._task is not None and self._task.uncancel() <= self._cancelling
 
     def withdraw(self) -> None:
-        """Let it not leave any more. It may have left already."""
+        """Forbid it to leave, if it has not."""
         self._send_by = -math.inf
         if self.work is not None and not self.sent:
             self.work.cancel()
@@ -118,7 +118,7 @@ class Attempt:
         return protocol
 
     def trust(self) -> None:
-        """What came over the connection is the answer to this request, so other requests may follow over it."""
+        """Let other requests follow over the connection: what came over it is the answer to this one."""
         if self._connection is not None:
             self._connection.release()
             self._connection = None

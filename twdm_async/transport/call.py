@@ -36,7 +36,7 @@ from twdm_async.transport.sent import SentMessages
 from twdm_async.transport.wire import Fault, Message, Reply, Request, Sink
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Container, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Container, Mapping, Sequence
 
     from twdm_async._clock import Clock
     from twdm_async.credentials import Credentials
@@ -184,7 +184,7 @@ class Caller:
         self._tasks: set[asyncio.Task[Any]] = set()  # in which attempts are made that are the client's
         self._last_stamp = 0.0
         self.places = Places(http.most)
-        self._server_time = self.server_time  # one for all who wait, and not one each
+        self._server_time = signer.server_time  # one for all who wait, and not one each
         self.sent = SentMessages(credentials)
 
     @property
@@ -241,9 +241,8 @@ class Caller:
             await event.wait()
 
     def enter(self, name: str, lane: Lane, max_wait: float | None, recipient_id: str) -> Slot | Waiter:
-        """Get the slot of a message's first attempt; or what it can be awaited by, by whoever sends it. If that ends by
-        an exception, :meth:`leave` must be called. Errors are those of :meth:`QuotaLimiter.admit
-        <twdm_async.quota.limiter.QuotaLimiter.admit>`.
+        """Take the slot of a message's first attempt, or return a future of it. Call :meth:`leave` if awaiting that
+        raises. Errors are those of :meth:`QuotaLimiter.admit <twdm_async.quota.limiter.QuotaLimiter.admit>`.
         """
         loop = self.bind_loop()
         patience = self._max_wait if max_wait is None else checked_wait(max_wait)
@@ -251,7 +250,7 @@ class Caller:
         return self._limiter.enter(ENDPOINTS[name].family, lane, patience, None, recipient, loop)
 
     def leave(self, waiter: Waiter) -> None:
-        """Nobody waits for `waiter` any more."""
+        """Give up a place in the queue, and the slot if one came."""
         self._limiter.leave(waiter)
 
     async def call(
@@ -302,9 +301,11 @@ class Caller:
         except errors.TwdmError:
             raise
         except Exception as error:  # noqa: BLE001 - nobody could have expected it
-            if slot is not None and call is None:
-                self._limiter.give_back(slot)
             problem = mistake(error)
+        finally:
+            unused = slot if call is None else call.slot if call.attempt is None else None
+            if unused is not None:
+                self._limiter.give_back(unused)
         raise problem
 
     async def _attempts(self, call: _Call[T], lane: Lane, max_wait: float | None) -> T:
@@ -378,25 +379,32 @@ class Caller:
 
     def server_time(self) -> float:
         """Seconds since 1970 by the server's clock, as far as it is known; in any thread."""
-        return self._clock.wall() + self._signer.skew
+        return self._signer.server_time()
 
     async def _kept_attempt(self, call: _Call[T]) -> Outcome[T]:
         """Make an attempt that is written down, which must not be cut off by a caller, in a task of the client's."""
-        task = self._begin(self._attempt(call))
+        task = self._begin(call)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             call.is_abandoned = True
-            if call.attempt is None:
+            if call not in self._under_way:
                 task.cancel()
                 self._give_back(call)  # the task may not come to its first step
             raise
 
-    def _begin(self, work: Coroutine[Any, Any, Outcome[T]]) -> asyncio.Task[Outcome[T]]:
-        """Have `work` done in a task of the client's, in the context of the caller."""
-        task = asyncio.create_task(work, name="twdm_async attempt")
+    def _begin(self, call: _Call[T]) -> asyncio.Task[Outcome[T]]:
+        """Make the attempt, or go on with it, in a task of the client's, in the context of the caller."""
+
+        def ended(task: asyncio.Task[Outcome[T]]) -> None:
+            self._tasks.discard(task)
+            if call in self._under_way and call.attempt is not None:  # it was cancelled before its first step
+                self._cut_off(call, call.attempt)
+                self._end(call)
+
+        task = asyncio.create_task(self._attempt(call), name="twdm_async attempt")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(ended)
         return task
 
     async def _attempt(self, call: _Call[T]) -> Outcome[T]:
@@ -416,7 +424,13 @@ class Caller:
                 if call.journal is not None:
                     await call.journal.ended(Retry(call.story))
                 return Retry(call.story)
-            reply, outcome = await self._exchange(call, attempt)
+            try:
+                reply, outcome = await self._exchange(call, attempt)
+            except asyncio.CancelledError:
+                if call.may_go_on:
+                    is_over, call.is_abandoned = False, True
+                    self._begin(call)
+                raise
             try:
                 self._note(call, outcome)
                 if call.journal is not None:
@@ -424,11 +438,6 @@ class Caller:
             finally:
                 self._report(call, attempt, reply, outcome)
             return outcome
-        except asyncio.CancelledError:
-            if call.may_go_on:
-                is_over, call.is_abandoned = False, True
-                self._begin(self._attempt(call))
-            raise
         finally:
             if is_over:
                 self._end(call)
@@ -450,7 +459,7 @@ class Caller:
         return call.attempt
 
     def _end(self, call: _Call[Any]) -> None:
-        """Nothing of the attempt is under way any more."""
+        """Free what the attempt held."""
         self.places.give_back()
         self._under_way.discard(call)
         if not self._under_way:
@@ -491,11 +500,23 @@ class Caller:
             return reply, outcome
         except Exception as error:  # noqa: BLE001 - a mistake of ours is no reason to leave it open
             return None, Failed(self._failed(call, mistake(error), left=attempt.sent))
-        except BaseException as cut_off:
-            if call.journal is not None:  # whoever comes next will write it down
-                left = Failed(self._failed(call, _CUT_OFF, left=True)) if attempt.sent else None
-                call.journal.cut_off(left or Retry(call.story))
-            raise cut_off from None
+        except BaseException as cancelled:
+            if is_over:
+                self._cut_off(call, attempt)
+            raise cancelled from None
+
+    def _cut_off(self, call: _Call[Any], attempt: Attempt) -> None:
+        """Tell of an attempt whose task was cancelled, so that nobody will know what came of it. Settle its slot, if it
+        is not settled.
+        """
+        outcome: Outcome[Any] = Retry(call.story)
+        if attempt.sent:
+            outcome = Failed(self._failed(call, _CUT_OFF, left=True))
+            self._report(call, attempt, None, outcome)
+        attempt.distrust()
+        self._settle(call, attempt, None, outcome)
+        if call.journal is not None:  # whoever comes next will write it down
+            call.journal.cut_off(outcome)
 
     def _note(self, call: _Call[Any], outcome: Outcome[Any]) -> None:
         """Note a message that was sent. Not if it was only looked up; and a journal keeps those without an id by
@@ -528,7 +549,7 @@ class Caller:
 
     def _next_stamp(self) -> float:
         """The time by the server's clock, as far as it is known; no two attempts have the same, to the microsecond."""
-        now = self._clock.wall() + self._signer.skew
+        now = self._signer.server_time()
         if abs(now - self._last_stamp) < _DISTINCT:
             now = self._last_stamp + _DISTINCT
         self._last_stamp = now
@@ -621,7 +642,7 @@ class Caller:
         for observer in self._observers:
             try:
                 contextvars.copy_context().run(observer, report)
-            except Exception:  # noqa: BLE001 - whoever watches may not get in the way
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - whoever watches may not get in the way
                 _log.exception("an observer failed")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -52,6 +53,7 @@ class HttpTransport:
         self._learning = asyncio.Lock()
         self._under_way: set[Attempt] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = math.inf  # its moment; not every loop's handle tells it
         self._idle = asyncio.Event()
         self._is_closed = False
         connector = borrowed.connector if borrowed else None
@@ -83,8 +85,6 @@ class HttpTransport:
             return await asyncio.shield(attempt.work)
         if attempt.sent:
             return await self._bounded(None, request, attempt)
-        if self._is_closed:
-            raise ClientClosed(endpoint=request.endpoint.name)
         try:
             direct = self._direct[request.host]
         except KeyError:
@@ -111,6 +111,7 @@ class HttpTransport:
             await self._idle.wait()
         if self._timer is not None:
             self._timer.cancel()
+            self._timer, self._rings_at = None, math.inf
         if self._session is not None:
             await self._session.close()
 
@@ -118,10 +119,18 @@ class HttpTransport:
         """Send `request` directly or by the session, or go on reading the reply to it, for as long as there is time.
         What aiohttp raises becomes a fault.
         """
-        attempt.run_in(asyncio.current_task(self._loop))
+        if self._is_closed and not attempt.sent:
+            raise ClientClosed(endpoint=request.endpoint.name)
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        attempt.run_in(asyncio.current_task(loop))
         self._under_way.add(attempt)
-        self._extend(attempt)
         try:
+            if self._is_closed:
+                loop.call_soon(attempt.expire)  # it had its time
+            elif attempt.sent:  # who goes on with it has no more time than who began
+                self._watch(attempt, loop)
+            else:
+                self._extend(attempt)
             if attempt.sent:
                 return await finish(attempt)
             if direct is None:
@@ -148,17 +157,24 @@ class HttpTransport:
         loop = self._loop = self._loop or asyncio.get_running_loop()
         if not self._is_closed:
             attempt.due = loop.time() + self._timeout
-        if self._timer is None:
-            self._timer = loop.call_at(attempt.due, self._expire)
+            self._watch(attempt, loop)
 
-    def _expire(self) -> None:
+    def _watch(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> None:
+        """See that the timer does not ring later than the time of an attempt is over."""
+        if attempt.due < self._rings_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._rings_at = attempt.due
+            self._timer = loop.call_at(attempt.due, self._expire, loop)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         """End those whose time is over, and look again when the next one's may be."""
-        loop = asyncio.get_running_loop()
+        self._timer, self._rings_at, now = None, math.inf, loop.time()
         for attempt in self._under_way:
-            if attempt.due <= loop.time():
+            if attempt.due <= now:
                 attempt.expire()
-        next_due = min((attempt.due for attempt in self._under_way if attempt.due > loop.time()), default=None)
-        self._timer = None if next_due is None else loop.call_at(next_due, self._expire)
+            else:
+                self._watch(attempt, loop)
 
     async def _learn(self, host: str) -> Direct | None:
         """Find out how `host` is reached. To be done once for each."""
@@ -167,7 +183,9 @@ class HttpTransport:
                 session = self._session or self._open()
                 if session.connector is None:
                     raise InvalidInput(parameter="session", problem="was given to the client, and is closed")
-                direct = await learn(session.connector, host, trust_env=session.trust_env)
+                learning = learn(session.connector, host, trust_env=session.trust_env)
+                # In a task, so that nothing of it is left in the caller's context.
+                direct = await asyncio.create_task(learning, name="twdm_async learn")
                 self._direct[host] = None if self._trace_configs else direct
             return self._direct[host]
 

@@ -126,9 +126,13 @@ class OAuth1Signer:
     def __repr__(self) -> str:
         return "OAuth1Signer(<hidden>)"
 
+    def server_time(self) -> float:
+        """Return the seconds since 1970 by the server's clock, as far as it is known; in any thread."""
+        return self._clock.wall() + self.skew
+
     def sign(self, request: Request) -> str:
         """The value of the Authorization header. Each call has a nonce and a timestamp of its own."""
-        timestamp = str(int(self._clock.wall() + self.skew))
+        timestamp = str(int(self.server_time()))
         return self.authorization(
             request.endpoint.method, request.url, request.signed, nonce=os.urandom(16).hex(), timestamp=timestamp
         )

@@ -73,6 +73,7 @@ class _Lent:
     protocol: Any
 
     def release(self) -> None:
+        self.protocol._parser = None  # noqa: SLF001 - so that whatever comes now is found where nobody asked for it
         self.protocol.twdm_async.is_judged = True
 
     def close(self) -> None:
