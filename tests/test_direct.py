@@ -11,15 +11,17 @@ import pytest
 from aiohttp.client_proto import ResponseHandler
 
 from tests.scripted import http, read_request, serving
-from tests.test_http import PROFILE, SENT, TEXT, by_session, connected, send, used
-from twdm_async import DeliveryUnknown, DirectMessage
+from tests.support import HANGS
+from tests.test_http import KEYS, PROFILE, SENT, TEXT, by_session, connected, in_flight, send, silence, used
+from tests.virtual_time import LoopClock, run
+from twdm_async import Client, ClientClosed, ConnectFailed, DeliveryUnknown, DirectMessage
 from twdm_async.transport import direct
 from twdm_async.transport import http as transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from twdm_async import Client
+    from twdm_async import AttemptReport
 
 
 @pytest.fixture(autouse=True)
@@ -203,3 +205,113 @@ async def test_a_reply_that_never_ends_is_a_fault_in_time() -> None:
 def test_what_it_leans_on_is_there() -> None:
     """Named here, so that a new aiohttp which has none of it is noticed before a user's log tells."""
     assert {"set_response_params", "read", "should_close", "data_received"} <= set(dir(ResponseHandler))
+
+
+# ---- callers, clients and tasks that end in the wrong moment ----
+
+
+@pytest.mark.parametrize("turns", range(1, 12))
+async def test_nothing_leaves_after_the_client_was_closed(turns: int) -> None:
+    """Closed while it learns, connects or sends; the session, and its connections, are somebody else's and stay open."""
+    async with serving(silence) as server, aiohttp.ClientSession() as session:
+        client = Client(KEYS, api_url=server.url, upload_url=server.url, session=session)
+        sending = asyncio.create_task(send(client))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await client.close(timeout=0)
+        async with asyncio.timeout(HANGS):
+            await asyncio.wait([sending])
+        assert isinstance(sending.exception(), (ClientClosed, ConnectFailed, DeliveryUnknown))
+        before = len(server.requests)
+        await asyncio.sleep(0.05)
+        assert len(server.requests) == before <= 1
+        assert in_flight(client) == 0
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_who_is_cancelled_while_the_client_is_closed_keeps_nobody_waiting(turns: int) -> None:
+    told: list[AttemptReport] = []
+    async with serving(silence) as server, aiohttp.ClientSession() as session:
+        client = Client(KEYS, api_url=server.url, upload_url=server.url, session=session, observers=[told.append])
+        sending = asyncio.create_task(send(client))
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        closing = asyncio.create_task(client.close(timeout=0))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        sending.cancel()
+        async with asyncio.timeout(HANGS):
+            await closing
+        await asyncio.gather(sending, return_exceptions=True)
+        assert [type(report.outcome) for report in told] == [DeliveryUnknown]
+        assert (used(client), in_flight(client)) == (1, 0)
+
+
+async def test_the_client_s_task_may_be_cancelled_before_its_first_step() -> None:
+    told: list[AttemptReport] = []
+    async with serving(silence) as server, connected(server.url, observers=[told.append]) as client:
+        sending = asyncio.create_task(send(client))
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        sending.cancel()
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks():
+            if task.get_name() == "twdm_async attempt":
+                task.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        await asyncio.sleep(0)
+        assert [(type(report.outcome), report.is_abandoned) for report in told] == [(DeliveryUnknown, True)]
+        assert (used(client), in_flight(client), client._caller.places.free) == (1, 0, client._http.most)
+
+
+def test_who_goes_on_has_no_more_time_than_who_began() -> None:
+    told: list[AttemptReport] = []
+
+    async def main() -> None:
+        clock = LoopClock()
+        async with (
+            serving(silence) as server,
+            connected(server.url, observers=[told.append], timeout=10.0, clock=clock) as client,
+        ):
+            sending = asyncio.create_task(send(client))
+            while not server.requests:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(8.0)
+            sending.cancel()
+            await asyncio.sleep(4.0)
+
+    run(main())
+    assert 10.0 <= told[0].took < 10.5
+
+
+async def test_a_part_of_a_reply_that_nobody_asked_for_ends_the_connection() -> None:
+    """It has been read already when the next request comes, and would be taken for the beginning of its answer."""
+    has_come = asyncio.Event()
+
+    async def dirty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SENT)
+        await writer.drain()
+        await has_come.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Sta")
+        await writer.drain()
+        await reader.read()
+
+    async with serving(dirty, SENT) as server, connected(server.url) as client:
+        await send(client)
+        has_come.set()
+        await asyncio.sleep(0.05)
+        assert isinstance(await send(client), DirectMessage)
+        assert (len(server.requests), server.connections) == (2, 2)
+
+
+async def test_an_observer_that_is_cancelled_cancels_nobody() -> None:
+    told: list[AttemptReport] = []
+
+    def cancelled(report: AttemptReport) -> None:
+        told.append(report)
+        raise asyncio.CancelledError
+
+    async with serving(SENT) as server, connected(server.url, observers=[cancelled]) as client:
+        assert isinstance(await send(client), DirectMessage)
+        assert [report.is_abandoned for report in told] == [False]
+        assert client._caller.places.free == client._http.most

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support import HANGS
 from tests.test_outbox import box
 from twdm_async import InternalError, OutboxFailed
 from twdm_async._clock import Clock
@@ -116,3 +117,68 @@ async def test_the_cost_of_a_message_is_few_transactions(
         transactions.clear()
         assert (await outbox.drain())[State.SENT] == 200
     assert len(transactions) < 300, "and 800 if each change were a transaction"
+
+
+async def test_a_transaction_that_fails_otherwise_fails_all_of_its_changes(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory is at its end in the moment of the commit: nobody is told that it was kept."""
+    transact = StateFile.transact
+
+    def out_of_memory(self: StateFile, work: Any, **options: Any) -> Any:
+        def failing(db: sqlite3.Connection) -> Any:
+            work(db)
+            raise MemoryError
+
+        return transact(self, work if options.get("only_reads") else failing, **options)
+
+    monkeypatch.setattr(StateFile, "transact", out_of_memory)
+    results = await asyncio.gather(
+        *(storage.do(lambda rows, key=key: rows.put(new(key)), is_durable=True) for key in "abc"),  # type: ignore[misc]
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [InternalError] * 3
+    assert await storage.do(lambda rows: rows.select([State.QUEUED]), only_reads=True) == []
+
+
+@pytest.mark.parametrize("cancels", [1, 2, 3])
+async def test_what_a_cancelled_drain_was_about_to_take_up_is_sent_by_another(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cancels: int
+) -> None:
+    """Cancelled while the file's thread takes messages up, once or more often."""
+    async with box(sandbox, tmp_path / "outbox.db") as outbox:
+        await asyncio.gather(*(outbox.put(str(number % 20 + 1), f"hello {number}") for number in range(60)))
+        first = asyncio.create_task(outbox.drain())
+        take_up, loop = Rows.take_up, asyncio.get_running_loop()
+
+        def watching(self: Rows, *arguments: Any, **options: Any) -> Any:
+            for _ in range(cancels):
+                loop.call_soon_threadsafe(first.cancel)
+            return take_up(self, *arguments, **options)
+
+        monkeypatch.setattr(Rows, "take_up", watching)
+        second = asyncio.create_task(outbox.drain())
+        await asyncio.gather(first, return_exceptions=True)
+        monkeypatch.undo()
+        async with asyncio.timeout(HANGS):
+            assert (await second)[State.SENT] == len(sandbox.messages) == 60
+
+
+async def test_what_was_taken_up_and_not_begun_is_sent_by_the_next_drain(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The drain is cancelled in the turn of the loop in which messages are taken up."""
+    async with box(sandbox, tmp_path / "outbox.db") as outbox:
+        await asyncio.gather(*(outbox.put(str(number + 1), f"hello {number}") for number in range(20)))
+        draining = asyncio.create_task(outbox.drain())
+        put_to_work = outbox._sending._put_to_work
+
+        def and_cancel(*arguments: Any) -> None:
+            put_to_work(*arguments)
+            draining.cancel()
+
+        outbox._sending._put_to_work = and_cancel  # type: ignore[assignment, method-assign]  # it only looks on
+        await asyncio.gather(draining, return_exceptions=True)
+        outbox._sending._put_to_work = put_to_work  # type: ignore[method-assign]  # as above
+        await outbox.idle()
+        async with asyncio.timeout(HANGS):
+            assert (await outbox.drain())[State.SENT] == len(sandbox.messages) == 20
+        assert outbox._sending._in_hand == {}

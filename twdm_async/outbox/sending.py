@@ -243,10 +243,10 @@ class Sending:
             try:
                 taken = await asyncio.shield(taking)
             except asyncio.CancelledError:
-                self._let_go([one.id for one in await taking])  # the file's thread was about to take them up
+                taking.add_done_callback(self._let_go_all)  # the file's thread takes them up all the same
                 raise
             if run.stop.is_set():
-                self._let_go([one.id for one in taken])
+                self._let_go_all(taking)
             elif taken:
                 for one in taken:
                     self._put_to_work(run, one, priority)
@@ -281,6 +281,10 @@ class Sending:
         self.unwritten.pop(taken.id, None)  # it was written, or this could not have been taken up
         self._in_hand[taken.id] = priority
         run.begin(self._send(run, attempts, taken, priority)).add_done_callback(ended)
+
+    def _let_go_all(self, taking: asyncio.Task[list[TakenUp]]) -> None:
+        if not taking.cancelled() and taking.exception() is None:
+            self._let_go([one.id for one in taking.result()])
 
     def _let_go(self, rows: Sequence[int]) -> None:
         """Leave what was taken up, and not begun, to others."""

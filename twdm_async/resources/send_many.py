@@ -130,7 +130,7 @@ class Sending:
             problem = f"must be Drafts; one is a {type(draft).__name__}"
             self._stopped_by = InvalidInput(parameter="drafts", problem=problem)
             return None
-        return draft  # type: ignore[no-any-return]  # it was looked at
+        return draft
 
 
 async def _sent(send: Callable[..., Awaitable[DirectMessage]], draft: Draft) -> SendOutcome:

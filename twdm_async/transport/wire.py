@@ -314,7 +314,7 @@ def load_json(body: bytes) -> Any:
     try:
         value, end = _scan(text, 0)
     except StopIteration:
-        end = -1
+        value, end = None, -1
     return value if end == len(text) else _decoder.decode(text)  # there is space around it, or it is no JSON
 
 
