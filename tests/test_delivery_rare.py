@@ -59,7 +59,7 @@ async def until_state(path: Path, state: str, every: float = 0.0003) -> None:
 
 async def cancel_all(draining: asyncio.Task[Any]) -> None:
     for task in asyncio.all_tasks():
-        if task.get_name() == "twdm_async sender":
+        if task.get_name() == "twdm_async attempt":
             task.cancel()
     draining.cancel()
     await asyncio.gather(draining, return_exceptions=True)

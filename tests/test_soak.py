@@ -132,7 +132,16 @@ def test_a_day_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
             await asyncio.gather(*(agent(name) for name in range(AGENTS)))
             measuring.cancel()
             assert clock.monotonic() >= 0.99 * DAY
-            assert len([task for task in asyncio.all_tasks() if task.get_name() == "twdm_async sender"]) <= AGENTS
+            assert (
+                len(
+                    [
+                        task
+                        for task in asyncio.all_tasks()
+                        if task.get_name() in {"twdm_async attempt", "twdm_async request"}
+                    ]
+                )
+                <= AGENTS
+            )
         server.close()
         await server.wait_closed()
         await asyncio.sleep(1)

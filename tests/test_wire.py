@@ -428,3 +428,26 @@ def test_no_reply_raises_anything_else(body: bytes, status: int) -> None:
         wire.read(GET, Reply(status, {}, body), CustomProfile)
     except errors.TwdmError as error:
         assert error.__cause__ is None
+
+
+@pytest.mark.parametrize("with_orjson", [True, False])
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b'{"a":1}', {"a": 1}), (b' {"a" : [1.50, "\\u00e9", null]} ', {"a": [1.5, "\u00e9", None]}),
+        (b'{"id":123456789012345678901234567890}', {"id": 123456789012345678901234567890}),
+        (b'{"a":-0,"b":1e400}', {"a": 0, "b": float("inf")}), (b'"\\ud800"', "\ud800"),
+        (b'{"a":1,"a":2}', None), (b'{"a":{"b":1,"b":1}}', None), (b"NaN", None), (b"[Infinity]", None), (b"{", None),
+        (b"", None), (b"{} {}", None), (b"\xff", None), (b"\xef\xbb\xbf{}", None), (b"[" * 100_000, None),
+    ],
+)  # fmt: skip
+def test_json_means_the_same_with_and_without_orjson(
+    monkeypatch: pytest.MonkeyPatch, with_orjson: bool, body: bytes, value: Any
+) -> None:
+    if not with_orjson:
+        monkeypatch.setattr(wire, "_orjson", None)
+    if value is None:
+        with pytest.raises((ValueError, RecursionError)):
+            wire.load_json(body)
+    else:
+        assert wire.load_json(body) == value

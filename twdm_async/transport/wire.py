@@ -4,6 +4,7 @@ error.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import re
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from twdm_async.models.direct_messages import DirectMessage
+
+try:
+    import orjson as _orjson
+except ImportError:
+    _orjson = None  # type: ignore[assignment, unused-ignore]  # it is an extra
 
 T = TypeVar("T")
 
@@ -310,6 +316,12 @@ def load_json(body: bytes) -> Any:
     Raises:
         ValueError, RecursionError: it is no JSON, or none that means one thing.
     """
+    if _orjson is not None:
+        with contextlib.suppress(ValueError):
+            value = _orjson.loads(body)
+            # It takes the last of two equal keys, and makes floats of large numbers; neither is written back alike.
+            if _orjson.dumps(value) == body:
+                return value
     text = body.decode("utf-8")
     try:
         value, end = _scan(text, 0)
