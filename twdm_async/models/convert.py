@@ -178,7 +178,8 @@ def _structure_hook(cls: type[Any]) -> Callable[[Json, Any], Any]:
     for one in fields(cls):  # as attrs' own __init__ does it, which has to look for each slot
         names[f"set_{one.name}"] = getattr(cls, one.name).__set__
         lines.append(f" set_{one.name}(model, {f'{one.name}_' if one.name in _places(cls) else 'body_left'})")
-    exec("\n".join([*lines, " return model"]), names)  # noqa: S102 - all of it is ours
+    source = compile("\n".join([*lines, " return model"]), f"<{cls.__module__}.{cls.__name__}>", "exec")
+    exec(source, names)  # noqa: S102 - all of it is ours
     structure: Callable[[Json, Any], Any] = names["structure"]
     return structure
 
