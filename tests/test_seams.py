@@ -15,7 +15,7 @@ from tests.drainer import table
 from tests.pictures import PNG
 from tests.scripted import http, serving
 from tests.support import HANGS, keep_files_in_the_loop, place
-from tests.test_http import TEXT, by_session, connected, in_flight, send, used
+from tests.test_http import SENT, TEXT, by_session, connected, in_flight, send, used
 from tests.virtual_time import run
 from twdm_async import (
     Client,
@@ -46,6 +46,8 @@ from twdm_async.transport.oauth1 import OAuth1Signer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from twdm_async import AttemptReport
 
 SEND = "direct_messages.send"
 
@@ -116,31 +118,35 @@ async def test_fault_73_all_tasks_are_cancelled_and_the_next_drain_ends(
 
 async def test_fault_73_an_attempt_that_was_left_to_the_client_is_cancelled_as_well() -> None:
     """First the callers, then the client's tasks: before their first step, and on the wire."""
-    reports: list[Any] = []
-    async with (
-        Sandbox(latency=(0.05, 0.05), quotas=table()) as sandbox,
-        Client(
-            sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=table(), observers=[reports.append]
-        ) as client,
-    ):
+    told: list[AttemptReport] = []
+    go_on = asyncio.Event()
+
+    async def when_told(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        writer.write(SENT)
+
+    async with serving(when_told) as server, connected(server.url, observers=[told.append]) as client:
         client._caller.places.free = 3
-        sends = [asyncio.create_task(client.direct_messages.send("5", f"{TEXT} {one}")) for one in range(9)]
+        sends = [asyncio.create_task(send(client)) for _ in range(9)]
         for turns in (0, 3):
-            while len(sandbox.requests) + in_flight(client) < 9 or not client._caller._under_way:
+            so_far = len(server.requests)
+            while len(server.requests) < so_far + 3:
                 await asyncio.sleep(0.01)
-            on_the_wire = [one for one in client._caller._under_way if one.attempt and one.attempt.sent]
             for task in sends[:3]:
                 task.cancel()
             del sends[:3]
+            await asyncio.sleep(0)  # that makes them the client's
             for _ in range(turns):
                 await asyncio.sleep(0)
-            assert len(on_the_wire) == 3
             for task in attempts():
                 task.cancel()
+        go_on.set()
         async with asyncio.timeout(HANGS):
             results = await asyncio.gather(*sends)
         assert {type(result) for result in results} == {DirectMessage}
-        assert in_flight(client) == 0
+        unknown = [report for report in told if isinstance(report.outcome, DeliveryUnknown)]
+        assert [report.is_abandoned for report in unknown] == [True] * 6
+        assert (len(server.requests), used(client), in_flight(client)) == (9, 9, 0)
 
 
 # ---- connections ----
