@@ -143,14 +143,20 @@ async def test_interim_replies_are_read_over(interim: bytes, in_pieces: bool) ->
 
 
 async def test_a_kept_connection_that_the_server_closes_costs_nobody_an_attempt() -> None:
+    is_closed = asyncio.Event()
+
     async def and_close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(SENT)
         await writer.drain()
         writer.close()
+        await writer.wait_closed()
+        is_closed.set()
 
     async with serving(and_close) as server, connected(server.url) as client:
         for _ in range(5):
             assert isinstance(await send(client), DirectMessage)
+            await is_closed.wait()
+            is_closed.clear()
         assert (len(server.requests), server.connections, used(client)) == (5, 5, 5)
 
 
@@ -188,18 +194,21 @@ async def test_who_is_cancelled_while_the_reply_comes_loses_nothing_of_it() -> N
         assert (used(client), len(server.requests)) == (1, 1)
 
 
-async def test_a_reply_that_never_ends_is_a_fault_in_time() -> None:
+def test_a_reply_that_never_ends_is_a_fault_in_time() -> None:
     async def dripping(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         while not writer.is_closing():
             writer.write(b"1\r\n \r\n")
             await writer.drain()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.2)
 
-    async with serving(dripping) as server, connected(server.url, timeout=0.3) as client:
-        with pytest.raises(DeliveryUnknown, match="no reply in time"):
-            await send(client)
-        assert client._http._under_way == set()
+    async def main() -> None:
+        async with serving(dripping) as server, connected(server.url, timeout=5.0, clock=LoopClock()) as client:
+            with pytest.raises(DeliveryUnknown, match="no reply in time"):
+                await send(client)
+            assert client._http._under_way == set()
+
+    run(main())
 
 
 def test_what_it_leans_on_is_there() -> None:
@@ -286,7 +295,7 @@ def test_who_goes_on_has_no_more_time_than_who_began() -> None:
 
 async def test_a_part_of_a_reply_that_nobody_asked_for_ends_the_connection() -> None:
     """It has been read already when the next request comes, and would be taken for the beginning of its answer."""
-    has_come = asyncio.Event()
+    has_come, is_dirty = asyncio.Event(), asyncio.Event()
 
     async def dirty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(SENT)
@@ -294,12 +303,14 @@ async def test_a_part_of_a_reply_that_nobody_asked_for_ends_the_connection() -> 
         await has_come.wait()
         writer.write(b"HTTP/1.1 200 OK\r\nX-Sta")
         await writer.drain()
+        is_dirty.set()
         await reader.read()
 
     async with serving(dirty, SENT) as server, connected(server.url) as client:
         await send(client)
         has_come.set()
-        await asyncio.sleep(0.05)
+        await is_dirty.wait()
+        await asyncio.sleep(0.05)  # if it is not read by then, it is seen where it lies
         assert isinstance(await send(client), DirectMessage)
         assert (len(server.requests), server.connections) == (2, 2)
 
