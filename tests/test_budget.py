@@ -15,7 +15,7 @@ import pytest
 import twdm_async
 from tests.scripted import http, read_request, serving
 from tests.test_http import CREATE, TEXT, connected
-from twdm_async import AttemptReport, Quota, QuotaTable, Scope
+from twdm_async import AttemptReport, Quota, QuotaTable, Scope, telemetry
 from twdm_async.transport import wire
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ async def steps(send: Callable[[], Awaitable[object]]) -> float:
 @pytest.mark.skipif(sys.version_info[:2] not in BUDGET, reason="each version of Python takes its own steps")
 async def test_a_send_takes_as_many_steps_as_it_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "_orjson", None)
+    monkeypatch.setattr(telemetry, "observers", tuple)  # another test may have imported OpenTelemetry
     told: list[AttemptReport] = []
     quotas = QuotaTable.default().replace(
         "direct_messages.send", Quota(10**6, per=86_400.0), Quota(10**6, per=86_400.0, scope=Scope.APP)
