@@ -64,7 +64,7 @@ class Direct:
         while True:
             connection = await self._connector.connect(self._pattern, traces=[], timeout=self._timeout)
             protocol: Any = connection.protocol
-            if Mark.of(protocol)[1]:
+            if Mark.of(protocol).is_clean(protocol):
                 break
             connection.close()
             await asyncio.sleep(0)

@@ -14,7 +14,7 @@ from attrs import define
 from yarl import URL
 
 from twdm_async.errors import InvalidInput, MediaFailed
-from twdm_async.transport.wire import LARGEST_REPLY, Fault, File, Reply
+from twdm_async.transport.wire import JSON, LARGEST_REPLY, Fault, File, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from twdm_async.transport.attempt import Attempt
     from twdm_async.transport.wire import Request, Sink
 
-_JSON: Final = "application/json"
 _PIECE: Final = 256 * 1024  # bytes of a file that are written at once
 _USER_AGENT: Final = "twdm_async"
 _TURNS: Final = 10  # of the loop
@@ -41,25 +40,31 @@ class Mark:
         transport: the connection.
     """
 
-    __slots__ = ("_has_bytes", "is_judged")
+    __slots__ = ("_has_bytes", "_is_new", "is_judged")
 
-    def __init__(self, transport: asyncio.BaseTransport) -> None:
+    def __init__(self, transport: asyncio.BaseTransport | None) -> None:
         self.is_judged = True
         """Whether somebody has said that what came over it last was the answer. Else nothing follows."""
+        self._is_new = True
         self._has_bytes = _watch(transport)
 
     @classmethod
-    def of(cls, protocol: Any) -> tuple[Mark, bool]:
-        """Return the mark of a connection, and whether a request may go over it: nothing came, so far, that nobody
-        asked for.
-        """
-        transport = protocol.transport
+    def of(cls, protocol: Any) -> Mark:
+        """Return the mark of a connection."""
         try:
             mark: Mark = protocol.twdm_async
-        except AttributeError:  # it is new
-            mark = protocol.twdm_async = cls(transport)
-            return mark, transport is not None
-        return mark, transport is not None and mark.is_judged and not protocol.should_close and not mark._has_bytes()
+        except AttributeError:
+            mark = protocol.twdm_async = cls(protocol.transport)
+        return mark
+
+    def is_clean(self, protocol: Any) -> bool:
+        """Tell whether a request may go over the connection: nothing came, so far, that nobody asked for."""
+        if protocol.transport is None:
+            return False
+        if self._is_new:  # what comes first may belong to TLS
+            self._is_new = False
+            return True
+        return self.is_judged and not protocol.should_close and not self._has_bytes()
 
 
 @define(eq=False)
@@ -87,12 +92,11 @@ class TrackedRequest(aiohttp.ClientRequest):
     """
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        mark, is_clean = Mark.of(conn.protocol)
+        mark = Mark.of(conn.protocol)
         for _ in range(_TURNS):
             if not mark.is_judged:
                 await asyncio.sleep(0)  # the answer is there, and whoever waited for it is about to read it
-                mark, is_clean = Mark.of(conn.protocol)
-        if not is_clean:
+        if not mark.is_clean(conn.protocol):
             raise _Unasked  # and aiohttp closes the connection
         attempt = _current.get()
         # Only now, so that aiohttp finds no reason to refuse what it took from .netrc; that is replaced here.
@@ -173,7 +177,7 @@ async def _exchange(
         if not attempt.sent:  # a reply without a request: what aiohttp does is not what it did in the check
             attempt.sent = True
             return Fault("this version of aiohttp does not tell when a request leaves", sent=True, lasting=True)
-        if request.sink is not None and response.status == 200 and response.content_type != _JSON:
+        if request.sink is not None and response.status == 200 and response.content_type != JSON:
             body: bytes | None = await _save(response, request.sink, extend)
         else:
             body = await _read(response)

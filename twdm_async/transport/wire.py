@@ -34,7 +34,7 @@ except ImportError:
 
 T = TypeVar("T")
 
-_JSON: Final = "application/json"
+JSON: Final = "application/json"
 
 LARGEST_REPLY: Final = 8 * 1024 * 1024
 """Bytes. A longer reply is not read to its end."""
@@ -185,7 +185,7 @@ def encode(
     """
     host = hosts[endpoint.host]
     if isinstance(arguments, bytes):
-        return Request(endpoint, host, endpoint.path, body=arguments, content_type=_JSON, message=message)
+        return Request(endpoint, host, endpoint.path, body=arguments, content_type=JSON, message=message)
     if endpoint.host is Host.FILES:  # its address came with a message, and was checked
         return Request(endpoint, host, f"/{path_id}")
     path, query = endpoint.path, ""
@@ -197,7 +197,7 @@ def encode(
     match endpoint.encoding:
         case Encoding.JSON:
             body = encode_json(arguments).encode()
-            return Request(endpoint, host, path, query, signed, body, _JSON, message)
+            return Request(endpoint, host, path, query, signed, body, JSON, message)
         case Encoding.QUERY:
             signed = tuple(arguments.items())
             return Request(endpoint, host, path, query=_urlencoded(signed), signed=signed)
