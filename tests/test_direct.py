@@ -268,7 +268,8 @@ async def test_the_client_s_task_may_be_cancelled_before_its_first_step() -> Non
             if task.get_name() == "twdm_async attempt":
                 task.cancel()
         await asyncio.gather(sending, return_exceptions=True)
-        await asyncio.sleep(0)
+        while not told:
+            await asyncio.sleep(0.01)
         assert [(type(report.outcome), report.is_abandoned) for report in told] == [(DeliveryUnknown, True)]
         assert (used(client), in_flight(client), client._caller.places.free) == (1, 0, client._http.most)
 

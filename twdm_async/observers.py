@@ -49,7 +49,11 @@ class AttemptReport:
         return self.outcome if isinstance(self.outcome, errors.TwdmError) else None
 
     def __str__(self) -> str:
-        what = f"HTTP {self.status}" if self.status is not None else self.problem or "not sent"
+        what = (
+            f"HTTP {self.status}"
+            if self.status is not None
+            else self.problem or ("no reply" if self.left else "not sent")
+        )
         error = f", {type(self.error).__name__}" if self.error is not None else ""
         given_up = "; its caller had given up" if self.is_abandoned else ""
         return (
