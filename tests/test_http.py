@@ -552,7 +552,7 @@ async def test_fault_2_a_name_that_is_not_found() -> None:
     hosts = {Host.API: "http://no-such-name.invalid", Host.UPLOAD: ""}
     request = wire.encode(ENDPOINTS["direct_messages.send"], hosts, {})
     fault = await transport.exchange(request, Attempt())
-    await transport.close(0)
+    await transport.close()
     assert isinstance(fault, wire.Fault)
     assert not fault.sent
     assert "Unknown error" not in fault.problem

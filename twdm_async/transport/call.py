@@ -217,7 +217,7 @@ class Caller:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._idle.wait()
-        await self._http.close(timeout=0)
+        await self._http.close()
         while tasks := self._tasks - {asyncio.current_task()}:
             await asyncio.wait(tasks)
 

@@ -9,7 +9,6 @@ There are two ways through it. The everyday request is written directly to a con
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
 from functools import partial
@@ -98,15 +97,12 @@ class HttpTransport:
             attempt.withdraw()
             raise
 
-    async def close(self, timeout: float) -> None:
-        """Send nothing any more, wait up to `timeout` seconds for what is under way, then end our connections."""
+    async def close(self) -> None:
+        """Send nothing any more, end what is under way, then end our connections."""
         self._is_closed = True
         if self._under_way:
             self._idle.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._idle.wait()
-            for attempt in list(self._under_way):
+            for attempt in self._under_way:
                 attempt.expire()
             await self._idle.wait()
         if self._timer is not None:
