@@ -324,3 +324,24 @@ def test_what_does_not_count_any_more_cannot_be_given_back() -> None:
     assert ledger.used(later, quota) == 2
     ledger.give_back(2 * PER, 3)
     assert ledger.used(later, quota) == 0
+
+
+@pytest.mark.parametrize("per", [1.0, 900.0])
+def test_a_ledger_that_is_far_from_its_limit_is_bounded_and_forgets_nothing_that_counts(per: float) -> None:
+    """Nobody asks how much is used, so nobody finds out what has ended."""
+    ledger, quota = Ledger(), Quota(10**9, per=per)
+    ledger.count_by(quota, 0.0)
+    kept, _ = ledger.window_of(quota)
+    seen: list[float] = []
+    scans = 0
+    for number in range(20_000):
+        now = number * per / 450
+        before = len(kept.seen)
+        ledger.take(now + per, 1, now)
+        scans += len(kept.seen) < before
+        seen.append(now + per / 1000)
+        ledger.settle(now + per, seen[-1])
+        assert len(kept.seen) <= 4 * 512 + 1
+    assert 5 <= scans <= 20, "it looks once for many, and not each time"
+    counting = sum(1 for at in seen if at + per > now)
+    assert counting <= ledger.used(now, quota) <= counting + 3

@@ -102,7 +102,7 @@ class Book:
             self._withdraw(slot)
             return _wait(self.standings(terms, now))
         for ledger in ledgers:
-            ledger.take(slot.lease_end, count)
+            ledger.take(slot.lease_end, count, now)
         return Granted(slot, count)
 
     def take_one(self, terms: Terms, now: float, recipient: Recipient | None = None) -> Slot | None:
@@ -124,7 +124,7 @@ class Book:
             self._begin(slot, recipient.ticket(terms), terms.credit)
         if slot.buckets:
             for ledger in ledgers:
-                ledger.take(slot.lease_end)
+                ledger.take(slot.lease_end, 1, now)
         return slot
 
     def settle(self, slot: Slot, seen: float, made: float | None = None, message_id: str | None = None) -> None:

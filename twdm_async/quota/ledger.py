@@ -42,8 +42,6 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from twdm_async.quota.lifetime import LONGEST_UNDER_WAY
-
 if TYPE_CHECKING:
     from twdm_async.quota.spec import Quota
 
@@ -227,11 +225,13 @@ class Ledger:
         """Count the slots that count in a window that is kept."""
         return self._windows[quota.per].used(now)
 
-    def take(self, lease_end: float, count: int = 1) -> None:
-        """Let so many requests leave, which are over by `lease_end`."""
+    def take(self, lease_end: float, count: int = 1, now: float = -math.inf) -> None:
+        """Let so many requests leave `now`, which are over by `lease_end`."""
         self.is_changed = True
         at = int(lease_end / _LEASE_TICK) + 1
         for kept in self._windows.values():
+            if len(kept.seen) > _MOST_TICKS:  # nobody has asked for long how many of them still count
+                kept.expire(now)
             kept.under_way[at] = kept.under_way.get(at, 0) + count
             kept.total += count
             end = at * _LEASE_TICK + kept.window
@@ -263,8 +263,6 @@ class Ledger:
             else:
                 under_way[lease] = count - 1
             at = int(seen / tick) + 1
-            if at not in kept.seen and len(kept.seen) > _MOST_TICKS:
-                kept.expire(seen - LONGEST_UNDER_WAY)  # it is later than that by now
             kept.seen[at] = kept.seen.get(at, 0) + 1
             end = at * tick + kept.window
             kept.next_end = min(kept.next_end, end)
