@@ -342,6 +342,7 @@ def test_a_ledger_that_is_far_from_its_limit_is_bounded_and_forgets_nothing_that
         seen.append(now + per / 1000)
         ledger.settle(now + per, seen[-1])
         assert len(kept.seen) <= 4 * 512 + 1
+        assert kept.total >= min(number + 1, 450), "what ended within the window counts"
     assert 5 <= scans <= 20, "it looks once for many, and not each time"
     counting = sum(1 for at in seen if at + per > now)
     assert counting <= ledger.used(now, quota) <= counting + 3
