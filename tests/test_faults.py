@@ -148,11 +148,11 @@ async def test_fault_84_a_machine_that_sleeps_between_the_slot_and_the_first_byt
         signed: list[None] = []
         sign = client._caller._signer.sign
 
-        def sleepy(request: wire.Request) -> str:
+        def sleepy(request: wire.Request, at: float) -> str:
             signed.append(None)
             if len(signed) == 1:
                 clock.sleep_now()
-            return sign(request)
+            return sign(request, at)
 
         monkeypatch.setattr(client._caller._signer, "sign", sleepy)
         await send(client)

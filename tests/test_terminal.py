@@ -199,8 +199,8 @@ async def test_fault_105_a_server_that_echoes_the_request_learns_nobody_a_key(
     signed: list[str] = []
     sign = client._caller._signer.sign
 
-    def kept(request: Any) -> str:
-        signed.append(sign(request))
+    def kept(request: Any, at: float | None = None) -> str:
+        signed.append(sign(request, at))
         return signed[-1]
 
     client._caller._signer.sign = kept  # type: ignore[method-assign]  # what it says is wanted

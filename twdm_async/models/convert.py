@@ -168,7 +168,8 @@ def _structure_hook(cls: type[Any]) -> Callable[[Json, Any], Any]:
             subtree = subtree.setdefault(key, {})
         subtree[place.path[-1]] = name, place, must
         if place.also:
-            lines += [f" also_{name} = find(body, {place.also!r})", f" if also_{name} is not None:"]
+            find = f"body.get({place.also[0]!r})" if len(place.also) == 1 else f"find(body, {place.also!r})"
+            lines += [f" also_{name} = {find}", f" if also_{name} is not None:"]
             lines += [
                 f"  try: {name}_ = read_{name}(also_{name})",
                 f"  except ValueError: {'raise' if must else 'pass'}",

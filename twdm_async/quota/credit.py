@@ -179,9 +179,10 @@ class Conversations:
     def of(self, person: str) -> Conversation:
         """Return what is known of a person, to be changed."""
         self.is_changed = True
-        if person not in self.people:
-            self.people[person] = Conversation()
-        return self.people[person]
+        one = self.people.get(person)
+        if one is None:
+            one = self.people[person] = Conversation()
+        return one
 
     def forget(self, now: float, credit: ReplyCredit) -> None:
         """Forget people of whom nothing matters any more, now and then."""

@@ -230,12 +230,15 @@ class Ledger:
         self.is_changed = True
         at = int(lease_end / _LEASE_TICK) + 1
         for kept in self._windows.values():
-            if len(kept.seen) > _MOST_TICKS:  # nobody has asked for long how many of them still count
-                kept.expire(now)
-            kept.under_way[at] = kept.under_way.get(at, 0) + count
             kept.total += count
-            end = at * _LEASE_TICK + kept.window
-            kept.next_end = min(kept.next_end, end)
+            there = kept.under_way.get(at)
+            if there is None:
+                if len(kept.seen) > _MOST_TICKS:  # nobody has asked for long how many of them still count
+                    kept.expire(now)
+                kept.under_way[at] = count
+                kept.next_end = min(kept.next_end, at * _LEASE_TICK + kept.window)
+            else:
+                kept.under_way[at] = there + count
 
     def give_back(self, lease_end: float, count: int = 1) -> None:
         """Remove slots whose requests never left."""
@@ -263,9 +266,12 @@ class Ledger:
             else:
                 under_way[lease] = count - 1
             at = int(seen / tick) + 1
-            kept.seen[at] = kept.seen.get(at, 0) + 1
-            end = at * tick + kept.window
-            kept.next_end = min(kept.next_end, end)
+            there = kept.seen.get(at)
+            if there is None:
+                kept.seen[at] = 1
+                kept.next_end = min(kept.next_end, at * tick + kept.window)
+            else:
+                kept.seen[at] = there + 1
 
     def hold(self, until: float) -> None:
         """Let nothing leave before `until`. Holds join to the later one."""

@@ -145,7 +145,7 @@ class ReplyTicket:
     now: float
 
 
-@frozen
+@define(eq=False)
 class Recipient:
     """The recipient of a message, for the accounting of free replies.
 

@@ -474,7 +474,7 @@ class Caller:
         byte left; unless a task of the client's goes on with it.
         """
         reply: Reply | Fault | None = None
-        outcome: Outcome[T] = Retry(call.story)
+        outcome: Outcome[T] | None = None
         is_over = True
         try:
             try:
@@ -482,7 +482,7 @@ class Caller:
                     if call.journal is not None:
                         is_written = call.slot is not None and call.slot.intent is not None
                         await call.journal.leaving(call.stamp, is_written=is_written)
-                    attempt.authorization = self._signer.sign(call.request)
+                    attempt.authorization = self._signer.sign(call.request, call.stamp)
                 reply = await self._http.exchange(call.request, attempt)
                 if isinstance(reply, Reply):
                     self._limiter.learn(call.request.endpoint.family, reply.status, reply.headers)
@@ -528,7 +528,9 @@ class Caller:
             if isinstance(answer, DirectMessage) and (answer.id or call.journal is None):
                 self.sent.note_answer(message, answer, call.sent_at)
 
-    def _settle(self, call: _Call[T], attempt: Attempt, reply: Reply | Fault | None, outcome: Outcome[T]) -> None:
+    def _settle(
+        self, call: _Call[T], attempt: Attempt, reply: Reply | Fault | None, outcome: Outcome[T] | None
+    ) -> None:
         if not attempt.sent:
             self._give_back(call)
         elif call.slot is not None:

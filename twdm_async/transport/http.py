@@ -126,13 +126,14 @@ class HttpTransport:
             elif attempt.sent:  # who goes on with it has no more time than who began
                 self._watch(attempt, loop)
             else:
-                self._extend(attempt)
+                self._extend(attempt, loop)
             if attempt.sent:
                 return await finish(attempt)
             if direct is None:
-                return await exchange(self._session or self._open(), request, attempt, partial(self._extend, attempt))
+                extend = partial(self._extend, attempt, loop)
+                return await exchange(self._session or self._open(), request, attempt, extend)
             await direct.start(request, attempt)
-            self._extend(attempt)
+            attempt.due = loop.time() + self._timeout  # anew; the timer rings before, and is set again then
             return await finish(attempt)
         except asyncio.CancelledError:
             if not attempt.has_expired():
@@ -148,9 +149,8 @@ class HttpTransport:
         attempt.distrust()
         return fault
 
-    def _extend(self, attempt: Attempt) -> None:
+    def _extend(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> None:
         """Let the time of an attempt begin anew."""
-        loop = self._loop = self._loop or asyncio.get_running_loop()
         if not self._is_closed:
             attempt.due = loop.time() + self._timeout
             self._watch(attempt, loop)

@@ -130,9 +130,11 @@ class OAuth1Signer:
         """Return the seconds since 1970 by the server's clock, as far as it is known; in any thread."""
         return self._clock.wall() + self.skew
 
-    def sign(self, request: Request) -> str:
-        """The value of the Authorization header. Each call has a nonce and a timestamp of its own."""
-        timestamp = str(int(self.server_time()))
+    def sign(self, request: Request, at: float | None = None) -> str:
+        """The value of the Authorization header. Each call has a nonce of its own. It says that it was signed `at` so
+        many seconds since 1970 by the server's clock; now if not given.
+        """
+        timestamp = str(int(self.server_time() if at is None else at))
         return self.authorization(
             request.endpoint.method, request.url, request.signed, nonce=os.urandom(16).hex(), timestamp=timestamp
         )
