@@ -93,9 +93,8 @@ class TrackedRequest(aiohttp.ClientRequest):
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         mark = Mark.of(conn.protocol)
-        for _ in range(_TURNS):
-            if not mark.is_judged:
-                await asyncio.sleep(0)  # the answer is there, and whoever waited for it is about to read it
+        if not mark.is_judged:  # the answer before ours is there, and whoever waited for it is about to read it
+            await _judged(mark, conn.protocol)
         if not mark.is_clean(conn.protocol):
             raise _Unasked  # and aiohttp closes the connection
         attempt = _current.get()
@@ -104,6 +103,17 @@ class TrackedRequest(aiohttp.ClientRequest):
         attempt.begin(_Lent(conn.protocol))
         mark.is_judged = False
         return await super().send(conn)
+
+
+async def _judged(mark: Mark, protocol: Any) -> None:
+    """Wait for some turns of the loop until `mark` is judged. What comes meanwhile is no part of the answer to the next
+    request, for which aiohttp has set up the parser already.
+    """
+    parser, protocol._parser = protocol._parser, None  # noqa: SLF001 - so that it is found where nobody asked for it
+    for _ in range(_TURNS):
+        if not mark.is_judged:
+            await asyncio.sleep(0)
+    protocol._parser = parser  # noqa: SLF001 - as above
 
 
 def _watch(transport: asyncio.BaseTransport | None) -> Callable[[], object]:
