@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 from aiolimiter import AsyncLimiter
 
+from benchmarks.report import Figure, median, ratio
 from tests import redis_server
 from twdm_async import Lane, MemoryQuotaStore, Pace, Quota, QuotaTable, RedisQuotaStore, Scope, SQLiteQuotaStore
 from twdm_async._clock import Clock
 from twdm_async.quota.limiter import QuotaLimiter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import AsyncIterator
 
     from twdm_async import QuotaStore
     from twdm_async.quota.operations import Slot
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 SEND: Final = "direct_messages.send"
 LANE: Final = Lane("agent")
 DAY: Final = 86_400.0
+_TICK: Final = 0.001  # seconds
 
 
 def make(*quotas: Quota, pace: Pace | None = None, store: QuotaStore | None = None) -> QuotaLimiter:
@@ -39,9 +41,9 @@ def make(*quotas: Quota, pace: Pace | None = None, store: QuotaStore | None = No
     )
 
 
-async def uncontended(rounds: int = 15, admits: int = 5000) -> None:
+async def uncontended(rounds: int = 15, admits: int = 5000) -> AsyncIterator[Figure]:
     """Admission while nobody waits, and settlement, beside ``acquire()``, in turns."""
-    ratios: list[tuple[float, float, float]] = []
+    taken: list[tuple[float, float, float]] = []
     for _ in range(rounds):
         bare = AsyncLimiter(10**9, DAY)
         limiter = make(Quota(10**9, per=DAY))
@@ -54,12 +56,10 @@ async def uncontended(rounds: int = 15, admits: int = 5000) -> None:
         for slot in slots:
             limiter.settle(slot, seen=True)
         settled = time.perf_counter()
-        one = acquired - began
-        ratios.append((one / admits * 1e6, (admitted - acquired) / one, (settled - acquired) / one))
-    microseconds, admission, both = (statistics.median(column) for column in zip(*ratios, strict=True))
-    print(
-        f"in memory, nobody waits: admit {admission:.2f} x acquire() of {microseconds:.2f} us; with settle {both:.2f} x"
-    )
+        taken.append(((acquired - began) / admits, (admitted - acquired) / admits, (settled - acquired) / admits))
+    acquire, admission, both = zip(*taken, strict=True)
+    beside = f"{ratio(both, acquire)} x AsyncLimiter.acquire(), without settle {ratio(admission, acquire)} x"
+    yield Figure("in memory, nobody waits: admit and settle", f"{median(both)}: {beside}")
 
 
 async def granted_to(waiting: int) -> float:
@@ -97,14 +97,59 @@ async def futures_done(waiting: int) -> float:
     return (done[-1] - began) / waiting
 
 
-async def many_wait() -> None:
-    for waiting in (1000, 10_000, 100_000):
-        pairs = [(await granted_to(waiting), await futures_done(waiting)) for _ in range(3 if waiting < 100_000 else 1)]
-        grant, future = (statistics.median(column) for column in zip(*pairs, strict=True))
-        print(f"{waiting} wait: {grant * 1e6:.1f} us for each grant, {grant / future:.2f} x a plain future")
+async def grants(most: int = 100_000) -> AsyncIterator[Figure]:
+    """Grants beside plain futures, all at once; and beside a timer that wakes one task, one at a time."""
+    for waiting in (one for one in (1000, 10_000, 100_000) if one <= most):
+        pairs = [(await granted_to(waiting), await futures_done(waiting)) for _ in range(3)]
+        grant, future = zip(*pairs, strict=True)
+        yield Figure(
+            f"{waiting} wait, and all may leave at once", f"{median(grant)} a grant: {ratio(grant, future)} x a future"
+        )
+    pairs = [(await paced(500), await timed(500)) for _ in range(9)]
+    grant, timer = zip(*pairs, strict=True)
+    yield Figure(
+        "500 wait, and one may leave every millisecond",
+        f"{median(grant)} of CPU a grant: {ratio(grant, timer)} x a timer that wakes a task",
+    )
 
 
-async def many_accounts() -> None:
+async def paced(waiting: int) -> float:
+    """Seconds of CPU for each grant, where they come one at a time."""
+    limiter = make(Quota(10**6, per=DAY), pace=Pace(burst=1, per=_TICK))
+
+    async def agent(number: int) -> None:
+        limiter.settle(await limiter.admit(SEND, Lane(str(number))), seen=True)
+
+    tasks = [asyncio.ensure_future(agent(number)) for number in range(waiting)]
+    await asyncio.sleep(0)
+    began = time.process_time()
+    await asyncio.gather(*tasks)
+    return (time.process_time() - began) / waiting
+
+
+async def timed(waiting: int) -> float:
+    """Seconds of CPU for each of so many tasks, of which a timer wakes one at a time."""
+    loop = asyncio.get_running_loop()
+    futures: deque[asyncio.Future[None]] = deque()
+
+    async def agent() -> None:
+        futures.append(loop.create_future())
+        await futures[-1]
+
+    def ring() -> None:
+        futures.popleft().set_result(None)
+        if futures:
+            loop.call_later(_TICK, ring)
+
+    tasks = [asyncio.ensure_future(agent()) for _ in range(waiting)]
+    await asyncio.sleep(0)
+    began = time.process_time()
+    loop.call_later(_TICK, ring)
+    await asyncio.gather(*tasks)
+    return (time.process_time() - began) / waiting
+
+
+async def many_accounts() -> AsyncIterator[Figure]:
     """Admission while nobody waits, spread over accounts, in turns."""
     costs: dict[int, list[float]] = {1: [], 10: [], 100: [], 1000: []}
     for _ in range(7):
@@ -122,13 +167,19 @@ async def many_accounts() -> None:
             for number in range(10_000):
                 limiter = limiters[number % accounts]
                 limiter.settle(await limiter.admit(SEND, LANE), seen=True)
-            taken.append((time.perf_counter() - began) / 10_000 * 1e6)
-    told = ", ".join(f"{accounts}: {statistics.median(taken):.2f} us" for accounts, taken in costs.items())
-    print(f"admit and settle, user and app, by accounts: {told}")
+            taken.append((time.perf_counter() - began) / 10_000)
+    for accounts, taken in costs.items():
+        result = f"{median(taken)}: {ratio(taken, costs[1])} x one account"
+        yield Figure(f"quotas of account and app, {accounts} accounts: admit and settle", result)
 
 
-async def drained(name: str, limiter: QuotaLimiter, ideal: float, agents: int = 10_000) -> None:
-    """A quota of 1000 a second, shared by ten thousand: how long, from the first to the last, beside the ideal?"""
+async def drained() -> AsyncIterator[Figure]:
+    """Ten thousand agents share a thousand slots a second: how long, from the first to the last, beside the ideal?"""
+    yield await _drained("a quota of 1000/s", make(Quota(1000, per=1.0)), 9.0)
+    yield await _drained("a pace of 1000/s", make(Quota(10**6, per=DAY), pace=Pace(burst=10, per=0.01)), 9.99)
+
+
+async def _drained(name: str, limiter: QuotaLimiter, ideal: float, agents: int = 10_000) -> Figure:
     granted: list[float] = []
 
     async def agent(number: int) -> None:
@@ -137,10 +188,12 @@ async def drained(name: str, limiter: QuotaLimiter, ideal: float, agents: int = 
         limiter.settle(slot, seen=True)
 
     await asyncio.gather(*(agent(number) for number in range(agents)))
-    print(f"{agents} agents share {name}: {(granted[-1] - granted[0]) / ideal:.3f} x the ideal of {ideal:g} s")
+    return Figure(
+        f"{agents} agents share {name}", f"{(granted[-1] - granted[0]) / ideal:.3f} x the ideal of {ideal:g} s"
+    )
 
 
-async def sqlite(admits: int = 2000) -> None:
+async def sqlite(admits: int = 2000) -> AsyncIterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         async with SQLiteQuotaStore(f"{folder}/quota.db") as store:
             limiter = make(Quota(10**6, per=DAY), Quota(10**6, per=DAY, scope=Scope.APP), store=store)
@@ -149,13 +202,13 @@ async def sqlite(admits: int = 2000) -> None:
                 began = time.perf_counter()
                 limiter.settle(await limiter.admit(SEND, LANE), seen=True)
                 took.append(time.perf_counter() - began)
-    print(f"SQLite: admit and settle {statistics.median(took) * 1e3:.2f} ms (median of {admits}, one after the other)")
+    yield Figure("SQLite: admit and settle, one after the other", f"{statistics.median(took) * 1e3:.2f} ms")
 
 
-async def redis(concurrency: int = 64, each: int = 500) -> None:
+async def redis(concurrency: int = 64, each: int = 500) -> AsyncIterator[Figure]:
     program = redis_server.find()
     if program is None:
-        print("Redis: not measured, there is no server on PATH")
+        yield Figure("Redis", "not measured: there is no server on PATH")
         return
     with redis_server.RedisServer(program) as server:
         async with RedisQuotaStore(server.url) as store:
@@ -177,7 +230,7 @@ async def redis(concurrency: int = 64, each: int = 500) -> None:
                 began = time.perf_counter()
                 await asyncio.gather(*(work(number) for number in range(concurrency)))
                 rates.append(concurrency * each / (time.perf_counter() - began))
-    print(f"Redis: {rates[0]:.0f} admits a second at concurrency {concurrency}; with settlements {rates[1]:.0f}")
+    yield Figure(f"Redis, {concurrency} at once", f"{rates[0]:.0f} slots/s; with settlements {rates[1]:.0f}/s")
 
 
 _CLIENT = """
@@ -202,7 +255,7 @@ asyncio.run(main())
 """
 
 
-async def four_clients() -> None:
+async def four_clients() -> AsyncIterator[Figure]:
     """Four processes on one Redis admit as fast as they can for three seconds."""
     program = redis_server.find()
     if program is None:
@@ -217,20 +270,4 @@ async def four_clients() -> None:
         ]
         counts = [int((await process.communicate())[0]) for process in processes]
     shares = ", ".join(f"{count * 4 / sum(counts):.2f}" for count in sorted(counts))
-    print(f"Redis, four processes: {sum(counts) / 3:.0f} admits a second; beside an equal share they got {shares}")
-
-
-def main() -> None:
-    quota, pace = Quota(1000, per=1.0), Pace(burst=10, per=0.01)
-    benchmarks: list[Callable[[], Coroutine[None, None, None]]] = [
-        uncontended,
-        many_wait,
-        many_accounts,
-        lambda: drained("a quota of 1000/s", make(quota), 9.0),
-        lambda: drained("a pace of 1000/s", make(Quota(10**6, per=DAY), pace=pace), 9.99),
-        sqlite,
-        redis,
-        four_clients,
-    ]
-    for benchmark in benchmarks:
-        asyncio.run(benchmark())
+    yield Figure("Redis, four processes", f"{sum(counts) / 3:.0f} slots/s; beside an equal share they got {shares}")

@@ -1,130 +1,112 @@
-"""What a send costs beside a bare aiohttp POST of the same body: CPU time of this process, for each send.
+"""What a send costs beside a bare aiohttp POST of the same body and beside other clients: CPU time of this process.
 
-Both talk to one server, which runs in a process of its own and does nothing but answer. They take turns, so that a
-machine whose speed drifts drifts for both. Printed are the medians over the rounds, and the median of the rounds'
-ratios.
+All talk to one server (:mod:`benchmarks.server`) and take turns, so that a machine whose speed drifts drifts for all of
+them. Told are the medians over the rounds, and the median of the rounds' ratios.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-import multiprocessing
-import statistics
 import time
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import aiohttp
-
-from twdm_async import Client, Credentials, Quota, QuotaTable
+from benchmarks.contenders import CONTENDERS, installed, ours
+from benchmarks.report import Figure, median, middle_ratio, most_memory, ratio
+from benchmarks.server import KEYS, TEXT, WIDE, answering
+from twdm_async import Client
+from twdm_async.transport import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from multiprocessing.connection import Connection
+    from collections.abc import AsyncIterator
 
-_CONCURRENCY: Final = 64
-_SENDS: Final = 2000
-_ROUNDS: Final = 15
-_TEXT: Final = "Hi, my name is Jon. How can I help you today?"
-_REPLY: Final = (
-    b'{"event":{"type":"message_create","id":"%d","created_timestamp":"1561123456789","message_create":'
-    b'{"target":{"recipient_id":"844385345234"},"sender_id":"1241124","message_data":{"text":"' + _TEXT.encode() + b'",'
-    b'"entities":{"hashtags":[],"symbols":[],"user_mentions":[],"urls":[]}},"custom_profile_id":"100001"}}}'
-)
-_KEYS: Final = Credentials(
-    consumer_key="xvz1evFS4wEEPTGEFPHBog",
-    consumer_secret="kAcSOqF21Fu85e7zjz7ZN2U4ZRhfV3WpwPAoE3Z7kBw",  # noqa: S106 - the documents' example
-    access_token="370773112-GmHxMAgYyLbNEtIKZeRNFsMKPR9EyMZeS9weJAEb",  # noqa: S106 - as above
-    access_token_secret="LswwdoUaIvS8ltyTt5jkRh4J50vUPVVHtR2YPi5kE",  # noqa: S106 - as above
-)
+    from benchmarks.contenders import Contender, Send
+
+BARE, OURS = tuple(CONTENDERS)[:2]
+_ROUNDS: Final = 9
+_AT_ONCE: Final = (1, 16, 64, 256)
+_LENGTHS: Final = (1000, 10_000, 100_000, 1_000_000)
 
 
-class _Answering(asyncio.Protocol):
-    """Answers every request as soon as its body is there. Just enough of HTTP for the two clients below."""
-
-    _ids: ClassVar = itertools.count(1_142_098_079_526_600_709)  # no two answers have the same
-    _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json;charset=utf-8\r\nContent-Length: %d\r\n\r\n" % len(
-        _REPLY % next(_ids)
-    )
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._received = b""
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, found, body = self._received.partition(b"\r\n\r\n")
-        if found:
-            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            if len(body) >= length:
-                self._received = body[length:]
-                self._transport.write(self._HEAD + _REPLY % next(self._ids))
-
-
-def _serve(ready: Connection) -> None:
-    async def main() -> None:
-        server = await asyncio.get_running_loop().create_server(_Answering, "127.0.0.1", 0)
-        ready.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(main())
-
-
-async def _cpu_per_send(send: Callable[[], Awaitable[object]]) -> float:
-    """Seconds of this process' CPU for each of many sends."""
-    left = iter(range(_SENDS))
+async def cpu_per_send(send: Send, at_once: int, sends: int) -> float:
+    """Return the seconds of this process' CPU for each of many sends."""
+    left = iter(range(sends))
 
     async def worker() -> None:
         for _ in left:
             await send()
 
     began = time.process_time()
-    await asyncio.gather(*(worker() for _ in range(_CONCURRENCY)))
-    return (time.process_time() - began) / _SENDS
+    await asyncio.gather(*(worker() for _ in range(at_once)))
+    return (time.process_time() - began) / sends
 
 
-async def _measure(url: str) -> list[tuple[float, float]]:
-    # A quota so large that it never binds: what is measured is what passing it costs.
-    quotas = QuotaTable.default().replace(
-        "direct_messages.send", Quota(10**9, per=86_400.0), Quota(10**9, per=86_400.0, scope="app")
-    )
-    target = f"{url}/1.1/direct_messages/events/new.json"
-    body = (
-        b'{"event":{"type":"message_create","message_create":{"target":{"recipient_id":"844385345234"},'
-        b'"message_data":{"text":"' + _TEXT.encode() + b'"},"custom_profile_id":"100001"}}}'
-    )
-    async with (
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
-        Client(_KEYS, api_url=url, upload_url=url, quotas=quotas) as client,
-    ):
-
-        async def bare() -> None:
-            async with session.post(target, data=body, headers={"Content-Type": "application/json"}) as response:
-                await response.read()
-
-        async def ours() -> None:
-            await client.direct_messages.send("844385345234", _TEXT, custom_profile_id="100001")
-
-        for send in (bare, ours):
-            await _cpu_per_send(send)
-        return [(await _cpu_per_send(bare), await _cpu_per_send(ours)) for _ in range(_ROUNDS)]
+async def in_turns(
+    contenders: dict[str, Contender], url: str, at_once: int, rounds: int = _ROUNDS, sends: int = 1000
+) -> dict[str, list[float]]:
+    """Return the seconds of CPU that a send took in each round, by contender."""
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    async with contextlib.AsyncExitStack() as open_ones:
+        clients = {name: await open_ones.enter_async_context(one(url, at_once)) for name, one in contenders.items()}
+        for send in clients.values():
+            await cpu_per_send(send, at_once, max(at_once, sends // 4))
+        for _ in range(rounds):
+            for name, send in clients.items():
+                taken[name].append(await cpu_per_send(send, at_once, sends))
+    return taken
 
 
-def main() -> None:
-    """Measure and print."""
-    context = multiprocessing.get_context("spawn")
-    ready, theirs = context.Pipe()
-    server = context.Process(target=_serve, args=(theirs,), daemon=True)
-    server.start()
-    try:
-        rounds = asyncio.run(_measure(f"http://127.0.0.1:{ready.recv()}"))
-    finally:
-        server.terminate()
-        server.join()
-    bare, ours = (statistics.median(column) * 1e6 for column in zip(*rounds, strict=True))
-    ratios = sorted(ours / bare for bare, ours in rounds)
-    print(f"CPU per send at concurrency {_CONCURRENCY}, {_ROUNDS} rounds of {_SENDS} sends each")
-    print(f"bare aiohttp POST   {bare:7.1f} µs")
-    print(f"twdm_async          {ours:7.1f} µs")
-    print(f"ratio               {statistics.median(ratios):7.2f}   (from {ratios[0]:.2f} to {ratios[-1]:.2f})")
+async def clients() -> AsyncIterator[Figure]:
+    """All clients, on the loop that runs."""
+    loop = _loop()
+    with answering() as url:
+        for number in _AT_ONCE:
+            taken = await in_turns(installed(), url, number)
+            for name, times in taken.items():
+                beside = "" if name == BARE else f": {ratio(times, taken[BARE])} x bare"
+                behind = "" if name in (BARE, OURS) else f", {ratio(times, taken[OURS])} x ours"
+                is_drawn = number == 64 and loop == "asyncio"
+                relative = middle_ratio(times, taken[BARE]) if is_drawn else None
+                yield Figure(f"{loop}, {number} at once: {name}", f"{median(times)}{beside}{behind}", relative)
+
+
+def _loop() -> str:
+    return type(asyncio.get_running_loop()).__module__.partition(".")[0]
+
+
+async def json_libraries() -> AsyncIterator[Figure]:
+    """A send at 64 with the standard library's json, and with orjson if that is installed."""
+    module: Any = wire
+    orjson = module._orjson  # noqa: SLF001 - the switch is not for users
+    with answering() as url:
+        for name, choice in {"the standard library's json": None, "orjson": orjson}.items():
+            if name == "orjson" and orjson is None:
+                continue
+            module._orjson = choice  # noqa: SLF001 - as above
+            taken = await in_turns({BARE: installed()[BARE], OURS: ours}, url, 64, sends=2000, rounds=15)
+            yield Figure(
+                f"{_loop()}, 64 at once, {name}", f"{median(taken[OURS])}: {ratio(taken[OURS], taken[BARE])} x bare"
+            )
+    module._orjson = orjson  # noqa: SLF001 - as above
+
+
+async def many() -> AsyncIterator[Figure]:
+    """Throughput and memory from a thousand sends to a million, to a thousand people, by one client."""
+    people = itertools.cycle([str(10**11 + number) for number in range(1000)])
+    with answering() as url:
+        async with Client(KEYS, api_url=url, upload_url=url, quotas=WIDE) as client:
+
+            async def send() -> None:
+                await client.direct_messages.send(next(people), TEXT)
+
+            await cpu_per_send(send, 64, 1000)
+            done, before = 0, most_memory()
+            for length in _LENGTHS:
+                began, sends = time.perf_counter(), length - done
+                cpu = await cpu_per_send(send, 64, sends)
+                rate = sends / (time.perf_counter() - began)
+                more = (most_memory() - before) / 2**20
+                result = f"{rate:.0f}/s, {cpu * 1e6:.1f} µs of CPU each; {more:.1f} MB more than after the first 1000"
+                yield Figure(f"64 at once, sends {done} to {length}", result)
+                done = length

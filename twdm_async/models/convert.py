@@ -269,14 +269,14 @@ def listed(model: type[Any]) -> Kind:
     def read(value: Json) -> tuple[Any, ...]:
         if not is_array(value):
             raise ValueError("not an array")
-        return tuple(converter.structure(item, model) for item in value)
+        return tuple([structure(item, model) for item in value])
 
     return Kind(read, lambda items: [converter.unstructure(item) for item in items], vital=True)
 
 
 def nested(model: type[Any]) -> Kind:
     """The kind of a JSON object that is a `model`."""
-    return Kind(lambda value: converter.structure(value, model), converter.unstructure)
+    return Kind(lambda value: structure(value, model), converter.unstructure)
 
 
 converter.register_structure_hook_factory(_is_model, _structure_hook)

@@ -1,0 +1,107 @@
+"""What was measured: told as it comes, and as a page of the documents."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import resource
+import statistics
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_INTRODUCTION: Final = """\
+# Performance
+
+What things cost. `python -m benchmarks --write` measures it and writes this page.
+
+Whatever is compared takes turns with the other within one run, since the speed of a machine drifts: a ratio is the
+median of the rounds' ratios, with the smallest and the largest. The microseconds are those of one machine.
+The server that gets the sends runs in a process of its own that never sleeps, so that nobody is charged for what it
+costs to wake a process. Whether quotas hold is measured by `python -m benchmarks simulate`; see [](quotas.md).
+"""
+_SECTIONS: Final = {
+    "send": "A send beside other clients",
+    "long": "A thousand sends to a million",
+    "parts": "Parts of a send",
+    "waiting": "Waiting for quota",
+    "quota": "Quotas",
+    "stores": "Messages and events that are kept in files",
+}
+_VERSIONS: Final = ("aiohttp", "orjson", "uvloop", "oauthlib", "tweepy", "peony-twitter", "httpx", "redis")
+
+
+class Figure(NamedTuple):
+    """One line of a table: what was measured, the result with its unit, and a number to draw if there is a picture."""
+
+    what: str
+    result: str
+    number: float | None = None
+
+
+Benchmark = Callable[[], AsyncIterator[Figure]]
+
+
+def middle_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median of the rounds' ratios."""
+    return statistics.median([one / other for one, other in zip(ours, theirs, strict=True)])
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """The median of the rounds' ratios, and from where to where they went."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return f"{middle_ratio(ours, theirs):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def median(times: Sequence[float]) -> str:
+    """In microseconds."""
+    return f"{statistics.median(times) * 1e6:.1f} µs"
+
+
+def circumstances() -> str:
+    """What it was measured with."""
+    versions: list[str] = []
+    for name in _VERSIONS:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"no {name}")
+    return f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.system()}; {', '.join(versions)}"
+
+
+def most_memory() -> int:
+    """Return the bytes of memory that this process had at most."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def page(found: Mapping[str, Sequence[Figure]]) -> str:
+    """The page of the documents, in Markdown."""
+    parts = [_INTRODUCTION, f"{circumstances()}.\n"]
+    for name, figures in found.items():
+        lines = "\n".join(f"| {figure.what} | {figure.result} |" for figure in figures)
+        picture = "![CPU of a send by client, beside a bare POST](performance.svg)\n\n" if name == "send" else ""
+        parts.append(f"## {_SECTIONS[name]}\n\n{picture}| what | measured |\n|---|---|\n{lines}\n")
+    return "\n".join(parts)
+
+
+def plot(figures: Sequence[Figure], file: Path) -> None:
+    """Draw the figures that have a number as bars, into a file."""
+    pyplot: Any = importlib.import_module("matplotlib.pyplot")
+    drawn = [figure for figure in figures if figure.number is not None][::-1]
+    figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(drawn) + 1))
+    bars = axes.barh(
+        [one.what.partition(": ")[2] for one in drawn],
+        [one.number for one in drawn],
+        color=["#0a7d4f" if "twdm_async" in one.what else "#9ca3af" for one in drawn],
+    )
+    axes.bar_label(bars, fmt="%.2f", padding=4)
+    axes.set(xscale="log", xlabel="CPU of a send at 64 at once, a bare aiohttp POST being 1")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})

@@ -1,0 +1,135 @@
+"""Messages and events a second, where each is kept in a file."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import multiprocessing
+import sqlite3
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+from aiohttp import web
+
+from benchmarks.report import Figure
+from benchmarks.server import KEYS, PERSON, PROFILE, TEXT, WIDE, answering
+from twdm_async import Client
+from twdm_async.outbox import Outbox
+from twdm_async.resources.inbox import Inbox
+from twdm_async.webhooks import Event, Webhook
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_MESSAGES: Final = 2000
+_EVENTS: Final = 3000
+
+
+def _commits(folder: Path) -> float:
+    """Return how many commits a second this disk makes durable, one after the other."""
+    db = sqlite3.connect(folder / "commits.db", isolation_level=None)
+    db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE row (number)")
+    began, commits = time.perf_counter(), 0
+    while time.perf_counter() - began < 1.0:
+        db.execute("INSERT INTO row VALUES (?)", (commits,))
+        commits += 1
+    db.close()
+    return commits / (time.perf_counter() - began)
+
+
+async def outbox() -> AsyncIterator[Figure]:
+    """Messages that are sent from a file."""
+    with answering() as url, tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for workers in (1, 16, 64):
+            commits = _commits(Path(tempfile.mkdtemp(dir=folder)))
+            async with (
+                Client(KEYS, api_url=url, upload_url=url, quotas=WIDE) as client,
+                Outbox(client, folder / f"{workers}.db") as box,
+            ):
+                await asyncio.gather(
+                    *(box.put(PERSON, TEXT, key=str(key), custom_profile_id=PROFILE) for key in range(_MESSAGES))
+                )
+                began = time.perf_counter()
+                await box.drain(workers=workers)
+                rate = _MESSAGES / (time.perf_counter() - began)
+            yield Figure(
+                f"outbox, {workers} workers", f"{rate:.0f} messages/s, where the disk makes {commits:.0f} commits/s"
+            )
+
+
+def _deliveries() -> list[tuple[bytes, dict[str, str]]]:
+    deliveries: list[tuple[bytes, dict[str, str]]] = []
+    for number in range(_EVENTS):
+        created = {"target": {"recipient_id": "1"}, "sender_id": str(1000 + number), "message_data": {"text": TEXT}}
+        event = {
+            "type": "message_create",
+            "id": str(10**9 + number),
+            "created_timestamp": "1700000000000",
+            "message_create": created,
+        }
+        body = json.dumps({"for_user_id": "370773112", "direct_message_events": [event]}).encode()
+        digest = hmac.digest(KEYS.consumer_secret.encode(), body, "sha256")
+        deliveries.append((body, {"x-twitter-webhooks-signature": f"sha256={base64.b64encode(digest).decode()}"}))
+    return deliveries
+
+
+def _deliver(url: str, at_once: int) -> float:
+    """Deliver all events, and return the seconds that it took."""
+
+    async def main() -> float:
+        left = iter(_deliveries())
+        async with aiohttp.ClientSession() as session:
+
+            async def worker() -> None:
+                for body, headers in left:
+                    async with session.post(url, data=body, headers=headers) as response:
+                        assert response.status == 200, await response.text()
+
+            began = time.perf_counter()
+            await asyncio.gather(*(worker() for _ in range(at_once)))
+            return time.perf_counter() - began
+
+    return asyncio.run(main())
+
+
+async def webhooks() -> AsyncIterator[Figure]:
+    """Signed events over HTTP, each kept in the inbox before it is acknowledged, beside a handler that does nothing."""
+
+    async def bare(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response()
+
+    async def handle(_: Event) -> None:
+        pass
+
+    loop = asyncio.get_running_loop()
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        for at_once in (1, 16, 64):
+            async with (
+                Inbox(Path(folder) / f"{at_once}.db") as inbox,
+                Webhook(KEYS, handle, inbox=inbox) as webhook,
+            ):
+                app = web.Application()
+                app.router.add_post("/bare", bare)
+                app.router.add_route("*", "/webhook", webhook.serve)
+                runner = web.AppRunner(app)
+                await runner.setup()
+                await web.TCPSite(runner, "127.0.0.1", 0).start()
+                url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+                rates = [
+                    _EVENTS / await loop.run_in_executor(pool, _deliver, f"{url}/{path}", at_once)
+                    for path in ("bare", "webhook")
+                ]
+                await webhook.settled()
+                await runner.cleanup()
+            yield Figure(
+                f"webhook and inbox, {at_once} at once",
+                f"{rates[1]:.0f} events/s; a handler that does nothing takes {rates[0]:.0f}",
+            )
