@@ -109,8 +109,10 @@ class Conversation:
     def begin(self, name: str, now: float, credit: ReplyCredit) -> Freedom:
         """Note a message called `name` that is about to leave, and tell what the server will make of it."""
         self.touched = max(self.touched, now)
-        self._forget(now - credit.per - LONGEST_UNDER_WAY, credit.replies)
-        freedom = self.freedom(now, credit)
+        freedom = _COUNTED
+        if self.opened > -math.inf or len(self.sends) >= self._tidy_at:
+            self._forget(now - credit.per - LONGEST_UNDER_WAY, credit.replies)
+            freedom = self.freedom(now, credit)
         self.sends[name] = Send(now)
         return freedom
 

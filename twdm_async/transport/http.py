@@ -12,7 +12,7 @@ import asyncio
 import math
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
@@ -23,7 +23,7 @@ from twdm_async.transport.session import exchange, open_session
 from twdm_async.transport.wire import Fault, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from twdm_async.transport.attempt import Attempt
     from twdm_async.transport.wire import Request
@@ -66,7 +66,7 @@ class HttpTransport:
         """Whether there are connections that :meth:`close` would end."""
         return self._session is not None and not self._session.closed
 
-    async def exchange(self, request: Request, attempt: Attempt) -> Reply | Fault:
+    def exchange(self, request: Request, attempt: Attempt) -> Coroutine[Any, Any, Reply | Fault]:
         """Send `request` and read the reply. Redirects are not followed.
 
         Who is cancelled when bytes have left may call this again, in any task, and gets what comes.
@@ -80,17 +80,21 @@ class HttpTransport:
             IncompatibleAiohttp: it cannot be told when bytes leave.
             MediaFailed, InvalidInput: a file is too large, or cannot be written.
         """
-        if attempt.work is not None:
-            return await asyncio.shield(attempt.work)
-        if attempt.sent:
-            return await self._bounded(None, request, attempt)
-        try:
-            direct = self._direct[request.host]
-        except KeyError:
-            direct = await self._learn(request.host)
-        if direct is not None and request.sink is None and type(request.body) is bytes:
-            return await self._bounded(direct, request, attempt)
-        attempt.work = asyncio.create_task(self._bounded(None, request, attempt), name="twdm_async request")
+        if attempt.work is None:
+            direct = self._direct.get(request.host)
+            if attempt.sent or (direct is not None and request.sink is None and type(request.body) is bytes):
+                return self._bounded(direct, request, attempt)
+        return self._in_task(request, attempt)
+
+    async def _in_task(self, request: Request, attempt: Attempt) -> Reply | Fault:
+        """Let a task of its own send `request` by the session, where a cancellation would tear it; but first of all,
+        find out how the host is reached.
+        """
+        if request.host not in self._direct:
+            await self._learn(request.host)
+            return await self.exchange(request, attempt)
+        if attempt.work is None:
+            attempt.work = asyncio.create_task(self._bounded(None, request, attempt), name="twdm_async request")
         try:
             return await asyncio.shield(attempt.work)
         except asyncio.CancelledError:
@@ -172,7 +176,7 @@ class HttpTransport:
             else:
                 self._watch(attempt, loop)
 
-    async def _learn(self, host: str) -> Direct | None:
+    async def _learn(self, host: str) -> None:
         """Find out how `host` is reached. To be done once for each."""
         async with self._learning:
             if host not in self._direct:
@@ -183,7 +187,6 @@ class HttpTransport:
                 # In a task, so that nothing of it is left in the caller's context.
                 direct = await asyncio.create_task(learning, name="twdm_async learn")
                 self._direct[host] = None if self._trace_configs else direct
-            return self._direct[host]
 
     def _open(self) -> aiohttp.ClientSession:
         lender = self._borrowed
