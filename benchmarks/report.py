@@ -8,12 +8,9 @@ import os
 import platform
 import resource
 import statistics
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 _INTRODUCTION: Final = """\
 # Performance
@@ -74,10 +71,12 @@ def circumstances() -> str:
     return f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.system()}; {', '.join(versions)}"
 
 
-def most_memory() -> int:
-    """Return the bytes of memory that this process had at most."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+def memory() -> int:
+    """Return the bytes of memory that this process has; at most, where it does not say how much it has now."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except FileNotFoundError:  # on macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def page(found: Mapping[str, Sequence[Figure]]) -> str:

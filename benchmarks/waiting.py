@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.report import Figure, most_memory
+from benchmarks.report import Figure, memory
 from benchmarks.server import KEYS, TEXT
 from twdm_async import Client, MemoryQuotaStore, Quota, QuotaTable
 
@@ -39,10 +39,10 @@ async def _wait(number: int) -> Figure:
         agents = [client.agent(10**6 + one) for one in range(number)]
         people = [str(10**9 + one) for one in range(number)]
         gc.collect()
-        memory, began = most_memory(), time.process_time()
+        before, began = memory(), time.process_time()
         tasks = [asyncio.ensure_future(agent.send(person, TEXT)) for agent, person in zip(agents, people, strict=True)]
         await asyncio.sleep(0)
-        enqueued, memory = time.process_time() - began, most_memory() - memory
+        enqueued, more = time.process_time() - began, memory() - before
         began = time.perf_counter()
         gc.collect()
         collected, began = time.perf_counter() - began, time.process_time()
@@ -54,6 +54,6 @@ async def _wait(number: int) -> Figure:
         given_up = time.perf_counter() - began
     return Figure(
         f"{number} wait, a lane and a person each",
-        f"{memory / number:.0f} bytes each; {enqueued / number * 1e6:.0f} µs to begin; a full collection "
+        f"{more / number:.0f} bytes each; {enqueued / number * 1e6:.0f} µs to begin; a full collection "
         f"{collected:.2f} s; idle {idle:.3%} of a core; all cancelled in {given_up:.2f} s",
     )

@@ -172,7 +172,7 @@ class Caller:
         self._limiter = limiter
         self._signer = signer
         self._http = http
-        self.clock = self._clock = clock
+        self.clock = clock
         self._max_wait = checked_wait(max_wait)
         self._uncounted_reads = uncounted_reads
         self._observers = observers
@@ -246,8 +246,7 @@ class Caller:
         """
         loop = self.bind_loop()
         patience = self._max_wait if max_wait is None else checked_wait(max_wait)
-        recipient = Recipient(recipient_id, self._server_time)
-        return self._limiter.enter(ENDPOINTS[name].family, lane, patience, None, recipient, loop)
+        return self._limiter.enter(ENDPOINTS[name].family, lane, patience, None, self._recipient(recipient_id), loop)
 
     def leave(self, waiter: Waiter) -> None:
         """Give up a place in the queue, and the slot if one came."""
@@ -324,7 +323,7 @@ class Caller:
                 case Retry():
                     call.story, call.attempt = outcome.story, None
                     if outcome.after:
-                        await self._clock.sleep(outcome.after)
+                        await self.clock.sleep(outcome.after)
                 case _:
                     assert_never(outcome)
 
@@ -356,26 +355,25 @@ class Caller:
         """Get `call` a slot. Returns how many seconds of waiting are left."""
         endpoint, story = call.request.endpoint, call.story
         intent = call.journal.intent if call.journal else None
-        began = self._clock.monotonic()
+        recipient = self._recipient(call.request.message.recipient_id if call.request.message else None)
+        began = self.clock.monotonic()
         try:
-            call.slot = await self._limiter.admit(endpoint.family, lane, patience, intent, self._recipient(call))
+            call.slot = await self._limiter.admit(endpoint.family, lane, patience, intent, recipient)
         except errors.TwdmError as error:
             problem = error
             if isinstance(error, errors.QuotaStoreFailed) and endpoint.safety is Safety.READ and self._uncounted_reads:
                 call.slot = None  # it leaves uncounted
                 return patience
         else:
-            call.waited = self._clock.monotonic() - began
+            call.waited = self.clock.monotonic() - began
             return None if patience is None else max(0.0, patience - call.waited)
         if isinstance(problem, errors.QuotaWaitTooLong) and story.refusal is not None:
             # It was sent and the server refused it: that is what the caller should know.
             problem = evolve(story.refusal, retry_at=problem.retry_at)
         raise retry.told_whole(problem, call.request, story)
 
-    def _recipient(self, call: _Call[Any]) -> Recipient | None:
-        """Return the recipient of the message that the call sends."""
-        message = call.request.message
-        return Recipient(message.recipient_id, self._server_time) if message and message.recipient_id else None
+    def _recipient(self, person: str | None) -> Recipient | None:
+        return Recipient(person, self._server_time) if person else None
 
     def server_time(self) -> float:
         """Seconds since 1970 by the server's clock, as far as it is known; in any thread."""
@@ -449,13 +447,13 @@ class Caller:
         slot = call.slot
         if slot is None:
             call.attempt = Attempt()
-        elif self._clock.uptime() <= slot.send_by:
-            call.attempt = Attempt(slot.send_by, self._clock.uptime)
+        elif self.clock.uptime() <= slot.send_by:
+            call.attempt = Attempt(slot.send_by, self.clock.uptime)
         else:
             self._give_back(call)
             return None
         call.number += 1
-        call.began, call.stamp = self._clock.monotonic(), self._next_stamp()
+        call.began, call.stamp = self.clock.monotonic(), self._next_stamp()
         return call.attempt
 
     def _end(self, call: _Call[Any]) -> None:
@@ -474,7 +472,7 @@ class Caller:
         byte left; unless a task of the client's goes on with it.
         """
         reply: Reply | Fault | None = None
-        outcome: Outcome[T] | None = None
+        outcome: Outcome[T] = _NOTHING_YET
         is_over = True
         try:
             try:
@@ -528,9 +526,7 @@ class Caller:
             if isinstance(answer, DirectMessage) and (answer.id or call.journal is None):
                 self.sent.note_answer(message, answer, call.sent_at)
 
-    def _settle(
-        self, call: _Call[T], attempt: Attempt, reply: Reply | Fault | None, outcome: Outcome[T] | None
-    ) -> None:
+    def _settle(self, call: _Call[T], attempt: Attempt, reply: Reply | Fault | None, outcome: Outcome[T]) -> None:
         if not attempt.sent:
             self._give_back(call)
         elif call.slot is not None:
@@ -587,7 +583,7 @@ class Caller:
             error = decision.error
             return Failed(self._identified(error, call)) if isinstance(error, errors.DeliveryUnknown) else decision
         if decision.server_time is not None:
-            self._signer.skew = decision.server_time - self._clock.wall()
+            self._signer.skew = decision.server_time - self.clock.wall()
         if decision.story.failures > call.story.failures:
             self._budget.spend()
         return decision
@@ -605,12 +601,12 @@ class Caller:
 
     def _identified(self, unknown: errors.DeliveryUnknown, call: _Call[Any]) -> errors.DeliveryUnknown:
         """`unknown`, with what the message can be looked for by."""
-        self.sent.note_given_up(unknown.sent_at, self._clock.monotonic())
+        self.sent.note_given_up(unknown.sent_at, self.clock.monotonic())
         fingerprint = None
         if call.request.message is not None:
             is_kept = call.journal is not None  # the journal knows of it
             fingerprint = self.sent.note_doubtful(call.request.message, unknown.sent_at, is_kept=is_kept)
-        return evolve(unknown, fingerprint=fingerprint, ended_at=self._clock.utc())
+        return evolve(unknown, fingerprint=fingerprint, ended_at=self.clock.utc())
 
     def _mismatch(self, request: Request, answer: object) -> str | None:
         """What is wrong with `answer`, if it answers another request: anything may come over a kept connection."""
@@ -633,7 +629,7 @@ class Caller:
             number=call.number,
             waited=call.waited,
             began=call.sent_at,
-            took=self._clock.monotonic() - call.began,
+            took=self.clock.monotonic() - call.began,
             left=attempt.sent,
             status=reply.status if isinstance(reply, Reply) else None,
             problem=reply.problem if isinstance(reply, Fault) else None,
@@ -648,6 +644,7 @@ class Caller:
                 _log.exception("an observer failed")
 
 
+_NOTHING_YET: Final = Retry(retry.BEGINNING)
 _CUT_OFF: Final = errors.InternalError(problem="the task was cancelled that waited for the answer")
 
 
