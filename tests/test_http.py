@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gzip
 import html
-import itertools
 import json
 import logging
 import socket
@@ -20,7 +19,7 @@ import aiohttp
 import pytest
 
 from tests.samples import CUSTOM_PROFILE, SENT_WITH_PROFILE
-from tests.scripted import OK_HEAD, http, read_request, serving
+from tests.scripted import OK_HEAD, http, serving
 from tests.virtual_time import LoopClock, run
 from twdm_async import (
     Client,
@@ -600,32 +599,3 @@ async def test_nothing_secret_reaches_a_log(caplog: pytest.LogCaptureFixture) ->
         await send(client)
     assert "SENTINEL" not in caplog.text
     assert b"SENTINELck" in server.requests[0], "the server sees it, so the test could fail"
-
-
-async def test_a_connection_that_aiohttp_gives_on_before_its_answer_is_judged_carries_the_next_one() -> None:
-    first_is_read, second_has_connection = asyncio.Event(), asyncio.Event()
-
-    async def request_end(*_: Any) -> None:  # the whole reply is there, and aiohttp has given the connection back
-        if not first_is_read.is_set():
-            first_is_read.set()
-            await second_has_connection.wait()
-
-    async def connection_reused(*_: Any) -> None:
-        second_has_connection.set()
-
-    trace = aiohttp.TraceConfig()
-    trace.on_request_end.append(request_end)
-    trace.on_connection_reuseconn.append(connection_reused)
-
-    async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for number in itertools.count():
-            event = {"type": "message_create", "id": str(10**18 + number), "message_create": CREATE}
-            writer.write(http(json.dumps({"event": event}).encode()))
-            server.requests.append(await read_request(reader))
-
-    async with serving(answering) as server, connected(server.url, trace_configs=[trace], timeout=5.0) as client:
-        first = asyncio.create_task(send(client))
-        await first_is_read.wait()
-        second = asyncio.create_task(send(client))
-        assert {(await first).id, (await second).id} == {str(10**18), str(10**18 + 1)}
-        assert (len(server.requests), server.connections) == (2, 1)

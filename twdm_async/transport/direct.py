@@ -22,7 +22,7 @@ from aiohttp.client_proto import ResponseHandler
 from twdm_async.endpoints import ENDPOINTS
 from twdm_async.errors import IncompatibleAiohttp
 from twdm_async.transport.attempt import Attempt
-from twdm_async.transport.session import Mark, exchange, open_session
+from twdm_async.transport.session import MOST_STALE, NOBODY, Mark, exchange, open_session
 from twdm_async.transport.wire import LARGEST_REPLY, Fault, Reply, Request
 
 if TYPE_CHECKING:
@@ -61,13 +61,15 @@ class Direct:
     async def start(self, request: Request, attempt: Attempt) -> None:
         """Send `request`, as soon as there is a connection on which nothing came that nobody asked for."""
         data = self._composed(request, attempt.authorization)
-        while True:
+        for _ in range(MOST_STALE):
             connection = await self._connector.connect(self._pattern, traces=[], timeout=self._timeout)
             protocol: Any = connection.protocol
             if Mark.of(protocol).is_clean(protocol):
                 break
             connection.close()
             await asyncio.sleep(0)
+        else:
+            raise aiohttp.ServerDisconnectedError
         try:
             attempt.begin(connection)
         except aiohttp.ClientError:
@@ -101,7 +103,7 @@ async def finish(attempt: Attempt) -> Reply | Fault:
             attempt.distrust()
             return Fault("the reply is longer than any reply may be", sent=True, lasting=True)
     chunks.append(payload.read_nowait(-1))
-    protocol._parser = None  # noqa: SLF001 - so that whatever comes now is found where nobody asked for it
+    protocol._parser = NOBODY  # noqa: SLF001 - so that whatever comes now is found out
     return Reply(attempt.message.code, attempt.message.headers, b"".join(chunks))
 
 

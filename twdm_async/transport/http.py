@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from twdm_async.transport.wire import Request
 
 _MOST_UNDER_WAY: Final = 100
+_TURNS: Final = 3  # of the loop: it looks at sockets, wakes who reads, and lets them read
 
 
 class HttpTransport:
@@ -90,6 +91,8 @@ class HttpTransport:
         """Let a task of its own send `request` by the session, where a cancellation would tear it; but first of all,
         find out how the host is reached.
         """
+        if self._is_closed and not attempt.sent:
+            raise ClientClosed(endpoint=request.endpoint.name)
         if request.host not in self._direct:
             await self._learn(request.host)
             return await self.exchange(request, attempt)
@@ -172,9 +175,19 @@ class HttpTransport:
         self._timer, self._rings_at, now = None, math.inf, loop.time()
         for attempt in self._under_way:
             if attempt.due <= now:
-                attempt.expire()
+                loop.call_soon(self._end, attempt, loop, _TURNS)
             else:
                 self._watch(attempt, loop)
+
+    def _end(self, attempt: Attempt, loop: asyncio.AbstractEventLoop, turns: int) -> None:
+        """End an attempt whose time is over, in so many turns of the loop: one that was busy for long may just have got
+        the reply.
+        """
+        if attempt in self._under_way and attempt.due <= loop.time():
+            if turns > 0:
+                loop.call_soon(self._end, attempt, loop, turns - 1)
+            else:
+                attempt.expire()
 
     async def _learn(self, host: str) -> None:
         """Find out how `host` is reached. To be done once for each."""

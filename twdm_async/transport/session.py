@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import select
 from contextvars import ContextVar
@@ -24,13 +25,30 @@ if TYPE_CHECKING:
 
 _PIECE: Final = 256 * 1024  # bytes of a file that are written at once
 _USER_AGENT: Final = "twdm_async"
-_TURNS: Final = 10  # of the loop
+_TURNS: Final = 10  # of the loop: more than it takes to read a reply that is there
+MOST_STALE: Final = 200
+"""Connections in a row over which something came that nobody asked for; more than a pool keeps."""
 
-_current: ContextVar[Attempt] = ContextVar("twdm_async_attempt")
+_current: ContextVar[tuple[Attempt, Callable[[], None]]] = ContextVar("twdm_async_attempt")
 
 
 class _Unasked(aiohttp.ClientError):
-    """A kept connection holds bytes that nobody asked for, or was closed. Nothing was sent over it."""
+    """A connection holds bytes that nobody asked for, or was closed. Nothing was sent over it."""
+
+
+class _Nobody:
+    """In place of aiohttp's parser, as long as nobody has asked for a reply: what comes ends the connection."""
+
+    def feed_data(self, data: bytes) -> tuple[tuple[()], bool, bytes]:
+        if data:
+            raise _Unasked
+        return (), False, b""
+
+    def feed_eof(self) -> None:
+        pass
+
+
+NOBODY: Final = _Nobody()
 
 
 class Mark:
@@ -40,12 +58,12 @@ class Mark:
         transport: the connection.
     """
 
-    __slots__ = ("_has_bytes", "_is_new", "is_judged")
+    __slots__ = ("_begins_with_tls", "_has_bytes", "is_judged")
 
     def __init__(self, transport: asyncio.BaseTransport | None) -> None:
         self.is_judged = True
-        """Whether somebody has said that what came over it last was the answer. Else nothing follows."""
-        self._is_new = True
+        """Whether what came over it last was found to be the answer that was asked for. Until then, nothing follows."""
+        self._begins_with_tls = transport is not None and transport.get_extra_info("ssl_object") is not None
         self._has_bytes = _watch(transport)
 
     @classmethod
@@ -59,30 +77,34 @@ class Mark:
 
     def is_clean(self, protocol: Any) -> bool:
         """Tell whether a request may go over the connection: nothing came, so far, that nobody asked for."""
-        if protocol.transport is None:
+        if protocol.transport is None or protocol.should_close or not self.is_judged:
             return False
-        if self._is_new:  # what comes first may belong to TLS
-            self._is_new = False
+        if self._begins_with_tls:  # what comes first belongs to that
+            self._begins_with_tls = False
             return True
-        return self.is_judged and not protocol.should_close and not self._has_bytes()
+        return not self._has_bytes()
 
 
 @define(eq=False)
 class _Lent:
-    """A connection that aiohttp's session gives back by itself.
+    """A connection that aiohttp's session gives on by itself, as soon as the reply over it is whole.
 
     Args:
         protocol: aiohttp's end of it.
+        parser: of the reply. If there is another one, somebody else has the connection already.
     """
 
     protocol: Any
+    parser: object
 
     def release(self) -> None:
-        self.protocol._parser = None  # noqa: SLF001 - so that whatever comes now is found where nobody asked for it
         self.protocol.twdm_async.is_judged = True
+        if self.protocol._parser is self.parser:  # noqa: SLF001 - nobody else tells
+            self.protocol._parser = NOBODY  # noqa: SLF001 - so that whatever comes now is found out
 
     def close(self) -> None:
-        self.protocol.close()
+        if self.protocol._parser is self.parser:  # noqa: SLF001 - as above
+            self.protocol.close()
 
 
 class TrackedRequest(aiohttp.ClientRequest):
@@ -92,27 +114,31 @@ class TrackedRequest(aiohttp.ClientRequest):
     """
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        mark = Mark.of(conn.protocol)
-        if not mark.is_judged:  # the answer before ours is there, and whoever waited for it is about to read it
-            await _judged(mark, conn.protocol)
-        if not mark.is_clean(conn.protocol):
+        protocol: Any = conn.protocol
+        mark = Mark.of(protocol)
+        if not mark.is_judged:
+            await _wait_until_judged(mark, protocol)
+        if not mark.is_clean(protocol):
             raise _Unasked  # and aiohttp closes the connection
-        attempt = _current.get()
+        attempt, extend = _current.get()
         # Only now, so that aiohttp finds no reason to refuse what it took from .netrc; that is replaced here.
         self.headers["Authorization"] = attempt.authorization
-        attempt.begin(_Lent(conn.protocol))
+        attempt.begin(_Lent(protocol, protocol._parser))  # noqa: SLF001 - nobody else tells
+        extend()
         mark.is_judged = False
         return await super().send(conn)
 
 
-async def _judged(mark: Mark, protocol: Any) -> None:
-    """Wait for some turns of the loop until `mark` is judged. What comes meanwhile is no part of the answer to the next
-    request, for which aiohttp has set up the parser already.
+async def _wait_until_judged(mark: Mark, protocol: Any) -> None:
+    """Wait some turns of the loop, until whoever waited for the answer before ours has read it.
+
+    aiohttp has set up the parser of our reply already. What comes meanwhile is not for it, and ends the connection.
     """
-    parser, protocol._parser = protocol._parser, None  # noqa: SLF001 - so that it is found where nobody asked for it
+    parser, protocol._parser = protocol._parser, NOBODY  # noqa: SLF001 - nobody else tells
     for _ in range(_TURNS):
-        if not mark.is_judged:
-            await asyncio.sleep(0)
+        if mark.is_judged:
+            break
+        await asyncio.sleep(0)
     protocol._parser = parser  # noqa: SLF001 - as above
 
 
@@ -165,12 +191,11 @@ async def exchange(
         attempt: learns whether bytes left.
         extend: is called when the time of the attempt begins anew.
     """
-    _current.set(attempt)
-    while True:
-        try:
+    _current.set((attempt, extend))
+    for _ in range(MOST_STALE):
+        with contextlib.suppress(_Unasked):
             return await _exchange(session, request, attempt, extend)
-        except _Unasked:
-            continue
+    raise aiohttp.ServerDisconnectedError
 
 
 async def _exchange(
