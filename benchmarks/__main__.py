@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks import parts, quota, send, stores, waiting
+from benchmarks.contenders import CONTENDERS, installed
 from benchmarks.report import Figure, circumstances, page, plot
 
 if TYPE_CHECKING:
@@ -48,17 +50,31 @@ async def measured(benchmark: Benchmark) -> list[Figure]:
     return figures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    choice = f"of {', '.join(ALL)} and simulate; all but the last one if none is given"
+def checked_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, side by side in one run.")
+    choice = f"what to measure: {', '.join(ALL)} (if none is given, all of these), or simulate"
     parser.add_argument("names", nargs="*", metavar="NAME", help=choice)
-    write = "measure all, and write docs/performance.md and its picture (needs matplotlib)"
+    write = "measure all, and write docs/performance.md with its picture (needs the extra bench; takes ten minutes)"
     parser.add_argument("--write", action="store_true", help=write)
-    parser.add_argument("--plot", type=Path, help="draw simulate into this file, too (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, help="draw what simulate found into this file (needs the extra bench)")
     arguments = parser.parse_args()
-    names = list(ALL) if arguments.write else arguments.names or list(ALL)
-    if unknown := set(names) - {*ALL, "simulate"}:
-        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
+    if unknown := set(arguments.names) - {*ALL, "simulate"}:
+        parser.error(f"not a benchmark: {', '.join(sorted(unknown))}; choose from {', '.join(ALL)}, simulate")
+    if arguments.plot and "simulate" not in arguments.names:
+        parser.error("--plot draws what simulate found, which is not to be measured")
+    if arguments.write and arguments.names:
+        parser.error("--write measures all: give no names")
+    missing = ", ".join(name for name in CONTENDERS if name not in installed())
+    if missing and arguments.write:
+        parser.error(f"--write needs the extra bench: not installed for {missing}")
+    if missing:
+        print(f"left out, since the extra bench is not installed: {missing}")
+    return arguments
+
+
+def main() -> None:
+    arguments = checked_arguments()
+    names = arguments.names or list(ALL)
     if "simulate" in names:
         simulate: Any = importlib.import_module("benchmarks.simulate")
         simulate.main(arguments.plot)
@@ -71,9 +87,10 @@ def main() -> None:
                 with asyncio.Runner(loop_factory=loop) as runner:
                     found[name] += runner.run(measured(benchmark))
     if arguments.write:
-        (_DOCUMENTS / "performance.md").write_text(page(found))
         plot(found["send"], _DOCUMENTS / "performance.svg")
+        (_DOCUMENTS / "performance.md").write_text(page(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):
+        main()

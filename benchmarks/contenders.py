@@ -1,4 +1,4 @@
-"""Clients that send one message, each as its documentation says. Those that are not installed are left out.
+"""Clients that send one message. Those that are not installed are left out.
 
 None but ours knows quotas, lanes or what became of a message; the bare POST does not even sign.
 """
@@ -37,7 +37,7 @@ def _session() -> aiohttp.ClientSession:
 
 @contextlib.asynccontextmanager
 async def bare_post(url: str, _: int) -> AsyncGenerator[Send]:
-    """One POST of aiohttp's session, whose reply is read and thrown away."""
+    """Make one POST with aiohttp's session, and read the reply."""
     async with _session() as session:
 
         async def send() -> None:
@@ -50,14 +50,14 @@ async def bare_post(url: str, _: int) -> AsyncGenerator[Send]:
 
 @contextlib.asynccontextmanager
 async def ours(url: str, _: int) -> AsyncGenerator[Send]:
-    """Quotas of account and app, free replies, lanes, signing, models, delivery tracking."""
+    """Send as this library does: with quotas of account and app, signing, models and delivery tracking."""
     async with Client(KEYS, api_url=url, upload_url=url, quotas=WIDE) as client:
         yield lambda: client.direct_messages.send(PERSON, TEXT, custom_profile_id=PROFILE)
 
 
 @contextlib.asynccontextmanager
 async def ours_by_session(url: str, _: int) -> AsyncGenerator[Send]:
-    """The same, through aiohttp's session, as where there is a proxy or a trace."""
+    """Send so through aiohttp's session, as where there is a proxy or a trace."""
     traces = [aiohttp.TraceConfig()]
     async with Client(KEYS, api_url=url, upload_url=url, quotas=WIDE, trace_configs=traces) as client:
         yield lambda: client.direct_messages.send(PERSON, TEXT, custom_profile_id=PROFILE)
@@ -76,6 +76,7 @@ class _Redirected:
 
 @contextlib.asynccontextmanager
 async def tweepy_async(url: str, _: int) -> AsyncGenerator[Send]:
+    """Send with one session for all: without it, tweepy opens one for each request."""
     tweepy: Any = importlib.import_module("tweepy.asynchronous")
     async with _session() as session:
         client = tweepy.AsyncClient(**_FOUR)

@@ -17,10 +17,11 @@ _INTRODUCTION: Final = """\
 
 What things cost. `python -m benchmarks --write` measures it and writes this page.
 
-Whatever is compared takes turns with the other within one run, since the speed of a machine drifts: a ratio is the
-median of the rounds' ratios, with the smallest and the largest. The microseconds are those of one machine.
-The server that gets the sends runs in a process of its own that never sleeps, so that nobody is charged for what it
-costs to wake a process. Whether quotas hold is measured by `python -m benchmarks simulate`; see [](quotas.md).
+A ratio of two things (`x`) is the median of the ratios of several rounds, in which both take turns, since the speed of
+a machine drifts; the smallest and the largest ratio follow in brackets. All other figures are those of one machine.
+The server that gets the sends runs in a process of its own that never sleeps, so that no client pays for waking it.
+A bare POST goes through aiohttp's session, and a send of this library does not: so it may cost less than a bare POST.
+Whether quotas hold is measured by `python -m benchmarks simulate`; see [](quotas.md).
 """
 _SECTIONS: Final = {
     "send": "A send beside other clients",
@@ -56,8 +57,9 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def median(times: Sequence[float]) -> str:
-    """In microseconds."""
-    return f"{statistics.median(times) * 1e6:.1f} µs"
+    """The median of seconds, in microseconds or milliseconds."""
+    middle = statistics.median(times)
+    return f"{middle * 1e6:.1f} µs" if middle < 0.01 else f"{middle * 1e3:.0f} ms"
 
 
 def circumstances() -> str:
@@ -72,7 +74,7 @@ def circumstances() -> str:
 
 
 def memory() -> int:
-    """Return the bytes of memory that this process has; at most, where it does not say how much it has now."""
+    """Return the bytes of memory of this process; on macOS, the most that it has had so far."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except FileNotFoundError:  # on macOS

@@ -1,7 +1,7 @@
 """What a send costs beside a bare aiohttp POST of the same body and beside other clients: CPU time of this process.
 
 All talk to one server (:mod:`benchmarks.server`) and take turns, so that a machine whose speed drifts drifts for all of
-them. Told are the medians over the rounds, and the median of the rounds' ratios.
+them. Reported are the medians over the rounds, and the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ async def in_turns(
         clients = {name: await open_ones.enter_async_context(one(url, at_once)) for name, one in contenders.items()}
         for send in clients.values():
             await cpu_per_send(send, at_once, max(at_once, sends // 4))
-        for _ in range(rounds):
-            for name, send in clients.items():
+        for turn in range(rounds):
+            order = list(clients.items())
+            for name, send in order[turn % len(order) :] + order[: turn % len(order)]:  # so that each comes after each
                 gc.collect()  # nobody pays for what the one before left behind
                 taken[name].append(await cpu_per_send(send, at_once, sends))
     return taken

@@ -1,7 +1,7 @@
 """The server that benchmarks talk to: a process of its own that answers every message, and does nothing else.
 
-It never sleeps. To wake a sleeping process costs the kernel a good part of a request, and it would be charged to
-whichever client happens to find it asleep: the slower one.
+It never sleeps. The kernel charges the wake-up of a sleeping process to the one whose bytes wake it. That is a good part
+of what a request costs; and the slower a client is, the more often it would find the server asleep.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import multiprocessing
+import os
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from twdm_async import Credentials, Quota, QuotaTable
@@ -72,10 +73,12 @@ class _Answering(asyncio.Protocol):
 
 
 def _serve(ready: Connection) -> None:
+    parent = os.getppid()
+
     async def main() -> None:
         server = await asyncio.get_running_loop().create_server(_Answering, "127.0.0.1", 0)
         ready.send(server.sockets[0].getsockname()[1])
-        while True:  # noqa: ASYNC110 - it is not to sleep
+        while os.getppid() == parent:  # noqa: ASYNC110 - it is not to sleep
             await asyncio.sleep(0)
 
     asyncio.run(main())
@@ -88,6 +91,7 @@ def answering() -> Generator[str]:
     ready, theirs = context.Pipe()
     server = context.Process(target=_serve, args=(theirs,), daemon=True)
     server.start()
+    theirs.close()  # so that the end of a server that cannot start is noticed
     try:
         yield f"http://127.0.0.1:{ready.recv()}"
     finally:

@@ -60,7 +60,7 @@ async def outbox() -> AsyncIterator[Figure]:
                 await box.drain(workers=workers)
                 rate = _MESSAGES / (time.perf_counter() - began)
             yield Figure(
-                f"outbox, {workers} workers", f"{rate:.0f} messages/s, where the disk makes {commits:.0f} commits/s"
+                f"outbox, {workers} at work", f"{rate:.0f} messages/s, where the disk makes {commits:.0f} commits/s"
             )
 
 
@@ -131,5 +131,5 @@ async def webhooks() -> AsyncIterator[Figure]:
                 await runner.cleanup()
             yield Figure(
                 f"webhook and inbox, {at_once} at once",
-                f"{rates[1]:.0f} events/s; a handler that does nothing takes {rates[0]:.0f}",
+                f"{rates[1]:.0f} events/s; a handler that does nothing gets {rates[0]:.0f} events/s",
             )
