@@ -78,7 +78,8 @@ def main() -> None:
     if "simulate" in names:
         simulate: Any = importlib.import_module("benchmarks.simulate")
         simulate.main(arguments.plot)
-    print(circumstances())
+    if set(names) != {"simulate"}:
+        print(circumstances())
     found: dict[str, list[Figure]] = {}
     for name in (name for name in ALL if name in names):
         found[name] = []

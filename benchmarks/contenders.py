@@ -145,7 +145,7 @@ async def httpx_oauthlib(url: str, _: int) -> AsyncGenerator[Send]:
     httpx: Any = importlib.import_module("httpx")
     oauth1: Any = importlib.import_module("oauthlib.oauth1")
     signer = oauth1.Client(*_FOUR.values())
-    limits = httpx.Limits(max_connections=None)
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=None)  # by itself it waits for 5 seconds only
     async with httpx.AsyncClient(limits=limits, trust_env=False) as client:
 
         async def send() -> None:
@@ -171,7 +171,7 @@ def installed() -> dict[str, Contender]:
     """Return the contenders that can run here."""
     found: dict[str, Contender] = {}
     for name, (contender, module) in CONTENDERS.items():
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(Exception):  # some raise errors of their own where a part is missing
             importlib.import_module(module)
             found[name] = contender
     return found

@@ -1,7 +1,7 @@
 """The server that benchmarks talk to: a process of its own that answers every message, and does nothing else.
 
-It never sleeps. The kernel charges the wake-up of a sleeping process to the one whose bytes wake it. That is a good part
-of what a request costs; and the slower a client is, the more often it would find the server asleep.
+It never sleeps. The kernel charges the wake-up of a sleeping process to the one whose bytes wake it. That is a good
+part of what a request costs; and the slower a client is, the more often it would find the server asleep.
 """
 
 from __future__ import annotations

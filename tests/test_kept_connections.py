@@ -50,7 +50,7 @@ async def test_a_connection_that_aiohttp_hands_on_before_its_answer_is_judged_ca
             writer.write(sent(number))
             server.requests.append(await read_request(reader))
 
-    async with serving(answering) as server, connected(server.url, trace_configs=[trace], timeout=5.0) as client:
+    async with serving(answering) as server, connected(server.url, trace_configs=[trace]) as client:
         first = asyncio.create_task(send(client))
         await first_is_read.wait()
         second = asyncio.create_task(send(client))
@@ -150,6 +150,22 @@ async def test_a_reply_that_came_in_time_is_read_though_the_loop_was_busy_until_
     async with serving(answering) as server, connected(server.url, timeout=1.5) as client:
         await send(client)
         assert (await send(client)).id == str(10**18 + 1)
+
+
+async def test_the_time_runs_from_the_connection_where_two_clients_share_a_pool_of_one() -> None:
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number in itertools.count():
+            await asyncio.sleep(0.9)
+            writer.write(sent(number))
+            server.requests.append(await read_request(reader))
+
+    async with (
+        serving(slow) as server,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as lender,
+        connected(server.url, session=lender, timeout=1.4) as one,
+        connected(server.url, session=lender, timeout=1.4) as other,
+    ):
+        assert len({message.id for message in await asyncio.gather(send(one), send(other))}) == 2
 
 
 async def test_a_server_that_always_speaks_first_ends_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,20 +82,22 @@ class HttpTransport:
             MediaFailed, InvalidInput: a file is too large, or cannot be written.
         """
         if attempt.work is None:
+            if request.host not in self._direct and not attempt.sent:
+                return self._first_exchange(request, attempt)
             direct = self._direct.get(request.host)
             if attempt.sent or (direct is not None and request.sink is None and type(request.body) is bytes):
                 return self._bounded(direct, request, attempt)
         return self._in_task(request, attempt)
 
-    async def _in_task(self, request: Request, attempt: Attempt) -> Reply | Fault:
-        """Let a task of its own send `request` by the session, where a cancellation would tear it; but first of all,
-        find out how the host is reached.
-        """
-        if self._is_closed and not attempt.sent:
+    async def _first_exchange(self, request: Request, attempt: Attempt) -> Reply | Fault:
+        """Find out how the host is reached, then send `request`."""
+        if self._is_closed:
             raise ClientClosed(endpoint=request.endpoint.name)
-        if request.host not in self._direct:
-            await self._learn(request.host)
-            return await self.exchange(request, attempt)
+        await self._learn(request.host)
+        return await self.exchange(request, attempt)
+
+    async def _in_task(self, request: Request, attempt: Attempt) -> Reply | Fault:
+        """Send `request` by the session, in a task of its own: who is cancelled there tears the request."""
         if attempt.work is None:
             attempt.work = asyncio.create_task(self._bounded(None, request, attempt), name="twdm_async request")
         try:
@@ -140,7 +142,7 @@ class HttpTransport:
                 extend = partial(self._extend, attempt, loop)
                 return await exchange(self._session or self._open(), request, attempt, extend)
             await direct.start(request, attempt)
-            attempt.due = loop.time() + self._timeout  # anew; the timer rings before, and is set again then
+            attempt.due = loop.time() + self._timeout  # the timer still rings earlier, and is then set to this
             return await finish(attempt)
         except asyncio.CancelledError:
             if not attempt.has_expired():

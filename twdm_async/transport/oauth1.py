@@ -131,8 +131,11 @@ class OAuth1Signer:
         return self._clock.wall() + self.skew
 
     def sign(self, request: Request, at: float | None = None) -> str:
-        """The value of the Authorization header. Each call has a nonce of its own. It says that it was signed `at` so
-        many seconds since 1970 by the server's clock; now if not given.
+        """Return the value of the Authorization header, with a nonce that no other call has.
+
+        Args:
+            request: what is to be sent.
+            at: the timestamp, in seconds since 1970 by the server's clock; the present moment if not given.
         """
         timestamp = str(int(self.server_time() if at is None else at))
         return self.authorization(
