@@ -145,8 +145,7 @@ async def httpx_oauthlib(url: str, _: int) -> AsyncGenerator[Send]:
     httpx: Any = importlib.import_module("httpx")
     oauth1: Any = importlib.import_module("oauthlib.oauth1")
     signer = oauth1.Client(*_FOUR.values())
-    limits = httpx.Limits(max_connections=None, keepalive_expiry=None)  # by itself it waits for 5 seconds only
-    async with httpx.AsyncClient(limits=limits, trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60.0) as client:  # with as many connections as it likes
 
         async def send() -> None:
             _, headers, _ = signer.sign(url + PATH, "POST", headers={"Content-Type": "application/json"})

@@ -256,10 +256,11 @@ async def test_fault_72_an_id_that_another_process_knows(path: Path) -> None:
                     break
 
 
-async def test_fault_71_a_reply_that_comes_once_more_after_it_was_read() -> None:
+@pytest.mark.parametrize("kind", ["repeated", "half_repeated"])
+async def test_fault_71_a_reply_that_comes_once_more_after_it_was_read(kind: str) -> None:
     """Else B's refusal would be lost, B count as sent, and every later answer be the one before."""
     async with (
-        Sandbox(faults=[Fault("repeated", endpoint=SEND, nth=1)]) as sandbox,
+        Sandbox(faults=[Fault(kind, endpoint=SEND, nth=1)]) as sandbox,
         asking(sandbox, quotas=table()) as client,
     ):
         sandbox.unreachable.add("6")

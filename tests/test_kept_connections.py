@@ -58,7 +58,7 @@ async def test_a_connection_that_aiohttp_hands_on_before_its_answer_is_judged_ca
         assert (len(server.requests), server.connections) == (2, 1)
 
 
-async def test_half_a_reply_that_nobody_asked_for_is_not_the_beginning_of_the_next_answer() -> None:
+async def test_fault_71_half_a_reply_that_nobody_asked_for_is_not_the_beginning_of_the_next_answer() -> None:
     first_is_read, half_is_written = asyncio.Event(), asyncio.Event()
 
     async def half_behind(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -81,7 +81,7 @@ async def test_half_a_reply_that_nobody_asked_for_is_not_the_beginning_of_the_ne
         assert (len(server.requests), server.connections) == (2, 2)
 
 
-async def test_a_reply_that_waits_on_a_connection_of_the_lender_s_is_nobody_s_answer() -> None:
+async def test_fault_71_a_reply_that_waits_on_a_connection_of_the_lender_s_is_nobody_s_answer() -> None:
     first_is_read, stale_is_written = asyncio.Event(), asyncio.Event()
 
     async def lenders(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -140,7 +140,7 @@ async def test_a_request_of_the_lender_s_over_a_connection_that_we_used_gets_its
         assert server.connections == 1
 
 
-async def test_a_reply_that_came_in_time_is_read_though_the_loop_was_busy_until_later() -> None:
+async def test_fault_107_a_reply_that_came_in_time_is_read_though_the_loop_was_busy_until_later() -> None:
     async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(sent(0))
         server.requests.append(await read_request(reader))
@@ -168,7 +168,7 @@ async def test_the_time_runs_from_the_connection_where_two_clients_share_a_pool_
         assert len({message.id for message in await asyncio.gather(send(one), send(other))}) == 2
 
 
-async def test_a_server_that_always_speaks_first_ends_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fault_108_a_server_that_always_speaks_first_ends_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "_FIRST_BACKOFF", 0.0)
     greeted = created = 0
 

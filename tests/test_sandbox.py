@@ -26,7 +26,7 @@ from twdm_async import (
 from twdm_async._clock import Clock
 from twdm_async.endpoints import ENDPOINTS, Host
 from twdm_async.sandbox import Fault, Sandbox
-from twdm_async.sandbox.faults import KINDS
+from twdm_async.sandbox.faults import KINDS, REPEATS
 from twdm_async.transport import wire
 from twdm_async.transport.oauth1 import OAuth1Signer
 
@@ -287,7 +287,7 @@ async def test_every_fault_goes_wrong_once_and_the_next_request_is_served(kind: 
         else:
             assert len(sandbox.messages) == 1
         assert sandbox.requests[0].fault == kind
-        if kind == "repeated":
+        if kind in REPEATS:
             await asyncio.sleep(0.05)  # it has come once more: else it could be read as the next answer
         before = len(sandbox.requests)
         if kind == "420":  # which closes the whole account

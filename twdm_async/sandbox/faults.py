@@ -234,11 +234,13 @@ _REFUSALS: Final[dict[str, _Change]] = {
 }
 """Where a server that means it has done nothing."""
 
-_BREAKS: Final = frozenset({"close", "reset", "silence", "drip", "cut", "repeated"})
+REPEATS: Final = frozenset({"half_repeated", "repeated"})
+_BREAKS: Final = REPEATS | {"close", "cut", "drip", "reset", "silence"}
 
 KINDS: Final = (*sorted(_BREAKS), *_REPLIES, *_REFUSALS)
 """Every kind of fault there is. Those of the connection come first: ``close``, ``cut`` (a reset in the body), ``drip``
-(a byte a second), ``repeated`` (the reply once more, after it was read), ``reset``, ``silence``."""
+(a byte a second), ``half_repeated`` (the beginning of the reply once more, after it was read), ``repeated`` (all of
+it), ``reset``, ``silence``."""
 
 
 def _kinds(kinds: str | Sequence[str]) -> tuple[str, ...]:
@@ -295,9 +297,11 @@ class Fault:
         return kind, kind not in _REFUSALS if self.processed is None else self.processed
 
 
-def repeat_soon(reply: Reply, transport: asyncio.Transport) -> None:
-    """Send `reply` over this connection once more, when it has been read."""
+def repeat_soon(kind: str, reply: Reply, transport: asyncio.Transport) -> None:
+    """Send `reply` over this connection once more, or half of its head, when it has been read."""
     raw = reply.as_bytes().replace(b"Connection: close\r\n", b"", 1)
+    if kind == "half_repeated":
+        raw = raw[: raw.index(b"\r\n\r\n") // 2]
     asyncio.get_running_loop().call_later(_REPEATED_AFTER, transport.write, raw)
 
 

@@ -19,7 +19,7 @@ from twdm_async.models.checks import checked_id
 from twdm_async.quota.spec import QuotaTable, Scope
 from twdm_async.sandbox.call import Answer, Call, Upload
 from twdm_async.sandbox.deliveries import Deliveries, Envelope, Subscription
-from twdm_async.sandbox.faults import Fault, Reply, commit, repeat_soon
+from twdm_async.sandbox.faults import REPEATS, Fault, Reply, commit, repeat_soon
 from twdm_async.sandbox.gate import Gate
 from twdm_async.sandbox.messages import recipient_of
 from twdm_async.sandbox.people import Person
@@ -327,8 +327,8 @@ class Sandbox:
         transport: Any = request.transport  # of whatever loop; uvloop's have no class of asyncio
         if transport is not None:
             reply = Reply(response.status, dict(response.headers), body, self._random, dict(request.headers))
-            if kind == "repeated":
-                repeat_soon(reply, transport)
+            if kind in REPEATS:
+                repeat_soon(kind, reply, transport)
             else:
                 await commit(kind, reply, transport)
         return response  # nobody gets it if the connection has ended
