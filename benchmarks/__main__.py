@@ -54,7 +54,9 @@ def checked_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, side by side in one run.")
     choice = f"what to measure: {', '.join(ALL)} (if none is given, all of these), or simulate"
     parser.add_argument("names", nargs="*", metavar="NAME", help=choice)
-    write = "measure all for a quarter of an hour, and write docs/performance.md and its picture (needs the extra bench)"
+    write = (
+        "measure all for a quarter of an hour, and write docs/performance.md and its picture (needs the extra bench)"
+    )
     parser.add_argument("--write", action="store_true", help=write)
     parser.add_argument("--plot", type=Path, help="draw what simulate found into this file (needs the extra bench)")
     arguments = parser.parse_args()
