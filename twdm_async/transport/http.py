@@ -97,7 +97,7 @@ class HttpTransport:
         return await self.exchange(request, attempt)
 
     async def _in_task(self, request: Request, attempt: Attempt) -> Reply | Fault:
-        """Send `request` by the session, in a task of its own: who is cancelled there tears the request."""
+        """Send `request` by the session, in a task of its own: aiohttp ends a request whose caller is cancelled."""
         if attempt.work is None:
             attempt.work = asyncio.create_task(self._bounded(None, request, attempt), name="twdm_async request")
         try:
