@@ -15,7 +15,7 @@ from tests.scripted import http, read_request, serving
 from tests.test_http import CREATE, connected, send, used, way
 from twdm_async import ClientClosed, ConnectFailed, RecipientUnreachable
 from twdm_async.endpoints import ENDPOINTS
-from twdm_async.transport import retry, session, wire
+from twdm_async.transport import direct, retry, session, wire
 from twdm_async.transport.attempt import Attempt
 from twdm_async.transport.http import HttpTransport
 
@@ -170,6 +170,8 @@ async def test_the_time_runs_from_the_connection_where_two_clients_share_a_pool_
 
 async def test_fault_108_a_server_that_always_speaks_first_ends_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "_FIRST_BACKOFF", 0.0)
+    monkeypatch.setattr(session, "MOST_STALE", 20)
+    monkeypatch.setattr(direct, "MOST_STALE", 20)
     greeted = created = 0
 
     async def greeting(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -191,7 +193,7 @@ async def test_fault_108_a_server_that_always_speaks_first_ends_the_tries(monkey
         with pytest.raises(ConnectFailed):
             await send(client)
         assert used(client) == 0
-    assert created == 3 * session.MOST_STALE, "so many connections in each of three tries"
+    assert created == 3 * 20, "so many connections in each of three tries"
 
 
 async def test_a_closed_transport_opens_nothing() -> None:
