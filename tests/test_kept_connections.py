@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import time
@@ -172,12 +173,17 @@ async def test_fault_108_a_server_that_always_speaks_first_ends_the_tries(monkey
     monkeypatch.setattr(retry, "_FIRST_BACKOFF", 0.0)
     monkeypatch.setattr(session, "MOST_STALE", 20)
     monkeypatch.setattr(direct, "MOST_STALE", 20)
-    greeted = created = 0
+    greeted = created = ended = 0
 
-    async def greeting(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal greeted
+    async def greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal greeted, ended
         writer.write(sent(0))
         greeted += 1
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        ended += 1
 
     async def until_greeted(*_: Any) -> None:
         nonlocal created
@@ -189,10 +195,13 @@ async def test_fault_108_a_server_that_always_speaks_first_ends_the_tries(monkey
     trace.on_connection_create_end.append(until_greeted)
     server = await asyncio.start_server(greeting, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, connected(url, trace_configs=[trace]) as client:
+    async with connected(url, trace_configs=[trace]) as client:
         with pytest.raises(ConnectFailed):
             await send(client)
         assert used(client) == 0
+    while ended < greeted:
+        await asyncio.sleep(0.01)
+    server.close()
     assert created == 3 * 20, "so many connections in each of three tries"
 
 
