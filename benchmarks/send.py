@@ -81,17 +81,17 @@ def _loop() -> str:
 async def json_libraries() -> AsyncIterator[Figure]:
     """A send at 64 with the standard library's json, and with orjson if that is installed."""
     module: Any = wire
-    orjson = module._orjson  # noqa: SLF001 - the switch is not for users
-    with answering() as url:
-        for name, choice in {"the standard library's json": None, "orjson": orjson}.items():
-            if name == "orjson" and orjson is None:
-                continue
-            module._orjson = choice  # noqa: SLF001 - as above
-            taken = await in_turns({BARE: installed()[BARE], OURS: ours}, url, 64, sends=2000, rounds=15)
-            yield Figure(
-                f"{_loop()}, 64 at once, {name}", f"{median(taken[OURS])}: {ratio(taken[OURS], taken[BARE])} x bare"
-            )
-    module._orjson = orjson  # noqa: SLF001 - as above
+    orjson = module._orjson  # noqa: SLF001 - what is installed decides; there is no switch for users
+    choices = {"the standard library's json": None, **({"orjson": orjson} if orjson else {})}
+    try:
+        with answering() as url:
+            for name, choice in choices.items():
+                module._orjson = choice  # noqa: SLF001 - as above
+                taken = await in_turns({BARE: installed()[BARE], OURS: ours}, url, 64, sends=2000, rounds=15)
+                beside = ratio(taken[OURS], taken[BARE])
+                yield Figure(f"{_loop()}, 64 at once, {name}", f"{median(taken[OURS])}: {beside} x bare")
+    finally:
+        module._orjson = orjson  # noqa: SLF001 - as above
 
 
 async def many() -> AsyncIterator[Figure]:

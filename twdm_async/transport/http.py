@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from twdm_async.transport.wire import Request
 
 _MOST_UNDER_WAY: Final = 100
-_TURNS: Final = 3  # of the loop: it looks at sockets, wakes who reads, and lets them read
 
 
 class HttpTransport:
@@ -82,11 +81,11 @@ class HttpTransport:
             MediaFailed, InvalidInput: a file is too large, or cannot be written.
         """
         if attempt.work is None:
-            if request.host not in self._direct and not attempt.sent:
-                return self._first_exchange(request, attempt)
             direct = self._direct.get(request.host)
             if attempt.sent or (direct is not None and request.sink is None and type(request.body) is bytes):
                 return self._bounded(direct, request, attempt)
+            if request.host not in self._direct:
+                return self._first_exchange(request, attempt)
         return self._in_task(request, attempt)
 
     async def _first_exchange(self, request: Request, attempt: Attempt) -> Reply | Fault:
@@ -177,19 +176,16 @@ class HttpTransport:
         self._timer, self._rings_at, now = None, math.inf, loop.time()
         for attempt in self._under_way:
             if attempt.due <= now:
-                loop.call_soon(self._end, attempt, loop, _TURNS)
+                loop.call_soon(self._end, attempt, loop)
             else:
                 self._watch(attempt, loop)
 
-    def _end(self, attempt: Attempt, loop: asyncio.AbstractEventLoop, turns: int) -> None:
-        """End an attempt whose time is over, in so many turns of the loop: one that was busy for long may just have got
-        the reply.
+    def _end(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> None:
+        """End an attempt whose time is over, a turn of the loop after that was found out: a loop that was busy may have got
+        the reply in the same turn.
         """
         if attempt in self._under_way and attempt.due <= loop.time():
-            if turns > 0:
-                loop.call_soon(self._end, attempt, loop, turns - 1)
-            else:
-                attempt.expire()
+            attempt.expire()
 
     async def _learn(self, host: str) -> None:
         """Find out how `host` is reached. To be done once for each."""
