@@ -181,8 +181,8 @@ class HttpTransport:
                 self._watch(attempt, loop)
 
     def _end(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> None:
-        """End an attempt whose time is over, one turn of the loop after that was found out. A loop that was busy may have
-        got the reply in the same turn.
+        """End an attempt whose time is over, one turn of the loop after that was found out. A loop that was busy may
+        have got the reply in the same turn.
         """
         if attempt in self._under_way and attempt.due <= loop.time():
             attempt.expire()
