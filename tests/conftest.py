@@ -16,7 +16,7 @@ from tests.pictures import PNG
 from tests.redis_server import RedisServer
 from twdm_async import Client, QuotaTable
 from twdm_async.sandbox import Sandbox
-from twdm_async.state_file import StateFile
+from twdm_async.storage.sqlite import StateFile
 
 if TYPE_CHECKING:
     import sqlite3

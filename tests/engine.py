@@ -24,10 +24,10 @@ from twdm_async.quota.operations import (
 )
 
 if TYPE_CHECKING:
-    import sqlite3
     from pathlib import Path
 
     from twdm_async.quota.store.transactional import Batch
+    from twdm_async.storage.contract import Transaction
 
 SEND = "direct_messages.send"
 DAY = 86_400.0
@@ -65,11 +65,9 @@ class NotedIntent(Intent):
     def __init__(self) -> None:
         self.noted: list[str] = []
 
-    def write(self, db: sqlite3.Connection) -> bool:
-        assert db.in_transaction
+    def write(self, _: Transaction) -> bool:
         self.noted.append("written")
         return True
 
-    def withdraw(self, db: sqlite3.Connection) -> None:
-        assert db.in_transaction
+    def withdraw(self, _: Transaction) -> None:
         self.noted.append("withdrawn")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from twdm_async import Inbox
 from twdm_async.resources.inbox import Received
+from twdm_async.storage.sqlite import StateFile
 
 _EXITING = 4  # PF_EXITING: its files are being closed, so its locks may be free already
 KEPT = 30
@@ -25,14 +26,15 @@ async def live(path: Path, chance: random.Random) -> None:
     async with Inbox(path) as inbox:
         new = [Received("5", str(number), "{}") for number in chance.sample(range(KEPT), 3)]
         mine = [*await inbox.keep(new), *await inbox.take_over()]
-        assert inbox._owner is not None
-        assert inbox._owner._lock.is_in_place(), "without a lock"
+        assert isinstance(inbox._storage, StateFile)
+        owner = inbox._storage._owner
+        assert owner._lock.is_in_place(), "without a lock"
         marks = [path.with_name(f"event {event.id}") for event in mine]
         for mark in marks:
             mark_as_mine(mark)
-        inbox._owner.sweep()
+        owner.sweep()
         await asyncio.sleep(chance.choice([0.0, 0.001, 0.01]))
-        assert inbox._owner._lock.is_in_place(), "without a lock"
+        assert owner._lock.is_in_place(), "without a lock"
         if chance.random() < 0.3:
             os._exit(0)
         for mark in marks:

@@ -10,7 +10,7 @@ from aiohttp import web
 from attrs import define
 
 from tests.virtual_time import LoopClock
-from twdm_async import Client, state_file
+from twdm_async import Client
 from twdm_async.outbox import Outbox, sending, settling
 from twdm_async.sandbox import Sandbox
 from twdm_async.webhooks import Webhook
@@ -28,7 +28,9 @@ HANGS: Final = 120.0
 
 
 class _NoThread:
-    """Does the work of a state file's thread in the loop: virtual time would run away from a thread."""
+    """Does the work of a storage's thread in the loop: virtual time would run away from a thread."""
+
+    def __init__(self, *_: object) -> None: ...
 
     def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -46,7 +48,7 @@ class _NoThread:
 
 def keep_files_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let outboxes live in virtual time, and look around every five seconds only, so that a day passes quickly."""
-    monkeypatch.setattr(state_file, "_Thread", _NoThread)
+    monkeypatch.setattr("twdm_async.storage.contract._Thread", _NoThread)
     monkeypatch.setattr(sending, "_LOOK_EVERY", 5.0)
     monkeypatch.setattr(sending, "_RECLAIM_EVERY", 30.0)
     monkeypatch.setattr(settling, "_LOOK_EVERY", 60.0)

@@ -14,13 +14,12 @@ from tests.pictures import PNG
 from tests.support import Place, keep_files_in_the_loop, place
 from tests.test_http import TEXT
 from tests.virtual_time import LoopClock, run
-from twdm_async import Client, DeliveryUnknown, Forbidden, InternalError, Quota, QuotaTable, state_file
+from twdm_async import Client, DeliveryUnknown, Forbidden, Quota, QuotaTable
 from twdm_async.outbox import Outbox, State
-from twdm_async.outbox.rows import Rows
 from twdm_async.sandbox import Fault, Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 SEND, LIST = "direct_messages.send", "direct_messages.list"
@@ -85,7 +84,7 @@ def test_fault_73_an_outcome_that_is_written_once_more_later_changes_nothing(
             asyncio.get_running_loop().call_later(0.001, finish)
             return late
 
-    monkeypatch.setattr(state_file, "_Thread", Late)
+    monkeypatch.setattr("twdm_async.storage.contract._Thread", Late)
 
     async def main() -> None:
         async with place(path, faults=[fault], latency=(0.05, 0.05)) as here, another(here, path) as other:
@@ -228,30 +227,6 @@ def test_what_the_list_could_not_tell_is_taken_from_an_echo_and_from_a_list_that
                 here.sandbox.faults.clear()
                 await asyncio.sleep(1500)
                 assert (await here.outbox.counts())[State.SENT] == len(here.sandbox.messages) - 1 == 2
-
-    run(main())
-
-
-def test_fault_78_whoever_carries_out_the_batch(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An innocent one does, while the bad one is in it."""
-    put = Rows.put
-
-    def mistaken(self: Rows, new: Any) -> Any:
-        if new.key == "bad":
-            raise ZeroDivisionError
-        return put(self, new)
-
-    monkeypatch.setattr(Rows, "put", mistaken)
-
-    async def main() -> None:
-        async with place(path) as here:
-            await here.outbox._putting.acquire()
-            puts: list[Coroutine[Any, Any, Any]] = [here.outbox.put("5", TEXT, key=key) for key in ("a", "bad", "b")]
-            tasks = [asyncio.create_task(one) for one in puts]
-            await asyncio.sleep(0.1)
-            here.outbox._putting.release()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert [type(result).__name__ for result in results] == ["Entry", InternalError.__name__, "Entry"]
 
     run(main())
 

@@ -13,21 +13,22 @@ from tests.test_outbox import box
 from twdm_async import InternalError, OutboxFailed
 from twdm_async._clock import Clock
 from twdm_async.outbox import State
-from twdm_async.outbox.rows import NewMessage, Rows
-from twdm_async.outbox.storage import Storage
+from twdm_async.outbox.messages import Messages
+from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows
 from twdm_async.quota.spec import Priority
-from twdm_async.state_file import StateFile
+from twdm_async.storage.sqlite import StateFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from twdm_async.sandbox import Sandbox
+    from twdm_async.storage.contract import Transaction
 
 
 @pytest.fixture
-async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
-    storage = Storage(tmp_path / "outbox.db", "account", Clock())
+async def storage(tmp_path: Path) -> AsyncIterator[Messages]:
+    storage = Messages(StateFile(tmp_path / "outbox.db", SCHEMA, "", "", Clock()), "account", Clock())
     await storage.do(lambda _: None)  # the file is there
     yield storage
     await storage.close()
@@ -52,7 +53,7 @@ def new(key: str) -> NewMessage:
     return NewMessage(key, "", "5", None, "", "", "{}", Priority.INTERACTIVE, None)
 
 
-async def test_what_comes_together_is_one_transaction(storage: Storage, transactions: list[dict[str, Any]]) -> None:
+async def test_what_comes_together_is_one_transaction(storage: Messages, transactions: list[dict[str, Any]]) -> None:
     async def put(number: int) -> None:
         await storage.do(lambda rows: rows.put(new(str(number))), is_durable=number == 50)
 
@@ -62,7 +63,7 @@ async def test_what_comes_together_is_one_transaction(storage: Storage, transact
     assert any(options["is_durable"] for options in transactions), "one of them had to be on the disk"
 
 
-async def test_a_change_that_fails_takes_no_other_along(storage: Storage) -> None:
+async def test_a_change_that_fails_takes_no_other_along(storage: Messages) -> None:
     def mistaken(rows: Rows) -> None:
         rows.put(new("mistaken"))
         raise ValueError
@@ -79,7 +80,7 @@ async def test_a_change_that_fails_takes_no_other_along(storage: Storage) -> Non
 
 
 async def test_a_full_disk_refuses_those_for_whom_there_is_no_room(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
+    storage: Messages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The transaction that all share fails when it is committed. Each is tried once more, and only the large one hears
     of it.
@@ -87,7 +88,7 @@ async def test_a_full_disk_refuses_those_for_whom_there_is_no_room(
     transact = StateFile.transact
 
     def full_at_commit(self: StateFile, work: Any, **options: Any) -> Any:
-        def failing(db: sqlite3.Connection) -> Any:
+        def failing(db: Transaction) -> Any:
             result = work(db)
             if db.execute("SELECT 1 FROM message WHERE key = 'large'").fetchone():
                 error = sqlite3.OperationalError("database or disk is full")
@@ -120,13 +121,13 @@ async def test_the_cost_of_a_message_is_few_transactions(
 
 
 async def test_a_transaction_that_fails_otherwise_fails_all_of_its_changes(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
+    storage: Messages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The memory is at its end in the moment of the commit: nobody is told that it was kept."""
     transact = StateFile.transact
 
     def out_of_memory(self: StateFile, work: Any, **options: Any) -> Any:
-        def failing(db: sqlite3.Connection) -> Any:
+        def failing(db: Transaction) -> Any:
             work(db)
             raise MemoryError
 

@@ -17,6 +17,7 @@ from tests.support import HANGS
 from tests.virtual_time import LoopClock, run
 from twdm_async import Inbox, InvalidInput
 from twdm_async.resources.inbox import Received
+from twdm_async.storage.sqlite import StateFile
 from twdm_async.webhooks import Event, Webhook, read_events
 
 if TYPE_CHECKING:
@@ -218,7 +219,8 @@ async def test_fault_94_what_only_waited_for_its_turn_is_not_blamed_for_deaths(t
             while not begun:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
-            db = inbox._file._db
+            assert isinstance(inbox._storage, StateFile)
+            db = inbox._storage._db
             assert db is not None
             assert dict(db.execute("SELECT id, tries FROM event")) == {"0": 1, "1": 0, "2": 0}
             await webhook.close(timeout=0.01)

@@ -214,7 +214,7 @@ def test_a_pace_loses_nothing_that_it_granted(burst: int, shared: bool, tmp_path
         limiter = make(quota, pace=pace, store=store)
         times = await asyncio.gather(*(take_and_settle(limiter, 0.01) for _ in range(200)))
         if store is not None:
-            store._file.disconnect()
+            store._storage.disconnect()
         return max(times)
 
     assert run(main()) <= 1.02 * allowed_by_both(quota, pace, 200)
@@ -729,7 +729,7 @@ def test_fault_45_cancelled_at_any_await_the_ledger_is_what_the_server_counts(
         used = state(limiter)
         assert (used.in_flight, used.waiting) == (0, 0)
         if isinstance(store, SlowStore):
-            store._file.disconnect()
+            store._storage.disconnect()
         return used.used, counted
 
     used, counted = run(main())

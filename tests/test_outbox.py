@@ -11,6 +11,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -38,15 +39,15 @@ from twdm_async import (
     QuotaStoreFailed,
     SQLiteQuotaStore,
     Unauthorized,
-    state_file,
 )
+from twdm_async._clock import Clock
 from twdm_async.outbox import Entry, Outbox, State
-from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows, SlotIntent, UnknownMessage
-from twdm_async.owners import Owner
+from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows, SlotIntent
 from twdm_async.quota.operations import Granted, Take
 from twdm_async.sandbox import Fault, Sandbox
-from twdm_async.state_file import FileTrouble, StateFile
-from twdm_async.transport.sent import Sought
+from twdm_async.storage.contract import StorageTrouble, Transaction, passed
+from twdm_async.storage.owners import Owner
+from twdm_async.storage.sqlite import _APPLICATION, StateFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -162,16 +163,18 @@ async def test_an_outbox_that_cannot_be(options: dict[str, Any], client: Client,
 async def test_ten_thousand_are_put_and_come_back_in_order(sandbox: Sandbox, path: Path) -> None:
     """Fault 51, for the outbox: all that is put in one moment is one transaction."""
     async with box(sandbox, path) as outbox:
-        transact, calls = outbox._storage._file.transact, 0
+        transact, calls, asked = outbox._storage.transact, 0, threading.Event()
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
             calls += 1
             return transact(*args, **kwargs)
 
-        outbox._storage._file.transact = counted  # type: ignore[method-assign]
+        outbox._storage.transact = counted  # type: ignore[method-assign]
+        outbox._storage.put(asked.wait)
+        asyncio.get_running_loop().call_later(0.0, asyncio.get_running_loop().call_soon, asked.set)
         await asyncio.gather(*(outbox.put(number % 9, TEXT, key=str(number)) for number in range(10_000)))
-        assert calls <= 3
+        assert calls == 1
         assert [entry.key for entry in await outbox.select(State.QUEUED)] == list(map(str, range(10_000)))
 
 
@@ -229,11 +232,11 @@ async def test_interactive_messages_go_before_bulk_ones(sandbox: Sandbox, path: 
 
 
 async def test_lanes_take_turns_in_the_file(path: Path) -> None:
-    file = StateFile(path, SCHEMA, "what is to be sent", "do this")
+    file = StateFile(path, SCHEMA, "what is to be sent", "do this", Clock())
     order: list[str] = []
 
-    def work(db: sqlite3.Connection) -> None:
-        rows = Rows(db, "account", 0.0)
+    def work(transaction: Transaction) -> None:
+        rows = Rows(transaction, "account")
         for number, profile in enumerate(["1", "1", "1", "2", "2", None]):
             rows.put(NewMessage(f"{profile} {number}", "", "5", profile, "", "", "{}", Priority.BULK, None))
         lane = ""
@@ -511,9 +514,9 @@ async def test_what_another_process_is_sending_may_be_what_is_found(sandbox: San
             owner_now = owner or "somebody"
             (taken,) = rows.take_up(owner_now, Priority.INTERACTIVE, "")
             assert taken.key == expected
-            assert rows.leave(taken.id, owner_now, now, 0.0)
+            assert rows.leave(taken.id, owner_now, now)
             if owner is None:
-                rows.mark_unknown(taken.id, "silence", 0.0)
+                rows.mark_unknown(taken.id, "silence")
 
     async with box(sandbox, path, **QUICK) as outbox:
         for key in ("lost", "on its way"):
@@ -560,7 +563,7 @@ async def test_a_disk_that_is_full_in_the_last_moment_of_settling(
     transact, is_full = StateFile.transact, True
 
     def full_at_commit(self: StateFile, work: Any, **options: Any) -> Any:
-        def failing(db: sqlite3.Connection) -> Any:
+        def failing(db: Transaction) -> Any:
             result = work(db)
             is_settled = db.execute("SELECT 1 FROM message WHERE id = 1 AND state = 'sent'").fetchone()
             if is_full and is_settled and not options.get("only_reads"):
@@ -660,11 +663,10 @@ async def test_a_mistake_of_ours_leaves_no_message_open(
 
 
 def test_fault_52_how_long_ago_does_not_depend_on_what_the_clock_is_set_to() -> None:
-    one = UnknownMessage(1, Sought("5", None, "", datetime.now(UTC)), ended_at=1000.0, ended_uptime=50.0)
-    assert one.age(wall=1010.0, uptime=60.0) == 10.0
-    assert one.age(wall=4610.0, uptime=60.0) == 10.0, "set forward: not sent again early"
-    assert one.age(wall=-2590.0, uptime=60.0) == 10.0, "set back: nor late"
-    assert one.age(wall=1030.0, uptime=5.0) == 30.0, "the machine was started anew"
+    assert passed(1000.0, 50.0, wall=1010.0, uptime=60.0) == 10.0
+    assert passed(1000.0, 50.0, wall=4610.0, uptime=60.0) == 10.0, "set forward: not sent again early"
+    assert passed(1000.0, 50.0, wall=-2590.0, uptime=60.0) == 10.0, "set back: nor late"
+    assert passed(1000.0, 50.0, wall=1030.0, uptime=5.0) == 30.0, "the machine was started anew"
 
 
 # ---- files ----
@@ -721,7 +723,7 @@ async def test_fault_50_a_disk_that_is_full(sandbox: Sandbox, path: Path, monkey
 
     def full(self: StateFile, work: Any, **options: Any) -> Any:
         if is_full and options.get("is_durable"):
-            raise FileTrouble("the disk is full; make room")
+            raise StorageTrouble("the disk is full; make room")
         return transact(self, work, **options)
 
     monkeypatch.setattr(StateFile, "transact", full)
@@ -755,7 +757,7 @@ async def test_fault_50_a_disk_that_is_full(sandbox: Sandbox, path: Path, monkey
 
 def test_what_must_be_durable_is_forced_to_the_disk(path: Path) -> None:
     """No test can cut the power; so this one asks SQLite whether it waits for the disk."""
-    file = StateFile(path, SCHEMA, "something", "do this")
+    file = StateFile(path, SCHEMA, "something", "do this", Clock())
     for is_durable, waits in ((True, 2), (False, 1), (True, 2)):
         (synchronous,) = file.transact(lambda db: db.execute("PRAGMA synchronous").fetchone(), is_durable=is_durable)
         assert synchronous == waits
@@ -831,7 +833,7 @@ async def test_fault_53_a_process_that_is_stopped_and_goes_on(fork_server: ForkS
 def test_fault_49_locks_do_not_outlive_their_process_in_a_child(path: Path) -> None:
     """A child that was forked off keeps no lock: who died is known to be dead."""
     script = (
-        "import os, sys, time; from pathlib import Path; from twdm_async.owners import Owner\n"
+        "import os, sys, time; from pathlib import Path; from twdm_async.storage.owners import Owner\n"
         "owner = Owner(Path(sys.argv[1])); owner.acquire(); print(owner.name, flush=True)\n"
         "if os.fork() == 0:\n    time.sleep(30)\n"
         "time.sleep(30)"
@@ -863,7 +865,7 @@ async def test_memory_stores_work_too(sandbox: Sandbox, path: Path) -> None:
 async def test_the_file_of_an_older_version_is_brought_up_to_date(sandbox: Sandbox, path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")
-        db.execute(f"PRAGMA application_id = {state_file._APPLICATION}")
+        db.execute(f"PRAGMA application_id = {_APPLICATION}")
         db.executescript("CREATE TABLE clock (now, uptime, wall); INSERT INTO clock VALUES (0, 0, 0)")
         db.execute("CREATE TABLE bucket (id, name, held_until, longest)")
         db.execute("PRAGMA user_version = 1")

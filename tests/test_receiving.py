@@ -477,7 +477,7 @@ async def fuzz(count: int, seed: int, caplog: pytest.LogCaptureFixture) -> None:
             status = await post(webhook, body)
             assert status in {200, 400}
             known = [event.key for event, _ in parse_delivery(body).events] if status == 200 else []
-            unread = inbox._memory.execute("SELECT count(*) FROM event WHERE is_unread").fetchone()[0]  # type: ignore[union-attr]
+            unread = inbox._storage._db.execute("SELECT count(*) FROM event WHERE is_unread").fetchone()[0]  # type: ignore[attr-defined]
             if not known and unread == before and "is kept" not in caplog.text and warnings(caplog) == []:
                 assert status == 200
                 assert all(document_is_empty(json.loads(body), kind) for kind in KINDS), body

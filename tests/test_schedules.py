@@ -152,7 +152,7 @@ class Schedule:
         assert isinstance(self.store, InlineStore)
         self.store.is_dead = True
         self.limiters = {}
-        self.store._file.disconnect()
+        self.store._storage.disconnect()
         for task in self.callers:
             if self.random.random() < 0.5:  # the others belong to the next process and come later
                 task.cancel()
@@ -173,7 +173,7 @@ class Schedule:
             limiter.close()
         if isinstance(self.store, InlineStore):
             await self.store.flush()
-            self.store._file.disconnect()
+            self.store._storage.disconnect()
         elif isinstance(self.store, TimedRedisStore):
             await self.store.close()
         else:

@@ -31,8 +31,8 @@ from twdm_async import (
 )
 from twdm_async.credentials import Credentials
 from twdm_async.outbox import Outbox, State
+from twdm_async.outbox.messages import Messages
 from twdm_async.outbox.rows import Rows
-from twdm_async.outbox.storage import Storage
 from twdm_async.quota.book import Book
 from twdm_async.quota.limiter import QuotaLimiter
 from twdm_async.resources.reconcile import Reconciler
@@ -287,7 +287,7 @@ async def test_fault_77_a_clock_that_is_told_to_be_in_another_millennium_is_not_
 SEAMS: list[tuple[Any, str]] = [
     (wire, "encode"), (wire, "read"), (retry, "decide"), (Credentials, "fingerprint"), (OAuth1Signer, "sign"),
     (QuotaLimiter, "admit"), (QuotaLimiter, "learn"), (QuotaLimiter, "settle"), (HttpTransport, "exchange"),
-    (MemoryQuotaStore, "ask"), (Book, "take"), (Book, "apply"), (SQLiteQuotaStore, "_transact"), (Storage, "do"),
+    (MemoryQuotaStore, "ask"), (Book, "take"), (Book, "apply"), (SQLiteQuotaStore, "_transact"), (Messages, "do"),
     (Rows, "put"), (Rows, "take_up"), (Rows, "leave"), (Rows, "end"), (Rows, "unknown"), (Rows, "counts"),
     (Reconciler, "read"), (Reconciler, "candidates"), (session, "_read"), (session, "_headers"), (Direct, "start"), (transport, "finish"),
 ]  # fmt: skip

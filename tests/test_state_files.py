@@ -20,14 +20,15 @@ import pytest
 from tests.stores import spend, taken
 from tests.support import HANGS
 from twdm_async import Client, Inbox, InboxFailed, OutboxFailed, Quota, QuotaStoreFailed, QuotaTable, SQLiteQuotaStore
-from twdm_async import owners as owners_module
-from twdm_async import state_file as state_file_module
+from twdm_async._clock import Clock
 from twdm_async.outbox import Outbox, State
 from twdm_async.outbox.rows import SCHEMA as OUTBOX
 from twdm_async.outbox.rows import Rows
-from twdm_async.owners import Lock, Owner
 from twdm_async.resources.inbox import Received
 from twdm_async.sandbox import Sandbox
+from twdm_async.storage import owners as owners_module
+from twdm_async.storage import sqlite as state_file_module
+from twdm_async.storage.owners import Lock, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +81,7 @@ def test_fault_99_who_only_looks_does_not_keep_an_owner_from_its_lock(path: Path
             looking.release(remove=True)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twdm_async.owners.time.sleep", sleep)
+        patch.setattr("twdm_async.storage.owners.time.sleep", sleep)
         me.acquire()
     assert (tries, me._lock.is_in_place()) == (3, True)
     me.release()
@@ -402,7 +403,7 @@ async def test_fault_106_what_a_message_costs_does_not_grow_with_what_is_done(pa
             with contextlib.closing(sqlite3.connect(file)) as db:
                 _repeat_last_row(db, done)
             await asyncio.gather(*(outbox.put("5", f"SENTINEL {number}", key=str(number)) for number in range(50)))
-            connection = outbox._storage._file._db
+            connection = outbox._storage._db  # type: ignore[attr-defined]
             assert connection is not None
             connection.set_progress_handler(count, 100)
             async with outbox.running():
@@ -427,19 +428,21 @@ def _repeat_last_row(db: sqlite3.Connection, times: int) -> None:
 
 def test_fault_106_no_query_of_the_outbox_goes_through_what_is_done() -> None:
     """But for those that tell of it: counts and selections by state."""
-    with contextlib.closing(state_file_module.in_memory(OUTBOX)) as db:
+    with contextlib.closing(state_file_module.InMemory(OUTBOX, Clock())._db) as db:
         plans: list[str] = []
 
         class Explained:
+            wall = uptime = 1.0
+
             def execute(self, query: str, facts: Any = ()) -> Any:
                 plans.extend(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", facts))
                 return db.execute(query, facts)
 
-        rows: Any = Rows(Explained(), "5", 1.0)  # type: ignore[arg-type]  # all that is used of it
+        rows: Any = Rows(Explained(), "5")  # type: ignore[arg-type]  # all that is used of it
         rows.left_to_send()
         rows.take_up("me", 1, "")
         rows.give_up("me")
-        rows.reclaim(lambda _: True, "me", set, 1.0)
+        rows.reclaim(lambda *_: True, "me", set)
         rows.nameless()
         rows.unknown()
         rows.outcomes(0)

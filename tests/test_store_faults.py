@@ -393,12 +393,12 @@ async def test_fault_50_a_disk_that_is_full(tmp_path: Path) -> None:
 
 
 async def test_another_process_that_does_not_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("twdm_async.state_file._BUSY", 0.1)
+    monkeypatch.setattr("twdm_async.storage.sqlite._BUSY", 0.1)
     async with SQLiteQuotaStore(tmp_path / "quota.db") as store:
         await spend(store, 1)
         with contextlib.closing(sqlite3.connect(tmp_path / "quota.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            store._file.disconnect()  # so that the short patience counts
+            store._storage.disconnect()  # so that the short patience counts
             with pytest.raises(QuotaStoreFailed, match="another process"):
                 await taken(store)
         assert len(await taken(store, 3)) == 2
@@ -429,7 +429,7 @@ async def test_an_outcome_that_could_not_be_told_is_told_later(tmp_path: Path) -
     [
         "",
         "quota.db",
-        "postgres://x",
+        "mysql://x",
         "memory://x",
         "sqlite://",
         "sqlite:///",
@@ -636,7 +636,7 @@ def test_on_a_slow_store_lanes_take_turns_and_the_pace_is_kept(tmp_path: Path) -
         with pytest.raises(QuotaQueueFull):
             await asyncio.gather(*(one("C") for _ in range(100)))
         await asyncio.gather(*first, *then)
-        store._file.disconnect()
+        store._storage.disconnect()
         return granted, times
 
     granted, times = run(main())

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from twdm_async.quota.operations import Slot
     from twdm_async.quota.store.transactional import Batch
+    from twdm_async.storage.contract import Transaction
 
 
 @pytest.fixture
@@ -393,11 +394,11 @@ async def known_on(store: QuotaStore, page: str, folder: Path) -> Any:
 
 
 class BadIntent(Intent):
-    def write(self, db: sqlite3.Connection) -> bool:
+    def write(self, db: Transaction) -> bool:
         db.execute("UPDATE nowhere SET x = 1")
         return True
 
-    def withdraw(self, db: sqlite3.Connection) -> None: ...
+    def withdraw(self, db: Transaction) -> None: ...
 
 
 async def test_an_intent_is_withdrawn_with_its_slot(tmp_path: Path) -> None:
@@ -428,7 +429,7 @@ async def test_a_transaction_that_is_rolled_back_leaves_nothing_in_memory(tmp_pa
     class Full(SQLiteQuotaStore):
         is_full = False
 
-        def _apply(self, db: sqlite3.Connection, batch: Batch) -> Any:
+        def _apply(self, db: Transaction, batch: Batch) -> Any:
             done = super()._apply(db, batch)
             if self.is_full:
                 raise OSError(28, "No space left on device")
@@ -545,7 +546,7 @@ async def test_a_transaction_that_fails_oddly_while_nobody_waits_for_it(tmp_path
     class Odd(SQLiteQuotaStore):
         is_odd = False
 
-        def _apply(self, db: sqlite3.Connection, batch: Batch) -> Any:
+        def _apply(self, db: Transaction, batch: Batch) -> Any:
             if self.is_odd:
                 began.set()
                 may_fail.wait(10)

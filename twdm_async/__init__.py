@@ -61,12 +61,13 @@ if TYPE_CHECKING:
         WelcomeMessage,
         WelcomeMessageRule,
     )
-    from twdm_async.quota.store import RedisQuotaStore, SQLiteQuotaStore
+    from twdm_async.quota.store import PostgresQuotaStore, RedisQuotaStore, SQLiteQuotaStore
     from twdm_async.resources.access import AccessFinding
     from twdm_async.resources.inbox import Inbox, SetAside
     from twdm_async.resources.media import UploadProgress
     from twdm_async.resources.reconcile import Reconciled
     from twdm_async.resources.send_many import Draft, SendOutcome
+    from twdm_async.storage.postgres import PostgresDatabase
 else:
     __getattr__, __dir__ = lazily(__name__, {
         "models": [
@@ -74,12 +75,13 @@ else:
             "QuickReply", "QuickReplyResponse", "RateLimitStatus", "RateLimitWindow", "SharedCoordinate", "SharedPlace",
             "TextInput", "User", "WelcomeMessage", "WelcomeMessageRule",
         ],
-        "quota.store": ["RedisQuotaStore", "SQLiteQuotaStore"],
+        "quota.store": ["PostgresQuotaStore", "RedisQuotaStore", "SQLiteQuotaStore"],
         "resources.access": ["AccessFinding"],
         "resources.inbox": ["Inbox", "SetAside"],
         "resources.media": ["UploadProgress"],
         "resources.reconcile": ["Reconciled"],
         "resources.send_many": ["Draft", "SendOutcome"],
+        "storage.postgres": ["PostgresDatabase"],
     })  # fmt: skip
 
 __all__ = [
@@ -116,6 +118,8 @@ __all__ = [
     "OutboxFailed",
     "Pace",
     "Person",
+    "PostgresDatabase",
+    "PostgresQuotaStore",
     "Priority",
     "Processing",
     "QuickReply",

@@ -23,16 +23,15 @@ from twdm_async._quiet import quiet
 from twdm_async.client import Client
 from twdm_async.models.checks import checked_characters
 from twdm_async.outbox.entry import State
-from twdm_async.outbox.rows import NewMessage, Rows
+from twdm_async.outbox.messages import Messages, woken
+from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows
 from twdm_async.outbox.sending import Sending
 from twdm_async.outbox.settling import Settling
-from twdm_async.outbox.storage import Storage, woken
-from twdm_async.owners import Owner
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.spec import Priority
 from twdm_async.resources.direct_messages import outgoing
 from twdm_async.resources.evidence import checked_settle_after
-from twdm_async.state_file import checked_path
+from twdm_async.storage.places import checked_place, open_storage
 
 if TYPE_CHECKING:
     import os
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LOOK_EVERY: Final = 0.25  # seconds, for what other processes do
+_IF_BAD: Final = "put it back, or move it away and put the messages again"
 _LONGEST_KEY: Final = 500
 _LARGEST_NUMBER: Final = 2**63 - 1
 _LATEST: Final = 253_402_300_799.0  # seconds since 1970: the end of the year 9999
@@ -74,21 +74,19 @@ class Outbox:
             raise errors.InvalidInput(parameter="client", problem="must be a Client")
         self._reconciler = client.direct_messages.reconciler
         settle_after = checked_settle_after(settle_after, self._reconciler.timeout)
-        path = checked_path(path)
+        place = checked_place(path)
         self._clock = client.clock
-        self._owner = Owner(path)
-        self._storage = Storage(path, self._reconciler.credentials.account, self._clock)
+        account = self._reconciler.credentials.account
+        self._storage = open_storage(place, SCHEMA, "what is to be sent", _IF_BAD, self._clock, turn=account)
+        self._messages = Messages(self._storage, account, self._clock)
         self._sending = Sending(
-            self._storage,
+            self._messages,
             client.direct_messages,
-            self._owner,
-            Settling(self._storage, client.direct_messages, self._clock, settle_after),
+            Settling(self._messages, client.direct_messages, self._clock, settle_after),
             self._clock,
             settle_after=settle_after,
-            has_slots=client.quota_store.shares(path),
+            has_slots=client.quota_store.shares(place),
         )
-        self._to_put: list[tuple[NewMessage, asyncio.Future[Entry | errors.TwdmError]]] = []
-        self._putting = asyncio.Lock()
         self._is_closed = False
 
     @quiet
@@ -149,10 +147,10 @@ class Outbox:
             priority=Lane(priority=priority).priority,
             not_after=None if not_after is None else _checked_time(not_after, "not_after"),
         )
-        entry = await self._put(new)
-        if isinstance(entry, errors.TwdmError):
+        entry = await self._do(lambda rows: rows.put(new), is_durable=True)
+        if isinstance(entry, errors.InvalidInput):
             raise entry
-        self._storage.tell()
+        self._messages.tell()
         return entry
 
     async def get(self, key: str) -> Entry | None:
@@ -193,7 +191,7 @@ class Outbox:
             checked_count(after, "after", 0, _LARGEST_NUMBER)
         number = await self._do(lambda rows: rows.last_number(), only_reads=True) if after is None else after
         while not self._is_closed:
-            news = self._storage.news
+            news = self._messages.news
             for entry in await self._do(partial(Rows.outcomes, after=number), only_reads=True):
                 number = entry.number
                 yield entry
@@ -207,7 +205,7 @@ class Outbox:
             InvalidInput: there is no such message.
         """
         while True:
-            news = self._storage.news
+            news = self._messages.news
             entry = await self.get(key)
             if entry is None:
                 raise errors.InvalidInput(parameter="key", problem="there is no message of this key")
@@ -223,7 +221,7 @@ class Outbox:
         _check_keys(keys)
         self._sending.judge.forget()
         count = await self._do(lambda rows: sum(map(rows.retry, keys)))
-        self._storage.tell()
+        self._messages.tell()
         return count
 
     async def withdraw(self, *keys: str) -> int:
@@ -244,8 +242,8 @@ class Outbox:
             How many were forgotten.
         """
         seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
-        before = self._clock.wall() - checked_seconds(seconds, "older_than")
-        return await self._do(lambda rows: rows.purge(before), is_durable=True)
+        checked_seconds(seconds, "older_than")
+        return await self._do(lambda rows: rows.purge(seconds), is_durable=True)
 
     async def drain(self, *, workers: int = 16) -> dict[State, int]:
         """Send everything, and return when it is known what became of every message.
@@ -302,7 +300,7 @@ class Outbox:
         finally:
             is_open = False
             stop.set()
-            self._storage.tell()
+            self._messages.tell()
             await sending
 
     async def next_try(self) -> datetime | None:
@@ -322,7 +320,7 @@ class Outbox:
     async def idle(self) -> None:
         """Wait until nothing of this outbox is on the wire. Whatever was is written down then."""
         while self._sending.under_way:
-            await woken(self._storage.news, _LOOK_EVERY)
+            await woken(self._messages.news, _LOOK_EVERY)
 
     async def close(self) -> None:
         """End all sending, wait for what is under way, and let go of the file. Doing it twice does no harm.
@@ -336,24 +334,24 @@ class Outbox:
         await self._sending.end()
         with contextlib.suppress(errors.OutboxFailed):
             await self._sending.write_what_is_left()
-            await self._do(lambda rows: rows.give_up(self._owner.name))
+            await self._do(lambda rows: rows.give_up(self._storage.owner))
         await self._let_go()
 
     async def _let_go(self) -> None:
         self._is_closed = True
-        await self._storage.close()
-        self._owner.release()
+        await self._messages.close()
+        self._storage.release()
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        owner = getattr(self, "_owner", None)  # absent if the arguments were refused
-        if owner is not None and owner.is_held:
-            owner.release()
+        storage = getattr(self, "_storage", None)  # absent if the arguments were refused
+        if storage is not None and storage.is_alive:
+            storage.release()
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     async def __aenter__(self) -> Self:
         try:
             await self._do(lambda _: None, only_reads=True)
-            self._sending.stay_alive()
+            await self._messages.stay_alive()
         except BaseException:
             await self._let_go()
             raise
@@ -365,27 +363,7 @@ class Outbox:
     @quiet
     async def _do(self, work: Callable[[Rows], T], *, is_durable: bool = False, only_reads: bool = False) -> T:
         self._reconciler.bind_loop()
-        return await self._storage.do(work, is_durable=is_durable, only_reads=only_reads)
-
-    async def _put(self, new: NewMessage) -> Entry | errors.TwdmError:
-        """Keep `new`, together with all that is put in the same moment."""
-        self._reconciler.bind_loop()
-        kept: asyncio.Future[Entry | errors.TwdmError] = asyncio.get_running_loop().create_future()
-        item = (new, kept)
-        self._to_put.append(item)
-        try:
-            async with self._putting:
-                if not kept.done():
-                    batch = list(self._to_put)
-                    entries = await self._storage.do(
-                        lambda rows: rows.put_all([one for one, _ in batch]), is_durable=True
-                    )
-                    for (_, waiting), entry in zip(batch, entries, strict=True):
-                        if not waiting.done():
-                            waiting.set_result(entry)
-            return kept.result()
-        finally:
-            self._to_put.remove(item)
+        return await self._messages.do(work, is_durable=is_durable, only_reads=only_reads)
 
     @quiet
     async def _send(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:

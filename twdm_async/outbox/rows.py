@@ -7,28 +7,33 @@ taken up can be taken up by others.
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import field, frozen
 
-from twdm_async._quiet import mistake
-from twdm_async.errors import InvalidInput, TwdmError
+from twdm_async.errors import InvalidInput
 from twdm_async.outbox.entry import Entry, State
 from twdm_async.outbox.verdicts import TryLater, backoff, most_tries
 from twdm_async.quota.operations import Intent
 from twdm_async.quota.spec import Priority
-from twdm_async.state_file import Schema
+from twdm_async.storage.contract import Schema, passed
 from twdm_async.transport.sent import Sought
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from twdm_async.storage.contract import Transaction
+
 _ENTRY: Final = (
     "key, state, recipient_id, custom_profile_id, priority, message_id, error, attempts, put_at, changed_at, "
     "not_after, change"
 )
+_INSERT: Final = f"""
+    INSERT INTO message (account, key, digest, recipient_id, custom_profile_id, fingerprint, content, payload, priority,
+        lane, put_at, not_after, state, changed_at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (account, key) DO NOTHING RETURNING {_ENTRY}
+"""  # noqa: S608 - constant
 _OUTCOME: Final = "state NOT IN ('queued', 'sending')"
 _KEPT: Final = 1800.0  # seconds
 _TO_SEND: Final = "owner IS NULL AND state IN ('queued', 'absent')"
@@ -113,21 +118,12 @@ class UnknownMessage:
     Args:
         id: of its row.
         sought: what it is looked for by.
-        ended_at: when it was given up, in seconds since 1970.
-        ended_uptime: the same in seconds of this machine's uptime.
+        age: seconds since it was given up, whatever a clock was set to meanwhile: the least that can be said.
     """
 
     id: int
     sought: Sought
-    ended_at: float
-    ended_uptime: float
-
-    def age(self, wall: float, uptime: float) -> float:
-        """Seconds since it was given up, whatever the clock was set to meanwhile: the least that can be said."""
-        by_uptime, by_wall = uptime - self.ended_uptime, wall - self.ended_at
-        if by_uptime < 0:  # the machine was started anew
-            return max(0.0, by_wall)
-        return by_uptime if by_wall < 0 else min(by_uptime, by_wall)  # it was set back
+    age: float
 
 
 class SlotIntent(Intent):
@@ -137,110 +133,88 @@ class SlotIntent(Intent):
         row: its number.
         owner: who works on it; if it is anybody else's, nothing is written.
         server_time: tells the server's time in seconds since 1970, as far as it is known.
-        uptime: tells the machine's uptime in seconds.
     """
 
-    def __init__(self, row: int, owner: str, server_time: Callable[[], float], uptime: Callable[[], float]) -> None:
-        self._row, self._owner, self._server_time, self._uptime = row, owner, server_time, uptime
+    def __init__(self, row: int, owner: str, server_time: Callable[[], float]) -> None:
+        self._row, self._owner, self._server_time = row, owner, server_time
         self._slot = secrets.token_hex(8)
 
-    def write(self, db: sqlite3.Connection) -> bool:
+    def write(self, transaction: Transaction) -> bool:
         query = (
             "UPDATE message SET state = 'sending', slot = ?, attempts = attempts + 1, sent_at = ?, sent_uptime = ? "
             "WHERE id = ? AND owner = ?"
         )
-        facts = (self._slot, self._server_time(), self._uptime(), self._row, self._owner)
-        return bool(db.execute(query, facts).rowcount)
+        facts = (self._slot, self._server_time(), transaction.uptime, self._row, self._owner)
+        return bool(transaction.execute(query, facts).rowcount)
 
-    def withdraw(self, db: sqlite3.Connection) -> None:
+    def withdraw(self, transaction: Transaction) -> None:
         query = "UPDATE message SET state = 'queued', slot = NULL WHERE slot = ? AND state = 'sending'"
-        db.execute(query, (self._slot,))
+        transaction.execute(query, (self._slot,))
 
 
 class Rows:
     """The messages of one account.
 
     Args:
-        db: within a transaction.
+        transaction: in which all is done.
         account: whose they are.
-        wall: seconds since 1970.
     """
 
-    def __init__(self, db: sqlite3.Connection, account: str, wall: float) -> None:
-        self._db = db
+    def __init__(self, transaction: Transaction, account: str) -> None:
+        self.transaction = transaction
         self._account = account
-        self._wall = wall
-
-    def put_all(self, batch: Sequence[NewMessage]) -> list[Entry | TwdmError]:
-        """Keep messages. Each that cannot be kept has an error of its own, unless it is the file that fails."""
-        kept: list[Entry | TwdmError] = []
-        for new in batch:
-            self._db.execute("SAVEPOINT one")
-            try:
-                kept.append(self.put(new))
-            except sqlite3.Error:
-                raise
-            except Exception as error:  # noqa: BLE001 - nobody could have expected it
-                self._db.execute("ROLLBACK TO one")
-                kept.append(mistake(error))
-            self._db.execute("RELEASE one")
-        return kept
+        self._wall = transaction.wall
 
     def put(self, new: NewMessage) -> Entry | InvalidInput:
         """Keep a message, if there is none of this key; an error if there is another one of this key."""
-        found = self._db.execute(
-            "SELECT digest FROM message WHERE account = ? AND key = ?", (self._account, new.key)
-        ).fetchone()
-        if found is None:
-            self._db.execute(
-                "INSERT INTO message (account, key, digest, recipient_id, custom_profile_id, fingerprint, content, "
-                "payload, priority, lane, put_at, not_after, state, changed_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (self._account, new.key, new.digest, new.recipient_id, new.custom_profile_id, new.fingerprint,
-                 new.content, new.payload, int(new.priority), new.custom_profile_id or "", self._wall, new.not_after,
-                 State.QUEUED, self._wall),
-            )  # fmt: skip
-        elif found[0] != new.digest:
-            return InvalidInput(
-                parameter="key", problem="was used for another message (another recipient, profile or content)"
-            )
-        kept = self.get(new.key)
-        assert kept is not None  # noqa: S101 - it was just put there
-        return kept
+        kept = self.transaction.execute(_INSERT, self._values_of(new)).fetchone()
+        if kept is None:
+            query = f"SELECT digest, {_ENTRY} FROM message WHERE account = ? AND key = ?"  # noqa: S608 - constant
+            digest, *kept = self.transaction.execute(query, (self._account, new.key)).fetchone()
+            if digest != new.digest:
+                return InvalidInput(
+                    parameter="key", problem="was used for another message (another recipient, profile or content)"
+                )
+        return _entry(kept)
+
+    def _values_of(self, new: NewMessage) -> tuple[Any, ...]:
+        return (self._account, new.key, new.digest, new.recipient_id, new.custom_profile_id, new.fingerprint,
+                new.content, new.payload, int(new.priority), new.custom_profile_id or "", self._wall, new.not_after,
+                State.QUEUED, self._wall)  # fmt: skip
 
     def get(self, key: str) -> Entry | None:
         """The message of this key."""
         query = f"SELECT {_ENTRY} FROM message WHERE account = ? AND key = ?"  # noqa: S608 - constant
-        found = self._db.execute(query, (self._account, key)).fetchone()
+        found = self.transaction.execute(query, (self._account, key)).fetchone()
         return None if found is None else _entry(found)
 
     def select(self, states: Sequence[State]) -> list[Entry]:
         """All messages in these states, in the order in which they were put."""
         places = ", ".join("?" * len(states))
         query = f"SELECT {_ENTRY} FROM message WHERE account = ? AND state IN ({places}) ORDER BY id"  # noqa: S608 - as above
-        return [_entry(row) for row in self._db.execute(query, (self._account, *states))]
+        return [_entry(row) for row in self.transaction.execute(query, (self._account, *states))]
 
     def counts(self) -> dict[State, int]:
         """How many messages are in each state."""
         query = "SELECT state, count(*) FROM message WHERE account = ? GROUP BY state"
-        counted = dict(self._db.execute(query, (self._account,)).fetchall())
+        counted = dict(self.transaction.execute(query, (self._account,)).fetchall())
         return {state: counted.get(state.value, 0) for state in State}
 
     def left_to_send(self) -> bool:
         """Whether any message has come to no outcome, and is not unknown either."""
         query = "SELECT 1 FROM message WHERE account = ? AND state IN ('queued', 'sending', 'absent') LIMIT 1"
-        return self._db.execute(query, (self._account,)).fetchone() is not None
+        return self.transaction.execute(query, (self._account,)).fetchone() is not None
 
     def outcomes(self, after: int) -> list[Entry]:
         """What came to an outcome after that of this number, in order."""
         query = (
             f"SELECT {_ENTRY} FROM message WHERE account = ? AND change > ? AND {_OUTCOME} ORDER BY change LIMIT 1000"  # noqa: S608 - as above
         )
-        return [_entry(row) for row in self._db.execute(query, (self._account, after))]
+        return [_entry(row) for row in self.transaction.execute(query, (self._account, after))]
 
     def last_number(self) -> int:
         """The number of the latest outcome."""
-        found = self._db.execute("SELECT last FROM outcome WHERE account = ?", (self._account,)).fetchone()
+        found = self.transaction.execute("SELECT last FROM outcome WHERE account = ?", (self._account,)).fetchone()
         return 0 if found is None else int(found[0])
 
     def take_up(
@@ -265,7 +239,7 @@ class Rows:
                 of one that is drawn at random, since what lies side by side may fail for the same reason.
         """
         query = f"SELECT id FROM message WHERE account = ? AND {_TO_SEND} AND not_after <= ?"  # noqa: S608 - as above
-        for (row,) in self._db.execute(query, (self._account, self._wall)).fetchall():
+        for (row,) in self.transaction.execute(query, (self._account, self._wall)).fetchall():
             self.end(row, State.EXPIRED)
         taken: list[TakenUp] = []
         while len(taken) < most:
@@ -274,7 +248,7 @@ class Rows:
             found = found or self._next(priority, after, (), is_probe=is_probe)
             if found is None:
                 break
-            self._db.execute("UPDATE message SET owner = ? WHERE id = ?", (owner, found[0]))
+            self.transaction.execute("UPDATE message SET owner = ? WHERE id = ?", (owner, found[0]))
             row, key, recipient_id, custom_profile_id, payload, after, not_after, tries = found
             taken.append(
                 TakenUp(row, key, recipient_id, custom_profile_id, payload, after, not_after, tries, had_others)
@@ -291,34 +265,34 @@ class Rows:
         if is_probe:
             any_one = f"SELECT recipient_id FROM message WHERE {ready} ORDER BY random() LIMIT 1"  # noqa: S608 - constants
             query = f"SELECT {columns} FROM message WHERE {ready} AND recipient_id = ({any_one}) ORDER BY id LIMIT 1"  # noqa: S608 - as above
-            return self._db.execute(query, (*facts, *facts)).fetchone()
+            return self.transaction.execute(query, (*facts, *facts)).fetchone()
         query = f"SELECT {columns} FROM message WHERE {ready} AND lane {{}} ? ORDER BY lane, id LIMIT 1"  # noqa: S608 - as above
-        found = self._db.execute(query.format(">"), (*facts, after)).fetchone()
-        return found or self._db.execute(query.format(">="), (*facts, "")).fetchone()
+        found = self.transaction.execute(query.format(">"), (*facts, after)).fetchone()
+        return found or self.transaction.execute(query.format(">="), (*facts, "")).fetchone()
 
     def next_try(self) -> float | None:
         """Seconds until one of those that nobody works on may be taken up; ``None`` if there is none."""
         query = f"SELECT min(not_before) FROM message WHERE account = ? AND {_TO_SEND}"  # noqa: S608 - as above
-        (earliest,) = self._db.execute(query, (self._account,)).fetchone()
+        (earliest,) = self.transaction.execute(query, (self._account,)).fetchone()
         if earliest is None:
             return None
         wait = earliest - self._wall
         return wait if 0.0 < wait <= _LONGEST_WAIT else 0.0
 
-    def leave(self, row: int, owner: str, signed_at: float, uptime: float) -> bool:
+    def leave(self, row: int, owner: str, signed_at: float) -> bool:
         """It is about to leave; unless it is not `owner`'s any more."""
         query = (
             "UPDATE message SET state = 'sending', attempts = attempts + 1, sent_at = ?, sent_uptime = ? "
             "WHERE id = ? AND owner = ? AND state IN ('queued', 'absent', 'sending')"
         )
-        return bool(self._db.execute(query, (signed_at, uptime, row, owner)).rowcount)
+        return bool(self.transaction.execute(query, (signed_at, self.transaction.uptime, row, owner)).rowcount)
 
     def end(self, row: int, state: State, *, message_id: str | None = None, error: str | None = None) -> None:
         """It has come to an outcome."""
-        self._db.execute(
+        self.transaction.execute(
             "INSERT INTO outcome VALUES (?, 1) ON CONFLICT DO UPDATE SET last = last + 1", (self._account,)
         )
-        self._db.execute(
+        self.transaction.execute(
             "UPDATE message SET state = ?, owner = NULL, slot = NULL, message_id = ?, error = ?, changed_at = ?, "
             "change = ? WHERE id = ?",
             (state, message_id, error, self._wall, self.last_number(), row),
@@ -327,20 +301,22 @@ class Rows:
     def is_held(self, row: int, owner: str) -> bool:
         """Whether `owner` still works on it. Else somebody was quicker to write down what became of it."""
         query = "SELECT 1 FROM message WHERE id = ? AND owner = ? AND state IN ('queued', 'absent', 'sending')"
-        return self._db.execute(query, (row, owner)).fetchone() is not None
+        return self.transaction.execute(query, (row, owner)).fetchone() is not None
 
-    def mark_unknown(self, row: int, error: str, uptime: float, signed_at: float | None = None) -> None:
+    def mark_unknown(self, row: int, error: str, signed_at: float | None = None) -> None:
         """It may or may not have arrived. `signed_at` is what its signature said, if that is known."""
         self.end(row, State.UNKNOWN, error=error)
         if signed_at is not None:
-            self._db.execute("UPDATE message SET sent_at = ? WHERE id = ?", (signed_at, row))
-        self._db.execute("UPDATE message SET ended_at = ?, ended_uptime = ? WHERE id = ?", (self._wall, uptime, row))
+            self.transaction.execute("UPDATE message SET sent_at = ? WHERE id = ?", (signed_at, row))
+        query = "UPDATE message SET ended_at = ?, ended_uptime = ? WHERE id = ?"
+        self.transaction.execute(query, (self._wall, self.transaction.uptime, row))
 
     def put_back(self, row: int, owner: str | None, later: TryLater) -> None:
         """It did not arrive. It is `owner`'s, or anybody's, to be tried again."""
-        self._db.execute(
-            "UPDATE message SET state = iif(state = 'sending', 'queued', state), slot = NULL, owner = ?, tries = ?, "
-            "not_before = ?, error = coalesce(?, error) WHERE id = ? AND state IN ('sending', 'queued', 'absent')",
+        self.transaction.execute(
+            "UPDATE message SET state = CASE state WHEN 'sending' THEN 'queued' ELSE state END, slot = NULL, "
+            "owner = ?, tries = ?, not_before = ?, error = coalesce(?, error) "
+            "WHERE id = ? AND state IN ('sending', 'queued', 'absent')",
             (owner, later.tries, self._wall + later.after, later.error, row),
         )
 
@@ -348,18 +324,19 @@ class Rows:
         """It did not arrive, by the list's word. Return whether it is to be sent again, or given up."""
         # It is to blame for that if others got through meanwhile, or if it was before and nobody else has failed since.
         query = (
-            "SELECT message.tries, coalesce(sum(other.state = 'sent'), 0), coalesce(sum(other.state != 'sent' AND "
-            "other.tries = 0), 0) FROM message LEFT JOIN message AS other ON other.account = message.account "
+            "SELECT message.tries, count(*) FILTER (WHERE other.state = 'sent'), "
+            "count(*) FILTER (WHERE other.state != 'sent' AND other.tries = 0) "
+            "FROM message LEFT JOIN message AS other ON other.account = message.account "
             "AND other.sent_at > message.sent_at WHERE message.id = ? GROUP BY message.id"
         )
-        tries, got_through, have_failed = self._db.execute(query, (row,)).fetchone()
+        tries, got_through, have_failed = self.transaction.execute(query, (row,)).fetchone()
         tries += bool(got_through or (tries and not have_failed))
-        self._db.execute(
+        self.transaction.execute(
             "UPDATE message SET tries = ?, not_before = ? WHERE id = ?",
             (tries, self._wall + backoff(tries, settle_after), row),
         )
         if self.is_given_up(row, tries):
-            (said,) = self._db.execute("SELECT error FROM message WHERE id = ?", (row,)).fetchone()
+            (said,) = self.transaction.execute("SELECT error FROM message WHERE id = ?", (row,)).fetchone()
             self.end(row, State.FAILED, error=f"it did not arrive in {tries} attempts; the last one ended so: {said}")
             return State.FAILED
         self.end(row, State.ABSENT, error="it did not arrive")
@@ -372,26 +349,26 @@ class Rows:
         if tries < 1:
             return False
         query = (
-            "SELECT count(*), coalesce(sum(tries > 0), 0) FROM message WHERE account = ? AND attempts > 0 "
+            "SELECT count(*), count(*) FILTER (WHERE tries > 0) FROM message WHERE account = ? AND attempts > 0 "
             "AND sent_at >= (SELECT put_at FROM message WHERE id = ?)"
         )
-        tried, failed = self._db.execute(query, (self._account, row)).fetchone()
+        tried, failed = self.transaction.execute(query, (self._account, row)).fetchone()
         return tries >= most_tries(failed, tried)
 
     def let_go(self, row: int, owner: str) -> None:
         """`owner` does not work on it any more, and nothing of it left."""
         query = "UPDATE message SET state = 'queued', slot = NULL WHERE id = ? AND owner = ? AND state = 'sending'"
-        self._db.execute(query, (row, owner))
+        self.transaction.execute(query, (row, owner))
         query = "UPDATE message SET owner = NULL WHERE id = ? AND owner = ? AND state IN ('queued', 'absent')"
-        self._db.execute(query, (row, owner))
+        self.transaction.execute(query, (row, owner))
 
     def give_up(self, owner: str) -> None:
         """`owner` works on nothing any more, but for what it is sending."""
         query = "UPDATE message SET owner = NULL WHERE +account = ? AND owner = ? AND state != 'sending'"  # by owner
-        self._db.execute(query, (self._account, owner))
+        self.transaction.execute(query, (self._account, owner))
 
     def reclaim(
-        self, is_dead: Callable[[str], bool], own: str, in_hand: Callable[[], Collection[int]], uptime: float
+        self, is_dead: Callable[[Transaction, str], bool], own: str, in_hand: Callable[[], Collection[int]]
     ) -> int:
         """Take over from owners that ended, and what `own` was sending and has no longer `in_hand`, which is asked
         within the transaction. Return how many messages became unknown.
@@ -399,10 +376,10 @@ class Rows:
         lost: list[tuple[int, str]] = []
         held = in_hand()
         query = "SELECT id, owner FROM message WHERE account = ? AND state = 'sending'"
-        sending = self._db.execute(query, (self._account,)).fetchall()
+        sending = self.transaction.execute(query, (self._account,)).fetchall()
         query = "SELECT DISTINCT owner FROM message WHERE +account = ? AND owner IS NOT NULL AND owner != ?"
-        owners = [owner for (owner,) in self._db.execute(query, (self._account, own))]
-        dead = {owner for owner in owners if is_dead(owner)}
+        owners = [owner for (owner,) in self.transaction.execute(query, (self._account, own))]
+        dead = {owner for owner in owners if is_dead(self.transaction, owner)}
         lost += [(row, "its process ended before the answer came") for row, owner in sending if owner in dead]
         lost += [(row, "nobody knows who was sending it") for row, owner in sending if owner is None]
         lost += [
@@ -411,7 +388,7 @@ class Rows:
             if owner == own and row not in held
         ]
         for row, error in lost:
-            self.mark_unknown(row, error, uptime)
+            self.mark_unknown(row, error)
         for owner in dead:
             self.give_up(owner)
         return len(lost)
@@ -423,14 +400,17 @@ class Rows:
             "FROM message WHERE account = ? AND state = 'unknown' ORDER BY sent_at"
         )
         return [
-            UnknownMessage(row, _sought(sought), ended_at, ended_uptime)
-            for row, ended_at, ended_uptime, *sought in self._db.execute(query, (self._account,))
+            UnknownMessage(row, _sought(sought), passed(ended_at, ended_uptime, self._wall, self.transaction.uptime))
+            for row, ended_at, ended_uptime, *sought in self.transaction.execute(query, (self._account,))
         ]
 
     def is_being_sent(self, sought: Sought) -> bool:
         """Whether a message that says the same to the same person is on its way."""
         query = "SELECT 1 FROM message WHERE account = ? AND state = 'sending' AND recipient_id = ? AND fingerprint = ?"
-        return self._db.execute(query, (self._account, sought.recipient_id, sought.fingerprint)).fetchone() is not None
+        return (
+            self.transaction.execute(query, (self._account, sought.recipient_id, sought.fingerprint)).fetchone()
+            is not None
+        )
 
     def nameless(self) -> list[Sought]:
         """What was sent and whose reply did not tell an id."""
@@ -438,12 +418,12 @@ class Rows:
             "SELECT recipient_id, custom_profile_id, fingerprint, sent_at, content FROM message "
             "INDEXED BY message_nameless WHERE account = ? AND state = 'sent' AND message_id IS NULL"
         )
-        return [_sought(row) for row in self._db.execute(query, (self._account,))]
+        return [_sought(row) for row in self.transaction.execute(query, (self._account,))]
 
     def is_known(self, message_id: str | None) -> bool:
         """Whether one of the messages that were sent has this id."""
         query = "SELECT 1 FROM message WHERE account = ? AND message_id = ?"
-        return self._db.execute(query, (self._account, message_id)).fetchone() is not None
+        return self.transaction.execute(query, (self._account, message_id)).fetchone() is not None
 
     def listable(self, since: datetime) -> dict[str, datetime]:
         """The ids of messages that left then or later and arrived, and when they left: the list must show them."""
@@ -451,12 +431,12 @@ class Rows:
             "SELECT message_id, sent_at FROM message WHERE account = ? AND state = 'sent' AND message_id IS NOT NULL "
             "AND sent_at >= ?"
         )
-        return {row[0]: _utc(row[1]) for row in self._db.execute(query, (self._account, since.timestamp()))}
+        return {row[0]: _utc(row[1]) for row in self.transaction.execute(query, (self._account, since.timestamp()))}
 
     def retry(self, key: str) -> bool:
         """Let a message that was refused, was given up or has expired be sent again."""
         return bool(
-            self._db.execute(
+            self.transaction.execute(
                 "UPDATE message SET state = 'queued', error = NULL, not_after = NULL, tries = 0, not_before = 0, "
                 "changed_at = ? WHERE account = ? AND key = ? AND state IN ('rejected', 'failed', 'expired')",
                 (self._wall, self._account, key),
@@ -466,10 +446,10 @@ class Rows:
     def withdraw(self, key: str) -> bool:
         """Forget a message that has not left."""
         query = f"DELETE FROM message WHERE account = ? AND key = ? AND {_TO_SEND}"  # noqa: S608 - as above
-        return bool(self._db.execute(query, (self._account, key)).rowcount)
+        return bool(self.transaction.execute(query, (self._account, key)).rowcount)
 
-    def purge(self, before: float) -> int:
-        """Forget what came to its end before then. Returns how many."""
+    def purge(self, older_than: float) -> int:
+        """Forget what came to its end so many seconds ago. Returns how many."""
         # What was sent while an unknown one may have been must be known, to be told from it; also from one that says
         # the same and is still to come.
         query = (
@@ -477,8 +457,8 @@ class Rows:
             "AND changed_at <= (SELECT coalesce(min(sent_at) - 7200, 1e12) FROM message WHERE account = ? "
             "AND state IN ('unknown', 'sending'))"
         )
-        before = min(before, self._wall - _KEPT)
-        return self._db.execute(query, (self._account, before, self._account)).rowcount
+        before = self._wall - max(older_than, _KEPT)
+        return self.transaction.execute(query, (self._account, before, self._account)).rowcount
 
 
 def _entry(row: Sequence[Any]) -> Entry:

@@ -15,13 +15,12 @@ from attrs import define
 from twdm_async import errors
 from twdm_async._quiet import mistake
 from twdm_async.outbox.entry import State
+from twdm_async.outbox.messages import Messages, woken
 from twdm_async.outbox.rows import Rows, SlotIntent
-from twdm_async.outbox.storage import Storage, woken
 from twdm_async.outbox.verdicts import Ended, Judge, Sent, Stop, TryLater, Unknown, Verdict
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.spec import Priority
 from twdm_async.resources.direct_messages import DirectMessages, Outgoing, from_create
-from twdm_async.state_file import FileTrouble
 from twdm_async.transport import retry
 from twdm_async.transport.call import Journal
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from twdm_async.models.direct_messages import DirectMessage
     from twdm_async.outbox.rows import TakenUp
     from twdm_async.outbox.settling import Settling
-    from twdm_async.owners import Owner
     from twdm_async.quota.operations import Intent
 
 _log = logging.getLogger(__name__)
@@ -55,10 +53,10 @@ class _NotOurs(errors.TwdmError):
 class _Run:
     """The tasks of one run, and the error that ended it. They run until `stop`."""
 
-    def __init__(self, stop: asyncio.Event, storage: Storage) -> None:
+    def __init__(self, stop: asyncio.Event, messages: Messages) -> None:
         self.stop = stop
         self.error: errors.TwdmError | None = None
-        self._storage = storage
+        self._messages = messages
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -72,7 +70,7 @@ class _Run:
         """Let all end with `error`, unless one has failed before."""
         self.error = self.error or mistake(error)
         self.stop.set()
-        self._storage.tell()
+        self._messages.tell()
 
     async def end(self) -> None:
         """Cancel what is left, and wait for it."""
@@ -91,35 +89,32 @@ class Sending:
     """Sends messages, and writes down how far each of them came.
 
     Args:
-        storage: where they are.
+        messages: where they are.
         direct_messages: send them.
-        owner: who has taken up those that are sent here.
         settling: settles those whose answer did not come.
         clock: where time comes from.
         settle_after: seconds; the measure of pauses after a message failed.
-        has_slots: whether the quota store lives in the same file.
+        has_slots: whether the quota store lives in the same place.
     """
 
     def __init__(
         self,
-        storage: Storage,
+        messages: Messages,
         direct_messages: DirectMessages,
-        owner: Owner,
         settling: Settling,
         clock: Clock,
         *,
         settle_after: float,
         has_slots: bool,
     ) -> None:
-        self.storage = storage
-        self.owner = owner
+        self.messages = messages
         self.clock = clock
         self.has_slots = has_slots
         self.reconciler = direct_messages.reconciler
         self.judge = Judge(settle_after, _LONGEST_PAUSE, random.random)
         self.under_way: set[_Attempts] = set()
         self.unwritten: dict[int, Callable[[Rows], object]] = {}
-        """By row, outcomes that the file has not taken yet. They are written before anything else is sent."""
+        """By row, outcomes that could not be written yet. They are written before anything else is sent."""
         self._direct_messages = direct_messages
         self._settling = settling
         self._last_lane = dict.fromkeys(Priority, "")
@@ -132,8 +127,8 @@ class Sending:
         Raises:
             TwdmError: the next message would be refused for the same.
         """
-        self.stay_alive()
-        self.owner.sweep()
+        await self.messages.stay_alive()
+        await self.messages.sweep()
         await self.write_what_is_left()
         if not self._stops:
             self.judge.begin()
@@ -143,19 +138,8 @@ class Sending:
         finally:
             self._stops.discard(stop)
             if not self._stops:  # what was taken up, and came to nobody's hands since all was ended
-                await self.storage.do(lambda rows: rows.give_up(self.owner.name))
-            self.storage.tell()
-
-    def stay_alive(self) -> None:
-        """See that the others know that this process lives.
-
-        Raises:
-            OutboxFailed: they cannot know it.
-        """
-        try:
-            self.owner.acquire()
-        except FileTrouble as trouble:
-            raise errors.OutboxFailed(path=str(self.storage.path), problem=trouble.problem) from None
+                await self.messages.do(lambda rows: rows.give_up(self.messages.owner))
+            self.messages.tell()
 
     def wait(self) -> float:
         """Seconds that it pauses; 0 if it does not, or does not send."""
@@ -166,22 +150,22 @@ class Sending:
         while self._stops or self.under_way:
             for stop in self._stops:
                 stop.set()
-            self.storage.tell()
-            await woken(self.storage.news, _LOOK_EVERY)
+            self.messages.tell()
+            await woken(self.messages.news, _LOOK_EVERY)
 
     async def _run(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
         await self._reclaim()
         self._settling.begin()
-        run = _Run(stop, self.storage)
+        run = _Run(stop, self.messages)
         for priority in Priority:
             run.begin(self._dispatch(run, priority, workers))
-        for work in (self._settling.run(stop), self._reclaim_often(), self.storage.watch(_LOOK_EVERY, _WAKE_EVERY)):
+        for work in (self._settling.run(stop), self._reclaim_often(), self.messages.watch(_LOOK_EVERY, _WAKE_EVERY)):
             run.begin(work)
         try:
             await self._wait_for_the_end(stop, is_draining=is_draining)
             stop.set()
             while self.under_way and run.error is None:
-                await woken(self.storage.news, _LOOK_EVERY)
+                await woken(self.messages.news, _LOOK_EVERY)
         finally:
             await run.end()
         if run.error is not None:
@@ -189,9 +173,9 @@ class Sending:
 
     async def _wait_for_the_end(self, stop: asyncio.Event, *, is_draining: bool) -> None:
         while not stop.is_set():
-            news = self.storage.news
+            news = self.messages.news
             if is_draining and not self._in_hand:
-                is_left, unknown = await self.storage.do(
+                is_left, unknown = await self.messages.do(
                     lambda rows: (rows.left_to_send(), [one.id for one in rows.unknown()]), only_reads=True
                 )
                 if not is_left and self._settling.undecided.issuperset(unknown):
@@ -199,31 +183,31 @@ class Sending:
             await woken(news, _WAKE_EVERY)
 
     async def write_what_is_left(self) -> None:
-        """Write down what the file has not taken before."""
+        """Write down what could not be written before."""
         steps = dict(self.unwritten)
         if steps:
-            await self.storage.do(lambda rows: [step(rows) for step in steps.values()], is_durable=True)
+            await self.messages.do(lambda rows: [step(rows) for step in steps.values()], is_durable=True)
             for row, step in steps.items():
                 if self.unwritten.get(row) is step:
                     del self.unwritten[row]
-            self.storage.tell()
+            self.messages.tell()
 
     async def _reclaim_often(self) -> None:
         while True:
             await asyncio.sleep(_RECLAIM_EVERY)
-            self.stay_alive()
+            await self.messages.stay_alive()
             await self.write_what_is_left()
             await self._reclaim()
 
     async def _reclaim(self) -> None:
         """Take over from processes that ended, and from tasks of this one that did not come to their end."""
-        lost = await self.storage.do(
-            lambda rows: rows.reclaim(self.owner.is_dead, self.owner.name, self._rows_in_hand, self.clock.uptime()),
+        lost = await self.messages.do(
+            lambda rows: rows.reclaim(self.messages.storage.is_dead, self.messages.owner, self._rows_in_hand),
             is_durable=True,
         )
         if lost:
             _log.warning("outbox: %d messages of a process that ended may or may not have arrived", lost)
-            self.storage.tell()
+            self.messages.tell()
 
     def _rows_in_hand(self) -> set[int]:
         """Rows that are not to be reclaimed. To be called in any thread."""
@@ -232,7 +216,7 @@ class Sending:
 
     async def _dispatch(self, run: _Run, priority: Priority, workers: int) -> None:
         while not run.stop.is_set():
-            news = self.storage.news
+            news = self.messages.news
             wait, is_probe = self.judge.wait(self.clock.monotonic()), self.judge.is_troubled
             busy = sum(1 for of in self._in_hand.values() if of is priority)
             room = (1 if is_probe else workers) - busy
@@ -243,7 +227,7 @@ class Sending:
             try:
                 taken = await asyncio.shield(taking)
             except asyncio.CancelledError:
-                taking.add_done_callback(self._let_go_all)  # the file's thread takes them up all the same
+                taking.add_done_callback(self._let_go_all)  # the storage's thread takes them up all the same
                 raise
             if run.stop.is_set():
                 self._let_go_all(taking)
@@ -254,10 +238,10 @@ class Sending:
                 await news.wait()
 
     async def _take_up(self, priority: Priority, most: int, *, is_probe: bool) -> list[TakenUp]:
-        taken = await self.storage.do(
+        taken = await self.messages.do(
             partial(
                 Rows.take_up,
-                owner=self.owner.name,
+                owner=self.messages.owner,
                 priority=priority,
                 after=self._last_lane[priority],
                 most=most,
@@ -276,7 +260,7 @@ class Sending:
             del self._in_hand[taken.id]
             if not attempts.is_abandoned:  # it was cancelled before its first step
                 self._let_go([taken.id])
-            self.storage.tell()
+            self.messages.tell()
 
         self.unwritten.pop(taken.id, None)  # it was written, or this could not have been taken up
         self._in_hand[taken.id] = priority
@@ -289,12 +273,12 @@ class Sending:
     def _let_go(self, rows: Sequence[int]) -> None:
         """Leave what was taken up, and not begun, to others."""
 
-        def let_go(file: Rows) -> None:
+        def let_go(messages: Rows) -> None:
             for row in rows:
-                file.let_go(row, self.owner.name)
+                messages.let_go(row, self.messages.owner)
 
-        self.storage.do_soon(let_go, lambda: None)
-        self.storage.tell()
+        self.messages.do_soon(let_go, lambda: None)
+        self.messages.tell()
 
     async def _send(self, run: _Run, attempts: _Attempts, taken: TakenUp, priority: Priority) -> None:
         lane = Lane(taken.lane, priority=priority)
@@ -332,7 +316,7 @@ class _Attempts(Journal):
         if not self._sending.has_slots:
             return None
         sending = self._sending
-        return SlotIntent(self.row, sending.owner.name, sending.reconciler.server_time, sending.clock.uptime)
+        return SlotIntent(self.row, sending.messages.owner, sending.reconciler.server_time)
 
     async def leaving(self, signed_at: float, *, is_written: bool) -> None:
         self._sending.under_way.add(self)
@@ -341,10 +325,8 @@ class _Attempts(Journal):
         if self._taken.not_after is not None and self._sending.clock.wall() >= self._taken.not_after:
             raise _Expired
         if not is_written:
-            row, owner, uptime = self.row, self._sending.owner.name, self._sending.clock.uptime()
-            if not await self._sending.storage.do(
-                lambda rows: rows.leave(row, owner, signed_at, uptime), is_durable=True
-            ):
+            row, owner = self.row, self._sending.messages.owner
+            if not await self._sending.messages.do(lambda rows: rows.leave(row, owner, signed_at), is_durable=True):
                 raise _NotOurs
 
     async def ended(self, outcome: retry.Outcome[DirectMessage]) -> None:
@@ -358,11 +340,11 @@ class _Attempts(Journal):
         step = self._step(outcome)
         if step is not None:
             self._sending.unwritten[self.row] = step  # until then it is open
-            self._sending.storage.do_soon(step, lambda: self._sending.unwritten.pop(self.row, None))
+            self._sending.messages.do_soon(step, lambda: self._sending.unwritten.pop(self.row, None))
 
     def over(self) -> None:
         self._sending.under_way.discard(self)
-        self._sending.storage.tell()
+        self._sending.messages.tell()
 
     async def is_last(self, error: errors.TwdmError) -> bool:
         """Take in that sending it ended by `error`. Return whether the next message would be refused for the same."""
@@ -374,14 +356,14 @@ class _Attempts(Journal):
         """Nobody here works on it any more. If it may have left, it stays as it is, for whoever finds out."""
         self.is_abandoned = True
         if not (self._is_open or self._is_let_go):
-            await self._sending.storage.do(lambda rows: rows.let_go(self.row, self._sending.owner.name))
+            await self._sending.messages.do(lambda rows: rows.let_go(self.row, self._sending.messages.owner))
 
     async def _write(self, step: Callable[[Rows], object] | None) -> None:
-        """Write an outcome down, now or as soon as the file can take it."""
+        """Write an outcome down, now or as soon as it can be written."""
         if step is None:
             return
         try:
-            await self._sending.storage.do(step, is_durable=True)
+            await self._sending.messages.do(step, is_durable=True)
         except BaseException:
             self._sending.unwritten[self.row] = step  # it may be written now all the same
             raise
@@ -389,7 +371,7 @@ class _Attempts(Journal):
     def _step(self, outcome: retry.Outcome[DirectMessage]) -> Callable[[Rows], object] | None:
         """How `outcome` is written down, if that was not done already; ``None`` if there is nothing to write."""
         step = self._unguarded_step(outcome)
-        row, owner = self.row, self._sending.owner.name
+        row, owner = self.row, self._sending.messages.owner
         return None if step is None else lambda rows: step(rows) if rows.is_held(row, owner) else None
 
     def _unguarded_step(self, outcome: retry.Outcome[DirectMessage]) -> Callable[[Rows], object] | None:
@@ -411,7 +393,7 @@ class _Attempts(Journal):
             case Ended(state=state, error=words):
                 return lambda rows: rows.end(row, state, error=words)
             case Unknown(error=doubt):
-                return lambda rows: rows.mark_unknown(row, doubt, clock.uptime(), self._signed_at)
+                return lambda rows: rows.mark_unknown(row, doubt, self._signed_at)
             case TryLater() as later:
                 if later.error is not None:
                     _log.warning("outbox: a message is tried again in %.0f s or later: %s", later.after, later.error)
@@ -425,7 +407,7 @@ class _Attempts(Journal):
         if message_id is not None and rows.is_known(message_id):
             # It is the answer to another message, of another process, that came once more.
             error = "the answer was that to an earlier message"
-            rows.mark_unknown(self.row, error, self._sending.clock.uptime(), self._signed_at)
+            rows.mark_unknown(self.row, error, self._signed_at)
         else:
             rows.end(self.row, State.SENT, message_id=message_id)
 
@@ -434,7 +416,7 @@ class _Attempts(Journal):
             error = f"{later.error} (in {later.tries} tries, while others got through)"
             rows.end(self.row, State.FAILED, error=error)
         else:
-            rows.put_back(self.row, None if self.is_abandoned else self._sending.owner.name, later)
+            rows.put_back(self.row, None if self.is_abandoned else self._sending.messages.owner, later)
 
 
 def _outgoing(taken: TakenUp) -> Outgoing:

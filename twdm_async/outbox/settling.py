@@ -15,8 +15,7 @@ from attrs import frozen
 
 from twdm_async import errors
 from twdm_async.outbox.entry import State
-from twdm_async.outbox.storage import Storage, woken
-from twdm_async.owners import Lock
+from twdm_async.outbox.messages import Messages, woken
 from twdm_async.resources.evidence import Search, patience, pause
 from twdm_async.resources.reconcile import Listed, relevant, settle
 from twdm_async.transport.sent import Sought
@@ -32,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 _LOOK_EVERY: Final = 1.0  # seconds, at whether some are ready to be settled
 _SHORTEST_REST: Final = 0.05  # seconds between two looks
+_TURN: Final = "settling"  # of all processes, one at a time settles
 
 
 _Attempt = tuple[int, datetime]  # a row, and when its attempt was made
@@ -67,20 +67,19 @@ class Settling:
     """Settles unknown messages: those that arrived as soon as the list shows them, the others when it can be believed.
 
     Args:
-        storage: where they are.
+        messages: where they are.
         direct_messages: has the API's list of messages.
         clock: where time comes from.
         settle_after: seconds until a message that is not in the list is believed not to have arrived.
     """
 
-    def __init__(self, storage: Storage, direct_messages: DirectMessages, clock: Clock, settle_after: float) -> None:
-        self._storage = storage
+    def __init__(self, messages: Messages, direct_messages: DirectMessages, clock: Clock, settle_after: float) -> None:
+        self._messages = messages
         self._direct_messages = direct_messages
         self._reconciler = direct_messages.reconciler
         self._clock = clock
         self._settle_after = settle_after
         self._here = asyncio.Lock()  # one at a time in this process
-        self._everywhere = Lock(storage.path.with_name(f"{storage.path.name}.settling.lock"))
         self._runs = 0
         self._tried: tuple[int, frozenset[int]] = (0, frozenset())  # echoes heard, and rows they were compared with
         self._searches: defaultdict[_Attempt, Search] = defaultdict(partial(Search, settle_after))
@@ -101,7 +100,7 @@ class Settling:
         self._runs += 1
         try:
             while not stop.is_set():
-                news = self._storage.news
+                news = self._messages.news
                 async with self._here:
                     wait = await self._settle_if_ready()
                 if wait > 0:
@@ -110,12 +109,12 @@ class Settling:
         finally:
             self._runs -= 1
             if not self._runs:
-                self._everywhere.release(remove=False)
+                self._messages.storage.end_turn(_TURN)
 
     async def _settle_if_ready(self) -> float:
         """Seconds until it is worth looking again."""
         unknown: list[UnknownMessage] = []
-        for one in await self._storage.do(lambda rows: rows.unknown(), only_reads=True):
+        for one in await self._messages.do(lambda rows: rows.unknown(), only_reads=True):
             if self._reconciler.credentials.made(one.sought.fingerprint):
                 unknown.append(one)
             else:
@@ -129,22 +128,19 @@ class Settling:
         wait = self._due_in(unknown)
         if wait > 0:
             return max(wait, 0.01)
-        return await self._settle(unknown) if self._everywhere.take() else _LOOK_EVERY
+        return await self._settle(unknown) if await self._messages.take_turn(_TURN) else _LOOK_EVERY
 
     def _due_in(self, unknown: Sequence[UnknownMessage]) -> float:
         """Seconds until the list should be read for one of `unknown`."""
-        due_in = min((self._search(one).due - self._age(one) for one in unknown), default=math.inf)
+        due_in = min((self._search(one).due - one.age for one in unknown), default=math.inf)
         return max(due_in, self._read_at + pause(self._settle_after) - self._clock.monotonic())
 
     def _search(self, one: UnknownMessage) -> Search:
         return self._searches[one.id, one.sought.sent_at]
 
-    def _age(self, one: UnknownMessage) -> float:
-        return one.age(self._clock.wall(), self._clock.uptime())
-
     async def _settle(self, unknown: Sequence[UnknownMessage]) -> float:
         sought = [one.sought for one in unknown]
-        ages = {one.id: self._age(one) for one in unknown}
+        ages = {one.id: one.age for one in unknown}
         asked_at = self._clock.monotonic()
         try:
             reading = await self._read(sought)
@@ -188,7 +184,9 @@ class Settling:
 
     async def _read(self, sought: Sequence[Sought]) -> Reading:
         oldest = min(one.sent_at for one in sought)
-        nameless, known = await self._storage.do(lambda rows: (rows.nameless(), rows.listable(oldest)), only_reads=True)
+        nameless, known = await self._messages.do(
+            lambda rows: (rows.nameless(), rows.listable(oldest)), only_reads=True
+        )
         nameless = relevant([*nameless, *self._reconciler.sent.nameless], sought)
         return await self._reconciler.read(sought, nameless, known)
 
@@ -202,7 +200,7 @@ class Settling:
         if row not in self.undecided:
             self.undecided.add(row)
             _log.warning("outbox: what became of message %d is not known: %s", row, problem)
-            self._storage.tell()
+            self._messages.tell()
 
     def _known_here(
         self, events: Sequence[Listed], unknown: Sequence[UnknownMessage]
@@ -218,7 +216,7 @@ class Settling:
     async def _apply(self, known: _Known) -> dict[int, DirectMessage | State | None]:
         """Write down what can be settled, and tell it."""
         sent = self._reconciler.sent
-        settled = await self._storage.do(lambda rows: self._match(rows, known), is_durable=True)
+        settled = await self._messages.do(lambda rows: self._match(rows, known), is_durable=True)
         for row, message in settled.items():
             if message is None:
                 self._give_up(
@@ -226,11 +224,11 @@ class Settling:
                 )
             elif not isinstance(message, State) and message.id is not None:
                 sent.note(message.id)
-        self._storage.tell()
+        self._messages.tell()
         return settled
 
     def _match(self, rows: Rows, known: _Known) -> dict[int, DirectMessage | State | None]:
-        """Settle what can be settled, and tell how; with ``None`` what cannot be decided. Runs in the file's thread."""
+        """Settle what can be settled, and tell how; with ``None`` what cannot be decided."""
         # What is being sent may be what is found, so what says the same has to wait.
         unknown = [one for one in rows.unknown() if not rows.is_being_sent(one.sought)]
         sought = [one.sought for one in unknown]

@@ -16,7 +16,7 @@ from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.spec import Quota, ReplyCredit, Scope
 
 if TYPE_CHECKING:
-    import sqlite3
+    from twdm_async.storage.contract import Transaction
 
 _CONVERSATION_PAGES: Final = 1024  # for each account
 
@@ -91,14 +91,14 @@ class Terms:
 
 
 class Intent(ABC):
-    """What the owner of another table in a quota store's file writes in the transaction in which a slot is taken."""
+    """What the owner of another table beside a quota store's writes in the transaction in which a slot is taken."""
 
     @abstractmethod
-    def write(self, db: sqlite3.Connection) -> bool:
+    def write(self, transaction: Transaction) -> bool:
         """Write it, within the transaction. Return whether that could be done."""
 
     @abstractmethod
-    def withdraw(self, db: sqlite3.Connection) -> None:
+    def withdraw(self, transaction: Transaction) -> None:
         """Undo it, within a later transaction: the slot was not used."""
 
 

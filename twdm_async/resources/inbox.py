@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from attrs import field, frozen
@@ -15,21 +14,26 @@ from twdm_async._clock import Clock
 from twdm_async._forks import forks
 from twdm_async._quiet import quiet
 from twdm_async.errors import InboxFailed, InvalidInput
-from twdm_async.owners import Owner
-from twdm_async.state_file import FileTrouble, Schema, StateFile, checked_path, in_memory
+from twdm_async.storage.contract import Schema, StorageTrouble
+from twdm_async.storage.places import checked_place, open_storage
+from twdm_async.storage.sqlite import InMemory
 
 if TYPE_CHECKING:
-    import os
-    import sqlite3
     from collections.abc import Callable, Iterable, Sequence
 
     from twdm_async.models.direct_messages import DirectMessage
+    from twdm_async.storage.contract import Storage, Transaction
+    from twdm_async.storage.places import Place
 
 T = TypeVar("T")
 
 _REMEMBERED: Final = 400 * 86_400.0  # seconds; a webhook that somebody has kept could be sent again at any time
-_NAME_IN_MEMORY: Final = "this process"
 _IF_BAD: Final = "put it back, or move it away; some events may then be received once more"
+_HEARD: Final = "INSERT INTO heard VALUES (?, ?) ON CONFLICT (kind) DO UPDATE SET at = excluded.at"
+_POLLED: Final = (
+    "INSERT INTO polled VALUES (?, ?, ?) ON CONFLICT (account) DO UPDATE SET until = excluded.until, "
+    "since = excluded.since"
+)
 
 SCHEMA: Final = Schema(
     "inbox",
@@ -45,8 +49,8 @@ SCHEMA: Final = Schema(
         """,
         """
         ALTER TABLE event ADD COLUMN problem TEXT;
-        ALTER TABLE event ADD COLUMN is_unread INTEGER NOT NULL DEFAULT 0;
-        ALTER TABLE event ADD COLUMN is_polled INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE event ADD COLUMN is_unread BOOLEAN NOT NULL DEFAULT FALSE;
+        ALTER TABLE event ADD COLUMN is_polled BOOLEAN NOT NULL DEFAULT FALSE;
         ALTER TABLE polled ADD COLUMN since REAL NOT NULL DEFAULT 0;
         CREATE INDEX event_set_aside ON event (kept_at) WHERE problem IS NOT NULL;
         DROP INDEX event_to_handle;
@@ -56,6 +60,7 @@ SCHEMA: Final = Schema(
         """,
     ),
     earlier=(0, 0, 1, 1),
+    is_lenient=True,
 )
 """The tables of an inbox."""
 
@@ -111,13 +116,14 @@ class Inbox:
         InvalidInput: `path` is not a path.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, *, clock: Clock | None = None) -> None:
-        self._path = None if path is None else checked_path(path)
+    def __init__(self, path: Place | None = None, *, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
         """Where time comes from."""
-        self._file = StateFile(self._path or Path(), SCHEMA, "what was received", _IF_BAD)
-        self._memory = in_memory(SCHEMA) if self._path is None else None
-        self._owner = None if self._path is None else Owner(self._path)
+        self._storage: Storage = (
+            InMemory(SCHEMA, self.clock)
+            if path is None
+            else open_storage(checked_place(path), SCHEMA, "what was received", _IF_BAD, self.clock)
+        )
         self._is_closed = False
         self._forks = forks()
         self.polls: dict[str, object] = {}
@@ -134,29 +140,29 @@ class Inbox:
         Raises:
             InboxFailed: the file cannot be written; no event was kept.
         """
-        now = self.clock.wall()
 
-        def keep(db: sqlite3.Connection) -> list[Received]:
+        def keep(db: Transaction) -> list[Received]:
+            now = db.wall
             dead = self._dead_owners(db)
             new = [event for event in events if self._keep(db, event, now, dead)]
             is_over = "owner IS NULL AND (body IS NULL OR is_unread)"
             db.execute(f"DELETE FROM event WHERE {is_over} AND kept_at < ?", (now - _REMEMBERED,))  # noqa: S608 - constant
-            db.executemany("INSERT OR REPLACE INTO heard VALUES (?, ?)", [(kind, now) for kind in heard])
+            db.executemany(_HEARD, [(kind, now) for kind in heard])
             return new
 
         return await self._do(keep, is_durable=True)
 
-    def _keep(self, db: sqlite3.Connection, event: Received, now: float, dead: Sequence[str]) -> bool:
+    def _keep(self, db: Transaction, event: Received, now: float, dead: Sequence[str]) -> bool:
         """Keep `event`, and return whether it is new, or was in the hands of one who has ended."""
         is_unread, is_polled = event.unread is not None, event.body is None
-        owner = None if is_unread else self._me
+        owner = None if is_unread else self._storage.owner
         row = (event.account, event.id, event.body, now, owner, event.unread, is_unread, is_polled, *dead)
         query = f"""
             INSERT INTO event (account, id, body, kept_at, owner, problem, is_unread, is_polled)
             VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-            ON CONFLICT DO UPDATE SET
-                owner = excluded.owner, is_polled = excluded.is_polled, body = coalesce(excluded.body, body)
-            WHERE owner IN ({_marks(dead)})
+            ON CONFLICT (account, id) DO UPDATE SET
+                owner = excluded.owner, is_polled = excluded.is_polled, body = coalesce(excluded.body, event.body)
+            WHERE event.owner IN ({_marks(dead)})
         """  # noqa: S608 - only question marks
         if db.execute(query, row).rowcount:
             return True
@@ -176,7 +182,7 @@ class Inbox:
         wanted = list(ids)
         query = "SELECT owner FROM event WHERE account = ? AND id = ?"
 
-        def look_up(db: sqlite3.Connection) -> set[str]:
+        def look_up(db: Transaction) -> set[str]:
             dead = set(self._dead_owners(db))
             found = ((one, db.execute(query, (account, one)).fetchone()) for one in wanted)
             return {one for one, row in found if row is not None and row[0] not in dead}
@@ -224,7 +230,7 @@ class Inbox:
             InboxFailed: the file cannot be written.
         """
         query = """
-            UPDATE event SET body = NULL, owner = NULL, is_polled = 0, problem = NULL, is_unread = 0
+            UPDATE event SET body = NULL, owner = NULL, is_polled = FALSE, problem = NULL, is_unread = FALSE
             WHERE account = ? AND id = ?
         """
         await self._do(lambda db: db.execute(query, (event.account, event.id)), is_durable=True)
@@ -236,11 +242,11 @@ class Inbox:
             InboxFailed: the file cannot be written; the messages stay claimed until this process ends.
         """
 
-        def release(db: sqlite3.Connection) -> None:
+        def release(db: Transaction) -> None:
             mine = "account = ? AND is_polled AND owner = ?"
-            db.execute(f"DELETE FROM event WHERE {mine} AND body IS NULL", (account, self._me))  # noqa: S608 - constant
-            query = f"UPDATE event SET owner = NULL, is_polled = 0 WHERE {mine}"  # noqa: S608 - a webhook was told of these
-            db.execute(query, (account, self._me))
+            db.execute(f"DELETE FROM event WHERE {mine} AND body IS NULL", (account, self._storage.owner))  # noqa: S608 - constant
+            query = f"UPDATE event SET owner = NULL, is_polled = FALSE WHERE {mine}"  # noqa: S608 - a webhook was told of these
+            db.execute(query, (account, self._storage.owner))
 
         await self._do(release)
 
@@ -251,7 +257,7 @@ class Inbox:
             InboxFailed: the file cannot be written; the events stay claimed until this process ends.
         """
         query = "UPDATE event SET owner = NULL WHERE account = ? AND id = ? AND owner = ? AND body IS NOT NULL"
-        await self._do(lambda db: db.executemany(query, [(one.account, one.id, self._me) for one in events]))
+        await self._do(lambda db: db.executemany(query, [(one.account, one.id, self._storage.owner) for one in events]))
 
     async def set_aside(self, event: Received, problem: str, *, is_unread: bool = False) -> None:
         """Keep an event that could not be handled or read until :meth:`retry` or :meth:`forget` is called for it.
@@ -299,7 +305,7 @@ class Inbox:
             InboxFailed: the file cannot be written; the events are as they were.
         """
         return await self._decide(
-            "UPDATE event SET problem = NULL, is_unread = 0 WHERE id = ? AND problem IS NOT NULL", ids
+            "UPDATE event SET problem = NULL, is_unread = FALSE WHERE id = ? AND problem IS NOT NULL", ids
         )
 
     async def forget(self, *ids: str) -> int:
@@ -316,7 +322,7 @@ class Inbox:
             InboxFailed: the file cannot be written; the events are as they were.
         """
         return await self._decide(
-            "UPDATE event SET problem = NULL, is_unread = 0, body = NULL WHERE id = ? AND problem IS NOT NULL", ids
+            "UPDATE event SET problem = NULL, is_unread = FALSE, body = NULL WHERE id = ? AND problem IS NOT NULL", ids
         )
 
     async def heard(self) -> dict[str, datetime]:
@@ -337,12 +343,12 @@ class Inbox:
             InboxFailed: the file cannot be read or written; no event was claimed.
         """
 
-        def take(db: sqlite3.Connection) -> list[Received]:
+        def take(db: Transaction) -> list[Received]:
             dead = self._dead_owners(db)
             of_nobody = f"body IS NOT NULL AND problem IS NULL AND (owner IS NULL OR owner IN ({_marks(dead)}))"
             query = f"SELECT account, id, body FROM event WHERE {of_nobody} ORDER BY kept_at, length(id), id"  # noqa: S608 - as above
             taken = db.execute(query, dead).fetchall()
-            db.execute(f"UPDATE event SET owner = ? WHERE {of_nobody}", (self._me, *dead))  # noqa: S608 - as above
+            db.execute(f"UPDATE event SET owner = ? WHERE {of_nobody}", (self._storage.owner, *dead))  # noqa: S608 - as above
             return [Received(*row) for row in taken]
 
         return await self._do(take)
@@ -371,11 +377,11 @@ class Inbox:
             InboxFailed: the file cannot be written.
         """
 
-        def note(db: sqlite3.Connection) -> None:
+        def note(db: Transaction) -> None:
             query = "SELECT min(kept_at) FROM event WHERE account = ? AND is_polled AND owner IS NOT NULL"
             (in_hand,) = db.execute(query, (account,)).fetchone()
             reached = until if in_hand is None else min(until, in_hand)
-            db.execute("INSERT OR REPLACE INTO polled VALUES (?, ?, ?)", (account, reached, since))
+            db.execute(_POLLED, (account, reached, since))
 
         await self._do(note, is_durable=True)
 
@@ -384,11 +390,8 @@ class Inbox:
         if self._is_closed:
             return
         self._is_closed = True
-        await self._file.close()
-        if self._memory is not None:
-            self._memory.close()
-        if self._owner is not None:
-            self._owner.release()
+        await self._storage.close()
+        self._storage.release()
 
     async def __aenter__(self) -> Self:
         try:
@@ -417,51 +420,33 @@ class Inbox:
             raise InvalidInput(parameter="ids", problem="must be the ids of events that were set aside")
         return await self._do(lambda db: sum(db.execute(query, (one,)).rowcount for one in ids), is_durable=True)
 
-    def _dead_owners(self, db: sqlite3.Connection) -> list[str]:
+    def _dead_owners(self, db: Transaction) -> list[str]:
         """Return the owners of claimed events whose process has ended."""
-        query = "SELECT min(owner) FROM event WHERE owner >= ?"
         owners: list[str] = []
-        while (owner := db.execute(query, (f"{owners[-1]}\0" if owners else "",)).fetchone()[0]) is not None:
+        (owner,) = db.execute("SELECT min(owner) FROM event WHERE owner IS NOT NULL").fetchone()
+        while owner is not None:
             owners.append(owner)  # so that of each owner one row is looked at
-        return [owner for owner in owners if owner != self._me and self._is_dead(owner)]
-
-    @property
-    def _me(self) -> str:
-        return _NAME_IN_MEMORY if self._owner is None else self._owner.name
-
-    def _is_dead(self, owner: str) -> bool:
-        return self._owner is not None and self._owner.is_dead(owner)
+            (owner,) = db.execute("SELECT min(owner) FROM event WHERE owner > ?", (owner,)).fetchone()
+        return [owner for owner in owners if owner != self._storage.owner and self._storage.is_dead(db, owner)]
 
     @quiet
-    async def _do(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
+    async def _do(self, work: Callable[[Transaction], T], *, is_durable: bool = False) -> T:
         if self._is_closed:
-            raise InboxFailed(path=str(self._path or "(memory)"), problem="it is closed")
-        if self._memory is not None:
-            return work(self._memory)
+            raise InboxFailed(path=self._storage.address, problem="it is closed")
         if self._forks != forks():  # what was opened is the parent's
             self._forks = forks()
-            self._file.leave_behind()
-        file, owner = self._file, self._owner
+            self._storage.leave_behind()
 
-        def change(db: sqlite3.Connection) -> T:
-            if owner is not None:
-                owner.acquire()  # which asks the disk, too
-            return work(_lenient(db))
+        def change(transaction: Transaction) -> T:
+            self._storage.stay_alive(transaction)  # which asks the disk, too
+            return work(transaction)
 
         try:
-            return await asyncio.shield(file.change(change, is_durable=is_durable))  # who gives up does not undo it
-        except FileTrouble as trouble:
-            raise InboxFailed(path=str(self._path), problem=trouble.problem) from None
-
-
-def _lenient(db: sqlite3.Connection) -> sqlite3.Connection:
-    """Let `db` give out texts that are not UTF-8, with marks in them: one of these must not hide the others."""
-    db.text_factory = _text
-    return db
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
+            return await asyncio.shield(
+                self._storage.change(change, is_durable=is_durable)
+            )  # who gives up does not undo it
+        except StorageTrouble as trouble:
+            raise InboxFailed(path=self._storage.address, problem=trouble.problem) from None
 
 
 def _moment(at: Any) -> datetime:
@@ -473,7 +458,7 @@ def _moment(at: Any) -> datetime:
 
 
 def _marks(values: Sequence[str]) -> str:
-    return ", ".join("?" * len(values))
+    return ", ".join("?" * len(values)) or "NULL"
 
 
 def checked_inbox(inbox: Inbox | None) -> Inbox | None:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from twdm_async.quota.store.contract import QuotaStore
     from twdm_async.quota.store.memory import MemoryQuotaStore
     from twdm_async.quota.store.redis import RedisQuotaStore
-    from twdm_async.quota.store.sqlite import SQLiteQuotaStore
+    from twdm_async.quota.store.tables import PostgresQuotaStore, SQLiteQuotaStore
 else:
     __getattr__, __dir__ = lazily(
         __name__,
@@ -16,8 +16,8 @@ else:
             "contract": ["QuotaStore"],
             "memory": ["MemoryQuotaStore"],
             "redis": ["RedisQuotaStore"],
-            "sqlite": ["SQLiteQuotaStore"],
+            "tables": ["PostgresQuotaStore", "SQLiteQuotaStore"],
         },
     )
 
-__all__ = ["MemoryQuotaStore", "QuotaStore", "RedisQuotaStore", "SQLiteQuotaStore"]
+__all__ = ["MemoryQuotaStore", "PostgresQuotaStore", "QuotaStore", "RedisQuotaStore", "SQLiteQuotaStore"]

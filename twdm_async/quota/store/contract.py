@@ -19,8 +19,6 @@ from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.operations import Settle
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from twdm_async.quota.operations import Answer, Note, Recipient, Slot, Take, Terms
     from twdm_async.quota.standing import Standing
 
@@ -107,7 +105,7 @@ class QuotaStore(ABC):
         Raises:
             InvalidInput: there is no store of this kind, or it needs an extra that is not installed.
         """
-        for name in ("memory", "sqlite", "redis"):  # each names its schemes when it is imported
+        for name in ("memory", "tables", "redis"):  # each names its schemes when it is imported
             importlib.import_module(f"twdm_async.quota.store.{name}")
         scheme = url.partition("://")[0] if isinstance(url, str) else ""
         store = QuotaStore._schemes.get(scheme)
@@ -122,8 +120,8 @@ class QuotaStore(ABC):
         """Open the store at `url`, whose scheme is one of its own."""
         raise NotImplementedError
 
-    def shares(self, path: Path) -> bool:  # noqa: ARG002 - most have no file
-        """Tell whether the tables at `path` live in this store's own file, so that intents are written with slots."""
+    def shares(self, place: object) -> bool:  # noqa: ARG002 - most have no tables
+        """Tell whether this store's tables are at `place`, so that intents are written with slots."""
         return False
 
     # fmt: off

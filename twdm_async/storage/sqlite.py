@@ -2,38 +2,31 @@
 
 It is a SQLite database with a write-ahead log, for its owner alone, and made whole before it has its name. It is never
 begun anew where it was damaged, emptied, replaced, or made by a newer version: that is an error. So it is where its log
-was removed while somebody used it, since what was written last is in the log. All that waits for the disk runs in a
-thread of its own.
-
-What is to be changed while a transaction runs is changed in the next one, all together: a disk takes some thousand
-transactions a second at best, and each of them takes any number of changes. Each change succeeds or fails by itself. If
-the transaction fails (the disk is full, say), none is kept, and each is tried once more in one of its own.
+was removed while somebody used it, since what was written last is in the log.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import queue
 import secrets
 import sqlite3
 import stat
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakSet
 
-from attrs import frozen
-
 from twdm_async.errors import InvalidInput
+from twdm_async.storage.contract import Schema, Storage, StorageTrouble, Transaction
+from twdm_async.storage.owners import Lock, Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
+
+    from twdm_async._clock import Clock
 
 T = TypeVar("T")
 
@@ -46,52 +39,6 @@ _PATIENCE: Final = 0.1  # seconds to wait for readers that keep a log of that si
 _MOST_PATIENCE: Final = 5.0  # seconds, for one that has grown much larger
 _NEXT_TRY: Final = 1.0  # seconds until that is tried again
 _FORMAT: Final = 5  # of the file; up to the fourth, the packages that share it had one version together
-
-
-@frozen
-class Schema:
-    """The tables of one package in a file that several may share.
-
-    Args:
-        package: its name.
-        steps: what makes each version of the tables out of the one before, the first of them out of nothing: statements
-            of SQL, or a function that gets the database.
-        earlier: which version of the tables the files of format 1, 2, 3 and 4 have.
-    """
-
-    package: str
-    steps: tuple[str | Callable[[sqlite3.Connection], None], ...]
-    earlier: tuple[int, int, int, int]
-
-    def version(self, db: sqlite3.Connection) -> int:
-        """Return the version of the tables in `db`."""
-        found = db.execute("SELECT version FROM schema WHERE package = ?", (self.package,)).fetchone()
-        if found is not None:
-            return int(found[0])
-        earlier = db.execute("SELECT version FROM schema WHERE package = 'file'").fetchone()
-        return self.earlier[int(earlier[0]) - 1] if earlier else 0
-
-    def migrate(self, db: sqlite3.Connection) -> None:
-        """Bring the tables up to date, within a transaction."""
-        for step in self.steps[self.version(db) :]:
-            if isinstance(step, str):
-                for statement in step.split(";"):
-                    db.execute(statement)
-            else:
-                step(db)
-        db.execute("INSERT OR REPLACE INTO schema VALUES (?, ?)", (self.package, len(self.steps)))
-
-
-class FileTrouble(Exception):
-    """The file could not be read or written, or is not to be trusted.
-
-    Args:
-        problem: what is wrong, and what to do about it.
-    """
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem)
-        self.problem = problem
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:
@@ -109,35 +56,34 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     return Path(path).resolve()  # SQLite's log lies beside the file itself, and so must all else
 
 
-class _Change(Generic[T]):
-    """What is to be done in a transaction, and what came of it.
+class _FileTransaction(Transaction):
+    """A transaction in a file.
 
     Args:
-        work: gets the database. It may be done more than once, and counts once.
-        is_durable: whether it must be on the disk then.
+        db: within the transaction.
+        clock: of this machine, which has the only processes that use the file.
     """
 
-    def __init__(self, work: Callable[[sqlite3.Connection], T], is_durable: bool) -> None:
-        self.work = work
-        self.is_durable = is_durable
-        self.is_made = False
-        self.result: Any = None
-        self.error: BaseException | None = None
+    def __init__(self, db: sqlite3.Connection, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
 
-    def make(self, db: sqlite3.Connection) -> None:
-        """Make it, within a transaction that others share. If it fails, nothing of it is kept."""
-        db.execute("SAVEPOINT change")
-        try:
-            self.result, self.error = self.work(db), None
-        except sqlite3.Error:  # of the file, so of all
-            raise
-        except Exception as error:  # noqa: BLE001 - it is raised again where it is waited for
-            self.error = error
-            db.execute("ROLLBACK TO change")
-        db.execute("RELEASE change")
+    @property
+    def wall(self) -> float:
+        return self._clock.wall()
+
+    @property
+    def uptime(self) -> float:
+        return self._clock.uptime()
+
+    def execute(self, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        return self._db.execute(query, values)
+
+    def executemany(self, query: str, rows: Iterable[Sequence[Any]]) -> None:
+        self._db.executemany(query, rows)
 
 
-class StateFile:
+class StateFile(Storage):
     """The file at `path`. It is made when it is first used; its folder must be there.
 
     Args:
@@ -145,162 +91,100 @@ class StateFile:
         schema: the tables that are used in it.
         content: what these keep, in words.
         advice: what to do if it cannot be read any more.
+        clock: this machine's.
     """
 
-    def __init__(self, path: Path, schema: Schema, content: str, advice: str) -> None:
+    error = sqlite3.Error
+
+    def __init__(self, path: Path, schema: Schema, content: str, advice: str, clock: Clock) -> None:
+        super().__init__(schema, content, advice, clock)
         self._path = path
-        self._schema = schema
-        self._content = content
-        self._if_bad = advice
+        self._owner = Owner(path)
+        self._turns: dict[str, Lock] = {}
         self._db: sqlite3.Connection | None = None
         self._inodes: tuple[int | None, ...] = ()
         self._log_tried_at = -_NEXT_TRY
-        self._thread: _Thread | None = None
-        self._changes: deque[_Change[Any]] = deque()
         self._in_use = threading.Lock()  # while its database is
         _files.add(self)
 
-    async def run(self, job: Callable[[], T]) -> T:
-        """Do `job` in the file's thread, after all that was asked for before, and return what it returns."""
-        return await self.submit(job)
+    @property
+    def address(self) -> str:
+        return str(self._path)
 
-    def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
-        """Do `job` in the file's thread, as :meth:`run` does, and go on meanwhile."""
-        if self._thread is None:
-            self._thread = _Thread()
-        return self._thread.submit(job)
-
-    async def change(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
-        """Do `work` in the file's thread, in a transaction that the changes of this moment share.
-
-        Args:
-            work: gets the database. It may be done more than once, and counts once.
-            is_durable: whether it must be on the disk when this returns, and not only safe from a crash of processes.
-
-        Raises:
-            FileTrouble: nothing was changed.
-        """
-        change = _Change(work, is_durable)
-        self._changes.append(change)
-        return await self.run(partial(self._make, change))
-
-    def _make(self, change: _Change[T]) -> T:
-        """Make all changes that are to be made now, and return what came of this one."""
-        if not change.is_made:
-            together: list[_Change[Any]] = []
-            with contextlib.suppress(IndexError):  # the loop goes on adding some
-                while True:
-                    together.append(self._changes.popleft())
-            self._make_together(together)
-        if change.error is not None:
-            raise change.error
-        result: T = change.result
-        return result
-
-    def _make_together(self, together: Sequence[_Change[Any]]) -> None:
-        def make_all(db: sqlite3.Connection) -> None:
-            for change in together:
-                change.make(db)
-
-        try:
-            self.transact(make_all, is_durable=any(change.is_durable for change in together))
-        except FileTrouble as trouble:
-            if len(together) == 1:
-                together[0].is_made, together[0].error = True, trouble
-            else:
-                for change in together:
-                    self._make_together([change])
-        except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
-            for change in together:
-                change.is_made, change.error = True, error
-        else:
-            for change in together:
-                change.is_made = True
-
-    def put(self, job: Callable[[], None]) -> None:
-        """Do `job` in the file's thread, some time; it must not raise."""
-        if self._thread is None:
-            self._thread = _Thread()
-        self._thread.put(job)
-
-    def transact(
-        self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = False, only_reads: bool = False
-    ) -> T:
-        """Do `work` in one transaction. To be called in the file's thread.
-
-        Args:
-            work: gets the database.
-            is_durable: whether it must be on the disk when this returns, and not only safe from a crash of processes.
-            only_reads: whether it changes nothing.
-
-        Raises:
-            FileTrouble: nothing was changed.
-        """
+    def transact(self, work: Callable[[Transaction], T], *, is_durable: bool = False, only_reads: bool = False) -> T:
         with self._in_use:
             return self._transact(work, is_durable=is_durable, only_reads=only_reads)
 
-    def _transact(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool, only_reads: bool) -> T:
+    def _transact(self, work: Callable[[Transaction], T], *, is_durable: bool, only_reads: bool) -> T:
         try:
             db = self._connected()
             db.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
             with _transaction(db, "DEFERRED" if only_reads else "IMMEDIATE"):
-                done = work(db)
+                done = work(_FileTransaction(db, self._clock))
             if not only_reads:
                 self._bound_log(db)
         except sqlite3.Error as error:
-            self.disconnect()
-            raise FileTrouble(self._advice(error)) from None
+            self._disconnect()
+            raise StorageTrouble(self._advice(error)) from None
         except OSError as error:
             problem = f"{error.strerror or error}; see that the folder exists and can be written to"
-            raise FileTrouble(problem) from None
+            raise StorageTrouble(problem) from None
         return done
 
     def version(self) -> int:
-        """A number that differs from that of the last time if another connection has changed something. To be called in
-        the file's thread.
-        """
         with self._in_use, contextlib.suppress(sqlite3.Error):  # whoever uses it next will hear of it
             if self._db is not None:
                 return int(self._db.execute("PRAGMA data_version").fetchone()[0])
         return 0
 
-    def sync_soon(self) -> None:
-        """Have what was written forced to the disk."""
-        if self._thread is not None:
-            self._thread.put(self._sync)
+    @property
+    def owner(self) -> str:
+        return self._owner.name
 
-    def leave_behind(self) -> None:
-        """This process was forked off the one that opened it: begin anew, and leave what was opened to that one."""
-        self._thread = None  # no thread comes along, and the database was closed before
-        self._changes.clear()  # it makes these
+    def stay_alive(self, _: Transaction) -> None:
+        self._owner.acquire()
+
+    def is_dead(self, _: Transaction, owner: str) -> bool:
+        return self._owner.is_dead(owner)
+
+    def sweep(self, _: Transaction) -> None:
+        self._owner.sweep()
+
+    def take_turn(self, _: Transaction, name: str) -> bool:
+        if name not in self._turns:
+            self._turns[name] = Lock(self._path.with_name(f"{self._path.name}.{name}.lock"))
+        return self._turns[name].take()
+
+    def end_turn(self, name: str) -> None:
+        if name in self._turns:
+            self._turns[name].release(remove=False)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._owner.is_held
+
+    def release(self) -> None:
+        self._owner.release()
 
     def pause(self) -> None:
         """Close the database, and let nobody use it until :meth:`go_on`."""
         self._in_use.acquire()
-        self.disconnect()
+        self._disconnect()
 
     def go_on(self) -> None:
         """End a pause."""
         self._in_use.release()
 
-    async def close(self) -> None:
-        """Let go of it, after all that was asked for before."""
-        if self._thread is not None:
-            thread, self._thread = self._thread, None
-            await thread.submit(self._end)
-            thread.end()
-
-    def _end(self) -> None:
-        with self._in_use:
-            self.disconnect()
-
     def disconnect(self) -> None:
-        """Close the connection; the next use opens another one."""
+        with self._in_use:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._db is not None:
             self._db.close()
             self._db = None
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
         with self._in_use, contextlib.suppress(sqlite3.Error):  # whoever writes next will hear of it
             if self._db is not None:
                 self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
@@ -313,7 +197,7 @@ class StateFile:
             self._db = self._open()
             self._inodes = self._found()
         elif self._found() != self._inodes:
-            raise FileTrouble(
+            raise StorageTrouble(
                 f"it, or its -wal or -shm, was removed, replaced or emptied while it was in use, so {self._content} is "
                 "not known; end the processes that use it, and put it back"
             )
@@ -350,7 +234,7 @@ class StateFile:
         """See that there is no log of a file that is gone."""
         left = [part.name for part in self._parts[1:] if part.exists()]
         if left and not self._path.exists():  # else somebody has just made it
-            raise FileTrouble(
+            raise StorageTrouble(
                 f"{' and '.join(left)} lie there without it, so {self._content} is not known: {self._if_bad}"
             )
 
@@ -378,22 +262,24 @@ class StateFile:
                     f"its folder has no hard links ({error.strerror}), as some that are shared over a network; "
                     "move it to a disk of this machine"
                 )
-                raise FileTrouble(problem) from None
+                raise StorageTrouble(problem) from None
 
     def _open(self) -> sqlite3.Connection:
         details = self._path.stat()
         if not stat.S_ISREG(details.st_mode) or details.st_size == 0:
-            raise FileTrouble(
+            raise StorageTrouble(
                 f"it is {'empty' if stat.S_ISREG(details.st_mode) else 'no file'}; {self._not_to_be_trusted}"
             )
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             needed = ".".join(map(str, _OLDEST_SQLITE))
-            raise FileTrouble(f"this Python comes with SQLite {sqlite3.sqlite_version}, and {needed} is needed")
+            raise StorageTrouble(f"this Python comes with SQLite {sqlite3.sqlite_version}, and {needed} is needed")
         self._check_is_ours()
         if details.st_mode & 0o077 and details.st_uid == _user():
             self._path.chmod(0o600)
         self._check_log()
         db = sqlite3.connect(self._path, isolation_level=None, timeout=_BUSY, check_same_thread=False)
+        if self._schema.is_lenient:
+            db.text_factory = _lenient
         try:
             self._prepare(db)
         except BaseException:
@@ -409,14 +295,14 @@ class StateFile:
             db.execute("PRAGMA writable_schema = ON")
             (application,) = db.execute("PRAGMA application_id").fetchone()
         if application != _APPLICATION:
-            raise FileTrouble(f"it is no file of this library; {self._not_to_be_trusted}")
+            raise StorageTrouble(f"it is no file of this library; {self._not_to_be_trusted}")
 
     def _check_log(self) -> None:
         """See that the log is there if somebody uses the file: what was written last is in it."""
         deadline = time.monotonic() + _BUSY
         while None in map(_inode_if_any, self._parts) and not self._is_unused():
             if time.monotonic() > deadline:
-                raise FileTrouble(
+                raise StorageTrouble(
                     f"its -wal or -shm was removed while others use it, so {self._content} is not known; "
                     "end those others first"
                 )
@@ -425,7 +311,7 @@ class StateFile:
         # Whoever ends to use it removes the log last, so the other one is never there alone.
         first = _inode_if_any(shared)
         if first is not None and _inode_if_any(log) is None and _inode_if_any(shared) == first:
-            raise FileTrouble(f"its -wal was removed, so {self._content} is not known: {self._if_bad}")
+            raise StorageTrouble(f"its -wal was removed, so {self._content} is not known: {self._if_bad}")
 
     def _is_unused(self) -> bool:
         """Return whether nobody uses the file. Whoever does has a lock on it, so nobody else can have it alone."""
@@ -443,13 +329,13 @@ class StateFile:
         if _format(db) < _FORMAT:
             with _transaction(db, "IMMEDIATE"):
                 _bring_up_to_date(db)
-        schema, version = self._schema, self._schema.version(db) if _format(db) == _FORMAT else -1
+        schema, version = self._schema, _version(db, self._schema) if _format(db) == _FORMAT else -1
         if not 0 <= version <= len(schema.steps):
             made = f"format {_format(db)}, {schema.package} {version}" if version >= 0 else f"format {_format(db)}"
-            raise FileTrouble(f"a newer version of this library made it ({made}); use that one, or later")
+            raise StorageTrouble(f"a newer version of this library made it ({made}); use that one, or later")
         if version < len(schema.steps):
             with _transaction(db, "IMMEDIATE"):
-                schema.migrate(db)
+                _migrate(db, schema)
 
     @property
     def _not_to_be_trusted(self) -> str:
@@ -493,11 +379,56 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_close_all, after_in_parent=_go_on, after_in_child=_go_on)
 
 
-def in_memory(schema: Schema) -> sqlite3.Connection:
-    """Make a database like the file's, which is forgotten when it is closed."""
-    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    _prepare_new(db, schema)
-    return db
+class InMemory(Storage):
+    """Tables like the file's in this process' memory, which are forgotten when it is closed. Nothing of it waits, so
+    all is done at once, in the loop.
+    """
+
+    error = sqlite3.Error
+    owner = "this process"
+    is_alive = False
+    address = "(memory)"
+
+    def __init__(self, schema: Schema, clock: Clock) -> None:
+        super().__init__(schema, "", "", clock)
+        self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        _prepare_new(self._db, schema)
+
+    def transact(self, work: Callable[[Transaction], T], *, is_durable: bool = False, only_reads: bool = False) -> T:  # noqa: ARG002
+        with _transaction(self._db, "IMMEDIATE"):
+            return work(_FileTransaction(self._db, self._clock))
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        return self.transact(work)
+
+    async def change(self, work: Callable[[Transaction], T], *, is_durable: bool = False) -> T:  # noqa: ARG002
+        return self.transact(work)
+
+    def version(self) -> int:
+        return 0
+
+    def stay_alive(self, _: Transaction) -> None: ...
+
+    def is_dead(self, _: Transaction, owner: str) -> bool:  # noqa: ARG002
+        return False
+
+    def sweep(self, _: Transaction) -> None: ...
+
+    def take_turn(self, _: Transaction, name: str) -> bool:  # noqa: ARG002
+        return True
+
+    def end_turn(self, name: str) -> None: ...
+
+    def release(self) -> None: ...
+
+    def disconnect(self) -> None: ...
+
+    async def close(self) -> None:
+        self._db.close()
+
+
+def _lenient(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
 
 
 def _user() -> int:
@@ -526,7 +457,7 @@ def _format(db: sqlite3.Connection) -> int:
 def _prepare_new(db: sqlite3.Connection, schema: Schema) -> None:
     with _transaction(db, "IMMEDIATE"):
         _bring_up_to_date(db)
-        schema.migrate(db)
+        _migrate(db, schema)
 
 
 def _bring_up_to_date(db: sqlite3.Connection) -> None:
@@ -539,6 +470,25 @@ def _bring_up_to_date(db: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA user_version = {_FORMAT}")
 
 
+def _version(db: sqlite3.Connection, schema: Schema) -> int:
+    """Return the version of the package's tables."""
+    found = db.execute("SELECT version FROM schema WHERE package = ?", (schema.package,)).fetchone()
+    if found is not None:
+        return int(found[0])
+    earlier = db.execute("SELECT version FROM schema WHERE package = 'file'").fetchone()
+    return schema.earlier[int(earlier[0]) - 1] if earlier else 0
+
+
+def _migrate(db: sqlite3.Connection, schema: Schema) -> None:
+    """Bring the package's tables up to date, within a transaction."""
+    for number in range(_version(db, schema), len(schema.steps)):
+        for statement in schema.steps[number].split(";"):
+            db.execute(statement)
+        if number in schema.upgrades:
+            schema.upgrades[number](db)
+    db.execute("INSERT OR REPLACE INTO schema VALUES (?, ?)", (schema.package, len(schema.steps)))
+
+
 @contextlib.contextmanager
 def _transaction(db: sqlite3.Connection, kind: str) -> Generator[None]:
     db.execute(f"BEGIN {kind}")
@@ -549,41 +499,3 @@ def _transaction(db: sqlite3.Connection, kind: str) -> Generator[None]:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
-
-
-class _Thread:
-    """Does one thing after the other, off the loop. Ends with the process."""
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="twdm_async state file", daemon=True).start()
-
-    def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
-        """Do `job`; the future gets what it returns or raises."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
-
-        def work() -> None:
-            try:
-                result = job()
-            except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
-                outcome: Callable[[], None] = partial(answer.set_exception, error)
-            else:
-                outcome = partial(answer.set_result, result)
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
-                loop.call_soon_threadsafe(lambda: None if answer.done() else outcome())
-
-        self._jobs.put(work)
-        return answer
-
-    def put(self, job: Callable[[], None]) -> None:
-        """Do `job` some time; it must not raise."""
-        self._jobs.put(job)
-
-    def end(self) -> None:
-        """After what was put so far, do nothing more."""
-        self._jobs.put(None)
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()

@@ -1,47 +1,47 @@
-"""An outbox' file, as all parts of an outbox use it: one transaction at a time, and a bell for those who wait."""
+"""Where an outbox keeps its messages, for all its parts: transactions over rows, and a bell for those who wait."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from twdm_async._quiet import mistake
 from twdm_async.errors import OutboxFailed, TwdmError
-from twdm_async.outbox.rows import SCHEMA, Rows
-from twdm_async.state_file import FileTrouble, StateFile
+from twdm_async.outbox.rows import Rows
+from twdm_async.storage.contract import StorageTrouble
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable
-    from pathlib import Path
 
     from twdm_async._clock import Clock
+    from twdm_async.storage.contract import Storage, Transaction
 
 T = TypeVar("T")
 
 
-class Storage:
-    """The messages of `account` in the file at `path`.
+class Messages:
+    """The messages of `account`.
 
     Args:
-        path: absolute.
+        storage: where they are.
         account: whose messages.
-        clock: where time comes from.
+        clock: this machine's.
     """
 
-    def __init__(self, path: Path, account: str, clock: Clock) -> None:
-        self.path = path
+    def __init__(self, storage: Storage, account: str, clock: Clock) -> None:
+        self.storage = storage
         self._account = account
         self._clock = clock
-        self._file = StateFile(
-            path, SCHEMA, "what is to be sent", "put it back, or move it away and put the messages again"
-        )
         self._is_closed = False
         self._version = 0
         self.news = asyncio.Event()
         """Set, and replaced by another one, when something has changed."""
+
+    @property
+    def owner(self) -> str:
+        """The name under which this process works on messages."""
+        return self.storage.owner
 
     async def do(self, work: Callable[[Rows], T], *, is_durable: bool = False, only_reads: bool = False) -> T:
         """Do `work` in one transaction.
@@ -52,35 +52,50 @@ class Storage:
             only_reads: whether it changes nothing.
 
         Raises:
-            OutboxFailed: nothing was changed.
+            OutboxFailed: nothing was changed, unless it says so.
         """
         if self._is_closed:
-            raise OutboxFailed(path=str(self.path), problem="it is closed")
-
-        def with_rows(db: sqlite3.Connection) -> T:
-            return work(Rows(db, self._account, self._clock.wall()))
-
+            raise OutboxFailed(path=self.storage.address, problem="it is closed")
         try:
             if only_reads:
-                return await self._file.run(partial(self._file.transact, with_rows, only_reads=True))
-            return await self._file.change(with_rows, is_durable=is_durable)
-        except FileTrouble as trouble:
-            problem: TwdmError = OutboxFailed(path=str(self.path), problem=trouble.problem)
+                return await self.storage.read(self._with_rows(work))
+            return await self.storage.change(self._with_rows(work), is_durable=is_durable)
+        except StorageTrouble as trouble:
+            problem: TwdmError = OutboxFailed(path=self.storage.address, problem=trouble.problem)
         except Exception as error:  # noqa: BLE001 - nobody could have expected it
             problem = mistake(error)
         raise problem
 
     def do_soon(self, work: Callable[[Rows], object], then: Callable[[], object]) -> None:
-        """Do `work` in one transaction without waiting for it, and `then` if it was done. Both run in the file's
+        """Do `work` in one transaction without waiting for it, and `then` if it was done. Both run in the storage's
         thread, also if the loop ends.
         """
 
         def job() -> None:
             with contextlib.suppress(Exception):  # who needs it does it again
-                self._file.transact(lambda db: work(Rows(db, self._account, self._clock.wall())), is_durable=True)
+                self.storage.transact(self._with_rows(work), is_durable=True)
                 then()
 
-        self._file.put(job)
+        self.storage.put(job)
+
+    async def stay_alive(self) -> None:
+        """See that the others know that this process lives.
+
+        Raises:
+            OutboxFailed: they cannot know it.
+        """
+        await self.do(lambda rows: self.storage.stay_alive(rows.transaction))
+
+    async def take_turn(self, name: str) -> bool:
+        """Be the only one of all processes who does what is called `name`, if nobody else does it now."""
+        return await self.do(lambda rows: self.storage.take_turn(rows.transaction, name))
+
+    async def sweep(self) -> None:
+        """Remove what processes left behind that have ended."""
+        await self.do(lambda rows: self.storage.sweep(rows.transaction))
+
+    def _with_rows(self, work: Callable[[Rows], T]) -> Callable[[Transaction], T]:
+        return lambda transaction: work(Rows(transaction, self._account))
 
     def tell(self) -> None:
         """Something has changed: wake those who wait for news."""
@@ -97,16 +112,16 @@ class Storage:
         told_at = self._clock.monotonic()
         while True:
             await asyncio.sleep(every)
-            version = await self._file.run(self._file.version)
+            version = await self.storage.submit(self.storage.version)
             if version != self._version or self._clock.monotonic() - told_at >= at_least_every:
                 self._version, told_at = version, self._clock.monotonic()
                 self.tell()
 
     async def close(self) -> None:
-        """Let go of the file."""
+        """Let go of them."""
         self._is_closed = True
         self.tell()
-        await self._file.close()
+        await self.storage.close()
 
 
 async def woken(news: asyncio.Event, within: float) -> None:

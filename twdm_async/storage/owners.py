@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from twdm_async._forks import forks
-from twdm_async.state_file import FileTrouble
+from twdm_async.storage.contract import StorageTrouble
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,10 +66,10 @@ class Lock:
 
         Raises:
             FileNotFoundError: the file is missing, and `is_made` is false.
-            FileTrouble: this system has no ``flock()``.
+            StorageTrouble: this system has no ``flock()``.
         """
         if _fcntl is None:
-            raise FileTrouble("outboxes and inboxes in files need flock(), which this system does not have")
+            raise StorageTrouble("outboxes and inboxes in files need flock(), which this system does not have")
         while self._descriptor is None:
             descriptor = os.open(self.path, os.O_RDWR | (os.O_CREAT if is_made else 0), 0o600)
             try:
@@ -123,7 +123,7 @@ class Owner:
         """Hold the lock, so that nobody takes over this owner's work; after a fork, under a new name.
 
         Raises:
-            FileTrouble: files cannot be created or locked in the folder, or the lock's file was removed while in use.
+            StorageTrouble: files cannot be created or locked in the folder, or the lock's file was removed.
         """
         try:
             if self._forks != forks():  # what was held is the parent's, and its name, too
@@ -134,7 +134,7 @@ class Owner:
                 self._take()
         except OSError as error:
             advice = "see that its folder exists, and that files can be made and locked there"
-            raise FileTrouble(f"{error.strerror or error}; {advice}") from None
+            raise StorageTrouble(f"{error.strerror or error}; {advice}") from None
 
     def _begin(self) -> None:
         self.name = secrets.token_hex(8)
@@ -143,7 +143,7 @@ class Owner:
 
     def _check_place(self) -> None:
         if not self._lock.is_in_place():
-            raise FileTrouble(
+            raise StorageTrouble(
                 f"{self._lock.path.name} beside it was removed while it was in use, so others may have taken over what "
                 "this process does; start it anew, and let nothing clean up there"
             )
@@ -154,10 +154,10 @@ class Owner:
                 break
             time.sleep(_PAUSE)  # somebody is just looking whether it is held
         else:
-            raise FileTrouble(f"somebody has held {self._lock.path.name} beside it for {_TRIES * _PAUSE:g} s")
+            raise StorageTrouble(f"somebody has held {self._lock.path.name} beside it for {_TRIES * _PAUSE:g} s")
         if not self._lock.is_exclusive():
             self._lock.release(remove=True)
-            raise FileTrouble(
+            raise StorageTrouble(
                 "locks do not hold in its folder, as in some that are shared over a network or between containers; "
                 "move it to a disk of this machine"
             )
