@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets as secrets_module
 import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import redis_server, secrets
+from tests import postgres_server, redis_server, secrets
 from tests.forked import ForkServer
 from tests.pictures import PNG
+from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
-from twdm_async import Client, QuotaTable
+from twdm_async import Client, PostgresDatabase, QuotaTable
+from twdm_async.database import install
 from twdm_async.sandbox import Sandbox
 from twdm_async.storage.sqlite import StateFile
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 
 secrets.watch()
@@ -76,6 +80,31 @@ def redis_url(redis_program: str) -> Iterator[str]:
     """The address of a Redis server of this test run."""
     with RedisServer(redis_program) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def postgres_programs() -> Path:
+    """The folder of a PostgreSQL server's programs. Without one, what needs it is skipped; unless it must not be."""
+    programs = postgres_server.find()
+    if programs is None:
+        assert not os.environ.get("CI"), "these tests may not be skipped here: install postgresql"
+        pytest.skip("there is no PostgreSQL server on PATH, and not Debian's either")
+    return programs
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_programs: Path) -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this test run."""
+    with PostgresServer(postgres_programs) as server:
+        yield server
+
+
+@pytest.fixture
+async def database(postgres: PostgresServer) -> PostgresDatabase:
+    """A database of its own, with the tables made."""
+    database = PostgresDatabase(postgres.url, schema=f"test_{secrets_module.token_hex(6)}", lease=3.0)
+    await install(database)
+    return database
 
 
 @pytest.fixture(scope="session")

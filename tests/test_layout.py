@@ -50,6 +50,7 @@ FLOORS: Final = {
     "agent": 6,
     "outbox": 7,
     "webhooks": 7,
+    "database": 7,
     "cli": 7.5,
     "sandbox": 6.5,
 }

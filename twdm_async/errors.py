@@ -277,6 +277,22 @@ class OutboxFailed(TwdmError):
         return f"outbox {self.path}: {self.problem}"
 
 
+@define(kw_only=True, slots=False, eq=False, str=False)
+class DatabaseFailed(TwdmError):
+    """The tables in a PostgreSQL database could not be made, changed or looked after. They are as they were.
+
+    Args:
+        address: of the database, without user and password.
+        problem: what is wrong, and what to do about it.
+    """
+
+    address: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"database {self.address}: {self.problem}"
+
+
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class InboxFailed(TwdmError):
     """The file in which received events are kept could not be read or written. Nothing was handled.

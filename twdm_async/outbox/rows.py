@@ -257,10 +257,9 @@ class Rows:
 
     def _next(self, priority: Priority, after: str, avoided: Collection[str], *, is_probe: bool) -> Any:
         columns = "id, key, recipient_id, custom_profile_id, payload, lane, not_after, tries"
-        ready = (
-            f"account = ? AND priority = ? AND {_TO_SEND} AND not_before NOT BETWEEN ? AND ? "
-            f"AND recipient_id NOT IN ({', '.join('?' * len(avoided))})"
-        )
+        ready = f"account = ? AND priority = ? AND {_TO_SEND} AND not_before NOT BETWEEN ? AND ?"
+        if avoided:
+            ready += f" AND recipient_id NOT IN ({', '.join('?' * len(avoided))})"
         facts = (self._account, int(priority), self._wall + 1e-6, self._wall + _LONGEST_WAIT, *avoided)
         if is_probe:
             any_one = f"SELECT recipient_id FROM message WHERE {ready} ORDER BY random() LIMIT 1"  # noqa: S608 - constants
@@ -289,13 +288,15 @@ class Rows:
 
     def end(self, row: int, state: State, *, message_id: str | None = None, error: str | None = None) -> None:
         """It has come to an outcome."""
-        self.transaction.execute(
-            "INSERT INTO outcome VALUES (?, 1) ON CONFLICT DO UPDATE SET last = last + 1", (self._account,)
+        query = (
+            "INSERT INTO outcome VALUES (?, 1) ON CONFLICT (account) DO UPDATE SET last = outcome.last + 1 "
+            "RETURNING last"
         )
+        (number,) = self.transaction.execute(query, (self._account,)).fetchone()
         self.transaction.execute(
             "UPDATE message SET state = ?, owner = NULL, slot = NULL, message_id = ?, error = ?, changed_at = ?, "
             "change = ? WHERE id = ?",
-            (state, message_id, error, self._wall, self.last_number(), row),
+            (state, message_id, error, self._wall, number, row),
         )
 
     def is_held(self, row: int, owner: str) -> bool:

@@ -302,6 +302,11 @@ class Ledger:
             per=kept.window,
         )
 
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest window that is kept."""
+        return max((window.per for window in self._windows.values()), default=0.0)
+
     def as_json(self) -> list[Any]:
         """Return what a store keeps."""
         held_until = self.held_until if math.isfinite(self.held_until) else None

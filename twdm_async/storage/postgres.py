@@ -102,22 +102,24 @@ _RENEW: Final = (
     "ON CONFLICT (name) DO UPDATE SET until = excluded.until, number = excluded.number"
 )
 _PHRASES: Final = (
-    (r"\?", "%s"),
-    (r"\bINDEXED BY \w+", ""),
+    (r"\bstrftime\('%s', 'now'\)", "floor(extract(epoch FROM clock_timestamp()))"),
     (r"\bINTEGER PRIMARY KEY AUTOINCREMENT\b", "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
     (r"\bINTEGER\b", "BIGINT"),
     (r"\bREAL\b", "DOUBLE PRECISION"),
     (r"\bWITHOUT ROWID\b", ""),
-    (r"\bstrftime\('%s', 'now'\)", "floor(extract(epoch FROM clock_timestamp()))"),
+    (r"\bINDEXED BY \w+|\+(?=account\b)", ""),  # its planner knows how many rows there are of what
+    (r"\?", "%s"),
 )
 _ADVICE: Final = {
     "3F000|42P01|42703": "the tables are not there, or older; run `twdm database install`, or `upgrade`",
+    "42[^5]": "this library made a mistake; please report it",
     "42501": "this user may not use the tables; grant it what `twdm database sql` says",
     "53": "the server is out of room, memory or connections; see its log",
     "55P03": f"another process has not ended its turn for {_LONGEST_TURN:g} s; see what that process does",
     "25006": "it is a standby, which cannot be written to; see that the address leads to the primary",
-    "28|password|pg_hba|role": "see that user and password are right, and that the server lets this user in",
-    "3D000|database .* does not exist": "there is no such database; make it first",
+    "28": "see that user and password are right, and that the server lets this user in",
+    "password|pg_hba|role .* does not": "see that user and password are right, and that the server lets this user in",
+    "database .* does not exist": "there is no such database; make it first",
     "": "see that it runs and is reachable",
 }
 _LASTING: Final = re.compile(r"28|3D|password|pg_hba|role .* does not exist|database .* does not exist|SSL")
@@ -126,7 +128,7 @@ _LASTING: Final = re.compile(r"28|3D|password|pg_hba|role .* does not exist|data
 @lru_cache(maxsize=512)
 def in_postgres(query: str) -> str:
     """Return `query`, which is written for SQLite, in PostgreSQL's words."""
-    for pattern, words in reversed(_PHRASES):
+    for pattern, words in _PHRASES:
         query = re.sub(pattern, words, query)
     return query
 
@@ -247,9 +249,11 @@ class _Session:
         leave = pipeline.__exit__ if self._loop is None else pipeline.__aexit__
         try:
             yield
-        except BaseException as error:
+        except BaseException:
+            with suppress(Exception):
+                self.catch_up()  # what else went wrong, went wrong for the same
+                self.run(leave(None, None, None))
             self._pipeline = None
-            self.run(leave(type(error), error, error.__traceback__))
             raise
         self._pipeline = None
         self.run(leave(None, None, None))
@@ -316,6 +320,17 @@ def _storable(value: Any) -> Any:
     return str(value).replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
+def advice(error: BaseException | None) -> str:
+    """Say what is wrong, and what to do about it. The server's own words are not repeated: they may have parts of a
+    message.
+    """
+    state = getattr(error, "sqlstate", None) or ""
+    for pattern, words in _ADVICE.items():
+        if re.match(pattern, state) if pattern[:1].isdigit() else re.search(pattern, str(error)):
+            return f"{words} ({state or type(error).__name__})"
+    raise AssertionError  # the last one fits all
+
+
 class _Retry(Exception):
     """Nothing was changed, and the next try may succeed."""
 
@@ -374,9 +389,9 @@ class PostgresStorage(Storage):
             except _Retry as retry:
                 error = retry.__cause__
                 if time.monotonic() > deadline or not self._was_connected:
-                    raise StorageTrouble(self._advice(error)) from None
+                    raise StorageTrouble(advice(error)) from None
             except self.error as other:
-                raise StorageTrouble(self._advice(other)) from None
+                raise StorageTrouble(advice(other)) from None
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -558,15 +573,6 @@ class PostgresStorage(Storage):
             with suppress(Exception):
                 self._session.connection.close()
             self._session = None
-
-    def _advice(self, error: BaseException | None) -> str:
-        """Say what to do about it. The server's own words are not repeated: they may have parts of a message."""
-        words = f"{getattr(error, 'sqlstate', None) or ''} {error}"
-        state = getattr(error, "sqlstate", None) or type(error).__name__
-        for pattern, advice in _ADVICE.items():
-            if re.match(pattern, words) or (not pattern[:1].isdigit() and re.search(pattern, words)):
-                return f"{advice} ({state})"
-        raise AssertionError  # the last one fits all
 
     # ---- news, and who is alive ----
 

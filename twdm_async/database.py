@@ -1,0 +1,224 @@
+"""Care of the tables in a PostgreSQL database: make them, bring them up to date, look after them, and say what to do
+after a loss. ``twdm database`` does the same from the shell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import frozen
+
+from twdm_async.errors import DatabaseFailed, InvalidInput
+from twdm_async.outbox.rows import SCHEMA as OUTBOX
+from twdm_async.quota.ledger import Ledger
+from twdm_async.quota.store.tables import SCHEMA as QUOTA
+from twdm_async.resources.inbox import SCHEMA as INBOX
+from twdm_async.storage.postgres import COMMON, IDENTITY, PostgresDatabase, advice, in_postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from twdm_async.storage.contract import Schema
+
+_SCHEMAS: Final = (COMMON, OUTBOX, INBOX, QUOTA)
+_IN_PEACE: Final = (
+    "SET LOCAL lock_timeout = '5s'"  # else whoever sends waits behind the one who waits to change a table
+)
+_LOST: Final = (
+    "the database went back to an earlier state while it waited, so it may have been sent; see whether it was, and let "
+    "it be sent again if not"
+)
+
+
+@frozen
+class User:
+    """A process that uses the tables, or used them lately.
+
+    Args:
+        package: what it uses: ``outbox``, ``inbox`` or ``quota``; or what it is the only one to do.
+        host: on which it runs.
+        pid: its process id there.
+        since: when it began (UTC).
+        is_alive: whether its last sign of life is recent.
+        messages: of an outbox, how many it works on.
+    """
+
+    package: str
+    host: str
+    pid: int
+    since: datetime
+    is_alive: bool
+    messages: int
+
+
+def install_sql(schema: str = "twdm") -> str:
+    """Return the statements that make the schema and its tables, for a migration of the application's own. They are to
+    be executed together, in one transaction, by the owner of the tables.
+
+    Whoever sends needs, besides ``CONNECT``, ``USAGE`` on the schema, and ``SELECT``, ``INSERT``, ``UPDATE`` and
+    ``DELETE`` on its tables.
+
+    Args:
+        schema: the schema's name.
+    """
+    made = PostgresDatabase(url="postgresql://", schema=schema).schema
+    lines = [f'CREATE SCHEMA "{made}"', f'SET LOCAL search_path = "{made}"', _VERSIONS]
+    for one in _SCHEMAS:
+        lines += _steps(one, 0)
+    lines.append(_FIRST_SERVER)
+    return ";\n".join([*lines, "SET LOCAL search_path = DEFAULT"]) + ";\n"
+
+
+_VERSIONS: Final = "CREATE TABLE schema (package TEXT PRIMARY KEY, version BIGINT NOT NULL)"
+_FIRST_SERVER: Final = f"INSERT INTO server SELECT {IDENTITY}, md5(random()::text || clock_timestamp()::text)"
+
+
+def _steps(schema: Schema, version: int) -> list[str]:
+    """Return the statements that bring the tables of a package up to date from `version`."""
+    statements = [
+        in_postgres(" ".join(statement.split()))
+        for step in schema.steps[version:]
+        for statement in step.split(";")
+        if statement.strip()
+    ]
+    note = (
+        f"INSERT INTO schema VALUES ('{schema.package}', {len(schema.steps)}) "  # noqa: S608 - ours
+        "ON CONFLICT (package) DO UPDATE SET version = excluded.version"
+    )
+    return [*statements, note]
+
+
+async def install(database: str | PostgresDatabase) -> None:
+    """Make the schema and its tables, or bring them up to date. Doing it twice does no harm, and those who send are not
+    kept waiting for longer than five seconds.
+
+    Args:
+        database: its URL, or the database.
+
+    Raises:
+        InvalidInput: the URL is wrong.
+        DatabaseFailed: the database cannot be reached, this user may not make tables there, or a newer version of
+            this library made them.
+    """
+    await _administer(database, _install)
+
+
+def _install(db: Any, database: PostgresDatabase) -> None:
+    db.execute(_IN_PEACE)
+    db.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"twdm_async {database.schema}",))
+    db.execute(f'CREATE SCHEMA IF NOT EXISTS "{database.schema}"')
+    db.execute(_VERSIONS.replace("TABLE", "TABLE IF NOT EXISTS"))
+    versions = dict(db.execute("SELECT package, version FROM schema").fetchall())
+    for schema in _SCHEMAS:
+        version = versions.get(schema.package, 0)
+        if version > len(schema.steps):
+            problem = f"a newer version of this library made its tables ({schema.package} {version}); use that one"
+            raise DatabaseFailed(address=database.address, problem=problem)
+        if version < len(schema.steps):
+            for statement in _steps(schema, version):
+                db.execute(statement)
+    if not db.execute("SELECT 1 FROM server").fetchone():
+        db.execute(_FIRST_SERVER)
+
+
+async def check(database: str | PostgresDatabase) -> tuple[User, ...]:
+    """See that the tables are there, are up to date, and are on the server that they were on, and tell who uses them.
+
+    Args:
+        database: its URL, or the database.
+
+    Raises:
+        InvalidInput: the URL is wrong.
+        DatabaseFailed: something is wrong, and what to do about it.
+    """
+    users: tuple[User, ...] = await _administer(database, _check)
+    return users
+
+
+def _check(db: Any, database: PostgresDatabase) -> tuple[User, ...]:
+    def bad(problem: str) -> DatabaseFailed:
+        return DatabaseFailed(address=database.address, problem=problem)
+
+    versions = dict(db.execute("SELECT package, version FROM schema").fetchall())
+    for schema in _SCHEMAS:
+        version = versions.get(schema.package, 0)
+        if version != len(schema.steps):
+            age = "a newer" if version > len(schema.steps) else "an earlier"
+            raise bad(f"{age} version of this library made its tables; use that one, or `twdm database upgrade`")
+    identity, known_as = db.execute(f"SELECT {IDENTITY}, identity FROM server").fetchone()  # noqa: S608 - constant
+    if identity != known_as:
+        raise bad("it is another server than before, and may lack what was committed last; see `twdm database resume`")
+    query = (
+        "SELECT lease.package, host, pid, since, until > extract(epoch FROM clock_timestamp()), "
+        "(SELECT count(*) FROM message WHERE owner = lease.name) FROM lease ORDER BY since"
+    )
+    return tuple(
+        User(package, host, pid, datetime.fromtimestamp(since, UTC), is_alive=is_alive, messages=messages)
+        for package, host, pid, since, is_alive, messages in db.execute(query).fetchall()
+    )
+
+
+async def resume(database: str | PostgresDatabase, *, is_complete: bool) -> None:
+    """Go on after another server took over, or after a backup was restored. End all processes that use the tables
+    before, if they still run.
+
+    Args:
+        database: its URL, or the database.
+        is_complete: whether nothing that was committed can be missing, as with synchronous replication. Else messages
+            that wait may have been sent: they are set aside as failed, for a person to look at; and what was spent is
+            not known: nothing is sent for as long as the longest window.
+
+    Raises:
+        InvalidInput: the URL is wrong.
+        DatabaseFailed: the database cannot be reached or changed.
+    """
+
+    def say(db: Any, _: PostgresDatabase) -> None:
+        query = f"UPDATE server SET identity = {IDENTITY}, epoch = %s"  # noqa: S608 - constant
+        db.execute(query, (secrets.token_hex(16),))
+        if not is_complete:
+            _hold_all(db)
+
+    await _administer(database, say)
+
+
+def _hold_all(db: Any) -> None:
+    """Let nothing leave that may have left."""
+    query = (
+        "UPDATE message SET state = 'failed', owner = NULL, error = %s, "
+        "changed_at = extract(epoch FROM clock_timestamp()) WHERE state IN ('queued', 'absent')"
+    )
+    db.execute(query, (_LOST,))
+    (now,) = db.execute("SELECT now FROM book").fetchone()
+    for app, name, text in db.execute("SELECT app, name, content FROM page").fetchall():
+        if not name.startswith("conversations "):
+            ledger = Ledger.from_json(json.loads(text))
+            ledger.hold(now + ledger.longest)
+            content = json.dumps(ledger.as_json(), separators=(",", ":"))
+            db.execute("UPDATE page SET content = %s WHERE app = %s AND name = %s", (content, app, name))
+
+
+async def _administer(database: str | PostgresDatabase, work: Callable[[Any, PostgresDatabase], Any]) -> Any:
+    place = PostgresDatabase(database) if isinstance(database, str) else database
+    if not isinstance(place, PostgresDatabase):
+        raise InvalidInput(parameter="database", problem="must be a PostgresDatabase, or its URL")
+    return await asyncio.to_thread(_in_transaction, place, work)
+
+
+def _in_transaction(database: PostgresDatabase, work: Callable[[Any, PostgresDatabase], Any]) -> Any:
+    with _errors_of(database), contextlib.closing(database.connect()) as db, db.transaction():
+        db.execute("SELECT set_config('search_path', %s, true)", (f'"{database.schema}", pg_temp',))
+        return work(db, database)
+
+
+@contextlib.contextmanager
+def _errors_of(database: PostgresDatabase) -> Generator[None]:
+    try:
+        yield
+    except database.library.Error as error:
+        raise DatabaseFailed(address=database.address, problem=advice(error)) from None
