@@ -1,6 +1,6 @@
 """A process that sends what an outbox holds, until it is done or killed.
 
-``python -m tests.drainer URL FILE SETTLE_AFTER KEYS-AS-JSON``
+``python -m tests.drainer URL FILE-OR-DATABASE SETTLE_AFTER KEYS-AS-JSON``
 """
 
 from __future__ import annotations
@@ -9,10 +9,19 @@ import asyncio
 import json
 import sys
 
-from twdm_async import Client, Credentials, Quota, QuotaTable, SQLiteQuotaStore
+from twdm_async import (
+    Client,
+    Credentials,
+    PostgresDatabase,
+    PostgresQuotaStore,
+    Quota,
+    QuotaTable,
+    SQLiteQuotaStore,
+)
 from twdm_async.outbox import Outbox
 
 TIMEOUT = 0.4  # seconds
+LEASE = 1.0  # seconds
 
 
 def table() -> QuotaTable:
@@ -23,9 +32,14 @@ def table() -> QuotaTable:
     return table
 
 
+def database(url: str) -> PostgresDatabase:
+    return PostgresDatabase(url, lease=LEASE)
+
+
 async def main(url: str, path: str, settle_after: str, keys: str) -> None:
+    place = database(path) if path.startswith("postgresql:") else path
     async with (
-        SQLiteQuotaStore(path) as store,
+        PostgresQuotaStore(place) if isinstance(place, PostgresDatabase) else SQLiteQuotaStore(place) as store,
         Client(
             Credentials(**json.loads(keys)),
             api_url=url,
@@ -34,7 +48,7 @@ async def main(url: str, path: str, settle_after: str, keys: str) -> None:
             quota_store=store,
             timeout=TIMEOUT,
         ) as client,
-        Outbox(client, path, settle_after=float(settle_after)) as outbox,
+        Outbox(client, place, settle_after=float(settle_after)) as outbox,
     ):
         await outbox.drain(workers=8)
 

@@ -34,7 +34,7 @@ DAY = 86_400.0
 CREDIT = ReplyCredit(5, per=DAY)
 LIFETIME = RequestLifetime.from_timeout(30.0)
 BUCKET = Bucket(SEND, Scope.USER, "anna", "brand")
-SHARED = ["sqlite", "redis"]
+SHARED = ["sqlite", "redis", "postgres"]
 
 
 def claims(limit: int, per: float = DAY, app: str = "brand") -> tuple[Claim, ...]:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pictures import PNG
-from tests.stores import HandClock, ask, make
+from tests.stores import HandClock, ask, make, server_url
 from tests.support import listening
 from tests.virtual_time import LoopClock, run
 from twdm_async import (
@@ -342,12 +342,12 @@ async def test_what_was_sent_before_the_person_wrote_uses_no_credit(client: Clie
     assert [message.is_counted for message in sandbox.messages] == [True] * 6 + [False] * 5 + [True]
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "postgres"])
 async def test_the_stores_agree(  # noqa: PLR0915 - all that can happen
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Each does what the pure rule says, also after it was closed and opened again, where it can."""
-    url = request.getfixturevalue("redis_url") if kind == "redis" else None
+    url = server_url(kind, request)
     generator, clock, model = random.Random(7), HandClock(), dict[str, Conversation]()
     claims = (Claim(Bucket(SEND, Scope.USER, "anna", "brand"), (Quota(10**6, per=DAY),)),)
     terms = Terms(claims, RequestLifetime.from_timeout(30.0), credit=CREDIT)

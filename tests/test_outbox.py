@@ -34,6 +34,7 @@ from twdm_async import (
     NotAllowlisted,
     OutboxFailed,
     Pace,
+    PostgresDatabase,
     Priority,
     Quota,
     QuotaStoreFailed,
@@ -54,13 +55,16 @@ if TYPE_CHECKING:
 
     from tests.forked import ForkServer
     from twdm_async.quota.store.transactional import Batch
+    from twdm_async.storage.places import Place
 
 
 @contextlib.asynccontextmanager
 async def box(
-    sandbox: Sandbox, path: Path, *, settle_after: float | None = None, **options: Any
+    sandbox: Sandbox, path: Place, *, settle_after: float | None = None, **options: Any
 ) -> AsyncIterator[Outbox]:
     options.setdefault("quotas", table())
+    if isinstance(path, PostgresDatabase) and settle_after is not None:
+        settle_after += path.lease
     async with (
         Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, **options) as client,
         Outbox(client, path, settle_after=settle_after) as outbox,
@@ -75,6 +79,15 @@ QUICK: dict[str, Any] = {"settle_after": 2.0, "timeout": 0.4}
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "outbox.db"
+
+
+@pytest.fixture(params=["file", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where an outbox may live: what is tested here holds in all of these."""
+    if request.param == "file":
+        return tmp_path / "outbox.db"
+    database: PostgresDatabase = request.getfixturevalue("database")
+    return database
 
 
 # ---- put and get ----
@@ -96,8 +109,8 @@ async def test_a_message_is_kept_sent_and_told(sandbox: Sandbox, path: Path) -> 
         assert "SENTINEL" not in repr(entry)
 
 
-async def test_the_same_key_is_the_same_message(sandbox: Sandbox, path: Path) -> None:
-    async with box(sandbox, path) as outbox:
+async def test_the_same_key_is_the_same_message(sandbox: Sandbox, place: Place) -> None:
+    async with box(sandbox, place) as outbox:
         for _ in range(2):
             await outbox.put("5", TEXT, key="a")
         await outbox.drain()
@@ -113,8 +126,8 @@ async def test_the_same_key_is_the_same_message(sandbox: Sandbox, path: Path) ->
         assert len(sandbox.messages) == 3
 
 
-async def test_fault_55_the_same_key_twice_at_once(sandbox: Sandbox, path: Path) -> None:
-    async with box(sandbox, path) as outbox, box(sandbox, path) as elsewhere, outbox.running():
+async def test_fault_55_the_same_key_twice_at_once(sandbox: Sandbox, place: Place) -> None:
+    async with box(sandbox, place) as outbox, box(sandbox, place) as elsewhere, outbox.running():
         entries = await asyncio.gather(*(one.put("5", TEXT, key="a") for one in (outbox, elsewhere, outbox, outbox)))
         assert {entry.key for entry in entries} == {"a"}
         outcomes = await asyncio.gather(outbox.outcome("a"), elsewhere.outcome("a"))
@@ -132,8 +145,8 @@ async def test_fault_55_the_same_key_twice_at_once(sandbox: Sandbox, path: Path)
      {"not_after": datetime(2027, 1, 1)}, {"not_after": 5}, {"priority": "urgent"}, {"text": "x" * 10_001},  # noqa: DTZ001
      {"custom_profile_id": "-1"}, {"quick_replies": []}],
 )  # fmt: skip
-async def test_bad_input_is_not_kept(arguments: dict[str, Any], sandbox: Sandbox, path: Path) -> None:
-    async with box(sandbox, path) as outbox:
+async def test_bad_input_is_not_kept(arguments: dict[str, Any], sandbox: Sandbox, place: Place) -> None:
+    async with box(sandbox, place) as outbox:
         with pytest.raises(InvalidInput):
             await outbox.put(**({"recipient_id": "5", "text": TEXT} | arguments))
         assert sum((await outbox.counts()).values()) == 0
@@ -160,9 +173,9 @@ async def test_an_outbox_that_cannot_be(options: dict[str, Any], client: Client,
         await outbox.purge(older_than=-1)
 
 
-async def test_ten_thousand_are_put_and_come_back_in_order(sandbox: Sandbox, path: Path) -> None:
+async def test_ten_thousand_are_put_and_come_back_in_order(sandbox: Sandbox, place: Place) -> None:
     """Fault 51, for the outbox: all that is put in one moment is one transaction."""
-    async with box(sandbox, path) as outbox:
+    async with box(sandbox, place) as outbox:
         transact, calls, asked = outbox._storage.transact, 0, threading.Event()
 
         def counted(*args: Any, **kwargs: Any) -> Any:
@@ -181,8 +194,8 @@ async def test_ten_thousand_are_put_and_come_back_in_order(sandbox: Sandbox, pat
 # ---- sending ----
 
 
-async def test_what_is_put_while_it_runs_is_sent(sandbox: Sandbox, path: Path) -> None:
-    async with box(sandbox, path) as outbox, outbox.running(workers=2):
+async def test_what_is_put_while_it_runs_is_sent(sandbox: Sandbox, place: Place) -> None:
+    async with box(sandbox, place) as outbox, outbox.running(workers=2):
         events = outbox.events()
         told = asyncio.ensure_future(anext(events))
         for number in range(20):
@@ -194,9 +207,9 @@ async def test_what_is_put_while_it_runs_is_sent(sandbox: Sandbox, path: Path) -
     assert len(sandbox.messages) == 20
 
 
-async def test_events_tell_every_outcome_and_can_be_taken_up_again(sandbox: Sandbox, path: Path) -> None:
+async def test_events_tell_every_outcome_and_can_be_taken_up_again(sandbox: Sandbox, place: Place) -> None:
     sandbox.unreachable.add("6")
-    async with box(sandbox, path) as outbox:
+    async with box(sandbox, place) as outbox:
         for number in range(5):
             await outbox.put("5", TEXT, key=f"a{number}")
         await outbox.put("6", TEXT, key="b")
@@ -220,8 +233,8 @@ async def test_events_tell_every_outcome_and_can_be_taken_up_again(sandbox: Sand
         assert len(sandbox.messages) == 6
 
 
-async def test_interactive_messages_go_before_bulk_ones(sandbox: Sandbox, path: Path) -> None:
-    async with box(sandbox, path) as outbox:
+async def test_interactive_messages_go_before_bulk_ones(sandbox: Sandbox, place: Place) -> None:
+    async with box(sandbox, place) as outbox:
         for number in range(4):
             await outbox.put("1", f"bulk {number}", priority=Priority.BULK)
         await outbox.put("1", "interactive")
@@ -249,9 +262,9 @@ async def test_lanes_take_turns_in_the_file(path: Path) -> None:
     assert order == ["1 0", "2 3", "None 5", "1 1", "2 4", "1 2"]
 
 
-async def test_closed_within_the_block_that_it_runs_in(sandbox: Sandbox, path: Path) -> None:
+async def test_closed_within_the_block_that_it_runs_in(sandbox: Sandbox, place: Place) -> None:
     is_reached = False
-    async with box(sandbox, path) as outbox, outbox.running():
+    async with box(sandbox, place) as outbox, outbox.running():
         await outbox.put("5", TEXT, key="a")
         await outbox.outcome("a")
         await outbox.close()
@@ -260,9 +273,9 @@ async def test_closed_within_the_block_that_it_runs_in(sandbox: Sandbox, path: P
     assert is_reached
 
 
-async def test_a_message_that_is_retried_has_no_outcome_yet(sandbox: Sandbox, path: Path) -> None:
+async def test_a_message_that_is_retried_has_no_outcome_yet(sandbox: Sandbox, place: Place) -> None:
     sandbox.unreachable.add("5")
-    async with box(sandbox, path) as outbox:
+    async with box(sandbox, place) as outbox:
         await outbox.put("5", TEXT, key="a")
         await outbox.put("6", TEXT, key="b")
         await outbox.drain()
@@ -271,8 +284,8 @@ async def test_a_message_that_is_retried_has_no_outcome_yet(sandbox: Sandbox, pa
         assert (await told).key == "b"
 
 
-async def test_messages_that_expire_together_are_told_one_by_one(sandbox: Sandbox, path: Path) -> None:
-    async with box(sandbox, path) as outbox:
+async def test_messages_that_expire_together_are_told_one_by_one(sandbox: Sandbox, place: Place) -> None:
+    async with box(sandbox, place) as outbox:
         for _ in range(3):
             await outbox.put("5", TEXT, not_after=datetime.now(UTC) - timedelta(seconds=1))
         await outbox.drain()
@@ -287,9 +300,9 @@ async def test_messages_that_expire_together_are_told_one_by_one(sandbox: Sandbo
                 await anext(outbox.events(after=bad))  # type: ignore[arg-type]  # that is what is tested
 
 
-async def test_messages_whose_time_is_over_are_not_sent(sandbox: Sandbox, path: Path) -> None:
+async def test_messages_whose_time_is_over_are_not_sent(sandbox: Sandbox, place: Place) -> None:
     quotas = table().replace("direct_messages.send", Quota(1, per=3600.0))
-    async with box(sandbox, path, quotas=quotas) as outbox:
+    async with box(sandbox, place, quotas=quotas) as outbox:
         now = datetime.now(UTC)
         await outbox.put("5", TEXT, key="late", not_after=now - timedelta(seconds=1))
         await outbox.put("5", TEXT, key="in time", not_after=now + timedelta(seconds=60))
@@ -304,9 +317,9 @@ async def test_messages_whose_time_is_over_are_not_sent(sandbox: Sandbox, path: 
         assert (await outbox.get("late")).not_after is None  # type: ignore[union-attr]  # it is there
 
 
-async def test_keys_that_are_refused_end_it_and_everything_stays(sandbox: Sandbox, path: Path) -> None:
+async def test_keys_that_are_refused_end_it_and_everything_stays(sandbox: Sandbox, place: Place) -> None:
     sandbox.faults.append(Fault("401_token", endpoint="direct_messages.send"))
-    async with box(sandbox, path) as outbox:
+    async with box(sandbox, place) as outbox:
         for number in range(50):
             await outbox.put("5", f"{TEXT} {number}")
         with pytest.raises(Unauthorized):
@@ -322,7 +335,7 @@ async def test_keys_that_are_refused_end_it_and_everything_stays(sandbox: Sandbo
     assert len(sandbox.messages) == 50
 
 
-async def test_a_network_that_is_away_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_network_that_is_away_is_waited_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twdm_async.transport.retry._FIRST_BACKOFF", 0.01)
     monkeypatch.setattr("twdm_async.outbox.sending._LONGEST_PAUSE", 0.1)
     held = socket.create_server(("127.0.0.1", 0), reuse_port=False)
@@ -332,7 +345,7 @@ async def test_a_network_that_is_away_is_waited_for(path: Path, monkeypatch: pyt
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     held.bind(("127.0.0.1", port))
     sandbox = Sandbox(port=port)
-    async with box(sandbox, path) as outbox, outbox.running():
+    async with box(sandbox, place) as outbox, outbox.running():
         await outbox.put("5", TEXT, key="a")
         await asyncio.sleep(0.3)
         counts = await outbox.counts()
@@ -343,17 +356,17 @@ async def test_a_network_that_is_away_is_waited_for(path: Path, monkeypatch: pyt
             assert len(again.messages) == 1
 
 
-async def test_no_tls_where_it_is_spoken_ends_it(path: Path, sandbox: Sandbox) -> None:
+async def test_no_tls_where_it_is_spoken_ends_it(place: Place, sandbox: Sandbox) -> None:
     url = sandbox.url.replace("http:", "https:")
-    async with Client(sandbox.credentials, api_url=url, upload_url=url) as client, Outbox(client, path) as outbox:
+    async with Client(sandbox.credentials, api_url=url, upload_url=url) as client, Outbox(client, place) as outbox:
         await outbox.put("5", TEXT)
         with pytest.raises(ConnectFailed):
             await outbox.drain()
         assert (await outbox.counts())[State.QUEUED] == 1
 
 
-async def test_fault_46_a_drain_that_is_given_up_leaves_what_is_under_way_to_end(path: Path) -> None:
-    async with Sandbox(latency=(0.2, 0.2)) as sandbox, box(sandbox, path) as outbox:
+async def test_fault_46_a_drain_that_is_given_up_leaves_what_is_under_way_to_end(place: Place) -> None:
+    async with Sandbox(latency=(0.2, 0.2)) as sandbox, box(sandbox, place) as outbox:
         for number in range(40):
             await outbox.put("5", f"{TEXT} {number}", key=str(number))
         with pytest.raises(TimeoutError):
@@ -370,10 +383,10 @@ async def test_fault_46_a_drain_that_is_given_up_leaves_what_is_under_way_to_end
         assert len(sandbox.messages) == 40
 
 
-async def test_fault_47_a_client_closed_under_an_outbox(path: Path) -> None:
+async def test_fault_47_a_client_closed_under_an_outbox(place: Place) -> None:
     async with Sandbox(latency=(0.1, 0.1)) as sandbox:
         client = Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=table())
-        outbox = Outbox(client, path)
+        outbox = Outbox(client, place)
         for number in range(20):
             await outbox.put("5", f"{TEXT} {number}")
         draining = asyncio.create_task(outbox.drain(workers=4))
@@ -469,12 +482,12 @@ async def test_a_slot_given_back_takes_the_state_back_with_it(path: Path) -> Non
 # ---- unknown ----
 
 
-async def test_what_is_unknown_is_settled_and_what_did_not_arrive_is_sent_again(sandbox: Sandbox, path: Path) -> None:
+async def test_what_is_unknown_is_settled_and_what_did_not_arrive_is_sent_again(sandbox: Sandbox, place: Place) -> None:
     sandbox.faults += [
         Fault("reset", endpoint="direct_messages.send", nth=1),
         Fault("reset", endpoint="direct_messages.send", nth=2, processed=False),
     ]
-    async with box(sandbox, path, **QUICK) as outbox:
+    async with box(sandbox, place, **QUICK) as outbox:
         for number in range(3):
             await outbox.put("5", TEXT, key=str(number))
         began = asyncio.get_running_loop().time()
@@ -486,10 +499,10 @@ async def test_what_is_unknown_is_settled_and_what_did_not_arrive_is_sent_again(
         assert sorted(entry.attempts for entry in entries) == [1, 1, 2]
 
 
-async def test_a_message_that_cannot_be_told_stays_unknown(sandbox: Sandbox, path: Path) -> None:
+async def test_a_message_that_cannot_be_told_stays_unknown(sandbox: Sandbox, place: Place) -> None:
     sandbox.faults.append(Fault("reset", endpoint="direct_messages.send", nth=1))
     sandbox.list_lag = (0.3, 0.3)
-    async with box(sandbox, path, **QUICK) as outbox:
+    async with box(sandbox, place, **QUICK) as outbox:
         await outbox.put("5", "see https://example.com/here", key="a")
         draining = asyncio.create_task(outbox.drain())
         while not sandbox._state.events:
@@ -536,18 +549,18 @@ async def test_what_another_process_is_sending_may_be_what_is_found(sandbox: San
 
 
 async def test_a_proxy_or_a_login_page_in_between_rejects_nothing(
-    sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("twdm_async.outbox.sending._LONGEST_PAUSE", 0.1)
     sandbox.faults += [Fault("proxy_407", nth=1), Fault("redirect_elsewhere", nth=2)]
-    async with box(sandbox, path) as outbox:
+    async with box(sandbox, place) as outbox:
         await outbox.put("5", TEXT)
         assert (await outbox.drain())[State.SENT] == 1
         assert [request.fault for request in sandbox.requests] == ["proxy_407", "redirect_elsewhere", None]
 
 
-async def test_an_account_that_may_not_send_ends_it(sandbox: Sandbox, path: Path) -> None:
-    async with box(sandbox, path) as outbox:
+async def test_an_account_that_may_not_send_ends_it(sandbox: Sandbox, place: Place) -> None:
+    async with box(sandbox, place) as outbox:
         await outbox.put("5", TEXT, custom_profile_id="1")
         sandbox._gate.accounts[sandbox.credentials.access_token].allowlisted = False
         with pytest.raises(NotAllowlisted):
@@ -581,19 +594,19 @@ async def test_a_disk_that_is_full_in_the_last_moment_of_settling(
         assert (await outbox.drain())[State.SENT] == len(sandbox.messages) == 1
 
 
-async def test_two_that_drain_one_outbox_settle_once(sandbox: Sandbox, path: Path) -> None:
+async def test_two_that_drain_one_outbox_settle_once(sandbox: Sandbox, place: Place) -> None:
     sandbox.faults += [
         Fault("reset", endpoint="direct_messages.send", nth=1, processed=False),
         Fault("reset", endpoint="direct_messages.send", nth=2),
     ]
-    async with box(sandbox, path, **QUICK) as outbox, outbox.running():
+    async with box(sandbox, place, **QUICK) as outbox, outbox.running():
         await outbox.put("5", TEXT)
         await asyncio.gather(outbox.drain(), outbox.drain())
         assert len(sandbox.messages) == 1
 
 
-async def test_what_a_cancelled_drain_had_taken_up_can_be_taken_up_by_others(sandbox: Sandbox, path: Path) -> None:
-    async with box(sandbox, path) as outbox, box(sandbox, path) as another:
+async def test_what_a_cancelled_drain_had_taken_up_can_be_taken_up_by_others(sandbox: Sandbox, place: Place) -> None:
+    async with box(sandbox, place) as outbox, box(sandbox, place) as another:
         for number in range(60):
             await outbox.put("5", f"{TEXT} {number}")
         for turns in range(20):
@@ -647,12 +660,12 @@ def test_an_outbox_is_closed_when_all_tasks_are_cancelled(path: Path) -> None:
 
 
 async def test_a_mistake_of_ours_leaves_no_message_open(
-    sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def mistaken(*_: object) -> None:
         raise ZeroDivisionError
 
-    async with box(sandbox, path) as outbox:
+    async with box(sandbox, place) as outbox:
         await outbox.put("5", TEXT, key="a")
         monkeypatch.setattr("twdm_async.transport.wire.read", mistaken)
         with pytest.raises(InternalError, match="ZeroDivisionError"):
@@ -778,9 +791,9 @@ async def test_a_quota_store_that_fails_sends_nothing_and_loses_nothing(sandbox:
 
 
 async def test_purge_forgets_what_is_done_and_keeps_what_is_needed(
-    sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with box(sandbox, path) as outbox:
+    async with box(sandbox, place) as outbox:
         for number in range(5):
             await outbox.put("5", f"{TEXT} {number}", key=str(number))
         await outbox.drain()
@@ -799,12 +812,12 @@ async def test_purge_forgets_what_is_done_and_keeps_what_is_needed(
         assert (await outbox.get("0")).number > last  # type: ignore[union-attr]  # it is there
 
 
-async def test_accounts_in_one_file_do_not_see_each_other(sandbox: Sandbox, path: Path) -> None:
+async def test_accounts_in_one_file_do_not_see_each_other(sandbox: Sandbox, place: Place) -> None:
     other = sandbox.add_account()
     async with (
-        box(sandbox, path) as outbox,
+        box(sandbox, place) as outbox,
         Client(other, api_url=sandbox.url, upload_url=sandbox.url) as client,
-        Outbox(client, path) as others,
+        Outbox(client, place) as others,
     ):
         await outbox.put("5", TEXT, key="a")
         await others.put("6", "another", key="a")
@@ -856,8 +869,8 @@ def test_fault_49_locks_do_not_outlive_their_process_in_a_child(path: Path) -> N
             os.killpg(process.pid, signal.SIGKILL)
 
 
-async def test_memory_stores_work_too(sandbox: Sandbox, path: Path) -> None:
-    async with MemoryQuotaStore() as store, box(sandbox, path, quota_store=store) as outbox:
+async def test_memory_stores_work_too(sandbox: Sandbox, place: Place) -> None:
+    async with MemoryQuotaStore() as store, box(sandbox, place, quota_store=store) as outbox:
         await outbox.put("5", TEXT)
         assert (await outbox.drain())[State.SENT] == 1
 

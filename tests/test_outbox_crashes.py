@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 from attrs import asdict
 
-from tests.drainer import TIMEOUT, table
+from tests.drainer import LEASE, TIMEOUT, table
 from tests.support import HANGS
-from twdm_async import Client, SQLiteQuotaStore
+from twdm_async import Client, PostgresDatabase, PostgresQuotaStore, SQLiteQuotaStore
 from twdm_async.outbox import Outbox, State
 from twdm_async.sandbox import Fault, Sandbox
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.forked import Forked, ForkServer
+    from twdm_async.storage.places import Place
 
 SETTLE_AFTER = 2.4  # seconds
 HOSTILE = Fault(("reset", "silence", "cut", "503"), endpoint="direct_messages.send", probability=0.3)
@@ -36,9 +37,9 @@ LIST_LAG = (0.0, 2.0)  # seconds
 
 
 @contextlib.asynccontextmanager
-async def opened(sandbox: Sandbox, path: Path) -> AsyncIterator[Outbox]:
+async def opened(sandbox: Sandbox, path: Place) -> AsyncIterator[Outbox]:
     async with (
-        SQLiteQuotaStore(path) as store,
+        PostgresQuotaStore(path) if isinstance(path, PostgresDatabase) else SQLiteQuotaStore(path) as store,
         Client(
             sandbox.credentials,
             api_url=sandbox.url,
@@ -47,12 +48,12 @@ async def opened(sandbox: Sandbox, path: Path) -> AsyncIterator[Outbox]:
             quota_store=store,
             timeout=TIMEOUT,
         ) as client,
-        Outbox(client, path, settle_after=SETTLE_AFTER) as outbox,
+        Outbox(client, path, settle_after=SETTLE_AFTER + LEASE) as outbox,
     ):
         yield outbox
 
 
-async def fill(sandbox: Sandbox, path: Path, count: int) -> None:
+async def fill(sandbox: Sandbox, path: Place, count: int) -> None:
     async with opened(sandbox, path) as outbox:
         await asyncio.gather(
             # Two and two say the same to the same person.
@@ -68,7 +69,12 @@ async def drainer(fork_server: ForkServer, sandbox: Sandbox, path: Path) -> Fork
     return await fork_server.start("drainer", [sandbox.url, str(path), str(SETTLE_AFTER), keys], os.environ)
 
 
-def states(path: Path, patience: float = 5.0) -> dict[str, int]:
+def states(path: Place, patience: float = 5.0) -> dict[str, int]:
+    """How many messages are in each state."""
+    if isinstance(path, PostgresDatabase):
+        with contextlib.closing(path.connect()) as server:
+            query = f"SELECT state, count(*) FROM {path.schema}.message GROUP BY state"  # noqa: S608 - of the test
+            return dict(server.execute(query).fetchall())
     with contextlib.closing(sqlite3.connect(path, timeout=patience)) as db:
         return dict(db.execute("SELECT state, count(*) FROM message GROUP BY state").fetchall())
 

@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.stores import address_of, server_url
 from tests.support import HANGS
-from twdm_async import Lane, MemoryQuotaStore, Pace, Quota, QuotaStore, QuotaTable, RedisQuotaStore, SQLiteQuotaStore
+from twdm_async import (
+    Lane,
+    MemoryQuotaStore,
+    Pace,
+    PostgresQuotaStore,
+    Quota,
+    QuotaStore,
+    QuotaTable,
+    RedisQuotaStore,
+    SQLiteQuotaStore,
+)
 from twdm_async._clock import Clock
 from twdm_async.quota.limiter import QuotaLimiter
 
@@ -65,18 +76,21 @@ def moments(make: Callable[[int], QuotaStore], count: int, factory: Any) -> None
 
 
 @pytest.mark.parametrize("factory", [None, pytest.param(EAGER, marks=pytest.mark.skipif(not EAGER, reason="3.12"))])
-@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "postgres"])
 @pytest.mark.parametrize("count", [25, pytest.param(300, marks=pytest.mark.soak)])
 def test_fault_88_all_tasks_are_cancelled_and_then_all_is_closed(
     count: int, kind: str, factory: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    url = request.getfixturevalue("redis_url") if kind == "redis" else None
+    url = server_url(kind, request)
+    addresses = [address_of(kind, tmp_path, url) for _ in range(7)] if kind == "postgres" else []
 
     def make(seed: int) -> QuotaStore:
         if kind == "memory":
             return MemoryQuotaStore()
         if kind == "sqlite":
             return SQLiteQuotaStore(tmp_path / f"{seed % 7}.db")
+        if kind == "postgres":
+            return PostgresQuotaStore(addresses[seed % 7])
         return RedisQuotaStore(f"{url}/5", prefix=f"shutdown{seed % 7}")
 
     moments(make, count, factory)

@@ -25,10 +25,12 @@ from tests.stores import (
     QUOTA,
     SEND,
     HandClock,
+    address_of,
     again,
     give_back,
     look,
     make,
+    server_url,
     settle,
     spend,
     take,
@@ -62,13 +64,13 @@ if TYPE_CHECKING:
     from twdm_async.quota.store.transactional import Batch
     from twdm_async.sandbox import Sandbox
 
-SHARED = ["sqlite", "redis"]
+SHARED = ["sqlite", "redis", "postgres"]
 
 
 @pytest.fixture
 def url(request: pytest.FixtureRequest) -> str | None:
     kind = request.node.callspec.params.get("kind")
-    return request.getfixturevalue("redis_url") if kind == "redis" else None
+    return server_url(kind, request)
 
 
 # ---- remembered ----
@@ -510,7 +512,7 @@ def test_fault_48_a_store_may_be_used_in_one_loop_after_another(tmp_path: Path, 
 async def test_a_store_that_is_closed_stays_closed(
     kind: str, tmp_path: Path, url: str | None, sandbox: Sandbox
 ) -> None:
-    address = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/quota.db", "redis": f"{url}/4"}[kind]
+    address = address_of(kind, tmp_path, url, 4)
     store = QuotaStore.from_url(address)
     client = Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quota_store=store)
     await client.direct_messages.send(5, "hi")
@@ -590,7 +592,7 @@ def shown(client: Client) -> QuotaState:
 async def test_what_is_shown_becomes_right_when_nobody_asks_any_more(
     kind: str, tmp_path: Path, url: str | None, sandbox: Sandbox
 ) -> None:
-    address = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/quota.db", "redis": f"{url}/6"}[kind]
+    address = address_of(kind, tmp_path, url, 6)
     quotas = QuotaTable.default().replace(SEND, Quota(3, per=2.5))
     async with (
         QuotaStore.from_url(address) as store,
@@ -670,7 +672,7 @@ os._exit(0)
 
 @pytest.mark.parametrize("kind", ["memory", *SHARED])
 def test_fault_49_forked_after_use(kind: str, tmp_path: Path, url: str | None) -> None:
-    address = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/quota.db", "redis": f"{url}/3"}[kind]
+    address = address_of(kind, tmp_path, url, 3)
     done = python("-c", _FORK, address)
     lines = done.stdout.splitlines()
     assert "parent 1" in lines, done.stderr

@@ -1,4 +1,4 @@
-"""The contract of a quota store, against all three of them; Redis is a real server."""
+"""The contract of a quota store, against all of them; Redis and PostgreSQL are real servers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule, run_state_machine_as_test
 
-from tests.stores import HandClock, give_back, look, make, settle, take, usage
+from tests.stores import HandClock, give_back, look, make, server_url, settle, take, usage
 from tests.support import HANGS
 from twdm_async import Quota, Scope
 from twdm_async.quota.ledger import window
@@ -22,8 +22,8 @@ from twdm_async.quota.operations import Bucket, Claim, Hold, Slot, Tighten
 if TYPE_CHECKING:
     from pathlib import Path
 
-KINDS = ["memory", "sqlite", "redis"]
-SHARED = ["sqlite", "redis"]
+KINDS = ["memory", "sqlite", "redis", "postgres"]
+SHARED = ["sqlite", "redis", "postgres"]
 USER = Bucket("direct_messages.send", Scope.USER, "anna", "brand")
 OTHER = Bucket("direct_messages.send", Scope.USER, "bob", "brand")
 APP = Bucket("direct_messages.send", Scope.APP, "brand", "brand")
@@ -75,7 +75,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     kind: str
     folder: Path
-    redis_url: str | None
+    url: str | None
 
     slots: Bundle[tuple[Slot, ModelSlot]] = Bundle("slots")
 
@@ -83,7 +83,7 @@ class StoreMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.clock = HandClock()
-        self.store = make(self.kind, self.clock, self.folder, self.redis_url)
+        self.store = make(self.kind, self.clock, self.folder, self.url)
         self.model = Model()
         self.look()
 
@@ -172,7 +172,7 @@ def test_conformance(kind: str, tmp_path: Path, request: pytest.FixtureRequest) 
         pass
 
     Machine.kind, Machine.folder = kind, tmp_path
-    Machine.redis_url = request.getfixturevalue("redis_url") if kind == "redis" else None
+    Machine.url = server_url(kind, request)
     run_state_machine_as_test(
         Machine,
         settings=settings(
@@ -183,7 +183,7 @@ def test_conformance(kind: str, tmp_path: Path, request: pytest.FixtureRequest) 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_many_steps_of_one_turn_of_the_loop(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    url = request.getfixturevalue("redis_url") if kind == "redis" else None
+    url = server_url(kind, request)
     clock = HandClock()
     quota = Quota(30, per=100.0)
     claims = (Claim(USER, (quota,)),)

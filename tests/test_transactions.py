@@ -14,7 +14,19 @@ import redis
 from attrs import evolve
 
 from tests.engine import BUCKET, CREDIT, DAY, LIFETIME, SEND, SHARED, NotedIntent, claims, limiter, store_of
-from tests.stores import HandClock, TimedRedisStore, ask, give_back, look, make, settle, take, usage
+from tests.stores import (
+    HandClock,
+    TimedPostgresStore,
+    TimedRedisStore,
+    ask,
+    give_back,
+    look,
+    make,
+    server_url,
+    settle,
+    take,
+    usage,
+)
 from tests.support import HANGS
 from tests.virtual_time import LoopClock, VirtualTimeLoop, run
 from twdm_async import (
@@ -55,7 +67,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def url(request: pytest.FixtureRequest) -> str | None:
     kind = request.node.callspec.params.get("kind") if hasattr(request.node, "callspec") else "redis"
-    return request.getfixturevalue("redis_url") if kind == "redis" else None
+    return server_url(kind, request)
 
 
 # ---- stores ----
@@ -388,6 +400,10 @@ async def known_on(store: QuotaStore, page: str, folder: Path) -> Any:
         return store._books["brand"].conversations[page].people
     if isinstance(store, TimedRedisStore):
         return json.loads(store.server.hget(f"{store._prefix}:{{brand}}:pages", page))  # type: ignore[arg-type]  # sync
+    if isinstance(store, TimedPostgresStore):
+        query = f"SELECT content FROM {store.schema}.page WHERE name = %s"  # noqa: S608 - of the test
+        found = store.hand.execute(query, (page,)).fetchone()
+        return json.loads(found[0])  # type: ignore[index]
     (path,) = folder.glob("*.db")
     with contextlib.closing(sqlite3.connect(path)) as db:
         return json.loads(db.execute("SELECT content FROM page WHERE name = ?", (page,)).fetchone()[0])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import frozen
 
 from twdm_async.errors import DatabaseFailed, InvalidInput
+from twdm_async.outbox.insertion import PUT_MESSAGE
 from twdm_async.outbox.rows import SCHEMA as OUTBOX
 from twdm_async.quota.ledger import Ledger
 from twdm_async.quota.store.tables import SCHEMA as QUOTA
@@ -70,7 +71,7 @@ def install_sql(schema: str = "twdm") -> str:
     lines = [f'CREATE SCHEMA "{made}"', f'SET LOCAL search_path = "{made}"', _VERSIONS]
     for one in _SCHEMAS:
         lines += _steps(one, 0)
-    lines.append(_FIRST_SERVER)
+    lines += [PUT_MESSAGE.strip().replace("{schema}", f'"{made}"'), _FIRST_SERVER]
     return ";\n".join([*lines, "SET LOCAL search_path = DEFAULT"]) + ";\n"
 
 
@@ -122,6 +123,7 @@ def _install(db: Any, database: PostgresDatabase) -> None:
         if version < len(schema.steps):
             for statement in _steps(schema, version):
                 db.execute(statement)
+    db.execute(PUT_MESSAGE.replace("{schema}", f'"{database.schema}"'))
     if not db.execute("SELECT 1 FROM server").fetchone():
         db.execute(_FIRST_SERVER)
 

@@ -28,6 +28,7 @@ from twdm_async.cli.connect import (
     open_outbox,
     run,
 )
+from twdm_async.cli.database import database
 from twdm_async.cli.doctor import examine
 from twdm_async.cli.inbox import inbox
 from twdm_async.cli.media import media
@@ -56,6 +57,7 @@ app.add_typer(welcome, name="welcome")
 app.add_typer(media, name="media")
 app.add_typer(outbox, name="outbox")
 app.add_typer(inbox, name="inbox")
+app.add_typer(database, name="database")
 
 ProfileId = Annotated[str, typer.Argument(help="A custom profile's id.")]
 

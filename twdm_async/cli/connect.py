@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import platformdirs
@@ -17,9 +16,13 @@ from twdm_async.credentials import ENVIRONMENTS, Credentials
 from twdm_async.errors import InvalidInput, QuotaStoreFailed, TwdmError
 from twdm_async.outbox import Outbox
 from twdm_async.quota.store import QuotaStore, SQLiteQuotaStore
+from twdm_async.storage.places import checked_place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
+    from pathlib import Path
+
+    from twdm_async.storage.postgres import PostgresDatabase
 
 T = TypeVar("T")
 
@@ -44,26 +47,26 @@ QuotaStoreUrl = Annotated[
     str | None,
     typer.Option(
         envvar="TWDM_QUOTA_STORE",
-        help="Where what was spent is remembered: sqlite:///FILE, redis://HOST, or memory:// to forget it. If not "
-        "given, it is the file quota.db in your state folder.",
+        help="Where what was spent is remembered: sqlite:///FILE, postgresql://HOST/DATABASE, redis://HOST, or "
+        "memory:// to forget it. If not given, it is the file quota.db in your state folder.",
     ),
 ]
 OutboxFile = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--outbox",
         envvar="TWDM_OUTBOX",
-        help="The file in which messages wait and outcomes are kept. If not given, it is the file of the quota store; "
-        "if that is none, outbox.db in your state folder.",
+        help="The file in which messages wait and outcomes are kept, or postgresql://HOST/DATABASE. If not given, it "
+        "is where the quota store is; if that has no file, it is outbox.db in your state folder.",
     ),
 ]
 InboxFile = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--inbox",
         envvar="TWDM_INBOX",
-        help="The file in which it is remembered what was received. If not given, it is the file of the quota store; "
-        "if that is none, inbox.db in your state folder.",
+        help="The file in which it is remembered what was received, or postgresql://HOST/DATABASE. If not given, it is "
+        "where the quota store is; if that has no file, it is inbox.db in your state folder.",
     ),
 ]
 SettleAfter = Annotated[
@@ -114,15 +117,15 @@ async def open_client(
 
 
 @contextlib.asynccontextmanager
-async def open_outbox(client: Client, path: Path | None, settle_after: float) -> AsyncGenerator[Outbox]:
-    """The outbox at `path`; if not given, in the file of the client's quota store.
+async def open_outbox(client: Client, path: str | None, settle_after: float) -> AsyncGenerator[Outbox]:
+    """The outbox at `path`; if not given, where the client's quota store is.
 
     Raises:
         InvalidInput: `settle_after` is too short.
         OutboxFailed: the file cannot be had.
     """
     try:
-        outbox = Outbox(client, path or _state_file(client.quota_store.address, "outbox.db"), settle_after=settle_after)
+        outbox = Outbox(client, path or _beside(client.quota_store, "outbox.db"), settle_after=settle_after)
     except InvalidInput as error:
         option = "--settle-after" if error.parameter == "settle_after" else error.parameter
         raise InvalidInput(parameter=option, problem=error.problem) from None
@@ -130,19 +133,18 @@ async def open_outbox(client: Client, path: Path | None, settle_after: float) ->
         yield outbox
 
 
-def inbox_path(quota_store: str | None) -> Path:
-    """Return where the inbox is if nobody says so: in the file of the quota store, or in the state folder.
+def inbox_place(inbox: str | None, quota_store: str | None) -> Path | PostgresDatabase:
+    """Return where the inbox is; if nobody says so, where the quota store is, or in the state folder.
 
     Raises:
-        InvalidInput: the store's address is not one.
+        InvalidInput: `inbox` or the store's address is not one.
     """
-    return _state_file(_store(quota_store).address, "inbox.db")
+    return checked_place(inbox) if inbox else _beside(_store(quota_store), "inbox.db")
 
 
-def _state_file(store: str, name: str) -> Path:
-    """Return the file of the quota store; if it has none, the one called `name` in the state folder."""
-    scheme, _, file = store.partition(":///")
-    return Path(file) if scheme == "sqlite" else _state_folder() / name
+def _beside(store: QuotaStore, name: str) -> Path | PostgresDatabase:
+    """Return where the quota store is; if it has no tables, the file called `name` in the state folder."""
+    return store.place or _state_folder() / name
 
 
 def _state_folder() -> Path:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
 
-from twdm_async.cli.connect import inbox_path, open_client
+from twdm_async.cli.connect import inbox_place, open_client
 from twdm_async.cli.terminal import plain
 from twdm_async.resources.inbox import Inbox
 from twdm_async.webhooks.webhook import SILENCE
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from pathlib import Path
+
+    from twdm_async.storage.postgres import PostgresDatabase
 
 _MARKS: Final = {True: "[green]yes", False: "[red]no", None: "[yellow]unknown"}
 
 
-async def examine(api_url: str, username: str | None, quota_store: str | None, inbox_file: Path | None) -> int:
+async def examine(api_url: str, username: str | None, quota_store: str | None, inbox_file: str | None) -> int:
     """Print what the account and its keys are good for. Returns the exit code: 0 if nothing is missing."""
     async with open_client(api_url, None, username, quota_store) as client:
         findings = await client.account.check_access()
@@ -35,15 +37,15 @@ async def examine(api_url: str, username: str | None, quota_store: str | None, i
     sends = [state for state in states if state.endpoint == "direct_messages.send"]
     words = ", ".join(f"{state.used} of {state.limit} ({state.scope.value})" for state in sends)
     table.add_row("messages of the day", "", plain(f"{words} are spent, as {where} remembers"))
-    path = inbox_file or inbox_path(quota_store)
-    if path.exists():
-        await _add_inbox(table, path, now)
+    place = inbox_place(inbox_file, quota_store)
+    if not isinstance(place, Path) or place.exists():
+        await _add_inbox(table, place, now)
     Console().print(table)
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-async def _add_inbox(table: Table, path: Path, now: datetime) -> None:
-    async with Inbox(path) as inbox:
+async def _add_inbox(table: Table, place: Path | PostgresDatabase, now: datetime) -> None:
+    async with Inbox(place) as inbox:
         heard, failed, unread = await inbox.heard(), await inbox.failed(), await inbox.unread()
     webhook = {kind: at for kind, at in heard.items() if kind in {"delivery", "check"}}
     if webhook:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twdm_async.cli.connect import InboxFile, QuotaStoreUrl, inbox_path, run
+from twdm_async.cli.connect import InboxFile, QuotaStoreUrl, inbox_place, run
 from twdm_async.cli.terminal import show, shown
 from twdm_async.errors import InvalidInput
 from twdm_async.resources.inbox import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 inbox = typer.Typer(
     help="Events that a webhook received, and that its program failed to handle, or that could not be read.",
@@ -24,11 +24,11 @@ Ids = Annotated[list[str] | None, typer.Argument(help="Of events, as `failed` an
 Everything = Annotated[bool, typer.Option("--all", help="All of them.")]
 
 
-def _inbox(inbox_file: Path | None, quota_store: str | None) -> Inbox:
-    path = inbox_file or inbox_path(quota_store)
-    if not path.exists():
-        raise InvalidInput(parameter="inbox", problem=f"there is none at {path}; name it with --inbox")
-    return Inbox(path)
+def _inbox(inbox_file: str | None, quota_store: str | None) -> Inbox:
+    place = inbox_place(inbox_file, quota_store)
+    if isinstance(place, Path) and not place.exists():
+        raise InvalidInput(parameter="inbox", problem=f"there is none at {place}; name it with --inbox")
+    return Inbox(place)
 
 
 @inbox.command()

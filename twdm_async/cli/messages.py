@@ -13,7 +13,7 @@ from twdm_async.cli.connect import (
     InboxFile,
     QuotaStoreUrl,
     Username,
-    inbox_path,
+    inbox_place,
     open_client,
     run,
 )
@@ -104,7 +104,7 @@ def listen(
     async def main() -> None:
         async with (
             open_client(api_url, None, username, quota_store) as client,
-            Inbox(inbox_file or inbox_path(quota_store)) as inbox,
+            Inbox(inbox_place(inbox_file, quota_store)) as inbox,
         ):
             async for message in client.direct_messages.poll(inbox, every=every, sent=echoes):
                 typer.echo(as_json(message_shown(message)))

@@ -30,7 +30,6 @@ from twdm_async.resources.evidence import SETTLE_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from pathlib import Path
 
 outbox = typer.Typer(
     help="Messages that wait in a file and are sent once, whatever happens to the process.", no_args_is_help=True
@@ -39,7 +38,7 @@ outbox = typer.Typer(
 
 @contextlib.asynccontextmanager
 async def _opened(
-    api_url: str, username: str | None, quota_store: str | None, path: Path | None, settle_after: float = SETTLE_AFTER
+    api_url: str, username: str | None, quota_store: str | None, path: str | None, settle_after: float = SETTLE_AFTER
 ) -> AsyncGenerator[Outbox]:
     async with (
         open_client(api_url, None, username, quota_store) as client,

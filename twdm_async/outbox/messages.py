@@ -109,13 +109,16 @@ class Messages:
             every: seconds between two looks.
             at_least_every: seconds after which those who wait are woken whatever happened.
         """
-        told_at = self._clock.monotonic()
-        while True:
-            await asyncio.sleep(every)
-            version = await self.storage.submit(self.storage.version)
-            if version != self._version or self._clock.monotonic() - told_at >= at_least_every:
-                self._version, told_at = version, self._clock.monotonic()
-                self.tell()
+        told_at, stop_listening = self._clock.monotonic(), self.storage.listen(self.tell)
+        try:
+            while True:
+                await asyncio.sleep(every)
+                version = await self.storage.submit(self.storage.version)
+                if version != self._version or self._clock.monotonic() - told_at >= at_least_every:
+                    self._version, told_at = version, self._clock.monotonic()
+                    self.tell()
+        finally:
+            stop_listening()
 
     async def close(self) -> None:
         """Let go of them."""

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from twdm_async import errors
 from twdm_async._numbers import checked_count, checked_seconds
-from twdm_async._quiet import quiet
+from twdm_async._quiet import quiet, quiet_call
 from twdm_async.client import Client
 from twdm_async.models.checks import checked_characters
 from twdm_async.outbox.entry import State
+from twdm_async.outbox.insertion import insertion_of
 from twdm_async.outbox.messages import Messages, woken
 from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows
 from twdm_async.outbox.sending import Sending
@@ -32,14 +33,16 @@ from twdm_async.quota.spec import Priority
 from twdm_async.resources.direct_messages import outgoing
 from twdm_async.resources.evidence import checked_settle_after
 from twdm_async.storage.places import checked_place, open_storage
+from twdm_async.storage.postgres import PostgresDatabase
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
     from twdm_async.outbox.entry import Entry
+    from twdm_async.outbox.insertion import Insertion
     from twdm_async.resources.message_data import Attachable
+    from twdm_async.storage.places import Place
 
 T = TypeVar("T")
 
@@ -51,30 +54,33 @@ _LATEST: Final = 253_402_300_799.0  # seconds since 1970: the end of the year 99
 
 
 class Outbox:
-    """Messages of one account in a file, and whoever sends them.
+    """Messages of one account in a file or a PostgreSQL database, and whoever sends them.
 
-    Several processes may use one file. Use it as ``async with Outbox(client, path) as outbox``, within the client's
-    own block.
+    Several processes may use one file, and processes on many hosts one database. Use it as ``async with Outbox(client,
+    path) as outbox``, within the client's own block.
 
     Args:
         client: sends them.
-        path: of the file; it is made if it is not there, for its owner alone. If it is the file of the client's
-            :class:`SQLiteQuotaStore`, a message and the slot it is sent with are written down together.
+        path: of the file; it is made if it is not there, for its owner alone. Or the URL of a database
+            (``postgresql://...``), or a :class:`PostgresDatabase`. If the client's quota store is in the same file or
+            database, a message and the slot it is sent with are written down together.
         settle_after: seconds after which a message that may have arrived, and is not in the API's list of messages, may
-            be sent again: ten minutes, or five times the client's timeout if that is more. The list has been seen to
-            lag by three minutes; see :mod:`twdm_async.resources.evidence`. Pauses after a message failed are a multiple
-            of it.
+            be sent again: ten minutes, or five times the client's timeout, and the database's lease, if that is more.
+            The list has been seen to lag by three minutes; see :mod:`twdm_async.resources.evidence`. Pauses after a
+            message failed are a multiple of it.
 
     Raises:
         InvalidInput: `path` is not a path, or `settle_after` is so short that a message may still be on its way.
     """
 
-    def __init__(self, client: Client, path: str | os.PathLike[str], *, settle_after: float | None = None) -> None:
+    def __init__(self, client: Client, path: Place, *, settle_after: float | None = None) -> None:
         if not isinstance(client, Client):
             raise errors.InvalidInput(parameter="client", problem="must be a Client")
         self._reconciler = client.direct_messages.reconciler
-        settle_after = checked_settle_after(settle_after, self._reconciler.timeout)
         place = checked_place(path)
+        self._place = place
+        lease = place.lease if isinstance(place, PostgresDatabase) else 0.0
+        settle_after = checked_settle_after(settle_after, self._reconciler.timeout, lease)
         self._clock = client.clock
         account = self._reconciler.credentials.account
         self._storage = open_storage(place, SCHEMA, "what is to be sent", _IF_BAD, self._clock, turn=account)
@@ -85,7 +91,7 @@ class Outbox:
             Settling(self._messages, client.direct_messages, self._clock, settle_after),
             self._clock,
             settle_after=settle_after,
-            has_slots=client.quota_store.shares(place),
+            has_slots=client.quota_store.place == place,
         )
         self._is_closed = False
 
@@ -126,32 +132,98 @@ class Outbox:
             InvalidInput: something is wrong with the arguments, or `key` was used for another message.
             OutboxFailed: it could not be kept.
         """
-        message = outgoing(
+        new = self._new(
             recipient_id,
             text,
             custom_profile_id=custom_profile_id,
+            key=key,
+            priority=priority,
+            not_after=not_after,
             quick_replies=quick_replies,
             ctas=ctas,
             attachment=attachment,
-        )
-        fingerprint, content = self._reconciler.credentials.fingerprints(message.message.text, message.message.content)
-        payload = json.dumps(message.create, ensure_ascii=False, sort_keys=True)
-        new = NewMessage(
-            key=secrets.token_hex(16) if key is None else _checked_key(key),
-            digest=hashlib.sha256(payload.encode()).hexdigest(),
-            recipient_id=message.message.recipient_id or "",
-            custom_profile_id=message.message.custom_profile_id,
-            fingerprint=fingerprint,
-            content=content,
-            payload=payload,
-            priority=Lane(priority=priority).priority,
-            not_after=None if not_after is None else _checked_time(not_after, "not_after"),
         )
         entry = await self._do(lambda rows: rows.put(new), is_durable=True)
         if isinstance(entry, errors.InvalidInput):
             raise entry
         self._messages.tell()
         return entry
+
+    @quiet_call
+    def insertion(
+        self,
+        recipient_id: str | int,
+        text: str | None = None,
+        *,
+        key: str,
+        custom_profile_id: str | int | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+        not_after: datetime | None = None,
+        quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
+        ctas: Sequence[CallToAction] | None = None,
+        attachment: Attachable | None = None,
+    ) -> Insertion:
+        """Return the statement that puts a message in a transaction of your own, in the outbox' PostgreSQL database:
+        the message is sent if that transaction is committed, and only then.
+
+        Args:
+            recipient_id: as of :meth:`put`, and so are all the others.
+            text: as of :meth:`put`.
+            key: a name for the message; see :meth:`put`.
+            custom_profile_id: as of :meth:`put`.
+            priority: as of :meth:`put`.
+            not_after: as of :meth:`put`.
+            quick_replies: as of :meth:`put`.
+            ctas: as of :meth:`put`.
+            attachment: as of :meth:`put`.
+
+        Raises:
+            InvalidInput: something is wrong with the arguments, or the outbox is in a file.
+        """
+        if not isinstance(self._place, PostgresDatabase):
+            raise errors.InvalidInput(
+                parameter="outbox", problem="must be in a PostgreSQL database; this one is in a file"
+            )
+        new = self._new(
+            recipient_id,
+            text,
+            custom_profile_id=custom_profile_id,
+            key=key,
+            priority=priority,
+            not_after=not_after,
+            quick_replies=quick_replies,
+            ctas=ctas,
+            attachment=attachment,
+        )
+        return insertion_of(new, self._reconciler.credentials.account, self._place.schema)
+
+    def _new(
+        self,
+        recipient_id: str | int,
+        text: str | None,
+        *,
+        key: str | None,
+        priority: Priority,
+        not_after: datetime | None,
+        **content: Any,
+    ) -> NewMessage:
+        """Check a message that is to be put, and encode it."""
+        message = outgoing(recipient_id, text, **content)
+        fingerprint, content_fingerprint = self._reconciler.credentials.fingerprints(
+            message.message.text, message.message.content
+        )
+        payload = json.dumps(message.create, ensure_ascii=False, sort_keys=True)
+        return NewMessage(
+            key=secrets.token_hex(16) if key is None else _checked_key(key),
+            digest=hashlib.sha256(payload.encode()).hexdigest(),
+            recipient_id=message.message.recipient_id or "",
+            custom_profile_id=message.message.custom_profile_id,
+            fingerprint=fingerprint,
+            content=content_fingerprint,
+            payload=payload,
+            priority=Lane(priority=priority).priority,
+            not_after=None if not_after is None else _checked_time(not_after, "not_after"),
+        )
 
     async def get(self, key: str) -> Entry | None:
         """Tell what became of the message called `key`; ``None`` if there is none.

@@ -77,6 +77,7 @@ SCHEMA: Final = Schema(
         """,
     ),
     earlier=(0, 1, 1, 2),
+    latest="SELECT coalesce(max(id), 0) FROM message",
 )
 """The tables of an outbox. The `slot` of a message is a name for the quota slot it was written down with."""
 
@@ -167,6 +168,7 @@ class Rows:
 
     def put(self, new: NewMessage) -> Entry | InvalidInput:
         """Keep a message, if there is none of this key; an error if there is another one of this key."""
+        self.transaction.tell()
         kept = self.transaction.execute(_INSERT, self._values_of(new)).fetchone()
         if kept is None:
             query = f"SELECT digest, {_ENTRY} FROM message WHERE account = ? AND key = ?"  # noqa: S608 - constant

@@ -65,23 +65,25 @@ _ENOUGH_OLD: Final = 10  # old messages in a row are the end; fewer may stand at
 _MOST_BARREN: Final = 3  # pages in a row that bring nothing new
 
 
-def checked_settle_after(settle_after: float | None, timeout: float) -> float:
+def checked_settle_after(settle_after: float | None, timeout: float, lease: float = 0.0) -> float:
     """`settle_after` in seconds, or what it is if not given.
 
     Args:
         settle_after: seconds, or ``None``.
         timeout: seconds that an attempt may take.
+        lease: seconds after which whoever made it may be taken for dead, although it lives.
 
     Raises:
         InvalidInput: it is no time, or one in which a message can still be on its way.
     """
-    shortest = RequestLifetime.from_timeout(timeout).whole
+    shortest = RequestLifetime.from_timeout(timeout).whole + lease
     if settle_after is None:
         return max(SETTLE_AFTER, shortest)
     if checked_seconds(settle_after, "settle_after") < shortest:
+        leased = f" and a lease of {lease:g} s" if lease else ""
         problem = (
-            f"must be {shortest:g} seconds or more: with a timeout of {timeout:g} s, a message that was given up may "
-            "still arrive until then"
+            f"must be {shortest:g} seconds or more: with a timeout of {timeout:g} s{leased}, a message that was given "
+            "up may still arrive until then"
         )
         raise InvalidInput(parameter="settle_after", problem=problem)
     return settle_after

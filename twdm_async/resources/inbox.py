@@ -104,12 +104,13 @@ class SetAside:
 
 
 class Inbox:
-    """Remembers which events were received. With a file, it does so across restarts; several processes may use one
-    file, and an outbox and a quota store may be in the same file.
+    """Remembers which events were received. With a file, it does so across restarts, and several processes may use one
+    file; with a PostgreSQL database, processes on many hosts. An outbox and a quota store may be in the same place.
 
     Args:
         path: of the file. A missing file is created, readable by its owner alone. It holds each message's text until
-            the message is handled. Without `path`, everything is forgotten when the process ends.
+            the message is handled. Or the URL of a database (``postgresql://...``), or a :class:`PostgresDatabase`.
+            Without `path`, everything is forgotten when the process ends.
         clock: the source of time; the machine's clocks if not given.
 
     Raises:

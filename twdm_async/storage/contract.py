@@ -57,6 +57,7 @@ class Schema:
         earlier: which version of the tables the files of format 1, 2, 3 and 4 have.
         upgrades: by the number of a step, what is done in a file after it that was made by an earlier version of this
             library; it gets the database.
+        latest: the query for the number of the latest row that an application's own transaction may have put.
         is_lenient: whether a text that is not UTF-8 is given out with marks in it, so that it does not hide the others.
     """
 
@@ -65,6 +66,7 @@ class Schema:
     earlier: tuple[int, int, int, int] = (0, 0, 0, 0)
     upgrades: Mapping[int, Callable[[Any], None]] = field(factory=dict[int, Callable[[Any], None]])
     is_lenient: bool = False
+    latest: str = "SELECT 0"
 
 
 class Cursor(Protocol):
@@ -102,6 +104,9 @@ class Transaction(ABC):
     @abstractmethod
     def execute(self, query: str, values: Sequence[Any] = ()) -> Cursor:
         """Execute `query`, whose values are marked with ``?``."""
+
+    def tell(self) -> None:  # noqa: B027 - a file tells nothing
+        """Tell those who listen, once this is committed, that something was put."""
 
     def executemany(self, query: str, rows: Iterable[Sequence[Any]]) -> None:
         """Execute `query` for each of `rows`."""
@@ -193,6 +198,14 @@ class Storage(ABC):
         """A number that differs from that of the last time if somebody else has changed something. To be called in
         the storage's thread.
         """
+
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002 - a file tells nothing
+        """Call `heard` in the running loop as soon as somebody else puts something, where the place can tell.
+
+        Returns:
+            What ends it.
+        """
+        return lambda: None
 
     @property
     @abstractmethod

@@ -29,11 +29,12 @@ import os
 import re
 import secrets
 import socket
+import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from twdm_async._forks import forks
@@ -53,7 +54,7 @@ _PATIENCE: Final = 30.0  # seconds in which a connection that was lost must come
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds between two tries to connect
 _LEASE: Final = 15.0  # seconds
 _MOST_IDLE: Final = 10.0  # seconds within a transaction, after which the server ends it: its process is suspended
-_LONGEST_TURN: Final = 30.0  # seconds to wait for others
+_LONGEST_TURN: Final = 5.0  # seconds to wait for others, before it is seen to whether these are suspended
 _FORGOTTEN_AFTER: Final = 86_400.0  # seconds after its end, a lease is removed
 # A host that is cut off is noticed within half a minute.
 _CONNECTING: Final = {
@@ -82,7 +83,6 @@ IDENTITY: Final = (
 )
 """Which system the database belongs to, and which of its timelines; another one begins when a standby takes over."""
 
-_NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
 _SETTINGS: Final = (
     "SELECT set_config('search_path', %s, true), set_config('idle_in_transaction_session_timeout', %s, true), "
     "set_config('lock_timeout', %s, true), set_config('synchronous_commit', "
@@ -90,16 +90,23 @@ _SETTINGS: Final = (
     "true)"
 )
 _TAKE_TURN: Final = (
-    f"UPDATE turn SET number = number + 1 WHERE name = %s RETURNING number, {_NOW}, {IDENTITY}, "  # noqa: S608 - constants
+    f"UPDATE turn SET number = number + 1 WHERE name = %s RETURNING number, {{now}}, {IDENTITY}, "  # noqa: S608 - constants
     "(SELECT identity FROM server), (SELECT epoch FROM server)"
 )
 _LOOK: Final = (
-    f"SELECT coalesce((SELECT number FROM turn WHERE name = %s), 0), {_NOW}, {IDENTITY}, identity, epoch FROM server"  # noqa: S608 - constants
+    f"SELECT coalesce((SELECT number FROM turn WHERE name = %s), 0), {{now}}, {IDENTITY}, identity, epoch FROM server"  # noqa: S608 - constants
 )
 _RENEW: Final = (
     "INSERT INTO lease (name, holder, package, host, pid, since, until, number) "
     "VALUES (%s, %s, %s, %s, %s, %s, %s, %s) "
     "ON CONFLICT (name) DO UPDATE SET until = excluded.until, number = excluded.number"
+)
+_LOCKED: Final = "55P03"
+# The server's own limit for idle transactions does not see those that were in the middle of a pipeline.
+_END_THE_SUSPENDED: Final = (
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'twdm_async' "
+    "AND usename = current_user AND wait_event = 'ClientRead' AND backend_xid IS NOT NULL "
+    "AND now() - state_change > CAST(%s AS interval) AND now() - query_start > CAST(%s AS interval)"
 )
 _PHRASES: Final = (
     (r"\bstrftime\('%s', 'now'\)", "floor(extract(epoch FROM clock_timestamp()))"),
@@ -115,8 +122,8 @@ _ADVICE: Final = {
     "42[^5]": "this library made a mistake; please report it",
     "42501": "this user may not use the tables; grant it what `twdm database sql` says",
     "53": "the server is out of room, memory or connections; see its log",
-    "55P03": f"another process has not ended its turn for {_LONGEST_TURN:g} s; see what that process does",
-    "25006": "it is a standby, which cannot be written to; see that the address leads to the primary",
+    "55P03": f"another process has not ended its turn for {_PATIENCE:g} s; see what that process does",
+    "25006|55000|0A000": "it is a standby, which cannot be written to; see that the address leads to the primary",
     "28": "see that user and password are right, and that the server lets this user in",
     "password|pg_hba|role .* does not": "see that user and password are right, and that the server lets this user in",
     "database .* does not exist": "there is no such database; make it first",
@@ -151,6 +158,9 @@ class PostgresDatabase:
         InvalidInput: an argument is wrong, or the extra is not installed.
     """
 
+    now: ClassVar = "extract(epoch FROM clock_timestamp())::float8"
+    """What time it is, in SQL."""
+
     def __init__(
         self, url: str | None = None, *, pool: Any = None, schema: str = "twdm", lease: float = _LEASE
     ) -> None:
@@ -162,6 +172,8 @@ class PostgresDatabase:
             if url is not None:
                 conninfo, schema = _without_schema(url, schema)
             facts = self.library.conninfo.conninfo_to_dict(conninfo)
+            for port in str(facts.get("port", "")).split(","):
+                int(port or 0)
         except (self.library.ProgrammingError, ValueError, TypeError):
             problem = "must be like postgresql://user@host:5432/database"
             raise InvalidInput(parameter="url", problem=problem) from None
@@ -205,7 +217,9 @@ def _without_schema(url: str, schema: str) -> tuple[str, str]:
     """Return `url` without the parameter that is ours, and its value."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    schema = query.pop("twdm_schema", schema)
+    if "twdm_schema" not in query:
+        return url, schema
+    schema = query.pop("twdm_schema")
     return parts._replace(query=urlencode(query)).geturl(), schema
 
 
@@ -273,16 +287,24 @@ class _Found:
 
     @property
     def rowcount(self) -> int:
-        if self._cursor.pgresult is None:
-            self._session.catch_up()
+        self._wait()
         return int(self._cursor.rowcount)
 
     def fetchone(self) -> Any:
+        self._wait()
         return self._session.run(self._cursor.fetchone())
 
     def fetchall(self) -> list[Any]:
+        self._wait()
         rows: list[Any] = self._session.run(self._cursor.fetchall())
         return rows
+
+    def _wait(self) -> None:
+        """Wait for the outcome in a way after which the server knows that it is our turn to say something: only then it
+        ends the transaction of a process that is suspended.
+        """
+        if self._cursor.pgresult is None:
+            self._session.catch_up()
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.fetchall())
@@ -308,6 +330,12 @@ class _ServerTransaction(Transaction):
         self.wall = wall
         self.uptime = uptime
         self.epoch = epoch
+        self._has_told = False
+
+    def tell(self) -> None:
+        if not self._has_told:
+            self._has_told = True
+            self._session.execute("SELECT pg_notify(current_schema(), '')")
 
     def execute(self, query: str, values: Sequence[Any] = ()) -> Cursor:
         return self._session.execute(in_postgres(query), [_storable(value) for value in values])
@@ -329,6 +357,36 @@ def advice(error: BaseException | None) -> str:
         if re.match(pattern, state) if pattern[:1].isdigit() else re.search(pattern, str(error)):
             return f"{words} ({state or type(error).__name__})"
     raise AssertionError  # the last one fits all
+
+
+class _Listener:
+    """Hears what is told in a database, over a connection and in a thread of its own. Where nothing can be heard, as
+    behind PgBouncer, all that is missing is what comes between two looks.
+    """
+
+    def __init__(self, database: PostgresDatabase, loop: asyncio.AbstractEventLoop, heard: Callable[[], None]) -> None:
+        self._database = database
+        self._loop = loop
+        self._heard = heard
+        self._is_stopped = threading.Event()
+        threading.Thread(target=self._work, name="twdm_async listener", daemon=True).start()
+
+    def stop(self) -> None:
+        """Hear nothing more."""
+        self._is_stopped.set()
+
+    def _work(self) -> None:
+        while not self._is_stopped.is_set():
+            with suppress(self._database.library.Error, RuntimeError):  # it is lost, or the loop is closed
+                self._listen()
+            self._is_stopped.wait(_LONGEST_PAUSE)
+
+    def _listen(self) -> None:
+        with closing(self._database.connect()) as connection:
+            connection.execute(f'LISTEN "{self._database.schema}"')
+            while not self._is_stopped.is_set():
+                for _ in connection.notifies(timeout=_LONGEST_PAUSE, stop_after=1):
+                    self._loop.call_soon_threadsafe(self._heard)
 
 
 class _Retry(Exception):
@@ -353,6 +411,7 @@ class PostgresStorage(Storage):
         super().__init__(schema, content, advice, clock)
         self._database = database
         self._turn = f"{schema.package} {turn}".strip()
+        self._take_turn, self._look = _TAKE_TURN.format(now=database.now), _LOOK.format(now=database.now)
         self.error = database.library.Error
         self._begin_anew()
         self._loop: asyncio.AbstractEventLoop | None = None  # of an application's asynchronous pool
@@ -390,6 +449,8 @@ class PostgresStorage(Storage):
                 error = retry.__cause__
                 if time.monotonic() > deadline or not self._was_connected:
                     raise StorageTrouble(advice(error)) from None
+                if getattr(error, "sqlstate", None) == _LOCKED:
+                    self._try_once(_END_THE_SUSPENDED, (f"{_MOST_IDLE:g}s",) * 2)
             except self.error as other:
                 raise StorageTrouble(advice(other)) from None
             time.sleep(pause)
@@ -421,7 +482,7 @@ class PostgresStorage(Storage):
         if not connection.closed:
             with suppress(self.error):
                 session.execute("ROLLBACK")
-                return getattr(error, "sqlstate", None) in {"40001", "40P01"}
+                return getattr(error, "sqlstate", None) in {"40001", "40P01", _LOCKED}
         self._drop()
         return isinstance(error, self.error)
 
@@ -430,7 +491,7 @@ class PostgresStorage(Storage):
         execute(f"BEGIN ISOLATION LEVEL {'REPEATABLE READ READ ONLY' if only_reads else 'READ COMMITTED READ WRITE'}")
         settings = (f'"{self._database.schema}", pg_temp', f"{_MOST_IDLE:g}s", f"{_LONGEST_TURN:g}s")
         execute(_SETTINGS, settings)
-        query, asked_at = _LOOK if only_reads else _TAKE_TURN, self._clock.uptime()
+        query, asked_at = self._look if only_reads else self._take_turn, self._clock.uptime()
         found = execute(query, (self._turn,)).fetchone()
         if found is None and not only_reads:
             execute("INSERT INTO turn VALUES (%s, 0) ON CONFLICT DO NOTHING", (self._turn,))
@@ -577,15 +638,16 @@ class PostgresStorage(Storage):
     # ---- news, and who is alive ----
 
     def version(self) -> int:
-        query = f'SELECT number FROM "{self._database.schema}".turn WHERE name = %s'  # noqa: S608 - checked
-        with suppress(_Retry, self.error, StorageTrouble), self._connected() as session:
-            try:
-                found = session.execute(query, (self._turn,)).fetchone()
-            except self.error:
-                self._drop()  # whoever uses it next will hear of it
-                raise
-            return int(found[0]) - self._own_turns if found else 0
-        return 0
+        latest = self._schema.latest.replace("FROM ", f'FROM "{self._database.schema}".')
+        query = f'SELECT number, ({latest}) FROM "{self._database.schema}".turn WHERE name = %s'  # noqa: S608 - checked
+        found = self._try_once(query, (self._turn,))
+        return hash((found[0] - self._own_turns, found[1])) if found else 0
+
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
+        if self._database.pool is not None:
+            return super().listen(heard)  # it is not ours to keep one of its connections
+        listener = _Listener(self._database, asyncio.get_running_loop(), heard)
+        return listener.stop
 
     def stay_alive(self, _: Transaction) -> None:
         """Each transaction that changes something is a sign of life."""
@@ -594,13 +656,19 @@ class PostgresStorage(Storage):
         """Give a sign of life while there is nothing to do. To be called in the storage's thread."""
         if not self._has_lease:
             return
-        query = f'UPDATE "{self._database.schema}".lease SET until = {_NOW} + %s WHERE holder = %s'  # noqa: S608 - checked
+        lease = f'"{self._database.schema}".lease'
+        query = f"UPDATE {lease} SET until = {self._database.now} + %s WHERE holder = %s RETURNING 1"  # noqa: S608 - checked
+        self._try_once(query, (self._database.lease, self._name))
+
+    def _try_once(self, query: str, values: Sequence[Any]) -> Any:
+        """Return the first row, or ``None`` if there is none or it cannot be had; whoever is next will hear of that."""
         with suppress(_Retry, self.error, StorageTrouble), self._connected() as session:
             try:
-                session.execute(query, (self._database.lease, self._name))
+                return session.execute(query, values).fetchone()
             except self.error:
                 self._drop()
                 raise
+        return None
 
     def is_dead(self, transaction: Transaction, owner: str) -> bool:
         found = transaction.execute("SELECT until FROM lease WHERE name = ?", (owner,)).fetchone()

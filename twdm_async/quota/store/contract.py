@@ -19,16 +19,19 @@ from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.operations import Settle
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from twdm_async.quota.operations import Answer, Note, Recipient, Slot, Take, Terms
     from twdm_async.quota.standing import Standing
+    from twdm_async.storage.postgres import PostgresDatabase
 
 
 class QuotaStore(ABC):
     """Keeps the book of any number of apps.
 
     Share one among all clients that spend the same quotas: :class:`MemoryQuotaStore` serves one process,
-    :class:`SQLiteQuotaStore` one host, :class:`RedisQuotaStore` many. To write another, subclass
-    :class:`~twdm_async.quota.store.transactional.TransactionalQuotaStore`.
+    :class:`SQLiteQuotaStore` one host, :class:`RedisQuotaStore` and :class:`PostgresQuotaStore` many. To write another,
+    subclass :class:`~twdm_async.quota.store.transactional.TransactionalQuotaStore`.
 
     A store belongs to one event loop at a time. Loops that run side by side, in threads, need one each.
 
@@ -43,6 +46,8 @@ class QuotaStore(ABC):
 
     is_shared: ClassVar = True
     """Whether other processes may give slots back, too."""
+    place: Path | PostgresDatabase | None = None
+    """Where its tables are, if it has some. What is written for an outbox there goes along with the slots."""
     _schemes: ClassVar[dict[str, type[QuotaStore]]] = {}
 
     def __init_subclass__(cls, *, schemes: tuple[str, ...] = ()) -> None:
@@ -98,8 +103,9 @@ class QuotaStore(ABC):
         """Open the store at `url`.
 
         Args:
-            url: ``memory://``, ``sqlite:///relative/path``, ``sqlite:////absolute/path``, ``redis://host:port/db``,
-                ``rediss://...``, ``unix://...``, ``redis+cluster://...`` or ``rediss+cluster://...``.
+            url: ``memory://``, ``sqlite:///relative/path``, ``sqlite:////absolute/path``,
+                ``postgresql://user@host:port/database``, ``redis://host:port/db``, ``rediss://...``, ``unix://...``,
+                ``redis+cluster://...`` or ``rediss+cluster://...``.
             assume_spent: what to believe at the first start; see :class:`QuotaStore`.
 
         Raises:
@@ -119,10 +125,6 @@ class QuotaStore(ABC):
     def _at(cls, url: str, assume_spent: float) -> Self:
         """Open the store at `url`, whose scheme is one of its own."""
         raise NotImplementedError
-
-    def shares(self, place: object) -> bool:  # noqa: ARG002 - most have no tables
-        """Tell whether this store's tables are at `place`, so that intents are written with slots."""
-        return False
 
     # fmt: off
     def take_one(self, terms: Terms, recipient: Recipient | None, loop: asyncio.AbstractEventLoop) -> Slot | None:  # noqa: ARG002

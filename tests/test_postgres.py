@@ -1,0 +1,443 @@
+"""PostgreSQL under an outbox, an inbox and quotas: a real server that crashes, drops connections and fails over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import psycopg
+import psycopg_pool
+import pytest
+import sqlalchemy
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from tests.drainer import table
+from tests.postgres_server import PostgresServer
+from tests.support import HANGS
+from twdm_async import (
+    Client,
+    DatabaseFailed,
+    Inbox,
+    InvalidInput,
+    OutboxFailed,
+    PostgresDatabase,
+    PostgresQuotaStore,
+    QuotaStore,
+    QuotaStoreFailed,
+)
+from twdm_async._clock import Clock
+from twdm_async.database import check, install, install_sql, resume
+from twdm_async.outbox import Outbox, State
+from twdm_async.outbox.rows import SCHEMA
+from twdm_async.resources.inbox import Received
+from twdm_async.storage import postgres as postgres_module
+from twdm_async.storage.contract import StorageTrouble, Transaction
+from twdm_async.storage.postgres import PostgresStorage, in_postgres
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from twdm_async.outbox import Insertion
+    from twdm_async.sandbox import Sandbox
+
+TEXT = "SENTINEL text"
+
+
+@contextlib.asynccontextmanager
+async def box(sandbox: Sandbox, database: PostgresDatabase, **options: Any) -> AsyncIterator[Outbox]:
+    """An outbox whose slots are in the same database."""
+    async with (
+        PostgresQuotaStore(database) as store,
+        Client(
+            sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=table(), quota_store=store
+        ) as client,
+        Outbox(client, database, **options) as outbox,
+    ):
+        yield outbox
+
+
+@pytest.fixture(autouse=True)
+def all_is_closed() -> Iterator[None]:
+    yield
+    while _opened:
+        _opened.pop()._drop()
+
+
+_opened: list[PostgresStorage] = []
+
+
+def storage_of(database: PostgresDatabase) -> PostgresStorage:
+    storage = PostgresStorage(database, SCHEMA, "what is to be sent", "do this", Clock(), turn="5")
+    _opened.append(storage)
+    return storage
+
+
+def count_up(transaction: Transaction) -> int:
+    """A change that shows how often it was made."""
+    query = "INSERT INTO outcome VALUES ('test', 1) ON CONFLICT (account) DO UPDATE SET last = outcome.last + 1"
+    transaction.execute(query)
+    return int(transaction.execute("SELECT last FROM outcome WHERE account = ?", ("test",)).fetchone()[0])
+
+
+# ---- the tables ----
+
+
+async def test_what_is_not_there_is_made_and_checked(postgres: PostgresServer, sandbox: Sandbox) -> None:
+    database = PostgresDatabase(postgres.url, schema="fresh")
+    with pytest.raises(DatabaseFailed, match="twdm database install"):
+        await check(database)
+    with pytest.raises(OutboxFailed, match="twdm database install"):
+        async with Client(sandbox.credentials) as client, Outbox(client, database):
+            pass
+    await asyncio.gather(*(install(database) for _ in range(3)))
+    assert await check(database) == ()
+    async with box(sandbox, database) as outbox:
+        await outbox.put("5", TEXT)
+        users = await check(database)
+    assert {(user.package, user.is_alive) for user in users} >= {("outbox", True)}
+    assert await check(database) == (), "whoever has ended is not shown"
+
+
+async def test_the_statements_of_a_migration_make_the_same(postgres: PostgresServer) -> None:
+    with psycopg.connect(postgres.url) as db:
+        db.execute(install_sql("by_hand"))
+    database = PostgresDatabase(f"{postgres.url}?twdm_schema=by_hand")
+    assert database.schema == "by_hand"
+    assert await check(database) == ()
+    await install(database)
+    async with Inbox(database) as inbox:
+        assert [one.id for one in await inbox.keep([Received("5", "1", "{}")])] == ["1"]
+
+
+async def test_tables_of_another_version_are_refused(database: PostgresDatabase, postgres: PostgresServer) -> None:
+    for version, words in ((99, "newer version"), (1, "upgrade")):
+        with psycopg.connect(postgres.url) as db:
+            db.execute(f"UPDATE {database.schema}.schema SET version = {version} WHERE package = 'outbox'")  # noqa: S608 - of the test
+        with pytest.raises(StorageTrouble, match=words):
+            storage_of(database).transact(count_up)
+        with pytest.raises(DatabaseFailed, match="version"):
+            await check(database)
+
+
+async def test_a_user_with_few_rights_can_send(
+    database: PostgresDatabase, postgres: PostgresServer, sandbox: Sandbox
+) -> None:
+    schema = database.schema
+    with psycopg.connect(postgres.url) as db:
+        db.execute(f"CREATE ROLE {schema} LOGIN")
+    restricted = PostgresDatabase(postgres.url.replace("twdm@", f"{schema}@"), schema=schema, lease=3.0)
+    with pytest.raises(StorageTrouble, match=r"may not use the tables|not there"):
+        storage_of(restricted).transact(count_up)
+    with psycopg.connect(postgres.url) as db:
+        db.execute(f"GRANT USAGE ON SCHEMA {schema} TO {schema}")
+        db.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {schema}")
+    async with box(sandbox, restricted) as outbox:
+        await outbox.put("5", TEXT)
+        assert (await outbox.drain())[State.SENT] == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"url": None},
+        {"url": "postgresql://localhost:port/x"},
+        {"url": "postgresql://localhost/x?colour=red"},
+        {"url": "postgresql://localhost/x", "schema": "Robert'); DROP TABLE"},
+        {"url": "postgresql://localhost/x", "schema": ""},
+        {"url": "postgresql://localhost/x", "lease": 0.5},
+        {"url": "postgresql://localhost/x", "lease": "long"},
+    ],
+)
+def test_databases_that_are_none(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        PostgresDatabase(**options)
+
+
+def test_a_password_is_not_shown() -> None:
+    database = PostgresDatabase("postgresql://anna:SENTINEL@localhost:5433/brand")
+    assert "SENTINEL" not in f"{database!r} {database.address}"
+    store = QuotaStore.from_url("postgresql://anna:SENTINEL@localhost:5433/brand")
+    assert store.address == "postgresql://localhost:5433/brand"
+
+
+async def test_a_server_that_is_not_there_is_told_at_once(sandbox: Sandbox) -> None:
+    database = PostgresDatabase("postgresql://anna:SENTINEL@127.0.0.1:1/brand")
+    with pytest.raises(OutboxFailed, match="reachable"):
+        async with asyncio.timeout(HANGS):
+            async with Client(sandbox.credentials) as client, Outbox(client, database):
+                pass
+
+
+def test_statements_are_the_same_in_both_dialects_but_for_some_words() -> None:
+    assert in_postgres("SELECT 1 FROM message INDEXED BY some WHERE +account = ? AND key = ?") == (
+        "SELECT 1 FROM message  WHERE account = %s AND key = %s"
+    )
+    assert in_postgres("id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL") == (
+        "id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at DOUBLE PRECISION"
+    )
+
+
+async def test_texts_that_the_database_does_not_take(database: PostgresDatabase) -> None:
+    async with Inbox(database) as inbox:
+        event = Received("5", "1", "{}")
+        await inbox.keep([event])
+        await inbox.set_aside(event, "a null \0 and half a pair \ud83d")
+        (failed,) = await inbox.failed()
+        assert failed.problem.startswith("a null \ufffd and half a pair")
+
+
+# ---- connections ----
+
+
+def test_fault_109_a_connection_that_is_ended_is_made_anew(
+    database: PostgresDatabase, postgres: PostgresServer
+) -> None:
+    storage = storage_of(database)
+    assert storage.transact(count_up) == 1
+    with psycopg.connect(postgres.url, autocommit=True) as db:
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'twdm_async'"
+        for number in range(2, 5):
+            db.execute(end)
+            assert storage.transact(count_up) == number
+
+
+def test_fault_109_a_server_that_crashes_between_two_transactions(postgres_programs: Path) -> None:
+    with PostgresServer(postgres_programs) as server:
+        database = PostgresDatabase(server.url)
+        asyncio.run(install(database))
+        storage = storage_of(database)
+        assert storage.transact(count_up) == 1
+        server.crash()
+        server.start()
+        assert storage.transact(count_up) == 2
+
+
+class Cut(Exception):
+    """The connection is cut here."""
+
+
+@pytest.mark.parametrize("is_committed", [False, True])
+def test_fault_110_a_connection_that_is_cut_at_the_commit(
+    database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool
+) -> None:
+    """Whoever asks again is told whether it was committed; what was not is done once more."""
+    storage, execute, cuts = storage_of(database), postgres_module._Session.execute, 0
+    assert storage.transact(count_up) == 1
+
+    def cutting(session: postgres_module._Session, query: str, values: Any = ()) -> Any:
+        nonlocal cuts
+        if query == "COMMIT" and not cuts:
+            cuts += 1
+            if is_committed:
+                execute(session, query)
+                session.catch_up()
+            session.connection.close()
+            raise psycopg.OperationalError("the connection is lost")
+        return execute(session, query, values)
+
+    monkeypatch.setattr(postgres_module._Session, "execute", cutting)
+    made: list[int] = []
+
+    def noted(transaction: Transaction) -> int:
+        made.append(1)
+        return count_up(transaction)
+
+    assert storage.transact(noted) == 2
+    assert len(made) == (1 if is_committed else 2)
+    assert storage.transact(count_up) == 3
+
+
+@pytest.mark.parametrize("is_in_pipeline", [False, True])
+def test_fault_111_a_process_that_is_suspended_within_a_transaction_keeps_nobody_up(
+    database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, *, is_in_pipeline: bool
+) -> None:
+    monkeypatch.setattr(postgres_module, "_MOST_IDLE", 0.2)
+    monkeypatch.setattr(postgres_module, "_LONGEST_TURN", 0.1)
+    suspended, other = storage_of(database), storage_of(database)
+    tries: list[int] = []
+
+    def long(transaction: Transaction) -> int:
+        counted = count_up(transaction)
+        tries.append(counted)
+        if len(tries) == 1:
+            if is_in_pipeline:
+                transaction.execute("UPDATE outcome SET last = last")  # and nobody asks for its outcome
+            assert other.transact(count_up) == 1, "it is ended by the server, and others go on"
+        return counted
+
+    assert suspended.transact(long) == 2
+    assert tries == [1, 2]
+
+
+async def test_whoever_is_silent_is_taken_for_dead(postgres: PostgresServer, database: PostgresDatabase) -> None:
+    short = PostgresDatabase(postgres.url, schema=database.schema, lease=1.0)
+    silent, other, lively = storage_of(short), storage_of(short), storage_of(short)
+    silent.transact(count_up)
+    await lively.change(count_up)  # in a thread, which gives signs of life
+
+    def is_dead(storage: PostgresStorage) -> bool:
+        return other.transact(lambda transaction: other.is_dead(transaction, storage.owner))
+
+    assert not is_dead(silent)
+    async with asyncio.timeout(HANGS):
+        while not is_dead(silent):
+            await asyncio.sleep(0.05)
+    assert not is_dead(lively)
+    await lively.close()
+    assert is_dead(lively)
+
+
+async def test_one_at_a_time_has_a_turn(database: PostgresDatabase) -> None:
+    one, other = storage_of(database), storage_of(database)
+
+    def take(storage: PostgresStorage) -> bool:
+        return storage.transact(lambda transaction: storage.take_turn(transaction, "settling"))
+
+    assert take(one)
+    assert take(one)
+    assert not take(other)
+    one.end_turn("settling")
+    await one.close()
+    assert take(other)
+
+
+# ---- losses ----
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+async def test_fault_112_a_standby_that_takes_over_is_noticed_until_a_person_says_what_to_do(
+    postgres_programs: Path, sandbox: Sandbox, *, is_complete: bool
+) -> None:
+    with PostgresServer(postgres_programs) as server, PostgresServer(postgres_programs) as standby:
+        standby.crash()
+        database = PostgresDatabase(server.url)
+        await install(database)
+        async with box(sandbox, database) as outbox:
+            await outbox.put("5", TEXT, key="before")
+            await outbox.drain()
+            await outbox.put("5", TEXT, key="waiting")
+        shutil.rmtree(standby.data)
+        server.copy_to(standby)
+        (standby.data / "standby.signal").touch()
+        standby.start()
+        server.crash()
+        other = PostgresDatabase(standby.url)
+        with pytest.raises(StorageTrouble, match="standby"):
+            storage_of(other).transact(count_up)
+        standby.promote()
+        with pytest.raises((OutboxFailed, QuotaStoreFailed), match="twdm database resume"):
+            async with box(sandbox, other):
+                pass
+        with pytest.raises(DatabaseFailed, match="resume"):
+            await check(other)
+        await resume(other, is_complete=is_complete)
+        async with box(sandbox, other) as outbox:
+            counts = await outbox.drain()
+            assert counts[State.SENT] == (2 if is_complete else 1)
+            assert counts[State.FAILED] == (0 if is_complete else 1)
+            if not is_complete:
+                (failed,) = await outbox.select(State.FAILED)
+                assert "may have been sent" in str(failed.error)
+
+
+async def test_fault_112_a_database_that_went_back_is_noticed_by_those_who_run(
+    database: PostgresDatabase, postgres: PostgresServer
+) -> None:
+    storage = storage_of(database)
+    for _ in range(3):
+        storage.transact(count_up)
+    with psycopg.connect(postgres.url) as db:
+        db.execute(f"UPDATE {database.schema}.turn SET number = 1")  # noqa: S608 - of the test
+    with pytest.raises(StorageTrouble, match="gone back"):
+        storage.transact(count_up)
+    await resume(database, is_complete=True)
+    assert storage.transact(count_up) == 4
+
+
+# ---- the application's own transactions ----
+
+
+async def by_psycopg(url: str, insertion: Insertion, *, commits: bool) -> None:
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        await connection.execute(*insertion.psycopg)
+        if not commits:
+            await connection.rollback()
+
+
+async def by_asyncpg(url: str, insertion: Insertion, *, commits: bool) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute(*insertion.asyncpg)
+        await (transaction.commit() if commits else transaction.rollback())
+    finally:
+        await connection.close()
+
+
+async def by_sqlalchemy(url: str, insertion: Insertion, *, commits: bool) -> None:
+    engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    statement, values = insertion.sqlalchemy
+    async with engine.connect() as connection:
+        await connection.execute(sqlalchemy.text(statement), values)
+        await (connection.commit() if commits else connection.rollback())
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("execute", [by_psycopg, by_asyncpg, by_sqlalchemy])
+async def test_a_message_is_put_in_a_transaction_of_the_application(
+    execute: Callable[..., Any], database: PostgresDatabase, postgres: PostgresServer, sandbox: Sandbox
+) -> None:
+    async with box(sandbox, database) as outbox:
+        insertion = outbox.insertion("5", TEXT, key="order 7", custom_profile_id=None)
+        assert "SENTINEL" not in repr(insertion)
+        await execute(postgres.url, insertion, commits=False)
+        assert (await outbox.counts())[State.QUEUED] == 0
+        async with outbox.running():
+            for _ in range(2):  # the same message under the same key is one
+                await execute(postgres.url, insertion, commits=True)
+            entry = await asyncio.wait_for(outbox.outcome("order 7"), HANGS)
+        assert entry.state is State.SENT
+        assert [message.text for message in sandbox.messages] == [TEXT]
+        assert (await outbox.put("5", TEXT, key="order 7")).state is State.SENT, "and one with a message that is put"
+        with pytest.raises(Exception, match="order 7") as caught:
+            await execute(postgres.url, outbox.insertion("6", "other", key="order 7"), commits=True)
+        assert "23505" in f"{getattr(caught.value, 'sqlstate', '')}{getattr(caught.value, 'orig', '')!r}" or (
+            "UniqueViolation" in repr(caught.value)
+        )
+
+
+async def test_what_cannot_be_inserted(database: PostgresDatabase, tmp_path: Path, sandbox: Sandbox) -> None:
+    async with box(sandbox, database) as outbox:
+        for recipient, text, key in (("none", TEXT, "k"), ("5", "", "k"), ("5", TEXT, ""), ("5", "x" * 10_001, "k")):
+            with pytest.raises(InvalidInput):
+                outbox.insertion(recipient, text, key=key)
+    async with Client(sandbox.credentials) as client, Outbox(client, tmp_path / "outbox.db") as outbox:
+        with pytest.raises(InvalidInput, match="PostgreSQL"):
+            outbox.insertion("5", TEXT, key="k")
+
+
+# ---- lent pools ----
+
+
+async def test_a_pool_of_the_application_is_used(
+    database: PostgresDatabase, postgres: PostgresServer, sandbox: Sandbox
+) -> None:
+    async with psycopg_pool.AsyncConnectionPool(postgres.url, min_size=4, open=False) as pool:
+        lent = PostgresDatabase(pool=pool, schema=database.schema, lease=3.0)
+        assert lent == database
+        async with box(sandbox, lent) as outbox, Inbox(lent) as inbox:
+            await asyncio.gather(*(outbox.put("5", f"{TEXT} {number}") for number in range(20)))
+            assert (await outbox.drain())[State.SENT] == 20
+            assert await inbox.failed() == ()
+        async with pool.connection() as connection:
+            assert not connection.autocommit, "they come back as they were"
+            assert (await (await connection.execute("SELECT 1")).fetchone()) == (1,)
+    with psycopg_pool.ConnectionPool(postgres.url, min_size=4, open=True) as threads:
+        async with box(sandbox, PostgresDatabase(pool=threads, schema=database.schema, lease=3.0)) as outbox:
+            await outbox.put("6", TEXT)
+            assert (await outbox.drain())[State.SENT] == 21

@@ -1,0 +1,228 @@
+"""Processes that send one outbox in a database, over connections that are cut, while they are killed and suspended and
+the server crashes: each message arrives once, by the API's record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from attrs import asdict
+
+from tests.drainer import LEASE, database, table
+from tests.postgres_server import PostgresServer
+from tests.test_outbox_crashes import (
+    BAD_LIST,
+    EARLY,
+    HOSTILE,
+    LIST_LAG,
+    REPEATED,
+    SETTLE_AFTER,
+    all_arrived_once,
+    fill,
+    opened,
+    states,
+)
+from twdm_async.database import install
+from twdm_async.outbox import State
+from twdm_async.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from tests.forked import Forked, ForkServer
+
+
+class Wire:
+    """Passes connections on to a server, and cuts them.
+
+    Args:
+        port: of the server.
+        chance: what is cut.
+    """
+
+    def __init__(self, port: int, chance: random.Random) -> None:
+        self._port = port
+        self._chance = chance
+        self._open: set[asyncio.StreamWriter] = set()
+        self.cuts: Counter[str] = Counter()
+        self.cut_at_next: bytes | None = None
+        """Cut a connection as soon as this is said over it: before it is passed on, or after."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            writer.close()
+            return
+        self._open |= {writer, back}
+        try:
+            await asyncio.gather(self._pass_on(reader, back, writer), self._pass_on(there, writer, back))
+        except OSError:
+            pass
+        finally:
+            for one in (writer, back):
+                self._open.discard(one)
+                one.close()
+
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, other: asyncio.StreamWriter
+    ) -> None:
+        while data := await reader.read(65_536):
+            word = self.cut_at_next
+            if word is not None and word in data:
+                self.cut_at_next = None
+                self.cuts[word.decode()] += 1
+                if self._chance.random() < 0.5:
+                    writer.write(data)
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
+                writer.close()
+                other.close()
+                return
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    def cut(self) -> None:
+        """Cut one of the connections that are open."""
+        if self._open:
+            self.cuts["anywhere"] += 1
+            self._chance.choice(sorted(self._open, key=id)).transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def wire_to(server: PostgresServer, chance: random.Random) -> AsyncIterator[tuple[Wire, str]]:
+    """Such a wire, and the server's URL over it."""
+    wire = Wire(server.port, chance)
+    listening = await asyncio.start_server(wire.serve, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    try:
+        yield wire, server.url.replace(str(server.port), str(port))
+    finally:
+        listening.close()
+
+
+class Crew:
+    """Processes that send; one that has ended is replaced."""
+
+    def __init__(self, fork_server: ForkServer, sandbox: Sandbox, url: str, count: int) -> None:
+        self._fork_server = fork_server
+        keys = json.dumps(asdict(sandbox.credentials))
+        self._words = [sandbox.url, url, str(SETTLE_AFTER + LEASE), keys]
+        self._count = count
+        self.members: list[Forked] = []
+
+    async def fill_up(self) -> None:
+        self.members = [one for one in self.members if one.returncode is None]
+        while len(self.members) < self._count:
+            self.members.append(await self._fork_server.start("drainer", self._words, os.environ))
+
+    async def end(self) -> None:
+        for one in self.members:
+            one.send_signal(signal.SIGCONT)
+            one.kill()
+            await one.wait()
+
+
+async def disturb(
+    server: PostgresServer, wire: Wire, crew: Crew, chance: random.Random, counts: dict[str, int], pause: float
+) -> None:
+    """Do each kind of harm so many times, in any order."""
+
+    async def kill() -> None:
+        chance.choice(crew.members).kill()
+
+    async def suspend() -> None:
+        victim = chance.choice(crew.members)
+        victim.send_signal(signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(LEASE * chance.uniform(1.5, 4.0), victim.send_signal, signal.SIGCONT)
+
+    async def terminate() -> None:
+        query = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'twdm_async' "
+            "ORDER BY random() LIMIT 1"
+        )
+        with psycopg.connect(server.url, autocommit=True) as db:
+            db.execute(query)
+
+    async def crash() -> None:
+        server.crash()
+        await asyncio.sleep(chance.uniform(0.0, 0.5))
+        await asyncio.to_thread(server.start)
+
+    async def cut() -> None:
+        wire.cut()
+
+    async def cut_at_word() -> None:
+        wire.cut_at_next = chance.choice([b"COMMIT", b"COMMIT", b"BEGIN"])
+
+    harm: dict[str, Callable[[], Awaitable[None]]] = {
+        "kill": kill, "suspend": suspend, "terminate": terminate, "crash": crash, "cut": cut, "cut at word": cut_at_word,
+    }  # fmt: skip
+    order = [kind for kind, count in counts.items() for _ in range(count)]
+    chance.shuffle(order)
+    for kind in order:
+        await asyncio.sleep(chance.uniform(0.0, 2 * pause))
+        await crew.fill_up()
+        await harm[kind]()
+
+
+async def harmed(
+    fork_server: ForkServer, programs: Path, seed: int, messages: int, counts: dict[str, int], pause: float = 0.15
+) -> None:
+    chance = random.Random(seed)
+    print("seed", seed)  # noqa: T201 - with it, the same is tried again
+    faults = [HOSTILE, EARLY, REPEATED, BAD_LIST]
+    with PostgresServer(programs) as server:
+        place = database(server.url)
+        await install(place)
+        async with (
+            Sandbox(quotas=table(), faults=faults, latency=(0.0, 0.1), list_lag=LIST_LAG, seed=seed) as sandbox,
+            wire_to(server, chance) as (wire, url),
+        ):
+            await fill(sandbox, place, messages)
+            crew = Crew(fork_server, sandbox, url, 4)
+            try:
+                await disturb(server, wire, crew, chance, counts, pause)
+                wire.cut_at_next = None
+                while not set(states(place)) <= {"sent"}:
+                    await crew.fill_up()
+                    await asyncio.sleep(0.2)
+            finally:
+                await crew.end()
+            print("cuts:", dict(wire.cuts))  # noqa: T201 - what was done
+            async with opened(sandbox, place) as outbox:
+                found = await outbox.counts()
+            assert found[State.SENT] == sum(found.values()) == messages
+            assert all_arrived_once(sandbox, messages)
+            assert not sandbox.breaches
+
+
+@pytest.mark.timeout(280)
+async def test_fault_113_processes_are_harmed_in_every_way_and_nothing_is_lost_or_doubled(
+    fork_server: ForkServer, postgres_programs: Path
+) -> None:
+    counts = {"kill": 2, "suspend": 1, "terminate": 2, "crash": 1, "cut": 2, "cut at word": 4}
+    await harmed(fork_server, postgres_programs, 1, 60, counts)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "seed", [7, pytest.param(8, marks=pytest.mark.thorough), pytest.param(9, marks=pytest.mark.thorough)]
+)
+async def test_fault_113_a_thousand_messages_and_two_hundred_harms(
+    fork_server: ForkServer, postgres_programs: Path, seed: int
+) -> None:
+    counts = {"kill": 100, "suspend": 20, "terminate": 20, "crash": 5, "cut": 25, "cut at word": 25}
+    await harmed(fork_server, postgres_programs, seed, 1000, counts)

@@ -1,0 +1,106 @@
+"""A message that is put in a transaction of the application's own, in the PostgreSQL database of an outbox."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import field, frozen
+
+if TYPE_CHECKING:
+    from twdm_async.outbox.rows import NewMessage
+
+_CALL: Final = (
+    'SELECT "{schema}".put_message(account => :account, key => :key, digest => :digest, '
+    "recipient_id => :recipient_id, custom_profile_id => :custom_profile_id, fingerprint => :fingerprint, "
+    "content => :content, payload => :payload, priority => :priority, lane => :lane, not_after => :not_after)"
+)
+_TYPES: Final = {"priority": "bigint", "not_after": "float8"}
+_NAME: Final = re.compile(r":(\w+)")
+
+
+@frozen
+class Insertion:
+    """A statement that puts a message, for a connection of the application's own::
+
+        await connection.execute(*insertion.psycopg)
+        await connection.execute(*insertion.asyncpg)
+        await session.execute(sqlalchemy.text(insertion.sqlalchemy[0]), insertion.sqlalchemy[1])
+
+    It is part of the transaction in which it is executed: if that is rolled back, nothing is sent. The same message
+    under the same key is put once. Another message under a key that is used fails, and so does the transaction: with a
+    unique violation (``SQLSTATE 23505``) that names the key.
+
+    Args:
+        key: the message's name in the outbox.
+    """
+
+    key: str
+    _statement: str = field(repr=False)
+    _values: dict[str, Any] = field(repr=False)
+
+    @property
+    def psycopg(self) -> tuple[str, dict[str, Any]]:
+        """The statement and its parameters for psycopg (and for any driver with the ``pyformat`` style)."""
+        return _NAME.sub(r"%(\1)s", self._statement), self._values
+
+    @property
+    def asyncpg(self) -> tuple[Any, ...]:
+        """The statement and its parameters for asyncpg."""
+        names = list(self._values)
+        statement = _NAME.sub(lambda found: f"${names.index(found[1]) + 1}", self._statement)
+        return (statement, *self._values.values())
+
+    @property
+    def sqlalchemy(self) -> tuple[str, dict[str, Any]]:
+        """The statement, for ``sqlalchemy.text()``, and its parameters."""
+        return self._statement, self._values
+
+
+def insertion_of(new: NewMessage, account: str, schema: str) -> Insertion:
+    """Return what puts `new` into the outbox of `account` in the schema."""
+    values = {
+        "account": account,
+        "key": new.key,
+        "digest": new.digest,
+        "recipient_id": new.recipient_id,
+        "custom_profile_id": new.custom_profile_id,
+        "fingerprint": new.fingerprint,
+        "content": new.content,
+        "payload": new.payload,
+        "priority": int(new.priority),
+        "lane": new.custom_profile_id or "",
+        "not_after": new.not_after,
+    }
+    statement = _NAME.sub(lambda found: f"CAST(:{found[1]} AS {_TYPES.get(found[1], 'text')})", _CALL)
+    return Insertion(new.key, statement.replace("{schema}", schema), values)
+
+
+PUT_MESSAGE: Final = """
+CREATE OR REPLACE FUNCTION put_message(
+    account text, key text, digest text, recipient_id text, custom_profile_id text, fingerprint text, content text,
+    payload text, priority bigint, lane text, not_after float8
+) RETURNS void LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    kept text;
+    now float8 := extract(epoch FROM clock_timestamp());
+BEGIN
+    INSERT INTO {schema}.message (account, key, digest, recipient_id, custom_profile_id, fingerprint, content, payload,
+        priority, lane, put_at, not_after, state, changed_at)
+    VALUES (put_message.account, put_message.key, put_message.digest, put_message.recipient_id,
+        put_message.custom_profile_id, put_message.fingerprint, put_message.content, put_message.payload,
+        put_message.priority, put_message.lane, now, put_message.not_after, 'queued', now)
+    ON CONFLICT (account, key) DO NOTHING;
+    IF NOT FOUND THEN
+        SELECT message.digest INTO kept FROM {schema}.message
+        WHERE message.account = put_message.account AND message.key = put_message.key;
+        IF kept IS DISTINCT FROM put_message.digest THEN
+            RAISE unique_violation USING MESSAGE = 'twdm: the key ' || quote_literal(put_message.key)
+                || ' was used for another message (another recipient, profile or content)';
+        END IF;
+    END IF;
+    PERFORM pg_notify(trim('"' from '{schema}'), '');
+END $$
+"""
+"""What :class:`Insertion` calls."""
