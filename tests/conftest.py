@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from twdm_async.storage.places import Place
+
 
 secrets.watch()
 if os.environ.get("TWDM_TEST_LOOP") == "uvloop":
@@ -104,6 +106,15 @@ async def database(postgres: PostgresServer) -> PostgresDatabase:
     """A database of its own, with the tables made."""
     database = PostgresDatabase(postgres.url, schema=f"test_{secrets_module.token_hex(6)}", lease=3.0)
     await install(database)
+    return database
+
+
+@pytest.fixture(params=["file", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where an outbox or an inbox may live: what is tested with it holds in all of these."""
+    if request.param == "file":
+        return tmp_path / "state.db"
+    database: PostgresDatabase = request.getfixturevalue("database")
     return database
 
 

@@ -23,6 +23,8 @@ from twdm_async.webhooks import Event, Webhook, read_events
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from twdm_async.storage.places import Place
+
 
 class Unspeakable(Exception):
     """What it says cannot be had."""
@@ -34,7 +36,7 @@ class Unspeakable(Exception):
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("error", [ValueError("\ud800"), Unspeakable(), StopIteration(), KeyError("x" * 5000)])
 async def test_fault_94_whatever_a_handler_raises_the_person_s_next_message_is_handled(
-    error: Exception, plain: bool, tmp_path: Path
+    error: Exception, plain: bool, place: Place
 ) -> None:
     handled: list[str] = []
 
@@ -50,7 +52,7 @@ async def test_fault_94_whatever_a_handler_raises_the_person_s_next_message_is_h
 
     event = samples.WEBHOOK_MESSAGE_RECEIVED["direct_message_events"][0]
     async with (
-        Inbox(tmp_path / "inbox.db") as inbox,
+        Inbox(place) as inbox,
         Webhook(KEYS, handle if plain else handle_too, inbox=inbox) as webhook,
     ):
         logging.disable()  # what shows the log of a test run cannot show all of these
@@ -69,7 +71,7 @@ async def test_fault_94_whatever_a_handler_raises_the_person_s_next_message_is_h
     )
 
 
-async def test_fault_94_a_plain_handler_that_goes_on_when_it_is_closed_is_not_called_again(tmp_path: Path) -> None:
+async def test_fault_94_a_plain_handler_that_goes_on_when_it_is_closed_is_not_called_again(place: Place) -> None:
     may_end, calls = threading.Event(), 0
 
     def handle(_: Event) -> None:
@@ -77,7 +79,7 @@ async def test_fault_94_a_plain_handler_that_goes_on_when_it_is_closed_is_not_ca
         calls += 1
         may_end.wait(HANGS)
 
-    async with Inbox(tmp_path / "inbox.db") as inbox:
+    async with Inbox(place) as inbox:
         webhook = Webhook(KEYS, handle, inbox=inbox)
         async with webhook:
             await post(webhook, samples.WEBHOOK_MESSAGE_RECEIVED)
@@ -92,7 +94,7 @@ async def test_fault_94_a_plain_handler_that_goes_on_when_it_is_closed_is_not_ca
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no \x1b[31m"), asyncio.CancelledError()])
-async def test_fault_94_what_failed_is_kept_and_can_be_retried(tmp_path: Path, error: BaseException) -> None:
+async def test_fault_94_what_failed_is_kept_and_can_be_retried(place: Place, error: BaseException) -> None:
     calls: list[str] = []
     fails = True
 
@@ -103,7 +105,7 @@ async def test_fault_94_what_failed_is_kept_and_can_be_retried(tmp_path: Path, e
 
     body = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED).encode()
     (event,) = read_events(body)
-    async with Inbox(tmp_path / "inbox.db") as inbox:
+    async with Inbox(place) as inbox:
         async with Webhook(KEYS, handle, inbox=inbox) as webhook:
             for _ in range(2):
                 assert await post(webhook, body) == 200
@@ -113,7 +115,7 @@ async def test_fault_94_what_failed_is_kept_and_can_be_retried(tmp_path: Path, e
             assert (failed.id, failed.account) == (event.key, event.for_user_id)
             assert failed.problem.startswith(type(error).__name__ if isinstance(error, RuntimeError) else "the handler")
             assert read_events(failed.body) == (event,)
-        async with Inbox(tmp_path / "inbox.db") as other, Webhook(KEYS, handle, inbox=other) as webhook:
+        async with Inbox(place) as other, Webhook(KEYS, handle, inbox=other) as webhook:
             await webhook.settled()
             assert len(calls) == 1, "a restart alone retries nothing"
             fails = False
@@ -179,7 +181,7 @@ class Stop(BaseException):
 
 
 @pytest.mark.parametrize("way", ["base exception", "cancels its task"])
-async def test_fault_94_however_a_handler_ends_the_person_s_next_message_is_handled(way: str, tmp_path: Path) -> None:
+async def test_fault_94_however_a_handler_ends_the_person_s_next_message_is_handled(way: str, place: Place) -> None:
     handled: list[str] = []
 
     async def handle(event: Event) -> None:
@@ -193,7 +195,7 @@ async def test_fault_94_however_a_handler_ends_the_person_s_next_message_is_hand
         handled.append(event.key)
 
     event = samples.WEBHOOK_MESSAGE_RECEIVED["direct_message_events"][0]
-    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
+    async with Inbox(place) as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
         for key in ("1", "2"):
             await post(webhook, samples.WEBHOOK_MESSAGE_RECEIVED | {"direct_message_events": [event | {"id": key}]})
         await webhook.settled()
@@ -226,7 +228,7 @@ async def test_fault_94_what_only_waited_for_its_turn_is_not_blamed_for_deaths(t
             await webhook.close(timeout=0.01)
 
 
-async def test_what_a_closed_webhook_has_not_handled_is_for_the_next_one_on_the_same_inbox(tmp_path: Path) -> None:
+async def test_what_a_closed_webhook_has_not_handled_is_for_the_next_one_on_the_same_inbox(place: Place) -> None:
     async def hang(_: Event) -> None:
         await asyncio.sleep(HANGS)
 
@@ -236,7 +238,7 @@ async def test_what_a_closed_webhook_has_not_handled_is_for_the_next_one_on_the_
         handled.append(event.key)
 
     event = samples.WEBHOOK_MESSAGE_RECEIVED["direct_message_events"][0]
-    async with Inbox(tmp_path / "inbox.db") as inbox:
+    async with Inbox(place) as inbox:
         webhook = Webhook(KEYS, hang, inbox=inbox)
         async with webhook:
             for key in ("1", "2"):
@@ -247,13 +249,13 @@ async def test_what_a_closed_webhook_has_not_handled_is_for_the_next_one_on_the_
     assert handled == ["1", "2"]
 
 
-async def test_what_a_webhook_was_keeping_when_it_was_closed_is_for_the_next_one(tmp_path: Path) -> None:
+async def test_what_a_webhook_was_keeping_when_it_was_closed_is_for_the_next_one(place: Place) -> None:
     handled: list[str] = []
 
     async def handle(event: Event) -> None:
         handled.append(event.key)
 
-    async with Inbox(tmp_path / "inbox.db") as inbox:
+    async with Inbox(place) as inbox:
         webhook = Webhook(KEYS, handle, inbox=inbox)
         await webhook.__aenter__()
         receiving = asyncio.create_task(post(webhook, samples.WEBHOOK_MESSAGE_RECEIVED))

@@ -81,15 +81,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "outbox.db"
 
 
-@pytest.fixture(params=["file", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Where an outbox may live: what is tested here holds in all of these."""
-    if request.param == "file":
-        return tmp_path / "outbox.db"
-    database: PostgresDatabase = request.getfixturevalue("database")
-    return database
-
-
 # ---- put and get ----
 
 

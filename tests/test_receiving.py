@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from twdm_async.storage.places import Place
+
 # ---- shapes ----
 
 
@@ -105,9 +107,9 @@ def test_fault_92_ids_may_be_numbers_anywhere() -> None:
     ],
 )  # fmt: skip
 async def test_fault_92_what_is_about_messages_and_not_understood_is_named_and_kept(
-    document: dict[str, Any], shape: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    document: dict[str, Any], shape: str, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, nobody, inbox=inbox) as webhook:
+    async with Inbox(place) as inbox, Webhook(KEYS, nobody, inbox=inbox) as webhook:
         for _ in range(2):  # X sends it again
             assert await post(webhook, document) == 200
         (unread,) = await inbox.unread()
@@ -118,13 +120,13 @@ async def test_fault_92_what_is_about_messages_and_not_understood_is_named_and_k
     assert "SENTINEL" not in repr(unread)
 
 
-async def test_fault_92_what_an_earlier_version_could_not_read_is_handled_when_it_is_retried(tmp_path: Path) -> None:
+async def test_fault_92_what_an_earlier_version_could_not_read_is_handled_when_it_is_retried(place: Place) -> None:
     seen: list[Event] = []
 
     async def handle(event: Event) -> None:
         seen.append(event)
 
-    async with Inbox(tmp_path / "inbox.db") as inbox:
+    async with Inbox(place) as inbox:
         await inbox.keep([Received("", "unread 1", json.dumps(FLAT), "data{...}")])  # as an earlier version would
         assert await inbox.take_over() == []
         assert await inbox.retry("unread 1", "nothing") == 1
@@ -137,9 +139,9 @@ async def test_fault_92_what_an_earlier_version_could_not_read_is_handled_when_i
 
 
 async def test_fault_92_encrypted_conversations_are_named_once(
-    sandbox: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    sandbox: Sandbox, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with Inbox(tmp_path / "inbox.db") as inbox:
+    async with Inbox(place) as inbox:
         webhook = Webhook(sandbox.credentials, nobody, inbox=inbox)
         async with listening(webhook) as url:
             await sandbox.subscribe(url, envelope="x_activity")
@@ -303,7 +305,7 @@ async def test_a_check_is_answered_whatever_hangs_on_it() -> None:
 # ---- bad rows ----
 
 
-async def test_fault_97_a_number_without_end_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_fault_97_a_number_without_end_stops_nothing(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """It can be read once, and what is written of it cannot be read again."""
     seen: list[Event] = []
 
@@ -316,14 +318,14 @@ async def test_fault_97_a_number_without_end_stops_nothing(tmp_path: Path, caplo
         event["id"].encode(), b"77"
     )
     assert bad.count(b"1e400") == 1
-    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
+    async with Inbox(place) as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
         assert await post(webhook, bad) == 200
         assert await post(webhook, body) == 200
         await webhook.settled()
         assert len(await inbox.unread()) == 1
     assert "not understood; it is kept" in caplog.text
     assert [one.key for one in seen] == [event["id"]]
-    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, handle, inbox=inbox):
+    async with Inbox(place) as inbox, Webhook(KEYS, handle, inbox=inbox):
         assert len(await inbox.unread()) == 1
 
 

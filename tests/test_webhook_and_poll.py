@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from twdm_async.storage.places import Place
+
 
 @contextlib.asynccontextmanager
 async def place() -> AsyncIterator[tuple[Sandbox, Client, Inbox]]:
@@ -113,10 +115,10 @@ def test_what_a_poll_had_in_hand_when_it_ended_a_webhook_handles() -> None:
     run(main())
 
 
-async def test_what_a_poll_has_in_hand_a_webhook_leaves_alone_until_its_process_ends(tmp_path: Path) -> None:
+async def test_what_a_poll_has_in_hand_a_webhook_leaves_alone_until_its_process_ends(place: Place) -> None:
     event = Received("5", "1", "{}")
-    async with Inbox(tmp_path / "inbox.db") as webhook:
-        async with Inbox(tmp_path / "inbox.db") as poll:
+    async with Inbox(place) as webhook:
+        async with Inbox(place) as poll:
             assert await poll.keep([Received("5", "1")]) == [Received("5", "1")]
             assert await webhook.keep([event]) == []
             assert await webhook.known("5", ["1", "2"]) == {"1"}
@@ -245,8 +247,8 @@ def test_a_message_of_next_year_does_not_end_a_poll() -> None:
     assert texts == ["far", "0", "1", "2"]
 
 
-async def test_a_message_that_was_handled_and_sent_by_the_account_is_known(tmp_path: Path) -> None:
-    async with Inbox(tmp_path / "inbox.db") as inbox:
+async def test_a_message_that_was_handled_and_sent_by_the_account_is_known(place: Place) -> None:
+    async with Inbox(place) as inbox:
         await inbox.keep([Received("5", "1", "{}")])
         await inbox.set_aside(Received("5", "1"), "it failed")
         await inbox.handled(DirectMessage(id="1", sender_id="5", recipient_id="6"))

@@ -33,6 +33,8 @@ from twdm_async.webhooks.signature import _signature
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from twdm_async.storage.places import Place
+
 # ---- who may send them ----
 
 
@@ -243,7 +245,7 @@ async def test_one_person_s_events_go_one_after_the_other_and_people_do_not_wait
         assert [int(key) for key in order if int(key) % 8 == person] == list(range(person, 40, 8))
 
 
-async def test_what_was_not_handled_is_handled_by_the_next_process(tmp_path: Path) -> None:
+async def test_what_was_not_handled_is_handled_by_the_next_process(place: Place) -> None:
     body = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED).encode()
     seen: list[Event] = []
 
@@ -253,12 +255,12 @@ async def test_what_was_not_handled_is_handled_by_the_next_process(tmp_path: Pat
     async def handle(event: Event) -> None:
         seen.append(event)
 
-    async with Inbox(tmp_path / "inbox.db") as inbox:
+    async with Inbox(place) as inbox:
         webhook = Webhook(KEYS, never, inbox=inbox)
         async with webhook:
             assert (await webhook.receive("POST", "", {HEADER: _signature(SECRET, body)}, body)).status == 200
             await webhook.close(timeout=0.05)
-    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
+    async with Inbox(place) as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
         await webhook.settled()
     assert seen == list(read_events(body))
 
@@ -286,14 +288,14 @@ async def test_a_handler_that_fails_is_not_called_again_and_does_not_stop_the_ot
     assert "the handler" in caplog.text
 
 
-async def test_who_hangs_up_while_an_event_is_kept_loses_nothing(tmp_path: Path) -> None:
+async def test_who_hangs_up_while_an_event_is_kept_loses_nothing(place: Place) -> None:
     seen: list[Event] = []
 
     async def handle(event: Event) -> None:
         seen.append(event)
 
     body = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED).encode()
-    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
+    async with Inbox(place) as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
         request = asyncio.ensure_future(webhook.receive("POST", "", {HEADER: _signature(SECRET, body)}, body))
         await asyncio.sleep(0)
         request.cancel()
@@ -302,7 +304,7 @@ async def test_who_hangs_up_while_an_event_is_kept_loses_nothing(tmp_path: Path)
     assert len(seen) == 1
 
 
-async def test_restarts_do_not_use_an_event_up_but_deaths_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_restarts_do_not_use_an_event_up_but_deaths_do(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     body = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED).encode()
     calls = 0
 
@@ -312,7 +314,7 @@ async def test_restarts_do_not_use_an_event_up_but_deaths_do(tmp_path: Path, cap
         await asyncio.sleep(1000)
 
     for number in range(1, 6):
-        async with Inbox(tmp_path / "inbox.db") as inbox:
+        async with Inbox(place) as inbox:
             webhook = Webhook(KEYS, never, inbox=inbox)
             async with webhook:
                 await webhook.receive("POST", "", {HEADER: _signature(SECRET, body)}, body)
@@ -320,18 +322,18 @@ async def test_restarts_do_not_use_an_event_up_but_deaths_do(tmp_path: Path, cap
                     await asyncio.sleep(0.01)
                 await webhook.close(timeout=0.01)
     assert calls == 5
-    async with Inbox(tmp_path / "inbox.db") as inbox:
+    async with Inbox(place) as inbox:
         (received,) = await inbox.take_over()
         for _ in range(3):
             await inbox.begin(received)  # and then the process dies
-    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, never, inbox=inbox) as webhook:
+    async with Inbox(place) as inbox, Webhook(KEYS, never, inbox=inbox) as webhook:
         await webhook.settled()
     assert calls == 5
     assert "3 processes ended" in caplog.text
 
 
 async def test_an_inbox_that_fails_afterwards_is_told_again_and_nothing_is_handled_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("twdm_async.webhooks.webhook._PAUSE", 0.01)
     seen: list[Event] = []
@@ -349,13 +351,13 @@ async def test_an_inbox_that_fails_afterwards_is_told_again_and_nothing_is_handl
 
     monkeypatch.setattr(Inbox, "done", failing)
     body = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED).encode()
-    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
+    async with Inbox(place) as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
         await webhook.receive("POST", "", {HEADER: _signature(SECRET, body)}, body)
         await webhook.settled()
     assert (len(seen), failures) == (1, -1)
 
 
-async def test_a_process_takes_over_from_another_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_takes_over_from_another_that_dies(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twdm_async.webhooks.webhook._TAKE_OVER_EVERY", 0.05)
     body = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED).encode()
     seen = asyncio.Event()
@@ -366,8 +368,8 @@ async def test_a_process_takes_over_from_another_that_dies(tmp_path: Path, monke
     async def handle(_: Event) -> None:
         seen.set()
 
-    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, handle, inbox=inbox):
-        async with Inbox(tmp_path / "inbox.db") as other:
+    async with Inbox(place) as inbox, Webhook(KEYS, handle, inbox=inbox):
+        async with Inbox(place) as other:
             webhook = Webhook(KEYS, never, inbox=other)
             async with webhook:
                 await webhook.receive("POST", "", {HEADER: _signature(SECRET, body)}, body)
