@@ -19,7 +19,7 @@ from rich.console import Console
 from tests.pictures import PNG
 from tests.secrets import SECRETS
 from tests.support import HANGS
-from twdm_async import Client, Priority, Quota, QuotaTable, SQLiteQuotaStore
+from twdm_async import Client, PostgresQuotaStore, Priority, Quota, QuotaTable, SQLiteQuotaStore
 from twdm_async.cli import send_many
 from twdm_async.cli.message_file import BadLines, Message, read_messages
 from twdm_async.outbox import Outbox
@@ -27,6 +27,7 @@ from twdm_async.sandbox import Fault, Sandbox
 
 if TYPE_CHECKING:
     from tests.forked import Forked, ForkServer
+    from tests.postgres_server import PostgresServer
 
 
 def environment(home: Path, sandbox: Sandbox | None = None) -> dict[str, str]:
@@ -393,6 +394,41 @@ async def test_ctrl_c_stops_cleanly_and_says_what_went_out(twdm: Twdm, sandbox: 
     assert f"{len(sent)} sent" in err.decode()
     _, counted, _ = await twdm("outbox", "status")
     assert {state: count for state, count in json.loads(counted).items() if count} == {"sent": len(sent)}
+
+
+# ---- PostgreSQL ----
+
+
+async def test_the_tables_in_a_database(twdm: Twdm, sandbox: Sandbox, postgres: PostgresServer) -> None:
+    address = f"{postgres.url}?twdm_schema=by_command"
+    code, _, err = await twdm("database", "check", address)
+    assert (code, "twdm database install" in err) == (1, True)
+    for word in ("install", "install", "upgrade"):
+        assert (await twdm("database", word, address))[0] == 0
+    twdm.environ |= {"TWDM_DATABASE": address, "TWDM_QUOTA_STORE": address}
+    assert (await twdm("outbox", "put", "5", "hello", "--key", "a"))[0] == 0
+    assert (await twdm("outbox", "run"))[0] == 0
+    assert [message.text for message in sandbox.messages] == ["hello"]
+    assert json.loads((await twdm("outbox", "status"))[1])["sent"] == 1
+    code, out, _ = await twdm("inbox", "failed")
+    assert (code, json.loads(out)) == (0, [])
+    async with (
+        PostgresQuotaStore(address) as store,
+        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quota_store=store) as client,
+        Outbox(client, address) as outbox,
+    ):
+        await outbox.put("5", "SENTINEL")
+        code, out, _ = await twdm("database", "check")
+        assert {"outbox"} <= {user["package"] for user in json.loads(out)}
+    code, out, _ = await twdm("database", "sql", "--schema", "mine")
+    assert (code, 'CREATE SCHEMA "mine"' in out) == (0, True)
+    assert (await twdm("database", "resume"))[0] == 2
+    assert (await twdm("database", "resume", "--lost", "--nothing-lost"))[0] == 2
+    assert (await twdm("database", "resume", "--nothing-lost"))[0] == 0
+    for bad, words in (("mysql://x", "postgresql://"), ("postgresql://127.0.0.1:1/x", "reachable")):
+        code, _, err = await twdm("database", "check", bad)
+        assert code in {1, 2}
+        assert words in err
 
 
 # ---- the sandbox and the demonstration ----

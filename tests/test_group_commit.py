@@ -63,7 +63,7 @@ async def test_what_comes_together_is_one_transaction(storage: Messages, transac
     assert any(options["is_durable"] for options in transactions), "one of them had to be on the disk"
 
 
-async def test_a_change_that_fails_takes_no_other_along(storage: Messages) -> None:
+async def test_fault_78_a_change_that_fails_takes_no_other_along(storage: Messages) -> None:
     def mistaken(rows: Rows) -> None:
         rows.put(new("mistaken"))
         raise ValueError

@@ -382,10 +382,12 @@ async def by_asyncpg(url: str, insertion: Insertion, *, commits: bool) -> None:
 async def by_sqlalchemy(url: str, insertion: Insertion, *, commits: bool) -> None:
     engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     statement, values = insertion.sqlalchemy
-    async with engine.connect() as connection:
-        await connection.execute(sqlalchemy.text(statement), values)
-        await (connection.commit() if commits else connection.rollback())
-    await engine.dispose()
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(sqlalchemy.text(statement), values)
+            await (connection.commit() if commits else connection.rollback())
+    finally:
+        await engine.dispose()
 
 
 @pytest.mark.parametrize("execute", [by_psycopg, by_asyncpg, by_sqlalchemy])

@@ -176,7 +176,10 @@ def test_conformance(kind: str, tmp_path: Path, request: pytest.FixtureRequest) 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=15 if kind == "postgres" else 40,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )
 
