@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twdm_async.quota.store.transactional import Batch
-    from twdm_async.storage.contract import Transaction
+    from twdm_async.storage.contract import Cursor, Transaction
 
 SEND = "direct_messages.send"
 DAY = 86_400.0
@@ -65,9 +65,9 @@ class NotedIntent(Intent):
     def __init__(self) -> None:
         self.noted: list[str] = []
 
-    def write(self, _: Transaction) -> bool:
+    def write(self, transaction: Transaction) -> Cursor:
         self.noted.append("written")
-        return True
+        return transaction.execute("UPDATE book SET now = now")
 
     def withdraw(self, _: Transaction) -> None:
         self.noted.append("withdrawn")

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
     from twdm_async.quota.operations import Slot
     from twdm_async.quota.store.transactional import Batch
-    from twdm_async.storage.contract import Transaction
+    from twdm_async.storage.contract import Cursor, Transaction
 
 
 @pytest.fixture
@@ -410,9 +410,8 @@ async def known_on(store: QuotaStore, page: str, folder: Path) -> Any:
 
 
 class BadIntent(Intent):
-    def write(self, db: Transaction) -> bool:
-        db.execute("UPDATE nowhere SET x = 1")
-        return True
+    def write(self, db: Transaction) -> Cursor:
+        return db.execute("UPDATE nowhere SET x = 1")
 
     def withdraw(self, db: Transaction) -> None: ...
 

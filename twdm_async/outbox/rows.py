@@ -23,7 +23,7 @@ from twdm_async.transport.sent import Sought
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from twdm_async.storage.contract import Transaction
+    from twdm_async.storage.contract import Cursor, Transaction
 
 _ENTRY: Final = (
     "key, state, recipient_id, custom_profile_id, priority, message_id, error, attempts, put_at, changed_at, "
@@ -140,13 +140,13 @@ class SlotIntent(Intent):
         self._row, self._owner, self._server_time = row, owner, server_time
         self._slot = secrets.token_hex(8)
 
-    def write(self, transaction: Transaction) -> bool:
+    def write(self, transaction: Transaction) -> Cursor:
         query = (
             "UPDATE message SET state = 'sending', slot = ?, attempts = attempts + 1, sent_at = ?, sent_uptime = ? "
             "WHERE id = ? AND owner = ?"
         )
         facts = (self._slot, self._server_time(), transaction.uptime, self._row, self._owner)
-        return bool(transaction.execute(query, facts).rowcount)
+        return transaction.execute(query, facts)
 
     def withdraw(self, transaction: Transaction) -> None:
         query = "UPDATE message SET state = 'queued', slot = NULL WHERE slot = ? AND state = 'sending'"
@@ -290,16 +290,27 @@ class Rows:
 
     def end(self, row: int, state: State, *, message_id: str | None = None, error: str | None = None) -> None:
         """It has come to an outcome."""
-        query = (
-            "INSERT INTO outcome VALUES (?, 1) ON CONFLICT (account) DO UPDATE SET last = outcome.last + 1 "
-            "RETURNING last"
-        )
-        (number,) = self.transaction.execute(query, (self._account,)).fetchone()
+        query = "INSERT INTO outcome VALUES (?, 1) ON CONFLICT (account) DO UPDATE SET last = outcome.last + 1"
+        self.transaction.execute(query, (self._account,))
         self.transaction.execute(
             "UPDATE message SET state = ?, owner = NULL, slot = NULL, message_id = ?, error = ?, changed_at = ?, "
-            "change = ? WHERE id = ?",
-            (state, message_id, error, self._wall, number, row),
+            "change = (SELECT last FROM outcome WHERE outcome.account = message.account) WHERE id = ?",
+            (state, message_id, error, self._wall, row),
         )
+
+    def arrived(self, row: int, owner: str, message_id: str | None, signed_at: float) -> None:
+        """`owner` was told that it arrived. If that id is known, it was the answer to another process' message, once
+        more, and this one may not have arrived.
+        """
+        query = (
+            "SELECT (SELECT 1 FROM message WHERE id = ? AND owner = ? AND state IN ('queued', 'absent', 'sending')), "
+            "(SELECT min(id) FROM message WHERE account = ? AND message_id = ?)"
+        )
+        is_held, known = self.transaction.execute(query, (row, owner, self._account, message_id)).fetchone()
+        if is_held and known is None:
+            self.end(row, State.SENT, message_id=message_id)
+        elif is_held:
+            self.mark_unknown(row, "the answer was that to an earlier message", signed_at)
 
     def is_held(self, row: int, owner: str) -> bool:
         """Whether `owner` still works on it. Else somebody was quicker to write down what became of it."""

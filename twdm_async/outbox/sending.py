@@ -372,10 +372,12 @@ class _Attempts(Journal):
         """How `outcome` is written down, if that was not done already; ``None`` if there is nothing to write."""
         step = self._unguarded_step(outcome)
         row, owner = self.row, self._sending.messages.owner
-        return None if step is None else lambda rows: step(rows) if rows.is_held(row, owner) else None
+        if step is None or isinstance(self._verdict, Sent):  # which sees to that itself
+            return step
+        return lambda rows: step(rows) if rows.is_held(row, owner) else None
 
     def _unguarded_step(self, outcome: retry.Outcome[DirectMessage]) -> Callable[[Rows], object] | None:
-        row, clock = self.row, self._sending.clock
+        row, owner, clock = self.row, self._sending.messages.owner, self._sending.clock
         error = outcome.error if isinstance(outcome, retry.Failed) else None
         if isinstance(error, _NotOurs):
             return None
@@ -389,7 +391,7 @@ class _Attempts(Journal):
         self._verdict = verdict
         match verdict:
             case Sent(message_id=message_id):
-                return lambda rows: self._arrived(rows, message_id)
+                return lambda rows: rows.arrived(row, owner, message_id, self._signed_at)
             case Ended(state=state, error=words):
                 return lambda rows: rows.end(row, state, error=words)
             case Unknown(error=doubt):
@@ -402,14 +404,6 @@ class _Attempts(Journal):
                 return lambda rows: self._put_back(rows, TryLater(tries=self._taken.tries, error=str(reason)))
             case _:
                 assert_never(verdict)
-
-    def _arrived(self, rows: Rows, message_id: str | None) -> None:
-        if message_id is not None and rows.is_known(message_id):
-            # It is the answer to another message, of another process, that came once more.
-            error = "the answer was that to an earlier message"
-            rows.mark_unknown(self.row, error, self._signed_at)
-        else:
-            rows.end(self.row, State.SENT, message_id=message_id)
 
     def _put_back(self, rows: Rows, later: TryLater) -> None:
         if later.tries > self._taken.tries and rows.is_given_up(self.row, later.tries):

@@ -16,7 +16,7 @@ from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.spec import Quota, ReplyCredit, Scope
 
 if TYPE_CHECKING:
-    from twdm_async.storage.contract import Transaction
+    from twdm_async.storage.contract import Cursor, Transaction
 
 _CONVERSATION_PAGES: Final = 1024  # for each account
 
@@ -94,8 +94,8 @@ class Intent(ABC):
     """What the owner of another table beside a quota store's writes in the transaction in which a slot is taken."""
 
     @abstractmethod
-    def write(self, transaction: Transaction) -> bool:
-        """Write it, within the transaction. Return whether that could be done."""
+    def write(self, transaction: Transaction) -> Cursor:
+        """Write it, within the transaction. It could be done if a row was changed."""
 
     @abstractmethod
     def withdraw(self, transaction: Transaction) -> None:

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     import sqlite3
     from pathlib import Path
 
-    from twdm_async.quota.operations import Answer, Note
+    from twdm_async.quota.operations import Intent, Slot
     from twdm_async.quota.store.transactional import Batch
-    from twdm_async.storage.contract import Transaction
+    from twdm_async.storage.contract import Cursor, Transaction
 
 _SYNC_WITHIN: Final = 1.0  # seconds
 _LONG_AGO: Final = -1e12
@@ -166,9 +166,19 @@ class _TablesQuotaStore(TransactionalQuotaStore):
         now += passed(last_wall, last_uptime, wall, uptime)
         book = Book(since, self.assume_spent)
         book.load(dict(pages.fetchall()))
-        batch.answers = [_applied(transaction, book, operation, now) for operation in batch.operations]
+        batch.answers = []
+        written: list[tuple[Slot, Intent, Cursor]] = []
+        for operation in batch.operations:
+            answer = book.apply(operation, now)
+            batch.answers.append(answer)
+            if isinstance(operation, Take) and operation.intent is not None and isinstance(answer, Granted):
+                written.append((answer.slot, operation.intent, operation.intent.write(transaction)))
+            elif isinstance(operation, GiveBack) and operation.about.intent is not None:
+                operation.about.intent.withdraw(transaction)
         transaction.executemany(_SAVE, [(batch.app, name, text) for name, text in book.changes().items()])
         transaction.execute("UPDATE book SET now = ?, uptime = ?, wall = ?", (now, uptime, wall))
+        for slot, intent, cursor in written:  # only now, so that a server is not waited for after each
+            slot.intent = intent if cursor.rowcount else None
         return now, book
 
 
@@ -233,14 +243,3 @@ class PostgresQuotaStore(_TablesQuotaStore, schemes=("postgresql", "postgres")):
     @classmethod
     def _at(cls, url: str, assume_spent: float) -> Self:
         return cls(url, assume_spent=assume_spent)
-
-
-def _applied(transaction: Transaction, book: Book, operation: Take | Note, now: float) -> Answer:
-    """Apply `operation`, and write or withdraw what goes with its slot."""
-    answer = book.apply(operation, now)
-    if isinstance(operation, Take) and operation.intent is not None and isinstance(answer, Granted):
-        if operation.intent.write(transaction):
-            answer.slot.intent = operation.intent
-    elif isinstance(operation, GiveBack) and operation.about.intent is not None:
-        operation.about.intent.withdraw(transaction)
-    return answer
