@@ -1,9 +1,10 @@
-"""Messages and events a second, where each is kept in a file."""
+"""Messages and events a second, where each is kept in a file or a database."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hmac
 import json
 import multiprocessing
@@ -15,11 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
+import psycopg
 from aiohttp import web
 
 from benchmarks.report import Figure
 from benchmarks.server import KEYS, PERSON, PROFILE, TEXT, WIDE, answering
-from twdm_async import Client
+from tests.postgres_server import PostgresServer, find
+from twdm_async import Client, PostgresQuotaStore
+from twdm_async.database import install
 from twdm_async.outbox import Outbox
 from twdm_async.resources.inbox import Inbox
 from twdm_async.webhooks import Event, Webhook
@@ -61,6 +65,63 @@ async def outbox() -> AsyncIterator[Figure]:
                 rate = _MESSAGES / (time.perf_counter() - began)
             yield Figure(
                 f"outbox, {workers} at work", f"{rate:.0f} messages/s, where the disk makes {commits:.0f} commits/s"
+            )
+
+
+def _commits_of_server(url: str) -> float:
+    """Return how many commits a second the server makes durable, one after the other."""
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("CREATE TABLE IF NOT EXISTS row (number integer)")
+        began, commits = time.perf_counter(), 0
+        while time.perf_counter() - began < 1.0:
+            db.execute("INSERT INTO row VALUES (%s)", (commits,))
+            commits += 1
+        return commits / (time.perf_counter() - began)
+
+
+@contextlib.asynccontextmanager
+async def _box(url: str, database: str) -> AsyncIterator[Outbox]:
+    """An outbox and the quotas in a database."""
+    async with (
+        PostgresQuotaStore(database) as store,
+        Client(KEYS, api_url=url, upload_url=url, quotas=WIDE, quota_store=store) as client,
+        Outbox(client, database) as box,
+    ):
+        yield box
+
+
+def _drain(url: str, database: str) -> float:
+    """Send what there is, and return when that was done."""
+
+    async def main() -> float:
+        async with _box(url, database) as box:
+            await box.drain()
+            return time.time()
+
+    return asyncio.run(main())
+
+
+async def postgres() -> AsyncIterator[Figure]:
+    """Messages that are sent from a PostgreSQL database, with the quotas in it, by several processes."""
+    programs = find()
+    if programs is None:
+        return
+    loop = asyncio.get_running_loop()
+    with answering() as url, PostgresServer(programs, fsync="on") as server:
+        for count in (1, 4):
+            commits = _commits_of_server(server.url)
+            database = f"{server.url}?twdm_schema=with_{count}"
+            await install(database)
+            with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+                await asyncio.gather(*(loop.run_in_executor(pool, _drain, url, database) for _ in range(count)))  # warm
+                async with _box(url, database) as box:
+                    await asyncio.gather(*(box.put(PERSON, TEXT, key=str(key)) for key in range(_MESSAGES)))
+                began = time.time()
+                ends = [loop.run_in_executor(pool, _drain, url, database) for _ in range(count)]
+                rate = _MESSAGES / (max(await asyncio.gather(*ends)) - began)
+            yield Figure(
+                f"outbox in PostgreSQL, {count} processes with 16 at work each",
+                f"{rate:.0f} messages/s, where the server makes {commits:.0f} commits/s",
             )
 
 

@@ -344,6 +344,20 @@ async def test_fault_112_a_standby_that_takes_over_is_noticed_until_a_person_say
                 assert "may have been sent" in str(failed.error)
 
 
+def test_what_is_rolled_back_does_not_look_like_a_loss(database: PostgresDatabase) -> None:
+    storage = storage_of(database)
+    assert storage.transact(count_up) == 1
+
+    def fails(transaction: Transaction) -> None:
+        count_up(transaction)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        storage.transact(fails)
+    query = "SELECT last FROM outcome"
+    assert storage.transact(lambda db: db.execute(query).fetchone(), only_reads=True) == (1,)
+
+
 async def test_fault_112_a_database_that_went_back_is_noticed_by_those_who_run(
     database: PostgresDatabase, postgres: PostgresServer
 ) -> None:

@@ -84,23 +84,26 @@ IDENTITY: Final = (
 """Which system the database belongs to, and which of its timelines; another one begins when a standby takes over."""
 
 _SETTINGS: Final = (
-    "SELECT set_config('search_path', %s, true), set_config('idle_in_transaction_session_timeout', %s, true), "
-    "set_config('lock_timeout', %s, true), set_config('synchronous_commit', "
+    "SELECT set_config('search_path', %s, {local}), set_config('idle_in_transaction_session_timeout', %s, {local}), "
+    "set_config('lock_timeout', %s, {local}), set_config('synchronous_commit', "
     "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, "
-    "true)"
+    "{local})"
 )
-_TAKE_TURN: Final = (
-    f"UPDATE turn SET number = number + 1 WHERE name = %s RETURNING number, {{now}}, {IDENTITY}, "  # noqa: S608 - constants
-    "(SELECT identity FROM server), (SELECT epoch FROM server)"
+_TAKE_TURN: Final = f"""
+WITH mine AS (UPDATE turn SET number = number + 1 WHERE name = %(turn)s RETURNING number, {{now}} AS at),
+sign_of_life AS (
+    INSERT INTO lease (name, holder, package, host, pid, since, until, number)
+    SELECT %(owner)s, %(owner)s, %(package)s, %(host)s, %(pid)s, at, at + %(lease)s, number FROM mine
+    ON CONFLICT (name) DO UPDATE SET until = excluded.until, number = excluded.number
 )
+SELECT mine.number, at, {IDENTITY}, identity, epoch FROM mine, server
+"""  # noqa: S608 - constants
 _LOOK: Final = (
-    f"SELECT coalesce((SELECT number FROM turn WHERE name = %s), 0), {{now}}, {IDENTITY}, identity, epoch FROM server"  # noqa: S608 - constants
+    f"SELECT coalesce((SELECT number FROM turn WHERE name = %(turn)s), 0), {{now}}, {IDENTITY}, identity, epoch "  # noqa: S608 - constants
+    "FROM server"
 )
-_RENEW: Final = (
-    "INSERT INTO lease (name, holder, package, host, pid, since, until, number) "
-    "VALUES (%s, %s, %s, %s, %s, %s, %s, %s) "
-    "ON CONFLICT (name) DO UPDATE SET until = excluded.until, number = excluded.number"
-)
+_PREPARED_AFTER: Final = 3  # times that a statement was executed
+_HOST: Final = socket.gethostname()
 _LOCKED: Final = "55P03"
 # The server's own limit for idle transactions does not see those that were in the middle of a pipeline.
 _END_THE_SUSPENDED: Final = (
@@ -244,6 +247,8 @@ class _Session:
         self.connection = connection
         self._loop = loop
         self._pipeline: Any = None
+        self.is_set_up = False
+        """Whether the settings of its transactions are those of the session."""
 
     def run(self, outcome: Any) -> Any:
         """Return what a call on the connection returned; of an asynchronous one, what comes of it."""
@@ -251,7 +256,7 @@ class _Session:
             return outcome
         return asyncio.run_coroutine_threadsafe(outcome, self._loop).result()
 
-    def execute(self, query: str, values: Sequence[Any] = ()) -> _Found:
+    def execute(self, query: str, values: Sequence[Any] | dict[str, Any] = ()) -> _Found:
         """Execute `query`. Within :meth:`pipelined`, whoever asks for the outcome waits for it."""
         return _Found(self.run(self.connection.execute(query, values or None)), self)
 
@@ -264,9 +269,9 @@ class _Session:
         try:
             yield
         except BaseException:
-            with suppress(Exception):
-                self.catch_up()  # what else went wrong, went wrong for the same
-                self.run(leave(None, None, None))
+            for end in (self.catch_up, lambda: self.run(leave(None, None, None))):
+                with suppress(Exception):  # what else goes wrong, goes wrong for the same
+                    end()
             self._pipeline = None
             raise
         self._pipeline = None
@@ -471,6 +476,7 @@ class PostgresStorage(Storage):
                     raise _Retry from error
             else:
                 raise
+        self._seen = transaction.epoch, transaction.number
         if not only_reads:
             self._own_turns += 1
             self._has_lease = True
@@ -482,6 +488,8 @@ class PostgresStorage(Storage):
         if not connection.closed:
             with suppress(self.error):
                 session.execute("ROLLBACK")
+                if isinstance(error, self.error):
+                    self._drop()  # what it believes to be prepared may not be
                 return getattr(error, "sqlstate", None) in {"40001", "40P01", _LOCKED}
         self._drop()
         return isinstance(error, self.error)
@@ -489,28 +497,32 @@ class PostgresStorage(Storage):
     def _begin(self, session: _Session, *, only_reads: bool) -> _ServerTransaction:
         execute = session.execute
         execute(f"BEGIN ISOLATION LEVEL {'REPEATABLE READ READ ONLY' if only_reads else 'READ COMMITTED READ WRITE'}")
-        settings = (f'"{self._database.schema}", pg_temp', f"{_MOST_IDLE:g}s", f"{_LONGEST_TURN:g}s")
-        execute(_SETTINGS, settings)
+        if not session.is_set_up:
+            execute(_SETTINGS.format(local="true"), self._settings)
         query, asked_at = self._look if only_reads else self._take_turn, self._clock.uptime()
-        found = execute(query, (self._turn,)).fetchone()
+        facts = self._facts if not only_reads else {"turn": self._turn}
+        found = execute(query, facts).fetchone()
         if found is None and not only_reads:
             execute("INSERT INTO turn VALUES (%s, 0) ON CONFLICT DO NOTHING", (self._turn,))
-            found = execute(query, (self._turn,)).fetchone()
+            found = execute(query, facts).fetchone()
         if found is None:
             raise StorageTrouble(f"its tables are damaged: it is not known which server they are of; {self._if_bad}")
         number, wall, identity, known_as, epoch = found
-        self._check_nothing_is_lost(number, identity, known_as, epoch)
+        self._check_nothing_is_lost(number if only_reads else number - 1, identity, known_as, epoch)
         if self._ahead is None:
             self._ahead = wall - asked_at
-        transaction = _ServerTransaction(session, number, wall, self._clock.uptime() + self._ahead, epoch)
-        if not only_reads:
-            self._renew(session, self.owner, wall, number)
-        return transaction
+        return _ServerTransaction(session, number, wall, self._clock.uptime() + self._ahead, epoch)
 
-    def _renew(self, session: _Session, name: str, wall: float, number: int) -> None:
-        until = wall + self._database.lease
-        facts = (name, self.owner, self._schema.package, socket.gethostname(), os.getpid(), wall, until, number)
-        session.execute(_RENEW, facts)
+    @property
+    def _settings(self) -> tuple[str, str, str]:
+        return f'"{self._database.schema}", pg_temp', f"{_MOST_IDLE:g}s", f"{_LONGEST_TURN:g}s"
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "turn": self._turn, "owner": self.owner, "package": self._schema.package, "host": _HOST,
+            "pid": os.getpid(), "lease": self._database.lease,
+        }  # fmt: skip
 
     def _check_nothing_is_lost(self, number: int, identity: str, known_as: str, epoch: str) -> None:
         last_epoch, last_number = self._seen
@@ -527,7 +539,6 @@ class PostgresStorage(Storage):
                 "`twdm database resume`"
             )
             raise StorageTrouble(problem)
-        self._seen = epoch, number
 
     def _was_committed(self, transaction: _ServerTransaction) -> bool:
         """Find out whether a transaction was committed whose connection broke meanwhile.
@@ -585,9 +596,21 @@ class PostgresStorage(Storage):
                     raise
                 raise _Retry from error
             self._session = _Session(connection)
+            self._set_up(self._session)
         assert self._session is not None  # noqa: S101 - it was just made
         self._check_version(self._session)
         yield self._session
+
+    def _set_up(self, session: _Session) -> None:
+        """Do once what else each transaction does, if this is a session of the server's: behind PgBouncer, each
+        transaction may have another one.
+        """
+        connection = session.connection
+        (pid,) = session.execute("SELECT pg_backend_pid()").fetchone()
+        if pid == connection.info.backend_pid:
+            session.execute(_SETTINGS.format(local="false"), self._settings)
+            connection.prepare_threshold = _PREPARED_AFTER
+            session.is_set_up = True
 
     @contextmanager
     def _from_pool(self) -> Generator[_Session]:
