@@ -29,7 +29,7 @@ from twdm_async.resources.inbox import Inbox
 from twdm_async.webhooks import Event, Webhook
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
 _MESSAGES: Final = 2000
 _EVENTS: Final = 3000
@@ -80,7 +80,7 @@ def _commits_of_server(url: str) -> float:
 
 
 @contextlib.asynccontextmanager
-async def _box(url: str, database: str) -> AsyncIterator[Outbox]:
+async def _box(url: str, database: str) -> AsyncGenerator[Outbox]:
     """An outbox and the quotas in a database."""
     async with (
         PostgresQuotaStore(database) as store,

@@ -31,14 +31,15 @@ from twdm_async import (
 from twdm_async._clock import Clock
 from twdm_async.database import check, install, install_sql, resume
 from twdm_async.outbox import Outbox, State
-from twdm_async.outbox.rows import SCHEMA
+from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows
+from twdm_async.quota.spec import Priority
 from twdm_async.resources.inbox import Received
 from twdm_async.storage import postgres as postgres_module
 from twdm_async.storage.contract import StorageTrouble, Transaction
 from twdm_async.storage.postgres import PostgresStorage, in_postgres
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
     from twdm_async.outbox import Insertion
@@ -188,6 +189,72 @@ async def test_texts_that_the_database_does_not_take(database: PostgresDatabase)
         await inbox.set_aside(event, "a null \0 and half a pair \ud83d")
         (failed,) = await inbox.failed()
         assert failed.problem.startswith("a null \ufffd and half a pair")
+
+
+class Explained(Transaction):
+    """A transaction that notes the plan of each of its statements."""
+
+    wall = uptime = 2e9
+
+    def __init__(self, db: psycopg.Connection[Any]) -> None:
+        self._db = db
+        self.scans: list[str] = []
+
+    def execute(self, query: str, values: Sequence[Any] = ()) -> Any:
+        translated = in_postgres(query)
+        for (line,) in self._db.execute(f"EXPLAIN {translated}", list(values)).fetchall():
+            if "Seq Scan on message" in line or "Seq Scan on event" in line:
+                self.scans.append(f"{line.strip()}: {query}")
+        return self._db.execute(translated, list(values))
+
+
+def many_rows(db: psycopg.Connection[Any], count: int) -> None:
+    """Nearly all of them are done: five in a thousand wait, and as many are unknown."""
+    db.execute(
+        "INSERT INTO message (account, key, digest, recipient_id, fingerprint, payload, priority, lane, put_at, state, "
+        "attempts, sent_at, sent_uptime, ended_at, ended_uptime, message_id, change, changed_at) "
+        "SELECT '5', n::text, '', (n %% 5000)::text, '', '{}', %s, '', 1e9, "
+        "CASE n %% 200 WHEN 0 THEN 'queued' WHEN 1 THEN 'unknown' ELSE 'sent' END, 1, 1e9, 1, 1e9, 1, "
+        "CASE WHEN n %% 200 > 1 THEN n::text END, n, 1e9 FROM generate_series(1, %s) n",
+        (int(Priority.BULK), count),
+    )
+    db.execute(
+        "INSERT INTO event (account, id, kept_at, body, problem) SELECT '5', n::text, 1e9, "
+        "CASE n %% 200 WHEN 0 THEN '{}' END, CASE n %% 400 WHEN 0 THEN 'bad' END FROM generate_series(1, %s) n",
+        (count,),
+    )
+    db.execute("ANALYZE message")
+    db.execute("ANALYZE event")
+
+
+@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
+def test_fault_106_no_query_goes_through_what_is_done(
+    database: PostgresDatabase, postgres: PostgresServer, count: int
+) -> None:
+    """But for those that tell of it: counts and selections by state."""
+    with psycopg.connect(postgres.url) as db:
+        db.execute("SELECT set_config('search_path', %s, false)", (database.schema,))
+        many_rows(db, count)
+        transaction = Explained(db)
+        rows = Rows(transaction, "5")
+        assert rows.left_to_send()
+        (taken, *_) = rows.take_up("me", Priority.BULK, "", 3, avoided=["7", "8"])
+        assert rows.leave(taken.id, "me", 2e9)
+        rows.take_up("me", Priority.BULK, "", 1, is_probe=True, avoided=["7"])
+        rows.put(NewMessage("new", "", "5", None, "", "", "{}", Priority.BULK, None))
+        rows.next_try()
+        rows.arrived(taken.id, "me", "id", 2e9)
+        rows.let_go(taken.id, "me")
+        rows.give_up("me")
+        rows.reclaim(lambda *_: True, "me", set)
+        rows.nameless()
+        assert len(rows.unknown()) == count // 200
+        rows.outcomes(0)
+        rows.is_known("7")
+        rows.get("7")
+        rows.withdraw("200")
+        rows.retry("201")
+        assert transaction.scans == []
 
 
 # ---- connections ----

@@ -91,15 +91,10 @@ class Cursor(Protocol):
 class Transaction(ABC):
     """One transaction, and the time in it, on which all who share the place agree."""
 
-    @property
-    @abstractmethod
-    def wall(self) -> float:
-        """Seconds since 1970."""
-
-    @property
-    @abstractmethod
-    def uptime(self) -> float:
-        """Seconds since some moment. Setting a clock does not change it; a new start of the machine may."""
+    wall: float
+    """Seconds since 1970."""
+    uptime: float
+    """Seconds since some moment. Setting a clock does not change it; a new start of the machine may."""
 
     @abstractmethod
     def execute(self, query: str, values: Sequence[Any] = ()) -> Cursor:
@@ -213,7 +208,7 @@ class Storage(ABC):
         """The name under which this process works on rows; another one after a fork."""
 
     @abstractmethod
-    def stay_alive(self, transaction: Transaction) -> None:
+    def stay_alive(self, transaction: Transaction, /) -> None:
         """See that the others know that this process lives, so that nobody takes over its work.
 
         Raises:
@@ -221,15 +216,15 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def is_dead(self, transaction: Transaction, owner: str) -> bool:
+    def is_dead(self, transaction: Transaction, /, owner: str) -> bool:
         """Tell whether the process of `owner` has ended. Do not ask it for the own name."""
 
     @abstractmethod
-    def sweep(self, transaction: Transaction) -> None:
+    def sweep(self, transaction: Transaction, /) -> None:
         """Remove what owners left behind that have ended."""
 
     @abstractmethod
-    def take_turn(self, transaction: Transaction, name: str) -> bool:
+    def take_turn(self, transaction: Transaction, /, name: str) -> bool:
         """Be the only one of all processes who does what is called `name`, if nobody else does it now."""
 
     @abstractmethod

@@ -25,6 +25,7 @@ both agreed in the moment in which the database was first asked.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import re
 import secrets
@@ -326,9 +327,6 @@ class _ServerTransaction(Transaction):
         epoch: of the database.
     """
 
-    wall = 0.0
-    uptime = 0.0
-
     def __init__(self, session: _Session, number: int, wall: float, uptime: float, epoch: str) -> None:
         self._session = session
         self.number = number
@@ -382,9 +380,12 @@ class _Listener:
 
     def _work(self) -> None:
         while not self._is_stopped.is_set():
-            with suppress(self._database.library.Error, RuntimeError):  # it is lost, or the loop is closed
+            try:
                 self._listen()
-            self._is_stopped.wait(_LONGEST_PAUSE)
+            except self._database.library.Error:
+                self._is_stopped.wait(_LONGEST_PAUSE)
+            except RuntimeError:  # the loop is closed
+                return
 
     def _listen(self) -> None:
         with closing(self._database.connect()) as connection:
@@ -462,20 +463,18 @@ class PostgresStorage(Storage):
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _try(self, session: _Session, work: Callable[[Transaction], T], *, only_reads: bool) -> T:
-        transaction: _ServerTransaction | None = None
-        is_committing = False
+        committing: list[tuple[_ServerTransaction, T]] = []
         try:
             with session.pipelined():
                 transaction = self._begin(session, only_reads=only_reads)
-                done = work(transaction)
-                is_committing = not only_reads
+                committing.append((transaction, work(transaction)))
                 session.execute("COMMIT")
         except BaseException as error:
-            if self._is_over(session, error):
-                if not (is_committing and transaction is not None and self._was_committed(transaction)):
-                    raise _Retry from error
-            else:
+            if not self._is_over(session, error):
                 raise
+            if only_reads or not committing or not self._was_committed(committing[0][0]):
+                raise _Retry from error
+        transaction, done = committing[0]
         self._seen = transaction.epoch, transaction.number
         if not only_reads:
             self._own_turns += 1
@@ -509,9 +508,8 @@ class PostgresStorage(Storage):
             raise StorageTrouble(f"its tables are damaged: it is not known which server they are of; {self._if_bad}")
         number, wall, identity, known_as, epoch = found
         self._check_nothing_is_lost(number if only_reads else number - 1, identity, known_as, epoch)
-        if self._ahead is None:
-            self._ahead = wall - asked_at
-        return _ServerTransaction(session, number, wall, self._clock.uptime() + self._ahead, epoch)
+        ahead = self._ahead = wall - asked_at if self._ahead is None else self._ahead
+        return _ServerTransaction(session, number, wall, self._clock.uptime() + ahead, epoch)
 
     @property
     def _settings(self) -> tuple[str, str, str]:
@@ -672,7 +670,7 @@ class PostgresStorage(Storage):
         listener = _Listener(self._database, asyncio.get_running_loop(), heard)
         return listener.stop
 
-    def stay_alive(self, _: Transaction) -> None:
+    def stay_alive(self, _: Transaction, /) -> None:
         """Each transaction that changes something is a sign of life."""
 
     def beat(self) -> None:
@@ -693,14 +691,14 @@ class PostgresStorage(Storage):
                 raise
         return None
 
-    def is_dead(self, transaction: Transaction, owner: str) -> bool:
+    def is_dead(self, transaction: Transaction, /, owner: str) -> bool:
         found = transaction.execute("SELECT until FROM lease WHERE name = ?", (owner,)).fetchone()
         return found is None or found[0] < transaction.wall
 
-    def sweep(self, transaction: Transaction) -> None:
+    def sweep(self, transaction: Transaction, /) -> None:
         transaction.execute("DELETE FROM lease WHERE until < ?", (transaction.wall - _FORGOTTEN_AFTER,))
 
-    def take_turn(self, transaction: Transaction, name: str) -> bool:
+    def take_turn(self, transaction: Transaction, /, name: str) -> bool:
         query = (
             "INSERT INTO lease (name, holder, package, host, pid, since, until, number) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, "
@@ -739,7 +737,7 @@ class PostgresStorage(Storage):
 
     def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
         pool = self._database.pool
-        if pool is not None and asyncio.iscoroutinefunction(pool.getconn):
+        if pool is not None and inspect.iscoroutinefunction(pool.getconn):
             self._loop = asyncio.get_running_loop()
         return super().submit(job)
 

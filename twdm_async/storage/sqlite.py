@@ -66,15 +66,7 @@ class _FileTransaction(Transaction):
 
     def __init__(self, db: sqlite3.Connection, clock: Clock) -> None:
         self._db = db
-        self._clock = clock
-
-    @property
-    def wall(self) -> float:
-        return self._clock.wall()
-
-    @property
-    def uptime(self) -> float:
-        return self._clock.uptime()
+        self.wall, self.uptime = clock.wall(), clock.uptime()
 
     def execute(self, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         return self._db.execute(query, values)
@@ -141,16 +133,16 @@ class StateFile(Storage):
     def owner(self) -> str:
         return self._owner.name
 
-    def stay_alive(self, _: Transaction) -> None:
+    def stay_alive(self, _: Transaction, /) -> None:
         self._owner.acquire()
 
-    def is_dead(self, _: Transaction, owner: str) -> bool:
+    def is_dead(self, _: Transaction, /, owner: str) -> bool:
         return self._owner.is_dead(owner)
 
-    def sweep(self, _: Transaction) -> None:
+    def sweep(self, _: Transaction, /) -> None:
         self._owner.sweep()
 
-    def take_turn(self, _: Transaction, name: str) -> bool:
+    def take_turn(self, _: Transaction, /, name: str) -> bool:
         if name not in self._turns:
             self._turns[name] = Lock(self._path.with_name(f"{self._path.name}.{name}.lock"))
         return self._turns[name].take()
@@ -385,9 +377,6 @@ class InMemory(Storage):
     """
 
     error = sqlite3.Error
-    owner = "this process"
-    is_alive = False
-    address = "(memory)"
 
     def __init__(self, schema: Schema, clock: Clock) -> None:
         super().__init__(schema, "", "", clock)
@@ -404,17 +393,29 @@ class InMemory(Storage):
     async def change(self, work: Callable[[Transaction], T], *, is_durable: bool = False) -> T:  # noqa: ARG002
         return self.transact(work)
 
+    @property
+    def address(self) -> str:
+        return "(memory)"
+
+    @property
+    def owner(self) -> str:
+        return "this process"
+
+    @property
+    def is_alive(self) -> bool:
+        return False
+
     def version(self) -> int:
         return 0
 
-    def stay_alive(self, _: Transaction) -> None: ...
+    def stay_alive(self, _: Transaction, /) -> None: ...
 
-    def is_dead(self, _: Transaction, owner: str) -> bool:  # noqa: ARG002
+    def is_dead(self, _: Transaction, /, owner: str) -> bool:  # noqa: ARG002
         return False
 
-    def sweep(self, _: Transaction) -> None: ...
+    def sweep(self, _: Transaction, /) -> None: ...
 
-    def take_turn(self, _: Transaction, name: str) -> bool:  # noqa: ARG002
+    def take_turn(self, _: Transaction, /, name: str) -> bool:  # noqa: ARG002
         return True
 
     def end_turn(self, name: str) -> None: ...

@@ -129,7 +129,7 @@ class _TablesQuotaStore(TransactionalQuotaStore):
         try:
             now, book = await asyncio.shield(batch.outcome)
         except StorageTrouble as trouble:
-            batch.is_unsure = False
+            batch.is_unsure = trouble.is_unsure
             raise QuotaStoreFailed(store=self.address, problem=trouble.problem) from None
         except Exception:
             batch.is_unsure = False
@@ -137,9 +137,11 @@ class _TablesQuotaStore(TransactionalQuotaStore):
         batch.is_unsure = False
         self._show(batch.app, now, book)
 
-    async def was_committed(self, batch: Batch) -> bool:
+    async def was_committed(self, batch: Batch) -> bool | None:
         try:
             await asyncio.shield(batch.outcome)
+        except StorageTrouble as trouble:
+            return None if trouble.is_unsure else False
         except Exception:  # noqa: BLE001 - whatever it was, it was rolled back
             return False
         return True
