@@ -13,12 +13,15 @@ import signal
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import aiohttp
 import psycopg
 import pytest
 from attrs import asdict
 
+from tests import samples_family as samples
 from tests.drainer import LEASE, database, table
 from tests.postgres_server import PostgresServer
+from tests.receiving import HEADER, SECRET
 from tests.test_outbox_crashes import (
     BAD_LIST,
     EARLY,
@@ -34,6 +37,7 @@ from tests.test_outbox_crashes import (
 from twdm_async.database import install
 from twdm_async.outbox import State
 from twdm_async.sandbox import Sandbox
+from twdm_async.webhooks.signature import _signature
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -226,3 +230,66 @@ async def test_fault_113_a_thousand_messages_and_two_hundred_harms(
 ) -> None:
     counts = {"kill": 100, "suspend": 20, "terminate": 20, "crash": 5, "cut": 25, "cut at word": 25}
     await harmed(fork_server, postgres_programs, seed, 1000, counts)
+
+
+# ---- received ----
+
+
+async def received(fork_server: ForkServer, programs: Path, folder: Path, count: int) -> None:
+    """X sends each event to two hosts, or again to the other one if one is gone; one of them is killed halfway."""
+    with PostgresServer(programs) as server:
+        await install(server.url)
+        notes = [folder / "first", folder / "second"]
+        hosts = [await fork_server.start("receiver", [server.url, str(one)], os.environ) for one in notes]
+        urls = [(await host.stdout.readline()).decode().strip() for host in hosts]
+        create = samples.WEBHOOK_MESSAGE_RECEIVED["direct_message_events"][0]["message_create"]
+        async with aiohttp.ClientSession() as session:
+
+            async def deliver(number: int, url: str) -> None:
+                event = {"type": "message_create", "id": str(10**9 + number), "created_timestamp": "1700000000000"}
+                event["message_create"] = create | {"sender_id": str(number % 50)}
+                body = json.dumps(samples.WEBHOOK_MESSAGE_RECEIVED | {"direct_message_events": [event]}).encode()
+                with contextlib.suppress(aiohttp.ClientError):  # it is dead
+                    async with session.post(url, data=body, headers={HEADER: _signature(SECRET, body)}) as answer:
+                        assert answer.status == 200
+
+            async def deliver_all(numbers: range) -> None:
+                for start in range(numbers.start, numbers.stop, 20):
+                    some = range(start, min(start + 20, numbers.stop))
+                    await asyncio.gather(*(deliver(number, url) for number in some for url in urls))
+
+            await deliver_all(range(count // 2))
+            last = asyncio.create_task(deliver_all(range(count // 2, count)))
+            await asyncio.sleep(0.2)
+            hosts[0].kill()
+            await last
+
+        def words(kind: str) -> list[list[str]]:
+            return [
+                [line.split()[1] for line in one.read_text().splitlines() if line.startswith(kind)] for one in notes
+            ]
+
+        while len({event for events in words("ended") for event in events}) < count:  # the other one takes over
+            await asyncio.sleep(0.2)
+        hosts[1].kill()
+        began, ended = words("began"), words("ended")
+        under_way = set(began[0]) - set(ended[0])
+        times = Counter(began[0] + began[1])
+        twice = {event for event, often in times.items() if often > 1}
+        assert len(times) == count
+        assert twice <= under_way, "only what was under way at the kill is handled again"
+
+
+@pytest.mark.timeout(280)
+async def test_fault_114_of_two_hosts_that_receive_the_same_one_is_killed(
+    fork_server: ForkServer, postgres_programs: Path, tmp_path: Path
+) -> None:
+    await received(fork_server, postgres_programs, tmp_path, 100)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(280)
+async def test_fault_114_a_thousand_events_and_two_hosts(
+    fork_server: ForkServer, postgres_programs: Path, tmp_path: Path
+) -> None:
+    await received(fork_server, postgres_programs, tmp_path, 1000)
