@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
+import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -16,6 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.drainer import table
 from tests.postgres_server import PostgresServer
+from tests.redis_server import free_port
 from tests.support import HANGS
 from twdm_async import (
     Client,
@@ -502,6 +506,55 @@ async def test_what_cannot_be_inserted(database: PostgresDatabase, tmp_path: Pat
     async with Client(sandbox.credentials) as client, Outbox(client, tmp_path / "outbox.db") as outbox:
         with pytest.raises(InvalidInput, match="PostgreSQL"):
             outbox.insertion("5", TEXT, key="k")
+
+
+# ---- between us and the server ----
+
+
+@contextlib.contextmanager
+def bouncer(server: PostgresServer, folder: Path) -> Iterator[str]:
+    """PgBouncer in transaction mode, with fewer connections to the server than it has clients; the URL over it."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("there is no pgbouncer on PATH")
+    port = free_port()
+    (folder / "users").write_text('"twdm" ""\n')
+    (folder / "pgbouncer.ini").write_text(
+        f"[databases]\npostgres = host=127.0.0.1 port={server.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+        f"listen_port = {port}\nauth_type = trust\nauth_file = {folder}/users\npool_mode = transaction\n"
+        "default_pool_size = 3\nunix_socket_dir =\n"
+    )
+    user = {"user": "nobody"} if os.geteuid() == 0 else {}
+    for path in (folder, *folder.parents[:2]) if user else ():
+        path.chmod(0o755)
+    process = subprocess.Popen([program, str(folder / "pgbouncer.ini")], stderr=subprocess.DEVNULL, **user)  # type: ignore[call-overload]  # noqa: S603 - a program that was just found
+    try:
+        url = server.url.replace(str(server.port), str(port))
+        for _ in range(200):
+            with contextlib.suppress(psycopg.OperationalError):
+                psycopg.connect(url).close()
+                break
+            time.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def test_behind_pgbouncer_in_transaction_mode(
+    postgres: PostgresServer, database: PostgresDatabase, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    with bouncer(postgres, tmp_path) as url:
+        there = PostgresDatabase(url, schema=database.schema)
+
+        async def work(number: int) -> None:
+            async with box(sandbox, there) as outbox, Inbox(there) as inbox:
+                await asyncio.gather(*(outbox.put("5", f"{TEXT} {number} {one}") for one in range(20)))
+                await outbox.drain()
+                assert await inbox.failed() == ()
+
+        await asyncio.gather(*(work(number) for number in range(3)))
+    assert len({message.text for message in sandbox.messages}) == len(sandbox.messages) == 60
 
 
 # ---- lent pools ----

@@ -5,8 +5,9 @@ It is a transaction over rows (:meth:`Storage.change`, :meth:`Storage.read`), ne
 (:class:`Transaction`). All that waits for the disk or the network runs in a thread of its own.
 
 Changes that are asked for while a transaction runs are made in the next one, all together: a disk makes some thousand
-transactions a second at best, and each of them takes any number of changes. Each change succeeds or fails by itself. If
-the transaction fails (the disk is full, say), none is kept, and each is tried once more in one of its own.
+transactions a second at best, and each of them takes any number of changes. Each change succeeds or fails by itself: if
+one of them fails, or the transaction does (the disk is full, say), none is kept, and each is made once more in a
+transaction of its own.
 """
 
 from __future__ import annotations
@@ -134,18 +135,6 @@ class _Change(Generic[T]):
         self.result: Any = None
         self.error: BaseException | None = None
 
-    def make(self, transaction: Transaction, of_the_place: type[Exception]) -> None:
-        """Make it, within a transaction that others share. If it fails, nothing of it is kept."""
-        transaction.execute("SAVEPOINT change")
-        try:
-            self.result, self.error = self.work(transaction), None
-        except of_the_place:  # so of all
-            raise
-        except Exception as error:  # noqa: BLE001 - it is raised again where it is waited for
-            self.error = error
-            transaction.execute("ROLLBACK TO SAVEPOINT change")
-        transaction.execute("RELEASE SAVEPOINT change")
-
 
 class Storage(ABC):
     """The tables of one package in some place.
@@ -156,9 +145,6 @@ class Storage(ABC):
         advice: what to do if it cannot be read any more.
         clock: this machine's.
     """
-
-    error: type[Exception]
-    """What its database raises."""
 
     def __init__(self, schema: Schema, content: str, advice: str, clock: Clock) -> None:
         self._schema = schema
@@ -293,19 +279,19 @@ class Storage(ABC):
     def _make_together(self, together: Sequence[_Change[Any]]) -> None:
         def make_all(transaction: Transaction) -> None:
             for change in together:
-                change.make(transaction, self.error)
+                change.result = change.work(transaction)
 
         problem: BaseException | None = None
         try:
             self.transact(make_all, is_durable=any(change.is_durable for change in together))
         except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
             problem = error
-        if isinstance(problem, StorageTrouble) and not problem.is_unsure and len(together) > 1:
+        if problem is not None and len(together) > 1 and not getattr(problem, "is_unsure", False):
             for change in together:
                 self._make_together([change])
             return
         for change in together:
-            change.is_made, change.error = True, problem or change.error
+            change.is_made, change.error = True, problem
 
     def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
         """Do `job` in the storage's thread, after all that was asked for before; the future gets its outcome."""

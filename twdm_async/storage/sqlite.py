@@ -86,8 +86,6 @@ class StateFile(Storage):
         clock: this machine's.
     """
 
-    error = sqlite3.Error
-
     def __init__(self, path: Path, schema: Schema, content: str, advice: str, clock: Clock) -> None:
         super().__init__(schema, content, advice, clock)
         self._path = path
@@ -375,8 +373,6 @@ class InMemory(Storage):
     """Tables like the file's in this process' memory, which are forgotten when it is closed. Nothing of it waits, so
     all is done at once, in the loop.
     """
-
-    error = sqlite3.Error
 
     def __init__(self, schema: Schema, clock: Clock) -> None:
         super().__init__(schema, "", "", clock)

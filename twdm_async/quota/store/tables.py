@@ -162,7 +162,7 @@ class _TablesQuotaStore(TransactionalQuotaStore):
         pages = transaction.execute(query, (batch.app, *batch.pages))
         found = clock.fetchone()
         if found is None:
-            raise self._storage.error("the book's clock is missing")
+            raise StorageTrouble(f"the book's clock is missing; {_IF_BAD}")
         now, last_uptime, last_wall, since = found
         uptime, wall = transaction.uptime, transaction.wall
         now += passed(last_wall, last_uptime, wall, uptime)
