@@ -196,7 +196,11 @@ def _hold_all(db: Any) -> None:
         "changed_at = extract(epoch FROM clock_timestamp()) WHERE state IN ('queued', 'absent')"
     )
     db.execute(query, (_LOST,))
-    (now,) = db.execute("SELECT now FROM book").fetchone()
+    query = (  # a backup may be old, and what is held is held from now on
+        "UPDATE book SET now = now + greatest(0, at - wall), wall = at, uptime = at "
+        "FROM (SELECT extract(epoch FROM clock_timestamp())::float8 AS at) AS clock RETURNING now"
+    )
+    (now,) = db.execute(query).fetchone()
     for app, name, text in db.execute("SELECT app, name, content FROM page").fetchall():
         if not name.startswith("conversations "):
             ledger = Ledger.from_json(json.loads(text))

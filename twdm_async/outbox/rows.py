@@ -299,11 +299,13 @@ class Rows:
         )
 
     def arrived(self, row: int, owner: str, message_id: str | None, signed_at: float) -> None:
-        """`owner` was told that it arrived. If that id is known, it was the answer to another process' message, once
-        more, and this one may not have arrived.
+        """`owner` was told that it arrived, which counts also if others took `owner` for dead meanwhile, unless
+        somebody else sends it already. If that id is known, it was the answer to another process' message, once more,
+        and this one may not have arrived.
         """
         query = (
-            "SELECT (SELECT 1 FROM message WHERE id = ? AND owner = ? AND state IN ('queued', 'absent', 'sending')), "
+            "SELECT (SELECT 1 FROM message WHERE id = ? AND (owner = ? AND state IN ('queued', 'absent', 'sending') "
+            "OR owner IS NULL AND state IN ('queued', 'absent', 'unknown'))), "
             "(SELECT min(id) FROM message WHERE account = ? AND message_id = ?)"
         )
         is_held, known = self.transaction.execute(query, (row, owner, self._account, message_id)).fetchone()

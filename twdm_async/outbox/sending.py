@@ -132,6 +132,8 @@ class Sending:
         await self.write_what_is_left()
         if not self._stops:
             self.judge.begin()
+            # What an earlier run could not give up, since the place failed, is nobody's, either.
+            await self.messages.do(lambda rows: rows.give_up(self.messages.owner))
         self._stops.add(stop)
         try:
             await self._run(workers, stop, is_draining=is_draining)

@@ -108,9 +108,9 @@ _HOST: Final = socket.gethostname()
 _LOCKED: Final = "55P03"
 # The server's own limit for idle transactions does not see those that were in the middle of a pipeline.
 _END_THE_SUSPENDED: Final = (
-    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'twdm_async' "
-    "AND usename = current_user AND wait_event = 'ClientRead' AND backend_xid IS NOT NULL "
-    "AND now() - state_change > CAST(%s AS interval) AND now() - query_start > CAST(%s AS interval)"
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity JOIN pg_locks USING (pid) "
+    "WHERE usename = current_user AND wait_event = 'ClientRead' AND now() - query_start > CAST(%s AS interval) "
+    "AND relation = to_regclass(%s) AND mode = 'RowExclusiveLock' AND granted"
 )
 _PHRASES: Final = (
     (r"\bstrftime\('%s', 'now'\)", "floor(extract(epoch FROM clock_timestamp()))"),
@@ -133,7 +133,9 @@ _ADVICE: Final = {
     "database .* does not exist": "there is no such database; make it first",
     "": "see that it runs and is reachable",
 }
-_LASTING: Final = re.compile(r"28|3D|password|pg_hba|role .* does not exist|database .* does not exist|SSL")
+_LASTING: Final = re.compile(
+    r"password|pg_hba|(role|database) .* does not exist|does not support SSL|certificate|no encryption"
+)
 
 
 @lru_cache(maxsize=512)
@@ -171,7 +173,9 @@ class PostgresDatabase:
         self.library = _library()
         if (url is None) == (pool is None):
             raise InvalidInput(parameter="url", problem="give either the database's URL or a pool")
-        conninfo = pool.conninfo if url is None else url
+        conninfo: Any = pool.conninfo if url is None else url
+        if url is None and not isinstance(conninfo, str):
+            conninfo = f"dbname=pool-{id(pool):x}"  # only it knows
         try:
             if url is not None:
                 conninfo, schema = _without_schema(url, schema)
@@ -246,6 +250,7 @@ class _Session:
 
     def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.connection = connection
+        self._tuples = import_module("psycopg.rows").tuple_row  # whatever the application has its rows made to
         self._loop = loop
         self._pipeline: Any = None
         self.is_set_up = False
@@ -259,7 +264,9 @@ class _Session:
 
     def execute(self, query: str, values: Sequence[Any] | dict[str, Any] = ()) -> _Found:
         """Execute `query`. Within :meth:`pipelined`, whoever asks for the outcome waits for it."""
-        return _Found(self.run(self.connection.execute(query, values or None)), self)
+        cursor = self.connection.cursor(row_factory=self._tuples)
+        self.run(cursor.execute(query, values or None))
+        return _Found(cursor, self)
 
     @contextmanager
     def pipelined(self) -> Generator[None]:
@@ -399,6 +406,15 @@ class _Retry(Exception):
     """Nothing was changed, and the next try may succeed."""
 
 
+class _CutOff(Exception):
+    """The connection broke when `transaction` was committed, which has `done` this."""
+
+    def __init__(self, transaction: _ServerTransaction, done: Any) -> None:
+        super().__init__()
+        self.transaction = transaction
+        self.done = done
+
+
 class PostgresStorage(Storage):
     """The tables of one package in a database.
 
@@ -451,12 +467,17 @@ class PostgresStorage(Storage):
             try:
                 with self._connected() as session:
                     return self._try(session, work, only_reads=only_reads)
+            except _CutOff as cut_off:  # a pool may have no other connection than that one
+                if self._was_committed(cut_off.transaction):
+                    self._note_commit(cut_off.transaction)
+                    return cut_off.done  # type: ignore[no-any-return]
             except _Retry as retry:
                 error = retry.__cause__
                 if time.monotonic() > deadline or not self._was_connected:
                     raise StorageTrouble(advice(error)) from None
                 if getattr(error, "sqlstate", None) == _LOCKED:
-                    self._try_once(_END_THE_SUSPENDED, (f"{_MOST_IDLE:g}s",) * 2)
+                    turns = f'"{self._database.schema}".turn'
+                    self._try_once(_END_THE_SUSPENDED, (f"{_MOST_IDLE:g}s", turns))
             except self.error as other:
                 raise StorageTrouble(advice(other)) from None
             time.sleep(pause)
@@ -472,14 +493,19 @@ class PostgresStorage(Storage):
         except BaseException as error:
             if not self._is_over(session, error):
                 raise
-            if only_reads or not committing or not self._was_committed(committing[0][0]):
+            if only_reads or not committing:
                 raise _Retry from error
+            raise _CutOff(*committing[0]) from error
         transaction, done = committing[0]
         self._seen = transaction.epoch, transaction.number
         if not only_reads:
-            self._own_turns += 1
-            self._has_lease = True
+            self._note_commit(transaction)
         return done
+
+    def _note_commit(self, transaction: _ServerTransaction) -> None:
+        self._seen = transaction.epoch, transaction.number
+        self._own_turns += 1
+        self._has_lease = True
 
     def _is_over(self, session: _Session, error: BaseException) -> bool:
         """Roll back, or let go of a connection that is broken. Return whether another try is worth it."""
@@ -590,13 +616,20 @@ class PostgresStorage(Storage):
             try:
                 connection = self._database.connect()
             except self.error as error:
-                if _LASTING.search(f"{getattr(error, 'sqlstate', None)} {error}"):
+                if _LASTING.search(str(error)):
                     raise
                 raise _Retry from error
             self._session = _Session(connection)
-            self._set_up(self._session)
+            try:
+                self._set_up(self._session)
+                self._check_version(self._session)
+            except BaseException as error:
+                is_lost = connection.closed and isinstance(error, self.error)
+                self._drop()
+                if is_lost:
+                    raise _Retry from error
+                raise
         assert self._session is not None  # noqa: S101 - it was just made
-        self._check_version(self._session)
         yield self._session
 
     def _set_up(self, session: _Session) -> None:
@@ -683,7 +716,7 @@ class PostgresStorage(Storage):
 
     def _try_once(self, query: str, values: Sequence[Any]) -> Any:
         """Return the first row, or ``None`` if there is none or it cannot be had; whoever is next will hear of that."""
-        with suppress(_Retry, self.error, StorageTrouble), self._connected() as session:
+        with suppress(Exception), self._connected() as session:
             try:
                 return session.execute(query, values).fetchone()
             except self.error:
