@@ -36,6 +36,17 @@ _LOST: Final = (
 )
 
 
+_SET_ASIDE: Final = """
+UPDATE message SET state = 'failed', owner = NULL, error = %s, changed_at = extract(epoch FROM clock_timestamp()),
+    change = last + place
+FROM (
+    SELECT id, coalesce((SELECT last FROM outcome WHERE outcome.account = message.account), 0) AS last,
+        row_number() OVER (PARTITION BY account ORDER BY id) AS place
+    FROM message WHERE state IN ('queued', 'absent')
+) AS held WHERE held.id = message.id
+"""
+
+
 @frozen
 class User:
     """A process that uses the tables, or used them lately.
@@ -95,8 +106,8 @@ def _steps(schema: Schema, version: int) -> list[str]:
 
 
 async def install(database: str | PostgresDatabase) -> None:
-    """Make the schema and its tables, or bring them up to date. Doing it twice does no harm, and those who send are not
-    kept waiting for longer than five seconds.
+    """Make the schema and its tables, or bring them up to date. Doing it twice does no harm. If a table is in use for
+    five seconds on end, it gives up, so that nobody waits behind it.
 
     Args:
         database: its URL, or the database.
@@ -112,7 +123,8 @@ async def install(database: str | PostgresDatabase) -> None:
 def _install(db: Any, database: PostgresDatabase) -> None:
     db.execute(_IN_PEACE)
     db.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"twdm_async {database.schema}",))
-    db.execute(f'CREATE SCHEMA IF NOT EXISTS "{database.schema}"')
+    if not db.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (database.schema,)).fetchone():
+        db.execute(f'CREATE SCHEMA "{database.schema}"')
     db.execute(_VERSIONS.replace("TABLE", "TABLE IF NOT EXISTS"))
     versions = dict(db.execute("SELECT package, version FROM schema").fetchall())
     for schema in _SCHEMAS:
@@ -191,11 +203,11 @@ async def resume(database: str | PostgresDatabase, *, is_complete: bool) -> None
 
 def _hold_all(db: Any) -> None:
     """Let nothing leave that may have left."""
-    query = (
-        "UPDATE message SET state = 'failed', owner = NULL, error = %s, "
-        "changed_at = extract(epoch FROM clock_timestamp()) WHERE state IN ('queued', 'absent')"
+    db.execute(_SET_ASIDE, (_LOST,))
+    db.execute(
+        "INSERT INTO outcome SELECT account, max(change) FROM message GROUP BY account "
+        "ON CONFLICT (account) DO UPDATE SET last = greatest(outcome.last, excluded.last)"
     )
-    db.execute(query, (_LOST,))
     query = (  # a backup may be old, and what is held is held from now on
         "UPDATE book SET now = now + greatest(0, at - wall), wall = at, uptime = at "
         "FROM (SELECT extract(epoch FROM clock_timestamp())::float8 AS at) AS clock RETURNING now"

@@ -263,10 +263,11 @@ class InternalError(TwdmError, RuntimeError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class OutboxFailed(TwdmError):
-    """The file of an outbox could not be read or written, or is not to be trusted. What it holds is as it was.
+    """The file or database of an outbox could not be read or written, or is not to be trusted. What it holds is as it
+    was, unless the error says that it may not be. To put a message again under the same key does no harm.
 
     Args:
-        path: of the file.
+        path: of the file, or the address of the database.
         problem: what is wrong, and what to do about it.
     """
 
@@ -295,10 +296,10 @@ class DatabaseFailed(TwdmError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class InboxFailed(TwdmError):
-    """The file in which received events are kept could not be read or written. Nothing was handled.
+    """The file or database in which received events are kept could not be read or written. Nothing was handled.
 
     Args:
-        path: of the file.
+        path: of the file, or the address of the database.
         problem: what is wrong with it, and what to do.
     """
 

@@ -271,7 +271,10 @@ class Inbox:
         Raises:
             InboxFailed: the file cannot be written; the event is as it was.
         """
-        query = "UPDATE event SET owner = NULL, tries = 0, problem = ?, is_unread = ? WHERE account = ? AND id = ?"
+        query = (  # unless somebody else has handled it, who took this process for dead
+            "UPDATE event SET owner = NULL, tries = 0, problem = ?, is_unread = ? "
+            "WHERE account = ? AND id = ? AND body IS NOT NULL"
+        )
         values = (problem, is_unread, event.account, event.id)
         await self._do(lambda db: db.execute(query, values), is_durable=True)
 

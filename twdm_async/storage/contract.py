@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import queue
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -231,7 +233,7 @@ class Storage(ABC):
         """Close the connection; the next use opens another one."""
 
     beats_every: float | None = None
-    """Seconds after which a sign of life is due, if there is nothing else to do."""
+    """Seconds after which a sign of life is due."""
 
     def beat(self) -> None:  # noqa: B027 - a process of this machine is seen to live
         """Give a sign of life."""
@@ -329,7 +331,7 @@ class _Thread:
     """Does one thing after the other, off the loop. Ends with the process.
 
     Args:
-        beat: what it does if there was nothing to do for `every` seconds; ends with its object.
+        beat: what it does besides every `every` seconds; ends with its object.
         every: seconds.
     """
 
@@ -366,12 +368,22 @@ class _Thread:
         self._jobs.put(None)
 
     def _work(self) -> None:
+        beat_at = math.inf if self._every is None else time.monotonic() + self._every
         while True:
+            wait = beat_at - time.monotonic()
             try:
-                job = self._jobs.get(timeout=self._every)
+                job = self._jobs.get(timeout=None if wait == math.inf else max(0.0, wait))
             except queue.Empty:
-                job = self._beat()
-            if job is None:  # it was told to end, or nobody uses it any more
-                return
-            job()
+                job = None
+            else:
+                if job is None:  # it was told to end
+                    return
+                job()
             del job
+            if self._every is not None and time.monotonic() >= beat_at:
+                beat_at = time.monotonic() + self._every
+                beat = self._beat()
+                if beat is None:  # nobody uses it any more
+                    return
+                beat()
+                del beat

@@ -36,7 +36,6 @@ from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from twdm_async._forks import forks
 from twdm_async._numbers import checked_seconds
@@ -52,6 +51,7 @@ T = TypeVar("T")
 
 _OLDEST: Final = 130_000  # the server's version number: PostgreSQL 13
 _PATIENCE: Final = 30.0  # seconds in which a connection that was lost must come back
+_FIRST_PATIENCE: Final = 3.0  # seconds, of who was never connected: the address may be wrong
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds between two tries to connect
 _LEASE: Final = 15.0  # seconds
 _MOST_IDLE: Final = 10.0  # seconds within a transaction, after which the server ends it: its process is suspended
@@ -80,9 +80,12 @@ COMMON: Final = Schema(
 """The tables that all packages share."""
 
 IDENTITY: Final = (
-    "(SELECT system_identifier FROM pg_control_system()) || ' ' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
+    "(SELECT system_identifier FROM pg_control_system()) || ' ' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) "
+    "|| ' ' || (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
-"""Which system the database belongs to, and which of its timelines; another one begins when a standby takes over."""
+"""Which system the database belongs to, on which of its timelines (another one begins when a standby takes over), and
+which database it is.
+"""
 
 _SETTINGS: Final = (
     "SELECT set_config('search_path', %s, {local}), set_config('idle_in_transaction_session_timeout', %s, {local}), "
@@ -127,6 +130,7 @@ _ADVICE: Final = {
     "42501": "this user may not use the tables; grant it what `twdm database sql` says",
     "53": "the server is out of room, memory or connections; see its log",
     "55P03": f"another process has not ended its turn for {_PATIENCE:g} s; see what that process does",
+    "57014": "it was broken off; see whether this user has a statement_timeout",
     "25006|55000|0A000": "it is a standby, which cannot be written to; see that the address leads to the primary",
     "28": "see that user and password are right, and that the server lets this user in",
     "password|pg_hba|role .* does not": "see that user and password are right, and that the server lets this user in",
@@ -223,12 +227,12 @@ class PostgresDatabase:
 
 def _without_schema(url: str, schema: str) -> tuple[str, str]:
     """Return `url` without the parameter that is ours, and its value."""
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if "twdm_schema" not in query:
-        return url, schema
-    schema = query.pop("twdm_schema")
-    return parts._replace(query=urlencode(query)).geturl(), schema
+    address, _, query = url.partition("?")
+    words = query.split("&")
+    for word in [word for word in words if word.startswith("twdm_schema=")]:
+        words.remove(word)
+        schema = word.partition("=")[2]
+    return "?".join(filter(None, (address, "&".join(words)))), schema
 
 
 def _library() -> Any:
@@ -250,7 +254,9 @@ class _Session:
 
     def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.connection = connection
-        self._tuples = import_module("psycopg.rows").tuple_row  # whatever the application has its rows made to
+        library = import_module("psycopg")
+        self._cursor_class = library.Cursor if loop is None else library.AsyncCursor  # whatever a pool's owner uses
+        self._tuples = library.rows.tuple_row
         self._loop = loop
         self._pipeline: Any = None
         self.is_set_up = False
@@ -264,7 +270,7 @@ class _Session:
 
     def execute(self, query: str, values: Sequence[Any] | dict[str, Any] = ()) -> _Found:
         """Execute `query`. Within :meth:`pipelined`, whoever asks for the outcome waits for it."""
-        cursor = self.connection.cursor(row_factory=self._tuples)
+        cursor = self._cursor_class(self.connection, row_factory=self._tuples)
         self.run(cursor.execute(query, values or None))
         return _Found(cursor, self)
 
@@ -462,7 +468,8 @@ class PostgresStorage(Storage):
     # ---- transactions ----
 
     def transact(self, work: Callable[[Transaction], T], *, is_durable: bool = False, only_reads: bool = False) -> T:  # noqa: ARG002
-        deadline, pause = time.monotonic() + _PATIENCE, _FIRST_PAUSE
+        patience = _PATIENCE if self._was_connected else _FIRST_PATIENCE
+        deadline, pause = time.monotonic() + patience, _FIRST_PAUSE
         while True:
             try:
                 with self._connected() as session:
@@ -473,15 +480,18 @@ class PostgresStorage(Storage):
                     return cut_off.done  # type: ignore[no-any-return]
             except _Retry as retry:
                 error = retry.__cause__
-                if time.monotonic() > deadline or not self._was_connected:
+                if time.monotonic() > deadline:
                     raise StorageTrouble(advice(error)) from None
-                if getattr(error, "sqlstate", None) == _LOCKED:
-                    turns = f'"{self._database.schema}".turn'
-                    self._try_once(_END_THE_SUSPENDED, (f"{_MOST_IDLE:g}s", turns))
+                self._end_whoever_is_suspended(error)
             except self.error as other:
                 raise StorageTrouble(advice(other)) from None
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _end_whoever_is_suspended(self, error: BaseException | None) -> None:
+        """If `error` is that others have not ended their turn for long, end the connections of those to blame."""
+        if getattr(error, "sqlstate", None) == _LOCKED:
+            self._try_once(_END_THE_SUSPENDED, (f"{_MOST_IDLE:g}s", f'"{self._database.schema}".turn'))
 
     def _try(self, session: _Session, work: Callable[[Transaction], T], *, only_reads: bool) -> T:
         committing: list[tuple[_ServerTransaction, T]] = []
@@ -575,10 +585,11 @@ class PostgresStorage(Storage):
             try:
                 with self._connected() as session:
                     return self._ask_whether_committed(session, transaction)
-            except (_Retry, self.error):
+            except (_Retry, self.error) as error:
                 self._drop()
+                self._end_whoever_is_suspended(error)
             if time.monotonic() > deadline:
-                problem = "the connection broke when something was committed, and does not come back"
+                problem = "the connection broke when this was committed, and does not come back; try it again: it may be there"
                 raise StorageTrouble(problem, is_unsure=True)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -587,6 +598,7 @@ class PostgresStorage(Storage):
         execute, schema = session.execute, self._database.schema
         execute("BEGIN")
         try:
+            execute(_SETTINGS.format(local="true"), self._settings)
             # Once it is this connection's turn, the earlier one has come to its end.
             execute(f'SELECT 1 FROM "{schema}".turn WHERE name = %s FOR UPDATE', (self._turn,))  # noqa: S608 - checked
             query = f'SELECT {IDENTITY}, identity, epoch FROM "{schema}".server'  # noqa: S608 - checked
@@ -596,7 +608,7 @@ class PostgresStorage(Storage):
         finally:
             execute("ROLLBACK")
         if identity != known_as or epoch != transaction.epoch:
-            raise StorageTrouble("another server took over when something was committed", is_unsure=True)
+            raise StorageTrouble("another server took over when this was committed, so it may be there", is_unsure=True)
         return found is not None and found[0] == transaction.number
 
     # ---- connections ----
@@ -725,7 +737,9 @@ class PostgresStorage(Storage):
         return None
 
     def is_dead(self, transaction: Transaction, /, owner: str) -> bool:
-        found = transaction.execute("SELECT until FROM lease WHERE name = ?", (owner,)).fetchone()
+        # Nobody could give a sign of life while the server was down.
+        query = "SELECT greatest(until, extract(epoch FROM pg_postmaster_start_time()) + ?) FROM lease WHERE name = ?"
+        found = transaction.execute(query, (self._database.lease, owner)).fetchone()
         return found is None or found[0] < transaction.wall
 
     def sweep(self, transaction: Transaction, /) -> None:
