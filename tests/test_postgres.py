@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -150,6 +151,7 @@ async def test_a_user_with_few_rights_can_send(
     [
         {"url": None},
         {"url": "postgresql://localhost:port/x"},
+        {"url": "postgresql://anna:pass@word@localhost/x"},
         {"url": "postgresql://localhost/x?colour=red"},
         {"url": "postgresql://localhost/x", "schema": "Robert'); DROP TABLE"},
         {"url": "postgresql://localhost/x", "schema": ""},
@@ -429,6 +431,17 @@ def test_what_is_rolled_back_does_not_look_like_a_loss(database: PostgresDatabas
     assert storage.transact(lambda db: db.execute(query).fetchone(), only_reads=True) == (1,)
 
 
+async def test_fault_112_after_a_loss_nothing_is_sent_on_what_is_not_known(
+    database: PostgresDatabase, sandbox: Sandbox
+) -> None:
+    """Also where no page was kept, and of a backup that is old."""
+    await resume(database, is_complete=False)
+    async with box(sandbox, database) as outbox:
+        await outbox.put("5", TEXT, key="k", not_after=datetime.now(UTC) + timedelta(seconds=5))
+        assert (await outbox.drain())[State.EXPIRED] == 1
+    assert not sandbox.messages
+
+
 async def test_fault_112_a_database_that_went_back_is_noticed_by_those_who_run(
     database: PostgresDatabase, postgres: PostgresServer
 ) -> None:
@@ -525,12 +538,13 @@ def bouncer(server: PostgresServer, folder: Path) -> Iterator[str]:
         "default_pool_size = 3\nunix_socket_dir =\n"
     )
     user = {"user": "nobody"} if os.geteuid() == 0 else {}
-    for path in (folder, *folder.parents[:2]) if user else ():
+    for path in (folder, *folder.parents[:3]) if user else ():
         path.chmod(0o755)
     process = subprocess.Popen([program, str(folder / "pgbouncer.ini")], stderr=subprocess.DEVNULL, **user)  # type: ignore[call-overload]  # noqa: S603 - a program that was just found
     try:
         url = server.url.replace(str(server.port), str(port))
-        for _ in range(200):
+        while True:
+            assert process.poll() is None, "it ended"
             with contextlib.suppress(psycopg.OperationalError):
                 psycopg.connect(url).close()
                 break

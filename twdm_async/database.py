@@ -17,6 +17,7 @@ from twdm_async.errors import DatabaseFailed, InvalidInput
 from twdm_async.outbox.insertion import PUT_MESSAGE
 from twdm_async.outbox.rows import SCHEMA as OUTBOX
 from twdm_async.quota.ledger import Ledger
+from twdm_async.quota.store.tables import HELD
 from twdm_async.quota.store.tables import SCHEMA as QUOTA
 from twdm_async.resources.inbox import SCHEMA as INBOX
 from twdm_async.storage.postgres import COMMON, IDENTITY, PostgresDatabase, advice, in_postgres
@@ -30,6 +31,7 @@ _SCHEMAS: Final = (COMMON, OUTBOX, INBOX, QUOTA)
 _IN_PEACE: Final = (
     "SET LOCAL lock_timeout = '5s'"  # else whoever sends waits behind the one who waits to change a table
 )
+_DAY: Final = 86_400.0
 _LOST: Final = (
     "the database went back to an earlier state while it waited, so it may have been sent; see whether it was, and let "
     "it be sent again if not"
@@ -121,6 +123,9 @@ async def install(database: str | PostgresDatabase) -> None:
 
 
 def _install(db: Any, database: PostgresDatabase) -> None:
+    (encoding,) = db.execute("SELECT current_setting('server_encoding')").fetchone()
+    if encoding != "UTF8":
+        raise DatabaseFailed(address=database.address, problem=f"its encoding is {encoding}; make one with UTF8")
     db.execute(_IN_PEACE)
     db.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"twdm_async {database.schema}",))
     if not db.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (database.schema,)).fetchone():
@@ -214,11 +219,13 @@ def _hold_all(db: Any) -> None:
     )
     (now,) = db.execute(query).fetchone()
     for app, name, text in db.execute("SELECT app, name, content FROM page").fetchall():
-        if not name.startswith("conversations "):
+        if app and not name.startswith("conversations "):
             ledger = Ledger.from_json(json.loads(text))
             ledger.hold(now + ledger.longest)
             content = json.dumps(ledger.as_json(), separators=(",", ":"))
             db.execute("UPDATE page SET content = %s WHERE app = %s AND name = %s", (content, app, name))
+    query = "INSERT INTO page VALUES (%s, %s, %s) ON CONFLICT (app, name) DO UPDATE SET content = excluded.content"
+    db.execute(query, (*HELD, str(now + _DAY)))
 
 
 async def _administer(database: str | PostgresDatabase, work: Callable[[Any, PostgresDatabase], Any]) -> Any:

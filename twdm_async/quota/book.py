@@ -25,7 +25,7 @@ from twdm_async.quota.spec import Scope
 from twdm_async.quota.standing import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from twdm_async.quota.operations import Conversant, Recipient, ReplyTicket, Terms
     from twdm_async.quota.spec import Quota, ReplyCredit
@@ -162,6 +162,13 @@ class Book:
                 self.conversations[name] = Conversations.from_json(json.loads(text))
             else:
                 self.ledgers[name] = Ledger.from_json(json.loads(text))
+
+    def hold_unknown(self, names: Iterable[str], until: float) -> None:
+        """Hold the ledgers of which nothing was kept: that may have been lost."""
+        for name in names:
+            if not name.startswith(_CONVERSATIONS) and name not in self.ledgers:
+                self.ledgers[name] = Ledger()
+                self.ledgers[name].hold(until)
 
     def changes(self) -> dict[str, str]:
         """Return the pages that have changed since they were loaded, as texts."""

@@ -197,7 +197,10 @@ class PostgresDatabase:
             raise InvalidInput(parameter="lease", problem="must be 1 second or more")
         self.pool = pool
         self._facts = facts
-        where = facts.get("host") or facts.get("hostaddr") or ""
+        where = str(facts.get("host") or facts.get("hostaddr") or "")
+        if "@" in where:
+            problem = "names a host with an @; write one in a password as %40"
+            raise InvalidInput(parameter="url", problem=problem)
         port = f":{facts['port']}" if "port" in facts else ""
         self.address = f"postgresql://{where}{port}/{facts.get('dbname') or facts.get('user') or ''}"
         """Which database it is, for errors and logs; without user and password."""
@@ -589,7 +592,9 @@ class PostgresStorage(Storage):
                 self._drop()
                 self._end_whoever_is_suspended(error)
             if time.monotonic() > deadline:
-                problem = "the connection broke when this was committed, and does not come back; try it again: it may be there"
+                problem = (
+                    "the connection broke when this was committed, and does not come back; it may be there: try again"
+                )
                 raise StorageTrouble(problem, is_unsure=True)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from twdm_async.quota.store.transactional import Batch
     from twdm_async.storage.contract import Cursor, Transaction
 
+HELD: Final = ("", "held")
+"""The page, of no app, that says until when nothing is known of what has no page, since the database went back."""
+
 _SYNC_WITHIN: Final = 1.0  # seconds
 _LONG_AGO: Final = -1e12
 _SAVE: Final = "INSERT INTO page VALUES (?, ?, ?) ON CONFLICT (app, name) DO UPDATE SET content = excluded.content"
@@ -157,9 +160,9 @@ class _TablesQuotaStore(TransactionalQuotaStore):
 
     def _apply(self, transaction: Transaction, batch: Batch) -> tuple[float, Book]:
         places = ", ".join("?" * len(batch.pages))
-        query = f"SELECT name, content FROM page WHERE app = ? AND name IN ({places})"  # noqa: S608 - question marks
+        query = f"SELECT name, content FROM page WHERE app = ? AND name IN ({places}) OR app = ? AND name = ?"  # noqa: S608 - question marks
         clock = transaction.execute("SELECT now, uptime, wall, since FROM book")
-        pages = transaction.execute(query, (batch.app, *batch.pages))
+        pages = transaction.execute(query, (batch.app, *batch.pages, *HELD))
         found = clock.fetchone()
         if found is None:
             raise StorageTrouble(f"the book's clock is missing; {_IF_BAD}")
@@ -167,7 +170,11 @@ class _TablesQuotaStore(TransactionalQuotaStore):
         uptime, wall = transaction.uptime, transaction.wall
         now += passed(last_wall, last_uptime, wall, uptime)
         book = Book(since, self.assume_spent)
-        book.load(dict(pages.fetchall()))
+        found_pages = dict(pages.fetchall())
+        held_until = float(found_pages.pop(HELD[1], 0.0))
+        book.load(found_pages)
+        if held_until > now:
+            book.hold_unknown(batch.pages, held_until)
         batch.answers = []
         written: list[tuple[Slot, Intent, Cursor]] = []
         for operation in batch.operations:
