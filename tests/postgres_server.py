@@ -50,6 +50,11 @@ class PostgresServer:
         self.process: subprocess.Popen[bytes] | None = None
         self._as: dict[str, Any] = {"user": "nobody", "group": "nogroup"} if _is_root() else {}
         if _is_root():
+            if "pgserver" in programs.parts:  # in a folder that may be root's alone
+                installed, copied = programs.parents[2], Path(self._folder.name)
+                for name in ("pgserver", "pgserver.libs"):
+                    shutil.copytree(installed / name, copied / name, symlinks=True)
+                self._programs = copied / programs.relative_to(installed)
             shutil.chown(self._folder.name, "nobody")
 
     @property
