@@ -508,6 +508,29 @@ async def test_a_message_that_cannot_be_told_stays_unknown(sandbox: Sandbox, pla
         assert len(sandbox.messages) == 1
 
 
+async def test_an_answer_counts_also_if_its_process_was_taken_for_dead(place: Place) -> None:
+    """Else the list could not prove that it arrived: the client knows that id to be of a message that was sent."""
+    async with (
+        Sandbox(quotas=table(), latency=(0.3, 0.3)) as sandbox,
+        box(sandbox, place, settle_after=10.0, timeout=2.0) as outbox,
+    ):
+        await outbox.put("5", TEXT, key="k")
+        draining = asyncio.create_task(outbox.drain())
+        while (await outbox.counts())[State.SENDING] == 0:
+            await asyncio.sleep(0.01)
+        assert await outbox._do(lambda rows: rows.reclaim(lambda *_: True, "another", set)) == 1
+        assert (await outbox.get("k")).state is State.UNKNOWN  # type: ignore[union-attr]  # it is there
+        assert (await asyncio.wait_for(draining, HANGS))[State.SENT] == len(sandbox.messages) == 1
+
+
+async def test_what_an_earlier_run_could_not_give_up_is_sent(sandbox: Sandbox, place: Place) -> None:
+    async with box(sandbox, place) as outbox:
+        await outbox.put("5", TEXT)
+        owner = outbox._storage.owner
+        assert await outbox._do(lambda rows: rows.take_up(owner, Priority.INTERACTIVE, ""))
+        assert (await asyncio.wait_for(outbox.drain(), HANGS))[State.SENT] == 1
+
+
 async def test_what_another_process_is_sending_may_be_what_is_found(sandbox: Sandbox, path: Path) -> None:
     """Two messages say the same to the same person. One is unknown and did not arrive, one is on its way and did."""
     other = Owner(path)
