@@ -99,7 +99,7 @@ async def test_the_bot_answers_two_hundred_people_at_once(tmp_path: Path) -> Non
         "direct_messages.send", Quota(5, 86_400.0), Quota(5, 86_400.0, scope=Scope.APP)
     )
     async with (
-        Sandbox(quotas=table) as sandbox,
+        Sandbox(quotas=table, webhook_timeout=HANGS) as sandbox,
         Inbox(tmp_path / "bot.db") as inbox,
         Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=table, max_wait=0.0) as client,
     ):

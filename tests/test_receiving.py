@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from datetime import UTC, datetime
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -36,7 +37,7 @@ from tests.support import HANGS
 from tests.virtual_time import LoopClock, run
 from twdm_async import Inbox, InvalidInput
 from twdm_async.resources.inbox import Received
-from twdm_async.sandbox import Sandbox, deliveries
+from twdm_async.sandbox import Sandbox
 from twdm_async.webhooks import Event, MessageEvent, ReadEvent, TypingEvent, Webhook, read_events
 from twdm_async.webhooks.events import parse_delivery, shape_of
 from twdm_async.webhooks.signature import _signature
@@ -253,14 +254,13 @@ async def test_fault_95_a_handler_that_blocks_does_not_keep_a_check_waiting(sand
     assert [delivery.statuses for delivery in sandbox.deliveries] == [(200,)]
 
 
-async def test_fault_95_the_sandbox_waits_no_longer_than_x_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert deliveries._PATIENCE == 3.0
-    monkeypatch.setattr(deliveries, "_PATIENCE", 0.2)
+async def test_fault_95_the_sandbox_waits_no_longer_than_x_does() -> None:
+    assert signature(Sandbox).parameters["webhook_timeout"].default == 3.0
 
     async def silent(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
         await asyncio.sleep(HANGS)
 
-    async with serving(silent) as server, Sandbox() as sandbox:
+    async with serving(silent) as server, Sandbox(webhook_timeout=0.2) as sandbox:
         with pytest.raises(InvalidInput, match="did not pass the check"):
             await sandbox.subscribe(server.url)
 

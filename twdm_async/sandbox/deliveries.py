@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 Envelope = Literal["account_activity", "x_activity", "x_activity_flat"]
 
 _AGAIN_AFTER: Final = (3.0, 27.0, 242.0)  # seconds
-_PATIENCE: Final = 3.0  # seconds that an answer may take, to a check or to an event
 _KINDS: Final = {
     "message": ("direct_message_events", "dm.received", "dm.sent"),
     "typing": ("direct_message_indicate_typing_events", "dm.indicate_typing", "dm.indicate_typing"),
@@ -49,10 +48,12 @@ class Deliveries:
     Args:
         clock: where time comes from.
         time_scale: how many times as fast it tries again.
+        timeout: seconds that an answer may take, to a check or to an event.
     """
 
-    def __init__(self, clock: Clock, time_scale: float) -> None:
+    def __init__(self, clock: Clock, time_scale: float, timeout: float) -> None:
         self._clock = clock
+        self._timeout = timeout
         self._time_scale = time_scale
         self._subscriptions: list[Subscription] = []
         self._under_way: set[asyncio.Task[None]] = set()
@@ -133,7 +134,7 @@ class Deliveries:
 
     async def _request(self, method: str, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
         if self._session is None:
-            self._session = ClientSession(timeout=ClientTimeout(total=_PATIENCE))
+            self._session = ClientSession(timeout=ClientTimeout(total=self._timeout))
         try:
             async with self._session.request(
                 method, url, data=body or None, headers=headers, allow_redirects=False

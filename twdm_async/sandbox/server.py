@@ -14,6 +14,7 @@ from aiohttp import BodyPartReader, web
 from attrs import evolve
 
 from twdm_async._clock import Clock
+from twdm_async._numbers import checked_seconds
 from twdm_async.credentials import Credentials
 from twdm_async.models.checks import checked_id
 from twdm_async.quota.spec import QuotaTable, Scope
@@ -69,12 +70,13 @@ class Sandbox:
         latency: seconds, at least and at most, that a request takes on the way in, and again on the way out.
         list_lag: seconds, at least and at most, after which a new message appears in the list of messages; each has its
             own. The API's has been seen to take three minutes.
+        webhook_timeout: seconds that a webhook may take to answer, before the same is sent again.
         faults: what is to go wrong: a :class:`Fault` each, or just its kind.
         clock: where time comes from; for tests.
         seed: for the latencies and the faults.
 
     Raises:
-        InvalidInput: `time_scale` is not a positive number.
+        InvalidInput: `time_scale` or `webhook_timeout` is not a positive number.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Sandbox:
         port: int = 0,
         latency: tuple[float, float] = (0.0, 0.0),
         list_lag: float | tuple[float, float] = 0.0,
+        webhook_timeout: float = 3.0,
         faults: Sequence[Fault | str] = (),
         clock: Clock | None = None,
         seed: int | None = None,
@@ -107,7 +110,7 @@ class Sandbox:
             self.quotas["direct_messages.send"].credit,
             lambda: self._random.uniform(*self.list_lag),
         )
-        self._deliveries = Deliveries(self._clock, time_scale)
+        self._deliveries = Deliveries(self._clock, time_scale, checked_seconds(webhook_timeout, "webhook_timeout"))
         self._state.on_event = self._deliveries.tell
         self._runner: web.AppRunner | None = None
         self.requests: list[Received] = []
