@@ -39,9 +39,12 @@ from twdm_async.outbox import Outbox, State
 from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows
 from twdm_async.quota.spec import Priority
 from twdm_async.resources.inbox import Received
-from twdm_async.storage import postgres as postgres_module
 from twdm_async.storage.contract import StorageTrouble, Transaction
-from twdm_async.storage.postgres import PostgresStorage, in_postgres
+from twdm_async.storage.postgres import connections
+from twdm_async.storage.postgres import storage as storage_module
+from twdm_async.storage.postgres.connections import Session
+from twdm_async.storage.postgres.dialect import in_postgres
+from twdm_async.storage.postgres.storage import PostgresStorage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -70,7 +73,7 @@ async def box(sandbox: Sandbox, database: PostgresDatabase, **options: Any) -> A
 def all_is_closed() -> Iterator[None]:
     yield
     while _opened:
-        _opened.pop()._drop()
+        _opened.pop()._connections.drop()
 
 
 _opened: list[PostgresStorage] = []
@@ -298,10 +301,10 @@ def test_fault_110_a_connection_that_is_cut_at_the_commit(
     database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool
 ) -> None:
     """Whoever asks again is told whether it was committed; what was not is done once more."""
-    storage, execute, cuts = storage_of(database), postgres_module._Session.execute, 0
+    storage, execute, cuts = storage_of(database), Session.execute, 0
     assert storage.transact(count_up) == 1
 
-    def cutting(session: postgres_module._Session, query: str, values: Any = ()) -> Any:
+    def cutting(session: Session, query: str, values: Any = ()) -> Any:
         nonlocal cuts
         if query == "COMMIT" and not cuts:
             cuts += 1
@@ -312,7 +315,7 @@ def test_fault_110_a_connection_that_is_cut_at_the_commit(
             raise psycopg.OperationalError("the connection is lost")
         return execute(session, query, values)
 
-    monkeypatch.setattr(postgres_module._Session, "execute", cutting)
+    monkeypatch.setattr(Session, "execute", cutting)
     made: list[int] = []
 
     def noted(transaction: Transaction) -> int:
@@ -328,8 +331,9 @@ def test_fault_110_a_connection_that_is_cut_at_the_commit(
 def test_fault_111_a_process_that_is_suspended_within_a_transaction_keeps_nobody_up(
     database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, *, is_in_pipeline: bool
 ) -> None:
-    monkeypatch.setattr(postgres_module, "_MOST_IDLE", 0.2)
-    monkeypatch.setattr(postgres_module, "_LONGEST_TURN", 0.1)
+    monkeypatch.setattr(storage_module, "MOST_IDLE", 0.2)
+    monkeypatch.setattr(connections, "MOST_IDLE", 0.2)
+    monkeypatch.setattr(connections, "LONGEST_TURN", 0.1)
     suspended, other = storage_of(database), storage_of(database)
     tries: list[int] = []
 

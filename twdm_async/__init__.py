@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from twdm_async.resources.media import UploadProgress
     from twdm_async.resources.reconcile import Reconciled
     from twdm_async.resources.send_many import Draft, SendOutcome
-    from twdm_async.storage.postgres import PostgresDatabase
+    from twdm_async.storage.postgres.database import PostgresDatabase
 else:
     __getattr__, __dir__ = lazily(__name__, {
         "models": [
@@ -82,7 +82,7 @@ else:
         "resources.media": ["UploadProgress"],
         "resources.reconcile": ["Reconciled"],
         "resources.send_many": ["Draft", "SendOutcome"],
-        "storage.postgres": ["PostgresDatabase"],
+        "storage.postgres.database": ["PostgresDatabase"],
     })  # fmt: skip
 
 __all__ = [

@@ -20,7 +20,9 @@ from twdm_async.quota.ledger import Ledger
 from twdm_async.quota.store.tables import HELD
 from twdm_async.quota.store.tables import SCHEMA as QUOTA
 from twdm_async.resources.inbox import SCHEMA as INBOX
-from twdm_async.storage.postgres import COMMON, IDENTITY, PostgresDatabase, advice, in_postgres
+from twdm_async.storage.postgres.database import PostgresDatabase
+from twdm_async.storage.postgres.dialect import advice, in_postgres
+from twdm_async.storage.postgres.storage import COMMON, IDENTITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

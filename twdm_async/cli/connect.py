@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
     from pathlib import Path
 
-    from twdm_async.storage.postgres import PostgresDatabase
+    from twdm_async.storage.postgres.database import PostgresDatabase
 
 T = TypeVar("T")
 

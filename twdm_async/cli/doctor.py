@@ -17,7 +17,7 @@ from twdm_async.webhooks.webhook import SILENCE
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from twdm_async.storage.postgres import PostgresDatabase
+    from twdm_async.storage.postgres.database import PostgresDatabase
 
 _MARKS: Final = {True: "[green]yes", False: "[red]no", None: "[yellow]unknown"}
 

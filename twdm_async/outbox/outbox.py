@@ -33,7 +33,7 @@ from twdm_async.quota.spec import Priority
 from twdm_async.resources.direct_messages import outgoing
 from twdm_async.resources.evidence import checked_settle_after
 from twdm_async.storage.places import checked_place, open_storage
-from twdm_async.storage.postgres import PostgresDatabase
+from twdm_async.storage.postgres.database import PostgresDatabase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence

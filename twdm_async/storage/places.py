@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from twdm_async.storage.postgres import PostgresDatabase, PostgresStorage
+from twdm_async.storage.postgres.database import PostgresDatabase
+from twdm_async.storage.postgres.storage import PostgresStorage
 from twdm_async.storage.sqlite import StateFile, checked_path
 
 if TYPE_CHECKING:

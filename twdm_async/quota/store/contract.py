@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from twdm_async.quota.operations import Answer, Note, Recipient, Slot, Take, Terms
     from twdm_async.quota.standing import Standing
-    from twdm_async.storage.postgres import PostgresDatabase
+    from twdm_async.storage.postgres.database import PostgresDatabase
 
 
 class QuotaStore(ABC):

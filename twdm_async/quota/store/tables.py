@@ -27,7 +27,7 @@ from twdm_async.quota.operations import GiveBack, Granted, Take
 from twdm_async.quota.store.transactional import TransactionalQuotaStore
 from twdm_async.storage.contract import Schema, StorageTrouble, passed
 from twdm_async.storage.places import checked_place, open_storage
-from twdm_async.storage.postgres import PostgresDatabase
+from twdm_async.storage.postgres.database import PostgresDatabase
 from twdm_async.storage.sqlite import checked_path
 
 if TYPE_CHECKING:
