@@ -120,7 +120,7 @@ async def _reader(end: int) -> asyncio.StreamReader:
 
 
 def _serve(address: str) -> None:
-    from tests import drainer, receiver  # noqa: F401, PLC0415 - so that they are there
+    from tests import drainer, inserter, receiver  # noqa: F401, PLC0415 - so that they are there
     from twdm_async.cli import app  # noqa: F401, PLC0415 - as above
 
     listener = socket.socket(socket.AF_UNIX)

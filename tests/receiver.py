@@ -17,7 +17,7 @@ from twdm_async.webhooks import Webhook, webhook
 if TYPE_CHECKING:
     from twdm_async.webhooks import Event
 
-LEASE = 1.0  # seconds
+LEASE = 15.0  # seconds; a host that lives is not taken for dead, however busy its machine is
 
 
 async def main(database: str, notes: str) -> None:

@@ -20,6 +20,7 @@ from attrs import asdict
 
 from tests import samples_family as samples
 from tests.drainer import LEASE, database, table
+from tests.inserter import DRIVERS, ORDERED
 from tests.postgres_server import PostgresServer
 from tests.receiving import HEADER, SECRET
 from tests.test_outbox_crashes import (
@@ -33,6 +34,7 @@ from tests.test_outbox_crashes import (
     fill,
     opened,
     states,
+    times_each_arrived,
 )
 from twdm_async.database import install
 from twdm_async.outbox import State
@@ -230,6 +232,71 @@ async def test_fault_113_a_thousand_messages_and_two_hundred_harms(
 ) -> None:
     counts = {"kill": 100, "suspend": 20, "terminate": 20, "crash": 5, "cut": 25, "cut at word": 25}
     await harmed(fork_server, postgres_programs, seed, 1000, counts)
+
+
+# ---- put in the application's own transactions ----
+
+
+async def ordered(fork_server: ForkServer, programs: Path, count: int, kills: int) -> None:
+    """Applications take orders, each with a message, and every second one is broken off. Applications and senders are
+    killed. What was ordered is sent once, and nothing else is.
+    """
+    chance = random.Random(1)
+    with PostgresServer(programs) as server:
+        await install(server.url)
+        with psycopg.connect(server.url) as db:
+            db.execute(ORDERED)
+        async with Sandbox(quotas=table(), faults=[EARLY]) as sandbox:
+            keys = json.dumps(asdict(sandbox.credentials))
+            crew = Crew(fork_server, sandbox, server.url, 1)
+            applications: dict[str, Forked] = {}
+            left = dict.fromkeys(DRIVERS, kills)
+
+            async def keep_up() -> None:
+                await crew.fill_up()
+                for driver in DRIVERS:
+                    application = applications.get(driver)
+                    if application is None or application.returncode not in {None, 0}:
+                        words = [driver, server.url, str(count), keys]
+                        applications[driver] = await fork_server.start("inserter", words, os.environ)
+
+            try:
+                while any(left.values()) or any(one.returncode != 0 for one in applications.values()):
+                    await keep_up()
+                    await asyncio.sleep(chance.uniform(0.1, 0.4))
+                    for driver, kills_left in left.items():
+                        if applications[driver].returncode == 0:
+                            left[driver] = 0  # it was too quick for more
+                        elif kills_left:
+                            applications[driver].kill()
+                            left[driver] -= 1
+                    chance.choice(crew.members).kill()
+                while set(states(database(server.url))) != {"sent"}:
+                    await crew.fill_up()
+                    await asyncio.sleep(0.2)
+            finally:
+                await crew.end()
+            with psycopg.connect(server.url) as db:
+                orders = db.execute("SELECT driver, number FROM ordered").fetchall()
+            assert Counter(orders) == Counter((driver, number) for driver in DRIVERS for number in range(0, count, 2))
+            assert times_each_arrived(sandbox) == Counter(
+                f"SENTINELtext {driver} {number}" for driver, number in orders
+            )
+
+
+@pytest.mark.timeout(280)
+async def test_what_is_put_with_an_order_is_sent_if_that_is_committed(
+    fork_server: ForkServer, postgres_programs: Path
+) -> None:
+    await ordered(fork_server, postgres_programs, 20, 1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+async def test_of_four_hundred_orders_of_each_driver_half_are_broken_off(
+    fork_server: ForkServer, postgres_programs: Path
+) -> None:
+    await ordered(fork_server, postgres_programs, 400, 20)
 
 
 # ---- received ----
