@@ -1,6 +1,6 @@
 """A process that sends what an outbox holds, until it is done or killed.
 
-``python -m tests.drainer URL FILE-OR-DATABASE SETTLE_AFTER KEYS-AS-JSON``
+``python -m tests.drainer URL FILE-OR-DATABASE SETTLE_AFTER KEYS-AS-JSON [LIMIT PER]``
 """
 
 from __future__ import annotations
@@ -24,19 +24,17 @@ TIMEOUT = 0.4  # seconds
 LEASE = 1.0  # seconds
 
 
-def table() -> QuotaTable:
-    """Quotas that do not bind: others have tests of their own."""
-    table = QuotaTable.default()
-    for family in ("direct_messages.send", "direct_messages.list"):
-        table = table.replace(family, Quota(1_000_000, per=60.0))
-    return table
+def table(limit: int = 1_000_000, per: float = 60.0) -> QuotaTable:
+    """Quotas that do not bind, unless a limit is given for messages."""
+    table = QuotaTable.default().replace("direct_messages.list", Quota(1_000_000, per=60.0))
+    return table.replace("direct_messages.send", Quota(limit, per=per))
 
 
 def database(url: str) -> PostgresDatabase:
     return PostgresDatabase(url, lease=LEASE)
 
 
-async def main(url: str, path: str, settle_after: str, keys: str) -> None:
+async def main(url: str, path: str, settle_after: str, keys: str, limit: str = "1000000", per: str = "60.0") -> None:
     place = database(path) if path.startswith("postgresql:") else path
     async with (
         PostgresQuotaStore(place) if isinstance(place, PostgresDatabase) else SQLiteQuotaStore(place) as store,
@@ -44,7 +42,7 @@ async def main(url: str, path: str, settle_after: str, keys: str) -> None:
             Credentials(**json.loads(keys)),
             api_url=url,
             upload_url=url,
-            quotas=table(),
+            quotas=table(int(limit), float(per)),
             quota_store=store,
             timeout=TIMEOUT,
         ) as client,

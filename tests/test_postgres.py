@@ -260,6 +260,8 @@ def test_fault_106_no_query_goes_through_what_is_done(
         assert len(rows.unknown()) == count // 200
         rows.outcomes(0)
         rows.is_known("7")
+        rows.purge(1.0, 0)
+        rows.purge(1.0, count // 2)
         rows.get("7")
         rows.withdraw("200")
         rows.retry("201")

@@ -315,7 +315,12 @@ class Outbox:
         """
         seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
         checked_seconds(seconds, "older_than")
-        return await self._do(lambda rows: rows.purge(seconds), is_durable=True)
+        forgotten = 0
+        last: int | None = 0
+        while last is not None:
+            count, last = await self._do(partial(Rows.purge, older_than=seconds, after=last), is_durable=True)
+            forgotten += count
+        return forgotten
 
     async def drain(self, *, workers: int = 16) -> dict[State, int]:
         """Send everything, and return when it is known what became of every message.

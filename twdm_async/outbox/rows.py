@@ -36,6 +36,8 @@ _INSERT: Final = f"""
 """  # noqa: S608 - constant
 _OUTCOME: Final = "state NOT IN ('queued', 'sending')"
 _KEPT: Final = 1800.0  # seconds
+_BATCH: Final = 1000  # rows
+_LARGEST: Final = 2**63 - 1  # number of a row
 _TO_SEND: Final = "owner IS NULL AND state IN ('queued', 'absent')"
 _LONGEST_WAIT: Final = 86_400.0  # seconds; who waits longer waits since the clock was set back
 _FINAL: Final = ", ".join(f"'{state}'" for state in State if state.is_final)
@@ -464,17 +466,29 @@ class Rows:
         query = f"DELETE FROM message WHERE account = ? AND key = ? AND {_TO_SEND}"  # noqa: S608 - as above
         return bool(self.transaction.execute(query, (self._account, key)).rowcount)
 
-    def purge(self, older_than: float) -> int:
-        """Forget what came to its end so many seconds ago. Returns how many."""
+    def purge(self, older_than: float, after: int) -> tuple[int, int | None]:
+        """Forget what came to its end so many seconds ago, of a batch of rows that others do not wait for long.
+
+        Args:
+            older_than: seconds.
+            after: the last row of the batch before; 0 for the first batch.
+
+        Returns:
+            How many were forgotten, and the last row of the batch; ``None`` if there is no other batch.
+        """
+        query = "SELECT id FROM message WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"
+        found = self.transaction.execute(query, (after, _BATCH - 1)).fetchone()
+        last = None if found is None else int(found[0])
         # What was sent while an unknown one may have been must be known, to be told from it; also from one that says
         # the same and is still to come.
         query = (
-            f"DELETE FROM message WHERE account = ? AND state IN ({_FINAL}) AND changed_at <= ? "  # noqa: S608 - as above
+            "DELETE FROM message WHERE id > ? AND id <= ? AND +account = ? "  # noqa: S608 - as above; by its number
+            f"AND state IN ({_FINAL}) AND changed_at <= ? "
             "AND changed_at <= (SELECT coalesce(min(sent_at) - 7200, 1e12) FROM message WHERE account = ? "
             "AND state IN ('unknown', 'sending'))"
         )
-        before = self._wall - max(older_than, _KEPT)
-        return self.transaction.execute(query, (self._account, before, self._account)).rowcount
+        facts = (after, _LARGEST if last is None else last, self._account, self._wall - max(older_than, _KEPT))
+        return self.transaction.execute(query, (*facts, self._account)).rowcount, last
 
 
 def _entry(row: Sequence[Any]) -> Entry:
