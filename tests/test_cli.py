@@ -685,6 +685,7 @@ async def test_the_outbox(twdm: Twdm, sandbox: Sandbox) -> None:
     code, out, _ = await twdm("outbox", "status", "a")
     assert json.loads(out)["message_id"] == sandbox.messages[0].id
     assert json.loads((await twdm("outbox", "status"))[1])["rejected"] == 1
+    assert json.loads((await twdm("outbox", "status", "--processes"))[1]) == []
     assert [entry["key"] for entry in json.loads((await twdm("outbox", "status", "--state", "rejected"))[1])] == ["b"]
     assert (await twdm("outbox", "status", "nothing"))[0] == 2
     sandbox.unreachable.clear()

@@ -533,7 +533,7 @@ async def test_what_an_earlier_run_could_not_give_up_is_sent(sandbox: Sandbox, p
 
 async def test_what_another_process_is_sending_may_be_what_is_found(sandbox: Sandbox, path: Path) -> None:
     """Two messages say the same to the same person. One is unknown and did not arrive, one is on its way and did."""
-    other = Owner(path)
+    other = Owner(path, "outbox")
     other.acquire()
     now = time.time()
 
@@ -805,6 +805,20 @@ async def test_a_quota_store_that_fails_sends_nothing_and_loses_nothing(sandbox:
         assert not sandbox.messages
 
 
+async def test_who_works_on_what_is_told(sandbox: Sandbox, place: Place) -> None:
+    async with box(sandbox, place) as outbox:
+        assert await outbox.processes() == []
+        before = datetime.now(UTC)
+        async with box(sandbox, place) as other:
+            await other.put("5", TEXT)
+            await other._do(lambda rows: rows.take_up(other._storage.owner, Priority.INTERACTIVE, ""))
+            (process,) = await outbox.processes()
+        assert (process.host, process.pid, process.is_alive) == (socket.gethostname(), os.getpid(), True)
+        assert abs(process.since - before) < timedelta(seconds=60)
+        assert process.messages == 1
+        assert await outbox.processes() == []
+
+
 async def test_purge_forgets_what_is_done_and_keeps_what_is_needed(
     sandbox: Sandbox, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -863,7 +877,7 @@ def test_fault_49_locks_do_not_outlive_their_process_in_a_child(path: Path) -> N
     """A child that was forked off keeps no lock: who died is known to be dead."""
     script = (
         "import os, sys, time; from pathlib import Path; from twdm_async.storage.owners import Owner\n"
-        "owner = Owner(Path(sys.argv[1])); owner.acquire(); print(owner.name, flush=True)\n"
+        'owner = Owner(Path(sys.argv[1]), "outbox"); owner.acquire(); print(owner.name, flush=True)\n'
         "if os.fork() == 0:\n    time.sleep(30)\n"
         "time.sleep(30)"
     )
@@ -875,7 +889,7 @@ def test_fault_49_locks_do_not_outlive_their_process_in_a_child(path: Path) -> N
             assert process.stdout is not None
             name = process.stdout.readline().strip()
             time.sleep(0.3)
-            me = Owner(path)
+            me = Owner(path, "outbox")
             assert not me.is_dead(name)
             process.kill()
             process.wait(10)

@@ -329,6 +329,39 @@ def test_fault_110_a_connection_that_is_cut_at_the_commit(
     assert storage.transact(count_up) == 3
 
 
+async def test_fault_110_a_commit_of_which_nobody_knows_is_told(
+    database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    """The server is gone for longer than anybody waits: the error says that it may be there. It is put once."""
+    execute = Session.execute
+
+    def cutting(session: Session, query: str, values: Any = ()) -> Any:
+        if query != "COMMIT":
+            return execute(session, query, values)
+        execute(session, query)
+        session.catch_up()
+        session.connection.close()
+        raise psycopg.OperationalError("the connection is lost")
+
+    def gone(_: PostgresDatabase) -> Any:
+        raise psycopg.OperationalError("nobody is there")
+
+    async with box(sandbox, database) as outbox:
+        await outbox.counts()
+        with monkeypatch.context() as patch:
+            patch.setattr(storage_module, "_PATIENCE", 0.1)
+            patch.setattr(Session, "execute", cutting)
+            patch.setattr(PostgresDatabase, "connect", gone)
+            with pytest.raises(OutboxFailed, match="may be there") as caught:
+                await outbox.put("5", TEXT, key="order 7")
+            assert caught.value.is_unsure
+            with pytest.raises(OutboxFailed) as caught:
+                await outbox.put("5", TEXT, key="order 8")
+            assert not caught.value.is_unsure
+        assert (await outbox.put("5", TEXT, key="order 7")).state is State.QUEUED
+        assert (await outbox.counts())[State.QUEUED] == 1
+
+
 @pytest.mark.parametrize("is_in_pipeline", [False, True])
 def test_fault_111_a_process_that_is_suspended_within_a_transaction_keeps_nobody_up(
     database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, *, is_in_pipeline: bool

@@ -46,7 +46,7 @@ def test_fault_99_a_lock_that_is_swept_away_before_it_is_held_is_taken_anew(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody finds the file between its making and its locking, takes it for a dead one's, and removes it."""
-    me, other = Owner(path), Owner(path)
+    me, other = Owner(path, "outbox"), Owner(path, "outbox")
     lock, swept = owners_module._lock, 0
 
     def swept_before(descriptor: int) -> bool:
@@ -69,7 +69,7 @@ def test_fault_99_a_lock_that_is_swept_away_before_it_is_held_is_taken_anew(
 
 def test_fault_99_who_only_looks_does_not_keep_an_owner_from_its_lock(path: Path) -> None:
     """What locking returns is heeded: another one holds the lock for a moment, to see whether anybody does."""
-    me = Owner(path)
+    me = Owner(path, "outbox")
     looking = Lock(me._lock_of(me.name))
     assert looking.take()
     tries = 0

@@ -269,10 +269,12 @@ class OutboxFailed(TwdmError):
     Args:
         path: of the file, or the address of the database.
         problem: what is wrong, and what to do about it.
+        is_unsure: whether what was asked for may have been done all the same.
     """
 
     path: str
     problem: str
+    is_unsure: bool = False
 
     def __str__(self) -> str:
         return f"outbox {self.path}: {self.problem}"
@@ -301,10 +303,12 @@ class InboxFailed(TwdmError):
     Args:
         path: of the file, or the address of the database.
         problem: what is wrong with it, and what to do.
+        is_unsure: whether what was asked for may have been done all the same.
     """
 
     path: str
     problem: str
+    is_unsure: bool = False
 
     def __str__(self) -> str:
         return f"inbox {self.path}: {self.problem}"

@@ -140,6 +140,9 @@ async def _run(box: Outbox, workers: int, *, forever: bool) -> dict[State, int]:
 def status(
     key: Annotated[str | None, typer.Argument(help="Of one message. If not given, all are counted.")] = None,
     state: Annotated[State | None, typer.Option(help="Show all messages in this state.")] = None,
+    processes: Annotated[
+        bool, typer.Option("--processes", help="Show who works on messages, on which hosts, and since when.")
+    ] = False,
     api_url: ApiUrl = DEFAULT_API_URL,
     username: Username = None,
     quota_store: QuotaStoreUrl = None,
@@ -156,6 +159,8 @@ def status(
                 show(entry)
             elif state is not None:
                 show([shown(entry) for entry in await box.select(state)])
+            elif processes:
+                show([shown(process) for process in await box.processes()])
             else:
                 show(await box.counts())
 

@@ -70,3 +70,22 @@ class Entry:
     changed_at: datetime
     not_after: datetime | None
     number: int
+
+
+@frozen
+class Process:
+    """A process that uses the outbox.
+
+    Args:
+        host: on which it runs.
+        pid: its process id there.
+        since: when it began to (UTC).
+        is_alive: whether it is believed to live.
+        messages: on how many it works.
+    """
+
+    host: str
+    pid: int
+    since: datetime
+    is_alive: bool
+    messages: int

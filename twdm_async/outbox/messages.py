@@ -61,7 +61,9 @@ class Messages:
                 return await self.storage.read(self._with_rows(work))
             return await self.storage.change(self._with_rows(work), is_durable=is_durable)
         except StorageTrouble as trouble:
-            problem: TwdmError = OutboxFailed(path=self.storage.address, problem=trouble.problem)
+            problem: TwdmError = OutboxFailed(
+                path=self.storage.address, problem=trouble.problem, is_unsure=trouble.is_unsure
+            )
         except Exception as error:  # noqa: BLE001 - nobody could have expected it
             problem = mistake(error)
         raise problem

@@ -13,7 +13,7 @@ import hashlib
 import json
 import secrets
 import warnings
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -22,7 +22,7 @@ from twdm_async._numbers import checked_count, checked_seconds
 from twdm_async._quiet import quiet, quiet_call
 from twdm_async.client import Client
 from twdm_async.models.checks import checked_characters
-from twdm_async.outbox.entry import State
+from twdm_async.outbox.entry import Process, State
 from twdm_async.outbox.insertion import insertion_of
 from twdm_async.outbox.messages import Messages, woken
 from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows
@@ -237,6 +237,28 @@ class Outbox:
     async def counts(self) -> dict[State, int]:
         """How many messages are in each state. A :class:`State` is also its own name: ``counts["sent"]``."""
         return await self._do(lambda rows: rows.counts(), only_reads=True)
+
+    async def processes(self) -> list[Process]:
+        """Tell which other processes use the outbox, on whichever hosts.
+
+        Raises:
+            OutboxFailed: it cannot be read.
+        """
+
+        def look(rows: Rows) -> list[Process]:
+            messages = rows.owned()
+            return [
+                Process(
+                    host=user.host,
+                    pid=user.pid,
+                    since=datetime.fromtimestamp(user.since, UTC),
+                    is_alive=user.is_alive,
+                    messages=messages.get(user.owner, 0),
+                )
+                for user in self._storage.users(rows.transaction)
+            ]
+
+        return await self._do(look, only_reads=True)
 
     async def select(self, *states: State) -> list[Entry]:
         """Tell all messages in these states, in the order in which they were put.

@@ -204,6 +204,11 @@ class Rows:
         counted = dict(self.transaction.execute(query, (self._account,)).fetchall())
         return {state: counted.get(state.value, 0) for state in State}
 
+    def owned(self) -> dict[str, int]:
+        """On how many messages each owner works."""
+        query = "SELECT owner, count(*) FROM message WHERE +account = ? AND owner IS NOT NULL GROUP BY owner"
+        return dict(self.transaction.execute(query, (self._account,)).fetchall())
+
     def left_to_send(self) -> bool:
         """Whether any message has come to no outcome, and is not unknown either."""
         query = "SELECT 1 FROM message WHERE account = ? AND state IN ('queued', 'sending', 'absent') LIMIT 1"

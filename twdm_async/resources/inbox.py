@@ -450,7 +450,9 @@ class Inbox:
                 self._storage.change(change, is_durable=is_durable)
             )  # who gives up does not undo it
         except StorageTrouble as trouble:
-            raise InboxFailed(path=self._storage.address, problem=trouble.problem) from None
+            raise InboxFailed(
+                path=self._storage.address, problem=trouble.problem, is_unsure=trouble.is_unsure
+            ) from None
 
 
 def _moment(at: Any) -> datetime:

@@ -72,6 +72,25 @@ class Schema:
     latest: str = "SELECT 0"
 
 
+@frozen
+class User:
+    """A process that uses the tables of a package, or used them lately.
+
+    Args:
+        owner: the name under which it works on rows.
+        host: on which it runs.
+        pid: its process id there; 0 if that is not known.
+        since: when it began, in seconds since 1970.
+        is_alive: whether it is believed to live.
+    """
+
+    owner: str
+    host: str
+    pid: int
+    since: float
+    is_alive: bool
+
+
 class Cursor(Protocol):
     """What a statement has found or done."""
 
@@ -206,6 +225,10 @@ class Storage(ABC):
     @abstractmethod
     def is_dead(self, transaction: Transaction, /, owner: str) -> bool:
         """Tell whether the process of `owner` has ended. Do not ask it for the own name."""
+
+    @abstractmethod
+    def users(self, transaction: Transaction, /) -> list[User]:
+        """Tell who uses these tables."""
 
     @abstractmethod
     def sweep(self, transaction: Transaction, /) -> None:

@@ -13,13 +13,15 @@ import glob
 import os
 import re
 import secrets
+import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from twdm_async._forks import forks
-from twdm_async.storage.contract import StorageTrouble
+from twdm_async.storage.contract import StorageTrouble, User
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _fcntl: Any = None
@@ -113,10 +115,16 @@ class Lock:
 
 
 class Owner:
-    """One user of the file at `path`: a name that is alive as long as its process is, or until it is released."""
+    """One user of the file at `path`: a name that is alive as long as its process is, or until it is released.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        package: what it uses there.
+    """
+
+    def __init__(self, path: Path, package: str) -> None:
         self._path = path
+        self._package = package
         self._begin()
 
     def acquire(self) -> None:
@@ -161,6 +169,8 @@ class Owner:
                 "locks do not hold in its folder, as in some that are shared over a network or between containers; "
                 "move it to a disk of this machine"
             )
+        with contextlib.suppress(OSError):  # it is for people to read
+            self._lock.path.write_text(f"{self._package} {os.getpid()}", encoding="ascii")
 
     def release(self) -> None:
         """Release the lock: others may take over this owner's work."""
@@ -173,10 +183,26 @@ class Owner:
 
     def sweep(self) -> None:
         """Remove the lock files of owners whose process has ended."""
+        for name, _ in self._files():
+            if name != self.name:
+                self.is_dead(name)
+
+    def others(self) -> list[User]:
+        """Return the owners that use the same package of the file, and are alive."""
+        found: list[User] = []
+        for name, path in self._files():
+            with contextlib.suppress(OSError, ValueError):  # it has just ended, or begun
+                package, _, pid = path.read_text(encoding="ascii", errors="replace").partition(" ")
+                since = path.stat().st_mtime
+                if package == self._package and name != self.name and not self.is_dead(name):
+                    found.append(User(name, socket.gethostname(), int(pid), since, is_alive=True))
+        return found
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
         for path in self._path.parent.glob(f"{glob.escape(self._path.name)}.*.lock"):
             name = path.name.removeprefix(f"{self._path.name}.").removesuffix(".lock")
-            if _NAME.fullmatch(name) and name != self.name:
-                self.is_dead(name)
+            if _NAME.fullmatch(name):
+                yield name, path
 
     def is_dead(self, name: str) -> bool:
         """Return whether the process of the owner `name` has ended. Do not ask it for this owner's own name."""

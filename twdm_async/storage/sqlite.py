@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakSet
 
 from twdm_async.errors import InvalidInput
-from twdm_async.storage.contract import Schema, Storage, StorageTrouble, Transaction
+from twdm_async.storage.contract import Schema, Storage, StorageTrouble, Transaction, User
 from twdm_async.storage.owners import Lock, Owner
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class StateFile(Storage):
     def __init__(self, path: Path, schema: Schema, content: str, advice: str, clock: Clock) -> None:
         super().__init__(schema, content, advice, clock)
         self._path = path
-        self._owner = Owner(path)
+        self._owner = Owner(path, schema.package)
         self._turns: dict[str, Lock] = {}
         self._db: sqlite3.Connection | None = None
         self._inodes: tuple[int | None, ...] = ()
@@ -136,6 +136,9 @@ class StateFile(Storage):
 
     def is_dead(self, _: Transaction, /, owner: str) -> bool:
         return self._owner.is_dead(owner)
+
+    def users(self, _: Transaction, /) -> list[User]:
+        return self._owner.others()
 
     def sweep(self, _: Transaction, /) -> None:
         self._owner.sweep()
@@ -408,6 +411,9 @@ class InMemory(Storage):
 
     def is_dead(self, _: Transaction, /, owner: str) -> bool:  # noqa: ARG002
         return False
+
+    def users(self, _: Transaction, /) -> list[User]:
+        return []
 
     def sweep(self, _: Transaction, /) -> None: ...
 

@@ -33,7 +33,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from twdm_async._forks import forks
-from twdm_async.storage.contract import Cursor, Schema, Storage, StorageTrouble, Transaction
+from twdm_async.storage.contract import Cursor, Schema, Storage, StorageTrouble, Transaction, User
 from twdm_async.storage.postgres.connections import MOST_IDLE, Connections, Listener, Retry, Session
 from twdm_async.storage.postgres.dialect import advice, in_postgres, storable
 
@@ -364,6 +364,14 @@ class PostgresStorage(Storage):
         query = "SELECT greatest(until, extract(epoch FROM pg_postmaster_start_time()) + ?) FROM lease WHERE name = ?"
         found = transaction.execute(query, (self._database.lease, owner)).fetchone()
         return found is None or found[0] < transaction.wall
+
+    def users(self, transaction: Transaction, /) -> list[User]:
+        query = (
+            "SELECT name, host, pid, since, until >= ? FROM lease WHERE package = ? AND name = holder AND name != ? "
+            "ORDER BY since"
+        )
+        found = transaction.execute(query, (transaction.wall, self._schema.package, self.owner))
+        return [User(*row) for row in found]
 
     def sweep(self, transaction: Transaction, /) -> None:
         transaction.execute("DELETE FROM lease WHERE until < ?", (transaction.wall - _FORGOTTEN_AFTER,))
