@@ -24,7 +24,8 @@ ALL: Final[dict[str, tuple[Benchmark, ...]]] = {
     "parts": (parts.signing, parts.reading, parts.beginning),
     "waiting": (waiting.waiting, quota.grants),
     "quota": (quota.uncontended, quota.many_accounts, quota.drained, quota.sqlite, quota.redis, quota.four_clients),
-    "stores": (stores.outbox, stores.postgres, stores.webhooks),
+    "outbox": (stores.outbox, stores.postgres),
+    "webhooks": (stores.webhooks,),
 }
 _DOCUMENTS: Final = Path(__file__).parent.parent / "docs"
 

@@ -29,7 +29,8 @@ _SECTIONS: Final = {
     "parts": "Parts of a send",
     "waiting": "Waiting for quota",
     "quota": "Quotas",
-    "stores": "Messages and events that are kept in files",
+    "outbox": "Messages that are kept, in a file and in a database",
+    "webhooks": "Events that are kept",
 }
 _VERSIONS: Final = ("aiohttp", "orjson", "uvloop", "oauthlib", "tweepy", "peony-twitter", "httpx", "redis")
 
