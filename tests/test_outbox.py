@@ -542,7 +542,7 @@ async def test_what_another_process_is_sending_may_be_what_is_found(sandbox: San
             owner_now = owner or "somebody"
             (taken,) = rows.take_up(owner_now, Priority.INTERACTIVE, "")
             assert taken.key == expected
-            assert rows.leave(taken.id, owner_now, now)
+            assert rows.leave(taken.id, owner_now, now).rowcount
             if owner is None:
                 rows.mark_unknown(taken.id, "silence")
 

@@ -248,7 +248,7 @@ def test_fault_106_no_query_goes_through_what_is_done(
         rows = Rows(transaction, "5")
         assert rows.left_to_send()
         (taken, *_) = rows.take_up("me", Priority.BULK, "", 3, avoided=["7", "8"])
-        assert rows.leave(taken.id, "me", 2e9)
+        assert rows.leave(taken.id, "me", 2e9).rowcount
         rows.take_up("me", Priority.BULK, "", 1, is_probe=True, avoided=["7"])
         rows.put(NewMessage("new", "", "5", None, "", "", "{}", Priority.BULK, None))
         rows.next_try()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from attrs import field, frozen
 
@@ -35,6 +36,7 @@ _INSERT: Final = f"""
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (account, key) DO NOTHING RETURNING {_ENTRY}
 """  # noqa: S608 - constant
 _OUTCOME: Final = "state NOT IN ('queued', 'sending')"
+_TAKEN_UP: Final = "id, key, recipient_id, custom_profile_id, payload, lane, not_after, tries"
 _KEPT: Final = 1800.0  # seconds
 _BATCH: Final = 1000  # rows
 _LARGEST: Final = 2**63 - 1  # number of a row
@@ -127,6 +129,52 @@ class UnknownMessage:
     id: int
     sought: Sought
     age: float
+
+
+class _Only(NamedTuple):
+    """Which rows are meant: a condition, and its values."""
+
+    where: str
+    facts: tuple[Any, ...]
+
+
+_ALL: Final = _Only("TRUE", ())
+
+
+class _Ready:
+    """Messages that may be taken up.
+
+    Args:
+        account: whose they are.
+        priority: of the messages.
+        wall: what time it is.
+        avoided: people whose messages are left out.
+    """
+
+    def __init__(self, account: str, priority: Priority, wall: float, avoided: Collection[str] = ()) -> None:
+        self.where = (
+            f"account = ? AND priority = ? AND {_TO_SEND} AND not_before NOT BETWEEN ? AND ? "
+            "AND (not_after IS NULL OR not_after > ?)"
+        )
+        self.facts = (account, int(priority), wall + 1e-6, wall + _LONGEST_WAIT, wall, *avoided)
+        if avoided:
+            self.where += f" AND recipient_id NOT IN ({', '.join('?' * len(avoided))})"
+
+    def lanes(self, where: str, after: str, most: int) -> tuple[str, tuple[Any, ...]]:
+        """Return the query, and its values, for their lanes in order; only the first row of each is touched.
+
+        Args:
+            where: which lanes, compared with `after`.
+            after: a lane.
+            most: how many lanes.
+        """
+        first = f"SELECT lane FROM message WHERE {self.where} AND {where} {{}} ORDER BY lane, id LIMIT 1"  # noqa: S608 - constants
+        query = (
+            f"WITH RECURSIVE lanes (name, place) AS (SELECT ({first.format('')}), 1 UNION ALL "  # noqa: S608 - as above
+            f"SELECT ({first.format('AND lane > lanes.name')}), place + 1 FROM lanes "
+            "WHERE name IS NOT NULL AND place < ?) SELECT name FROM lanes WHERE name IS NOT NULL"
+        )
+        return query, (*self.facts, after, *self.facts, after, most)
 
 
 class SlotIntent(Intent):
@@ -248,35 +296,41 @@ class Rows:
                 of one that is drawn at random, since what lies side by side may fail for the same reason.
         """
         query = f"SELECT id FROM message WHERE account = ? AND {_TO_SEND} AND not_after <= ?"  # noqa: S608 - as above
-        for (row,) in self.transaction.execute(query, (self._account, self._wall)).fetchall():
+        expired = self.transaction.execute(query, (self._account, self._wall))
+        find = self._first_of_anybody if is_probe else self._first_of_lanes
+        found = find(_Ready(self._account, priority, self._wall, avoided), after, most) if avoided else []
+        taken = [TakenUp(*(*row, True)) for row in found]  # had others
+        if len(taken) < most:
+            after, known = (taken[-1].lane, {one.id for one in taken}) if taken else (after, set())
+            found = find(_Ready(self._account, priority, self._wall), after, most)
+            taken += [TakenUp(*row) for row in found if row[0] not in known][: most - len(taken)]
+        if taken:
+            query = f"UPDATE message SET owner = ? WHERE id IN ({', '.join('?' * len(taken))})"  # noqa: S608 - question marks
+            self.transaction.execute(query, (owner, *(one.id for one in taken)))
+        for (row,) in expired.fetchall():
             self.end(row, State.EXPIRED)
-        taken: list[TakenUp] = []
-        while len(taken) < most:
-            found = self._next(priority, after, avoided, is_probe=is_probe) if avoided else None
-            had_others = found is not None
-            found = found or self._next(priority, after, (), is_probe=is_probe)
-            if found is None:
-                break
-            self.transaction.execute("UPDATE message SET owner = ? WHERE id = ?", (owner, found[0]))
-            row, key, recipient_id, custom_profile_id, payload, after, not_after, tries = found
-            taken.append(
-                TakenUp(row, key, recipient_id, custom_profile_id, payload, after, not_after, tries, had_others)
-            )
         return taken
 
-    def _next(self, priority: Priority, after: str, avoided: Collection[str], *, is_probe: bool) -> Any:
-        columns = "id, key, recipient_id, custom_profile_id, payload, lane, not_after, tries"
-        ready = f"account = ? AND priority = ? AND {_TO_SEND} AND not_before NOT BETWEEN ? AND ?"
-        if avoided:
-            ready += f" AND recipient_id NOT IN ({', '.join('?' * len(avoided))})"
-        facts = (self._account, int(priority), self._wall + 1e-6, self._wall + _LONGEST_WAIT, *avoided)
-        if is_probe:
-            any_one = f"SELECT recipient_id FROM message WHERE {ready} ORDER BY random() LIMIT 1"  # noqa: S608 - constants
-            query = f"SELECT {columns} FROM message WHERE {ready} AND recipient_id = ({any_one}) ORDER BY id LIMIT 1"  # noqa: S608 - as above
-            return self.transaction.execute(query, (*facts, *facts)).fetchone()
-        query = f"SELECT {columns} FROM message WHERE {ready} AND lane {{}} ? ORDER BY lane, id LIMIT 1"  # noqa: S608 - as above
-        found = self.transaction.execute(query.format(">"), (*facts, after)).fetchone()
-        return found or self.transaction.execute(query.format(">="), (*facts, "")).fetchone()
+    def _first_of_lanes(self, ready: _Ready, after: str, most: int) -> list[Any]:
+        """Return the first that are ready, where lanes take turns, from the one behind `after`."""
+        behind = self.transaction.execute(*ready.lanes("lane > ?", after, most))
+        others = self.transaction.execute(*ready.lanes("lane <= ?", after, most))
+        lanes = [lane for (lane,) in (*behind.fetchall(), *others.fetchall())][:most]
+        if not lanes:
+            return []
+        share = -(-most // len(lanes))
+        query = f"SELECT {_TAKEN_UP} FROM message WHERE {ready.where} AND lane = ? ORDER BY id LIMIT ?"  # noqa: S608 - constants
+        found = [self.transaction.execute(query, (*ready.facts, lane, share)) for lane in lanes]
+        turns = zip_longest(*(rows.fetchall() for rows in found))
+        return [row for turn in turns for row in turn if row is not None][:most]
+
+    def _first_of_anybody(self, ready: _Ready, _: str, most: int) -> list[Any]:
+        """Return the first messages to somebody who is drawn at random."""
+        anybody = f"SELECT recipient_id FROM message WHERE {ready.where} ORDER BY random() LIMIT 1"  # noqa: S608 - constants
+        query = (
+            f"SELECT {_TAKEN_UP} FROM message WHERE {ready.where} AND recipient_id = ({anybody}) ORDER BY id LIMIT ?"  # noqa: S608 - as above
+        )
+        return self.transaction.execute(query, (*ready.facts, *ready.facts, most)).fetchall()
 
     def next_try(self) -> float | None:
         """Seconds until one of those that nobody works on may be taken up; ``None`` if there is none."""
@@ -287,39 +341,49 @@ class Rows:
         wait = earliest - self._wall
         return wait if 0.0 < wait <= _LONGEST_WAIT else 0.0
 
-    def leave(self, row: int, owner: str, signed_at: float) -> bool:
-        """It is about to leave; unless it is not `owner`'s any more."""
+    def leave(self, row: int, owner: str, signed_at: float) -> Cursor:
+        """It is about to leave; unless it is not `owner`'s any more, and no row is changed."""
         query = (
             "UPDATE message SET state = 'sending', attempts = attempts + 1, sent_at = ?, sent_uptime = ? "
             "WHERE id = ? AND owner = ? AND state IN ('queued', 'absent', 'sending')"
         )
-        return bool(self.transaction.execute(query, (signed_at, self.transaction.uptime, row, owner)).rowcount)
+        return self.transaction.execute(query, (signed_at, self.transaction.uptime, row, owner))
 
     def end(self, row: int, state: State, *, message_id: str | None = None, error: str | None = None) -> None:
         """It has come to an outcome."""
-        query = "INSERT INTO outcome VALUES (?, 1) ON CONFLICT (account) DO UPDATE SET last = outcome.last + 1"
-        self.transaction.execute(query, (self._account,))
-        self.transaction.execute(
-            "UPDATE message SET state = ?, owner = NULL, slot = NULL, message_id = ?, error = ?, changed_at = ?, "
-            "change = (SELECT last FROM outcome WHERE outcome.account = message.account) WHERE id = ?",
-            (state, message_id, error, self._wall, row),
-        )
+        self._count_outcome()
+        self._end(row, state, _ALL, message_id=message_id, error=error)
 
     def arrived(self, row: int, owner: str, message_id: str | None, signed_at: float) -> None:
         """`owner` was told that it arrived, which counts also if others took `owner` for dead meanwhile, unless
         somebody else sends it already. If that id is known, it was the answer to another process' message, once more,
         and this one may not have arrived.
         """
-        query = (
-            "SELECT (SELECT 1 FROM message WHERE id = ? AND (owner = ? AND state IN ('queued', 'absent', 'sending') "
-            "OR owner IS NULL AND state IN ('queued', 'absent', 'unknown'))), "
-            "(SELECT min(id) FROM message WHERE account = ? AND message_id = ?)"
+        held = (
+            "(owner = ? AND state IN ('queued', 'absent', 'sending') "
+            "OR owner IS NULL AND state IN ('queued', 'absent', 'unknown'))"
         )
-        is_held, known = self.transaction.execute(query, (row, owner, self._account, message_id)).fetchone()
-        if is_held and known is None:
-            self.end(row, State.SENT, message_id=message_id)
-        elif is_held:
-            self.mark_unknown(row, "the answer was that to an earlier message", signed_at)
+        new = "NOT EXISTS (SELECT 1 FROM message AS other WHERE other.account = ? AND other.message_id = ?)"
+        self._count_outcome()
+        # The second one finds nothing to change where the first has: so a server is not waited for in between.
+        only = _Only(f"{held} AND {new}", (owner, self._account, message_id))
+        self._end(row, State.SENT, only, message_id=message_id, error=None)
+        error = "the answer was that to an earlier message"
+        self._mark_unknown(row, error, signed_at, _Only(held, (owner,)))
+
+    def _count_outcome(self) -> None:
+        query = "INSERT INTO outcome VALUES (?, 1) ON CONFLICT (account) DO UPDATE SET last = outcome.last + 1"
+        self.transaction.execute(query, (self._account,))
+
+    def _end(self, row: int, state: State, only: _Only, **columns: Any) -> None:
+        """Write an outcome down, with the latest number, and what else is known."""
+        others = "".join(f", {name} = ?" for name in columns)
+        self.transaction.execute(
+            f"UPDATE message SET state = ?, owner = NULL, slot = NULL, changed_at = ?{others}, "  # noqa: S608 - constants
+            "change = (SELECT last FROM outcome WHERE outcome.account = message.account) "
+            f"WHERE id = ? AND {only.where}",
+            (state, self._wall, *columns.values(), row, *only.facts),
+        )
 
     def is_held(self, row: int, owner: str) -> bool:
         """Whether `owner` still works on it. Else somebody was quicker to write down what became of it."""
@@ -328,11 +392,13 @@ class Rows:
 
     def mark_unknown(self, row: int, error: str, signed_at: float | None = None) -> None:
         """It may or may not have arrived. `signed_at` is what its signature said, if that is known."""
-        self.end(row, State.UNKNOWN, error=error)
-        if signed_at is not None:
-            self.transaction.execute("UPDATE message SET sent_at = ? WHERE id = ?", (signed_at, row))
-        query = "UPDATE message SET ended_at = ?, ended_uptime = ? WHERE id = ?"
-        self.transaction.execute(query, (self._wall, self.transaction.uptime, row))
+        self._count_outcome()
+        self._mark_unknown(row, error, signed_at, _ALL)
+
+    def _mark_unknown(self, row: int, error: str, signed_at: float | None, only: _Only) -> None:
+        known = {} if signed_at is None else {"sent_at": signed_at}
+        ended = {"ended_at": self._wall, "ended_uptime": self.transaction.uptime}
+        self._end(row, State.UNKNOWN, only, message_id=None, error=error, **known, **ended)
 
     def put_back(self, row: int, owner: str | None, later: TryLater) -> None:
         """It did not arrive. It is `owner`'s, or anybody's, to be tried again."""

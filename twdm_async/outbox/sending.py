@@ -328,7 +328,8 @@ class _Attempts(Journal):
             raise _Expired
         if not is_written:
             row, owner = self.row, self._sending.messages.owner
-            if not await self._sending.messages.do(lambda rows: rows.leave(row, owner, signed_at), is_durable=True):
+            written = await self._sending.messages.do(lambda rows: rows.leave(row, owner, signed_at), is_durable=True)
+            if not written.rowcount:
                 raise _NotOurs
 
     async def ended(self, outcome: retry.Outcome[DirectMessage]) -> None:
