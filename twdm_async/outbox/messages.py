@@ -7,14 +7,16 @@ import contextlib
 from typing import TYPE_CHECKING, TypeVar
 
 from twdm_async._quiet import mistake
-from twdm_async.errors import OutboxFailed, TwdmError
+from twdm_async.errors import InvalidInput, OutboxFailed, TwdmError
 from twdm_async.outbox.rows import Rows
 from twdm_async.storage.contract import StorageTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from twdm_async._clock import Clock
+    from twdm_async.outbox.entry import Entry
+    from twdm_async.outbox.rows import NewMessage
     from twdm_async.storage.contract import Storage, Transaction
 
 T = TypeVar("T")
@@ -54,12 +56,27 @@ class Messages:
         Raises:
             OutboxFailed: nothing was changed, unless it says so.
         """
+        if only_reads:
+            return await self._told(lambda: self.storage.read(self._with_rows(work)))
+        return await self._told(lambda: self.storage.change(self._with_rows(work), is_durable=is_durable))
+
+    async def put(self, new: NewMessage) -> Entry | InvalidInput:
+        """Keep a message, together with all that is put at this moment.
+
+        Raises:
+            OutboxFailed: it was not kept, unless it says so.
+        """
+        work = self._with_rows(lambda rows: rows.put(new))
+        entry = await self._told(lambda: self.storage.change_together(work, is_durable=True))
+        self.tell()
+        return entry
+
+    async def _told(self, doing: Callable[[], Awaitable[T]]) -> T:
+        """Tell what went wrong in the outbox' words."""
         if self._is_closed:
             raise OutboxFailed(path=self.storage.address, problem="it is closed")
         try:
-            if only_reads:
-                return await self.storage.read(self._with_rows(work))
-            return await self.storage.change(self._with_rows(work), is_durable=is_durable)
+            return await doing()
         except StorageTrouble as trouble:
             problem: TwdmError = OutboxFailed(
                 path=self.storage.address, problem=trouble.problem, is_unsure=trouble.is_unsure

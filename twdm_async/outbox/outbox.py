@@ -143,10 +143,9 @@ class Outbox:
             ctas=ctas,
             attachment=attachment,
         )
-        entry = await self._do(lambda rows: rows.put(new), is_durable=True)
+        entry = await self._keep(new)
         if isinstance(entry, errors.InvalidInput):
             raise entry
-        self._messages.tell()
         return entry
 
     @quiet_call
@@ -458,6 +457,11 @@ class Outbox:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    @quiet
+    async def _keep(self, new: NewMessage) -> Entry | errors.InvalidInput:
+        self._reconciler.bind_loop()
+        return await self._messages.put(new)
 
     @quiet
     async def _do(self, work: Callable[[Rows], T], *, is_durable: bool = False, only_reads: bool = False) -> T:

@@ -30,11 +30,11 @@ _ENTRY: Final = (
     "key, state, recipient_id, custom_profile_id, priority, message_id, error, attempts, put_at, changed_at, "
     "not_after, change"
 )
-_INSERT: Final = f"""
+_INSERT: Final = """
     INSERT INTO message (account, key, digest, recipient_id, custom_profile_id, fingerprint, content, payload, priority,
         lane, put_at, not_after, state, changed_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (account, key) DO NOTHING RETURNING {_ENTRY}
-"""  # noqa: S608 - constant
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (account, key) DO NOTHING
+"""
 _OUTCOME: Final = "state NOT IN ('queued', 'sending')"
 _TAKEN_UP: Final = "id, key, recipient_id, custom_profile_id, payload, lane, not_after, tries"
 _KEPT: Final = 1800.0  # seconds
@@ -216,18 +216,22 @@ class Rows:
         self._account = account
         self._wall = transaction.wall
 
-    def put(self, new: NewMessage) -> Entry | InvalidInput:
-        """Keep a message, if there is none of this key; an error if there is another one of this key."""
+    def put(self, new: NewMessage) -> Callable[[], Entry | InvalidInput]:
+        """Keep a message, if there is none of this key. Return what tells it; or an error, if there is another one."""
         self.transaction.tell()
-        kept = self.transaction.execute(_INSERT, self._values_of(new)).fetchone()
-        if kept is None:
-            query = f"SELECT digest, {_ENTRY} FROM message WHERE account = ? AND key = ?"  # noqa: S608 - constant
-            digest, *kept = self.transaction.execute(query, (self._account, new.key)).fetchone()
+        self.transaction.execute(_INSERT, self._values_of(new))
+        query = f"SELECT digest, {_ENTRY} FROM message WHERE account = ? AND key = ?"  # noqa: S608 - constant
+        found = self.transaction.execute(query, (self._account, new.key))
+
+        def kept() -> Entry | InvalidInput:
+            ((digest, *entry),) = found.fetchall()
             if digest != new.digest:
                 return InvalidInput(
                     parameter="key", problem="was used for another message (another recipient, profile or content)"
                 )
-        return _entry(kept)
+            return _entry(entry)
+
+        return kept
 
     def _values_of(self, new: NewMessage) -> tuple[Any, ...]:
         return (self._account, new.key, new.digest, new.recipient_id, new.custom_profile_id, new.fingerprint,
@@ -298,12 +302,15 @@ class Rows:
         query = f"SELECT id FROM message WHERE account = ? AND {_TO_SEND} AND not_after <= ?"  # noqa: S608 - as above
         expired = self.transaction.execute(query, (self._account, self._wall))
         find = self._first_of_anybody if is_probe else self._first_of_lanes
-        found = find(_Ready(self._account, priority, self._wall, avoided), after, most) if avoided else []
-        taken = [TakenUp(*(*row, True)) for row in found]  # had others
+        taken: list[TakenUp] = []
+        if avoided:
+            found = find(_Ready(self._account, priority, self._wall, avoided), after, most)
+            taken = [_taken_up(row, had_others=True) for row in found]
         if len(taken) < most:
-            after, known = (taken[-1].lane, {one.id for one in taken}) if taken else (after, set())
-            found = find(_Ready(self._account, priority, self._wall), after, most)
-            taken += [TakenUp(*row) for row in found if row[0] not in known][: most - len(taken)]
+            known = [one.id for one in taken]
+            found = find(_Ready(self._account, priority, self._wall), taken[-1].lane if taken else after, most)
+            others = [_taken_up(row, had_others=False) for row in found if row[0] not in known]
+            taken += others[: most - len(taken)]
         if taken:
             query = f"UPDATE message SET owner = ? WHERE id IN ({', '.join('?' * len(taken))})"  # noqa: S608 - question marks
             self.transaction.execute(query, (owner, *(one.id for one in taken)))
@@ -560,6 +567,11 @@ class Rows:
         )
         facts = (after, _LARGEST if last is None else last, self._account, self._wall - max(older_than, _KEPT))
         return self.transaction.execute(query, (*facts, self._account)).rowcount, last
+
+
+def _taken_up(row: Sequence[Any], *, had_others: bool) -> TakenUp:
+    number, key, recipient_id, custom_profile_id, payload, lane, not_after, tries = row
+    return TakenUp(number, key, recipient_id, custom_profile_id, payload, lane, not_after, tries, had_others)
 
 
 def _entry(row: Sequence[Any]) -> Entry:

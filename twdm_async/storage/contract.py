@@ -145,11 +145,11 @@ class _Change(Generic[T]):
     """What is to be done in a transaction, and what came of it.
 
     Args:
-        work: gets the transaction. It may be done more than once, and counts once.
+        work: gets the transaction, and returns what tells the outcome. It may be done more than once, and counts once.
         is_durable: whether it must be on the disk then.
     """
 
-    def __init__(self, work: Callable[[Transaction], T], is_durable: bool) -> None:
+    def __init__(self, work: Callable[[Transaction], Callable[[], T]], is_durable: bool) -> None:
         self.work = work
         self.is_durable = is_durable
         self.is_made = False
@@ -284,6 +284,23 @@ class Storage(ABC):
         Raises:
             StorageTrouble: nothing was changed, unless it says so.
         """
+
+        def done(transaction: Transaction) -> Callable[[], T]:
+            outcome = work(transaction)
+            return lambda: outcome
+
+        return await self.change_together(done, is_durable=is_durable)
+
+    async def change_together(self, work: Callable[[Transaction], Callable[[], T]], *, is_durable: bool = False) -> T:
+        """Do `work` as :meth:`change` does, without waiting for a server after each of the changes of this moment.
+
+        Args:
+            work: gets the transaction, and returns what tells the outcome when all have done their work.
+            is_durable: as of :meth:`change`.
+
+        Raises:
+            StorageTrouble: nothing was changed, unless it says so.
+        """
         change = _Change(work, is_durable)
         self._changes.append(change)
         return await self.submit(partial(self._make, change))
@@ -303,8 +320,9 @@ class Storage(ABC):
 
     def _make_together(self, together: Sequence[_Change[Any]]) -> None:
         def make_all(transaction: Transaction) -> None:
-            for change in together:
-                change.result = change.work(transaction)
+            outcomes = [change.work(transaction) for change in together]
+            for change, outcome in zip(together, outcomes, strict=True):
+                change.result = outcome()
 
         problem: BaseException | None = None
         try:

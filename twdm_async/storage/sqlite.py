@@ -389,8 +389,13 @@ class InMemory(Storage):
     async def read(self, work: Callable[[Transaction], T]) -> T:
         return self.transact(work)
 
-    async def change(self, work: Callable[[Transaction], T], *, is_durable: bool = False) -> T:  # noqa: ARG002
-        return self.transact(work)
+    async def change_together(
+        self,
+        work: Callable[[Transaction], Callable[[], T]],
+        *,
+        is_durable: bool = False,  # noqa: ARG002
+    ) -> T:
+        return self.transact(lambda transaction: work(transaction)())
 
     @property
     def address(self) -> str:
