@@ -72,24 +72,28 @@ class _Answering(asyncio.Protocol):
                 self._transport.write(self._HEAD % len(reply) + reply)
 
 
-def _serve(ready: Connection) -> None:
+def _serve(ready: Connection, pause: float) -> None:
     parent = os.getppid()
 
     async def main() -> None:
         server = await asyncio.get_running_loop().create_server(_Answering, "127.0.0.1", 0)
         ready.send(server.sockets[0].getsockname()[1])
-        while os.getppid() == parent:  # noqa: ASYNC110 - it is not to sleep
-            await asyncio.sleep(0)
+        while os.getppid() == parent:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(pause)
 
     asyncio.run(main())
 
 
 @contextlib.contextmanager
-def answering() -> Generator[str]:
-    """Run the server, and yield its scheme and host."""
+def answering(*, is_awake: bool = True) -> Generator[str]:
+    """Run the server, and yield its scheme and host.
+
+    Args:
+        is_awake: whether it never sleeps, so that no client pays for waking it. Then it takes a processor for itself.
+    """
     context = multiprocessing.get_context("spawn")
     ready, theirs = context.Pipe()
-    server = context.Process(target=_serve, args=(theirs,), daemon=True)
+    server = context.Process(target=_serve, args=(theirs, 0.0 if is_awake else 0.2), daemon=True)
     server.start()
     theirs.close()  # so that the end of a server that cannot start is noticed
     try:

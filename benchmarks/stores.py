@@ -107,7 +107,7 @@ async def postgres() -> AsyncIterator[Figure]:
     if programs is None:
         return
     loop = asyncio.get_running_loop()
-    with answering() as url, PostgresServer(programs, fsync="on") as server:
+    with answering(is_awake=False) as url, PostgresServer(programs, fsync="on") as server:  # many share the processors
         for count in (1, 4):
             commits = _commits_of_server(server.url)
             database = f"{server.url}?twdm_schema=with_{count}"
