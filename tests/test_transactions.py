@@ -444,8 +444,8 @@ async def test_a_transaction_that_is_rolled_back_leaves_nothing_in_memory(tmp_pa
     class Full(SQLiteQuotaStore):
         is_full = False
 
-        def _apply(self, db: Transaction, batch: Batch) -> Any:
-            done = super()._apply(db, batch)
+        def _apply(self, transaction: Transaction, batch: Batch, written: list[Any]) -> Any:
+            done = super()._apply(transaction, batch, written)
             if self.is_full:
                 raise OSError(28, "No space left on device")
             return done
@@ -561,12 +561,12 @@ async def test_a_transaction_that_fails_oddly_while_nobody_waits_for_it(tmp_path
     class Odd(SQLiteQuotaStore):
         is_odd = False
 
-        def _apply(self, db: Transaction, batch: Batch) -> Any:
+        def _apply(self, transaction: Transaction, batch: Batch, written: list[Any]) -> Any:
             if self.is_odd:
                 began.set()
                 may_fail.wait(10)
                 raise ValueError("nobody foresaw it")
-            return super()._apply(db, batch)
+            return super()._apply(transaction, batch, written)
 
     store = Odd(tmp_path / "quota.db")
     assert isinstance(await take(store, claims(3), LIFETIME), list)

@@ -329,7 +329,7 @@ class _Attempts(Journal):
         if not is_written:
             row, owner = self.row, self._sending.messages.owner
             written = await self._sending.messages.do(lambda rows: rows.leave(row, owner, signed_at), is_durable=True)
-            if not written.rowcount:
+            if written.rowcount <= 0:  # below 0, that is not known, since the connection broke
                 raise _NotOurs
 
     async def ended(self, outcome: retry.Outcome[DirectMessage]) -> None:

@@ -113,10 +113,15 @@ class Cursor(Protocol):
 class Transaction(ABC):
     """One transaction, and the time in it, on which all who share the place agree."""
 
-    wall: float
-    """Seconds since 1970."""
-    uptime: float
-    """Seconds since some moment. Setting a clock does not change it; a new start of the machine may."""
+    @property
+    @abstractmethod
+    def wall(self) -> float:
+        """Seconds since 1970."""
+
+    @property
+    @abstractmethod
+    def uptime(self) -> float:
+        """Seconds since some moment. Setting a clock does not change it; a new start of the machine may."""
 
     @abstractmethod
     def execute(self, query: str, values: Sequence[Any] = ()) -> Cursor:

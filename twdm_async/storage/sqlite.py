@@ -66,7 +66,15 @@ class _FileTransaction(Transaction):
 
     def __init__(self, db: sqlite3.Connection, clock: Clock) -> None:
         self._db = db
-        self.wall, self.uptime = clock.wall(), clock.uptime()
+        self._wall, self._uptime = clock.wall(), clock.uptime()
+
+    @property
+    def wall(self) -> float:
+        return self._wall
+
+    @property
+    def uptime(self) -> float:
+        return self._uptime
 
     def execute(self, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         return self._db.execute(query, values)

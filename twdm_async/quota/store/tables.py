@@ -156,9 +156,20 @@ class _TablesQuotaStore(TransactionalQuotaStore):
     def _transact(self, batch: Batch) -> tuple[float, Book]:
         """Apply the operations of `batch` in one transaction. To be called in the storage's own thread."""
         is_durable = any(isinstance(operation, Take) and operation.intent for operation in batch.operations)
-        return self._storage.transact(lambda transaction: self._apply(transaction, batch), is_durable=is_durable)
+        written: list[tuple[Slot, Intent, Cursor]] = []
 
-    def _apply(self, transaction: Transaction, batch: Batch) -> tuple[float, Book]:
+        def work(transaction: Transaction) -> tuple[float, Book]:
+            written.clear()
+            return self._apply(transaction, batch, written)
+
+        outcome = self._storage.transact(work, is_durable=is_durable)
+        for slot, intent, cursor in written:  # only now, so that a server is not waited for after each
+            slot.intent = intent if cursor.rowcount > 0 else None  # below 0, that is not known
+        return outcome
+
+    def _apply(
+        self, transaction: Transaction, batch: Batch, written: list[tuple[Slot, Intent, Cursor]]
+    ) -> tuple[float, Book]:
         places = ", ".join("?" * len(batch.pages))
         query = f"SELECT name, content FROM page WHERE app = ? AND name IN ({places}) OR app = ? AND name = ?"  # noqa: S608 - question marks
         clock = transaction.execute("SELECT now, uptime, wall, since FROM book")
@@ -176,7 +187,6 @@ class _TablesQuotaStore(TransactionalQuotaStore):
         if held_until > now:
             book.hold_unknown(batch.pages, held_until)
         batch.answers = []
-        written: list[tuple[Slot, Intent, Cursor]] = []
         for operation in batch.operations:
             answer = book.apply(operation, now)
             batch.answers.append(answer)
@@ -186,8 +196,6 @@ class _TablesQuotaStore(TransactionalQuotaStore):
                 operation.about.intent.withdraw(transaction)
         transaction.executemany(_SAVE, [(batch.app, name, text) for name, text in book.changes().items()])
         transaction.execute("UPDATE book SET now = ?, uptime = ?, wall = ?", (now, uptime, wall))
-        for slot, intent, cursor in written:  # only now, so that a server is not waited for after each
-            slot.intent = intent if cursor.rowcount else None
         return now, book
 
 

@@ -30,7 +30,8 @@ import secrets
 import socket
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from twdm_async._forks import forks
 from twdm_async.storage.contract import Cursor, Schema, Storage, StorageTrouble, Transaction, User
@@ -98,12 +99,28 @@ _END_THE_SUSPENDED: Final = (
 )
 
 
-class _CutOff(Exception):
-    """The connection broke when `transaction` was committed, which has `done` this."""
+class _Turn(NamedTuple):
+    """A transaction's turn.
 
-    def __init__(self, transaction: _ServerTransaction, done: Any) -> None:
+    Args:
+        number: of the turn.
+        wall: what the database's clock shows.
+        uptime: see :mod:`twdm_async.storage.postgres.storage`.
+        epoch: of the database.
+    """
+
+    number: int
+    wall: float
+    uptime: float
+    epoch: str
+
+
+class _CutOff(Exception):
+    """The connection broke when the transaction of `turn` was committed, which has `done` this."""
+
+    def __init__(self, turn: _Turn, done: Any) -> None:
         super().__init__()
-        self.transaction = transaction
+        self.turn = turn
         self.done = done
 
 
@@ -112,19 +129,25 @@ class _ServerTransaction(Transaction):
 
     Args:
         session: within the transaction.
-        number: of its turn.
-        wall: what the database's clock shows.
-        uptime: see :mod:`twdm_async.storage.postgres.storage`.
-        epoch: of the database.
+        begun: waits for its turn, and returns what it is then. Statements may be sent before that.
     """
 
-    def __init__(self, session: Session, number: int, wall: float, uptime: float, epoch: str) -> None:
+    def __init__(self, session: Session, begun: Callable[[], _Turn]) -> None:
         self._session = session
-        self.number = number
-        self.wall = wall
-        self.uptime = uptime
-        self.epoch = epoch
+        self._begun = begun
         self._has_told = False
+
+    @cached_property
+    def turn(self) -> _Turn:
+        return self._begun()
+
+    @property
+    def wall(self) -> float:
+        return self.turn.wall
+
+    @property
+    def uptime(self) -> float:
+        return self.turn.uptime
 
     def tell(self) -> None:
         if not self._has_told:
@@ -195,8 +218,8 @@ class PostgresStorage(Storage):
                 with self._connected() as session:
                     return self._try(session, work, only_reads=only_reads)
             except _CutOff as cut_off:  # a pool may have no other connection than that one
-                if self._was_committed(cut_off.transaction):
-                    self._note_commit(cut_off.transaction)
+                if self._was_committed(cut_off.turn):
+                    self._note_commit(cut_off.turn)
                     return cut_off.done  # type: ignore[no-any-return]
             except Retry as retry:
                 error = retry.__cause__
@@ -214,11 +237,12 @@ class PostgresStorage(Storage):
             self._try_once(_END_THE_SUSPENDED, (f"{MOST_IDLE:g}s", f'"{self._database.schema}".turn'))
 
     def _try(self, session: Session, work: Callable[[Transaction], T], *, only_reads: bool) -> T:
-        committing: list[tuple[_ServerTransaction, T]] = []
+        committing: list[tuple[_Turn, T]] = []
         try:
             with session.pipelined():
                 transaction = self._begin(session, only_reads=only_reads)
-                committing.append((transaction, work(transaction)))
+                done = work(transaction)
+                committing.append((transaction.turn, done))
                 session.execute("COMMIT")
         except BaseException as error:
             if not self._is_over(session, error):
@@ -226,14 +250,14 @@ class PostgresStorage(Storage):
             if only_reads or not committing:
                 raise Retry from error
             raise _CutOff(*committing[0]) from error
-        transaction, done = committing[0]
-        self._seen = transaction.epoch, transaction.number
+        turn, done = committing[0]
+        self._seen = turn.epoch, turn.number
         if not only_reads:
-            self._note_commit(transaction)
+            self._note_commit(turn)
         return done
 
-    def _note_commit(self, transaction: _ServerTransaction) -> None:
-        self._seen = transaction.epoch, transaction.number
+    def _note_commit(self, turn: _Turn) -> None:
+        self._seen = turn.epoch, turn.number
         self._own_turns += 1
         self._has_lease = True
 
@@ -252,18 +276,22 @@ class PostgresStorage(Storage):
     def _begin(self, session: Session, *, only_reads: bool) -> _ServerTransaction:
         execute, level = session.execute, "REPEATABLE READ READ ONLY" if only_reads else "READ COMMITTED READ WRITE"
         session.begin(self._database.schema, f"ISOLATION LEVEL {level}")
-        query, asked_at = self._look if only_reads else self._take_turn, self._clock.uptime()
-        facts = self._facts if not only_reads else {"turn": self._turn}
-        found = execute(query, facts).fetchone()
-        if found is None and not only_reads:
+        if not (only_reads or self._has_lease):  # it is the first
             execute("INSERT INTO turn VALUES (%s, 0) ON CONFLICT DO NOTHING", (self._turn,))
-            found = execute(query, facts).fetchone()
-        if found is None:
-            raise StorageTrouble(f"its tables are damaged: it is not known which server they are of; {self._if_bad}")
-        number, wall, identity, known_as, epoch = found
-        self._check_nothing_is_lost(number if only_reads else number - 1, identity, known_as, epoch)
-        ahead = self._ahead = wall - asked_at if self._ahead is None else self._ahead
-        return _ServerTransaction(session, number, wall, self._clock.uptime() + ahead, epoch)
+        asked_at, facts = self._clock.uptime(), self._facts if not only_reads else {"turn": self._turn}
+        found = execute(self._look if only_reads else self._take_turn, facts)
+
+        def begun() -> _Turn:
+            row = found.fetchone()
+            if row is None:
+                problem = f"its tables are damaged: it is not known which server they are of; {self._if_bad}"
+                raise StorageTrouble(problem)
+            number, wall, identity, known_as, epoch = row
+            self._check_nothing_is_lost(number if only_reads else number - 1, identity, known_as, epoch)
+            ahead = self._ahead = wall - asked_at if self._ahead is None else self._ahead
+            return _Turn(number, wall, self._clock.uptime() + ahead, epoch)
+
+        return _ServerTransaction(session, begun)
 
     @property
     def _facts(self) -> dict[str, Any]:
@@ -288,7 +316,7 @@ class PostgresStorage(Storage):
             )
             raise StorageTrouble(problem)
 
-    def _was_committed(self, transaction: _ServerTransaction) -> bool:
+    def _was_committed(self, turn: _Turn) -> bool:
         """Find out whether a transaction was committed whose connection broke meanwhile.
 
         Raises:
@@ -298,7 +326,7 @@ class PostgresStorage(Storage):
         while True:
             try:
                 with self._connected() as session:
-                    return self._ask_whether_committed(session, transaction)
+                    return self._ask_whether_committed(session, turn)
             except (Retry, self.error) as error:
                 self._connections.drop()
                 self._end_whoever_is_suspended(error)
@@ -310,7 +338,7 @@ class PostgresStorage(Storage):
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _ask_whether_committed(self, session: Session, transaction: _ServerTransaction) -> bool:
+    def _ask_whether_committed(self, session: Session, turn: _Turn) -> bool:
         execute = session.execute
         session.begin(self._database.schema)
         try:
@@ -320,9 +348,9 @@ class PostgresStorage(Storage):
             found = execute("SELECT number FROM lease WHERE name = %s", (self._name,)).fetchone()
         finally:
             execute("ROLLBACK")
-        if identity != known_as or epoch != transaction.epoch:
+        if identity != known_as or epoch != turn.epoch:
             raise StorageTrouble("another server took over when this was committed, so it may be there", is_unsure=True)
-        return found is not None and found[0] == transaction.number
+        return found is not None and found[0] == turn.number
 
     # ---- news, and who is alive ----
 
