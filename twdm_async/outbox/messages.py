@@ -39,6 +39,8 @@ class Messages:
         self._version = 0
         self.news = asyncio.Event()
         """Set, and replaced by another one, when something has changed."""
+        self.more = asyncio.Event()
+        """The same for changes after which there may be more to send."""
 
     @property
     def owner(self) -> str:
@@ -116,10 +118,17 @@ class Messages:
     def _with_rows(self, work: Callable[[Rows], T]) -> Callable[[Transaction], T]:
         return lambda transaction: work(Rows(transaction, self._account))
 
-    def tell(self) -> None:
-        """Something has changed: wake those who wait for news."""
+    def tell(self, *, is_more: bool = True) -> None:
+        """Something has changed: wake those who wait for news.
+
+        Args:
+            is_more: whether there may be more to send than before.
+        """
         self.news.set()
         self.news = asyncio.Event()
+        if is_more:
+            self.more.set()
+            self.more = asyncio.Event()
 
     async def watch(self, every: float, at_least_every: float) -> None:
         """Tell, for ever, what other processes change, or that time passes.

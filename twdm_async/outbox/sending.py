@@ -218,7 +218,7 @@ class Sending:
 
     async def _dispatch(self, run: _Run, priority: Priority, workers: int) -> None:
         while not run.stop.is_set():
-            news = self.messages.news
+            news, more = self.messages.news, self.messages.more
             wait, is_probe = self.judge.wait(self.clock.monotonic()), self.judge.is_troubled
             busy = sum(1 for of in self._in_hand.values() if of is priority)
             room = (1 if is_probe else workers) - busy
@@ -237,7 +237,7 @@ class Sending:
                 for one in taken:
                     self._put_to_work(run, one, priority)
             else:
-                await news.wait()
+                await more.wait()
 
     async def _take_up(self, priority: Priority, most: int, *, is_probe: bool) -> list[TakenUp]:
         taken = await self.messages.do(
@@ -262,7 +262,7 @@ class Sending:
             del self._in_hand[taken.id]
             if not attempts.is_abandoned:  # it was cancelled before its first step
                 self._let_go([taken.id])
-            self.messages.tell()
+            self.messages.tell(is_more=not attempts.has_arrived)
 
         self.unwritten.pop(taken.id, None)  # it was written, or this could not have been taken up
         self._in_hand[taken.id] = priority
@@ -314,6 +314,11 @@ class _Attempts(Journal):
         self._verdict: Verdict | None = None
 
     @property
+    def has_arrived(self) -> bool:
+        """Whether it was sent, and nothing is left to do about it."""
+        return isinstance(self._verdict, Sent)
+
+    @property
     def intent(self) -> Intent | None:
         if not self._sending.has_slots:
             return None
@@ -347,7 +352,7 @@ class _Attempts(Journal):
 
     def over(self) -> None:
         self._sending.under_way.discard(self)
-        self._sending.messages.tell()
+        self._sending.messages.tell(is_more=False)
 
     async def is_last(self, error: errors.TwdmError) -> bool:
         """Take in that sending it ended by `error`. Return whether the next message would be refused for the same."""
