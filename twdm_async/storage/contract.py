@@ -260,6 +260,9 @@ class Storage(ABC):
     def disconnect(self) -> None:
         """Close the connection; the next use opens another one."""
 
+    is_remote = False
+    """Whether it takes time to hear from it, so that all work is sent before the first outcome is waited for."""
+
     beats_every: float | None = None
     """Seconds after which a sign of life is due."""
 
@@ -325,7 +328,9 @@ class Storage(ABC):
 
     def _make_together(self, together: Sequence[_Change[Any]]) -> None:
         def make_all(transaction: Transaction) -> None:
-            outcomes = [change.work(transaction) for change in together]
+            outcomes: Iterable[Callable[[], Any]] = (change.work(transaction) for change in together)
+            if self.is_remote:
+                outcomes = list(outcomes)
             for change, outcome in zip(together, outcomes, strict=True):
                 change.result = outcome()
 

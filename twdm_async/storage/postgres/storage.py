@@ -170,6 +170,8 @@ class PostgresStorage(Storage):
         turn: transactions of the same package and turn come one after the other.
     """
 
+    is_remote = True
+
     def __init__(
         self, database: PostgresDatabase, schema: Schema, content: str, advice: str, clock: Clock, *, turn: str = ""
     ) -> None:
