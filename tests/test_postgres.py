@@ -149,6 +149,22 @@ async def test_a_user_with_few_rights_can_send(
         assert (await outbox.drain())[State.SENT] == 1
 
 
+async def test_an_application_that_only_inserts_needs_fewer_rights(
+    database: PostgresDatabase, postgres: PostgresServer, sandbox: Sandbox
+) -> None:
+    schema = database.schema
+    with psycopg.connect(postgres.url) as db:
+        db.execute(f"CREATE ROLE {schema} LOGIN")
+        db.execute(f"GRANT USAGE ON SCHEMA {schema} TO {schema}")
+        db.execute(f"GRANT SELECT, INSERT ON {schema}.message TO {schema}")
+    async with box(sandbox, database) as outbox:
+        insertion = outbox.insertion("5", TEXT, key="order 7")
+        with psycopg.connect(postgres.url.replace("twdm@", f"{schema}@")) as db:
+            for _ in range(2):
+                db.execute(*insertion.psycopg)
+        assert (await outbox.drain())[State.SENT] == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [
