@@ -254,6 +254,52 @@ async def test_lanes_take_turns_in_the_file(path: Path) -> None:
     assert order == ["1 0", "2 3", "None 5", "1 1", "2 4", "1 2"]
 
 
+async def test_whom_to_avoid_comes_last_however_the_lanes_are_filled(path: Path) -> None:
+    """One lane has less than its share of those who may be taken up: the others make up for it."""
+    file = StateFile(path, SCHEMA, "what is to be sent", "do this", Clock())
+
+    def work(transaction: Transaction) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+        rows = Rows(transaction, "account")
+        people = [("a", "good")] + [("a", "suspect")] * 10 + [("b", "good")] * 20
+        for number, (lane, person) in enumerate(people):
+            rows.put(NewMessage(f"{lane} {number}", "", person, lane, "", "", "{}", Priority.BULK, None))
+        first = rows.take_up("me", Priority.BULK, "", 16, avoided=("suspect",))
+        second = rows.take_up("me", Priority.BULK, "", 16, avoided=("suspect",))
+        return [(one.recipient_id, one.had_others) for one in first], [
+            (one.recipient_id, one.had_others) for one in second
+        ]
+
+    first, second = file.transact(work)
+    file.disconnect()
+    assert first == [("good", True)] * 16
+    assert second == [("good", True)] * 5 + [("suspect", False)] * 10
+
+
+async def test_what_is_tried_later_leaves_when_it_is_due_beside_others(place: Place) -> None:
+    """Nobody looks every five seconds whether it is: those of the other priority keep the outbox busy."""
+    async with Sandbox(quotas=table(), latency=(0.05, 0.05)) as sandbox, box(sandbox, place) as outbox:
+        await asyncio.gather(*(outbox.put("5", f"bulk {number}", priority=Priority.BULK) for number in range(200)))
+        await outbox.put("6", TEXT, key="later")
+
+        def postpone(rows: Rows) -> None:
+            query = "UPDATE message SET not_before = ? WHERE key = 'later'"
+            rows.transaction.execute(query, (rows.transaction.wall + 1.0,))
+
+        await outbox._do(postpone)
+        await outbox.drain(workers=1)
+    order = [message.recipient_id for message in sandbox.messages]
+    assert order.index("6") < 190, "and last where it is waited for"
+
+
+async def test_what_a_dead_process_had_taken_up_is_sent_soon(sandbox: Sandbox, place: Place) -> None:
+    async with box(sandbox, place) as outbox:
+        await outbox.put("5", TEXT, key="a")
+        await outbox._do(lambda rows: rows.take_up("somebody", Priority.INTERACTIVE, ""))
+        more = outbox._messages.more
+        await outbox._sending._reclaim()
+        assert more.is_set(), "whoever found nothing to send looks again"
+
+
 async def test_closed_within_the_block_that_it_runs_in(sandbox: Sandbox, place: Place) -> None:
     is_reached = False
     async with box(sandbox, place) as outbox, outbox.running():
@@ -518,7 +564,7 @@ async def test_an_answer_counts_also_if_its_process_was_taken_for_dead(place: Pl
         draining = asyncio.create_task(outbox.drain())
         while (await outbox.counts())[State.SENDING] == 0:
             await asyncio.sleep(0.01)
-        assert await outbox._do(lambda rows: rows.reclaim(lambda *_: True, "another", set)) == 1
+        assert await outbox._do(lambda rows: rows.reclaim(lambda *_: True, "another", set)) == (1, True)
         assert (await outbox.get("k")).state is State.UNKNOWN  # type: ignore[union-attr]  # it is there
         assert (await asyncio.wait_for(draining, HANGS))[State.SENT] == len(sandbox.messages) == 1
 

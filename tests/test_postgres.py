@@ -378,6 +378,29 @@ async def test_fault_110_a_commit_of_which_nobody_knows_is_told(
         assert (await outbox.counts())[State.QUEUED] == 1
 
 
+@pytest.mark.parametrize("is_waited_for", [False, True])
+def test_a_lock_of_somebody_else_is_waited_for_and_then_told(
+    database: PostgresDatabase, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, *, is_waited_for: bool
+) -> None:
+    """Also where the lock is only noticed at the commit, which was not made then."""
+    monkeypatch.setattr(connections, "LONGEST_TURN", 0.05)
+    monkeypatch.setattr(storage_module, "_PATIENCE", 0.3)
+    storage = storage_of(database)
+    assert storage.transact(count_up) == 1
+
+    def change(transaction: Transaction) -> None:
+        cursor = transaction.execute("UPDATE outcome SET last = last + 1")
+        if is_waited_for:
+            assert cursor.rowcount == 1
+
+    with psycopg.connect(postgres.url) as db:
+        db.execute(f"SELECT 1 FROM {database.schema}.outcome FOR UPDATE")  # noqa: S608 - of the test
+        with pytest.raises(StorageTrouble, match="keeps a lock") as caught:
+            storage.transact(change)
+        assert not caught.value.is_unsure
+    assert storage.transact(count_up) == 2
+
+
 @pytest.mark.parametrize("is_in_pipeline", [False, True])
 def test_fault_111_a_process_that_is_suspended_within_a_transaction_keeps_nobody_up(
     database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, *, is_in_pipeline: bool

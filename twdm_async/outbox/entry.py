@@ -74,14 +74,14 @@ class Entry:
 
 @frozen
 class Process:
-    """A process that uses the outbox.
+    """A process that uses the outbox, or one of another account in the same place.
 
     Args:
         host: on which it runs.
         pid: its process id there.
         since: when it began to (UTC).
         is_alive: whether it is believed to live.
-        messages: on how many it works.
+        messages: on how many of the account's messages it works.
     """
 
     host: str

@@ -238,7 +238,8 @@ class Outbox:
         return await self._do(lambda rows: rows.counts(), only_reads=True)
 
     async def processes(self) -> list[Process]:
-        """Tell which other processes use the outbox, on whichever hosts.
+        """Tell who else uses the file's or the database's outboxes, on whichever hosts, and on how many messages of
+        this account each of them works.
 
         Raises:
             OutboxFailed: it cannot be read.

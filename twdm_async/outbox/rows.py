@@ -325,11 +325,14 @@ class Rows:
         lanes = [lane for (lane,) in (*behind.fetchall(), *others.fetchall())][:most]
         if not lanes:
             return []
-        share = -(-most // len(lanes))
         query = f"SELECT {_TAKEN_UP} FROM message WHERE {ready.where} AND lane = ? ORDER BY id LIMIT ?"  # noqa: S608 - constants
-        found = [self.transaction.execute(query, (*ready.facts, lane, share)) for lane in lanes]
-        turns = zip_longest(*(rows.fetchall() for rows in found))
-        return [row for turn in turns for row in turn if row is not None][:most]
+        share = -(-most // len(lanes))
+        while True:
+            asked = [self.transaction.execute(query, (*ready.facts, lane, share)) for lane in lanes]
+            found = [rows.fetchall() for rows in asked]
+            if sum(map(len, found)) >= most or all(len(rows) < share for rows in found):
+                return [row for turn in zip_longest(*found) for row in turn if row is not None][:most]
+            share *= 2  # some lanes have less than their share
 
     def _first_of_anybody(self, ready: _Ready, _: str, most: int) -> list[Any]:
         """Return the first messages to somebody who is drawn at random."""
@@ -338,6 +341,14 @@ class Rows:
             f"SELECT {_TAKEN_UP} FROM message WHERE {ready.where} AND recipient_id = ({anybody}) ORDER BY id LIMIT ?"  # noqa: S608 - as above
         )
         return self.transaction.execute(query, (*ready.facts, *ready.facts, most)).fetchall()
+
+    def next_due(self, priority: Priority) -> float | None:
+        """Seconds until one of this priority that is to be tried later may be taken up; ``None`` if there is none."""
+        query = (
+            f"SELECT min(not_before) FROM message WHERE account = ? AND {_TO_SEND} AND priority = ? AND not_before > ?"  # noqa: S608 - as above
+        )
+        (earliest,) = self.transaction.execute(query, (self._account, int(priority), self._wall)).fetchone()
+        return None if earliest is None else float(earliest - self._wall)
 
     def next_try(self) -> float | None:
         """Seconds until one of those that nobody works on may be taken up; ``None`` if there is none."""
@@ -465,9 +476,9 @@ class Rows:
 
     def reclaim(
         self, is_dead: Callable[[Transaction, str], bool], own: str, in_hand: Callable[[], Collection[int]]
-    ) -> int:
+    ) -> tuple[int, bool]:
         """Take over from owners that ended, and what `own` was sending and has no longer `in_hand`, which is asked
-        within the transaction. Return how many messages became unknown.
+        within the transaction. Return how many messages became unknown, and whether any owner has ended.
         """
         lost: list[tuple[int, str]] = []
         held = in_hand()
@@ -487,7 +498,7 @@ class Rows:
             self.mark_unknown(row, error)
         for owner in dead:
             self.give_up(owner)
-        return len(lost)
+        return len(lost), bool(dead)
 
     def unknown(self) -> list[UnknownMessage]:
         """All messages that may or may not have arrived."""

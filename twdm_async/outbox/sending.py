@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import random
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from attrs import define
@@ -203,12 +202,13 @@ class Sending:
 
     async def _reclaim(self) -> None:
         """Take over from processes that ended, and from tasks of this one that did not come to their end."""
-        lost = await self.messages.do(
+        lost, has_ended = await self.messages.do(
             lambda rows: rows.reclaim(self.messages.storage.is_dead, self.messages.owner, self._rows_in_hand),
             is_durable=True,
         )
         if lost:
             _log.warning("outbox: %d messages of a process that ended may or may not have arrived", lost)
+        if lost or has_ended:
             self.messages.tell()
 
     def _rows_in_hand(self) -> set[int]:
@@ -227,7 +227,7 @@ class Sending:
                 continue
             taking = asyncio.ensure_future(self._take_up(priority, room, is_probe=is_probe))
             try:
-                taken = await asyncio.shield(taking)
+                taken, due = await asyncio.shield(taking)
             except asyncio.CancelledError:
                 taking.add_done_callback(self._let_go_all)  # the storage's thread takes them up all the same
                 raise
@@ -237,23 +237,20 @@ class Sending:
                 for one in taken:
                     self._put_to_work(run, one, priority)
             else:
-                await more.wait()
+                await woken(more, _WAKE_EVERY if due is None else min(due, _WAKE_EVERY))
 
-    async def _take_up(self, priority: Priority, most: int, *, is_probe: bool) -> list[TakenUp]:
-        taken = await self.messages.do(
-            partial(
-                Rows.take_up,
-                owner=self.messages.owner,
-                priority=priority,
-                after=self._last_lane[priority],
-                most=most,
-                avoided=self.judge.suspects,
-                is_probe=is_probe,
-            )
-        )
+    async def _take_up(self, priority: Priority, most: int, *, is_probe: bool) -> tuple[list[TakenUp], float | None]:
+        """Take up so many messages. If there are none, tell in how many seconds one is due that is tried later."""
+        owner, after, avoided = self.messages.owner, self._last_lane[priority], self.judge.suspects
+
+        def take_up(rows: Rows) -> tuple[list[TakenUp], float | None]:
+            taken = rows.take_up(owner, priority, after, most, avoided=avoided, is_probe=is_probe)
+            return taken, None if taken else rows.next_due(priority)
+
+        taken, due = await self.messages.do(take_up)
         if taken:
             self._last_lane[priority] = taken[-1].lane
-        return taken
+        return taken, due
 
     def _put_to_work(self, run: _Run, taken: TakenUp, priority: Priority) -> None:
         attempts = _Attempts(self, taken)
@@ -268,9 +265,9 @@ class Sending:
         self._in_hand[taken.id] = priority
         run.begin(self._send(run, attempts, taken, priority)).add_done_callback(ended)
 
-    def _let_go_all(self, taking: asyncio.Task[list[TakenUp]]) -> None:
+    def _let_go_all(self, taking: asyncio.Task[tuple[list[TakenUp], float | None]]) -> None:
         if not taking.cancelled() and taking.exception() is None:
-            self._let_go([one.id for one in taking.result()])
+            self._let_go([one.id for one in taking.result()[0]])
 
     def _let_go(self, rows: Sequence[int]) -> None:
         """Leave what was taken up, and not begun, to others."""

@@ -20,7 +20,7 @@ _ADVICE: Final = {
     "42[^5]": "this library made a mistake; please report it",
     "42501": "this user may not use the tables; grant it what `twdm database sql` says",
     "53": "the server is out of room, memory or connections; see its log",
-    "55P03": "another process does not end its turn; see what it does",
+    "55P03": "somebody else keeps a lock for too long; see in pg_stat_activity who does",
     "57014": "it was broken off; see whether this user has a statement_timeout",
     "25006|55000|0A000": "it is a standby, which cannot be written to; see that the address leads to the primary",
     "28": "see that user and password are right, and that the server lets this user in",

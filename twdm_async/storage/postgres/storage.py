@@ -53,6 +53,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds between two tries to connect
 _FORGOTTEN_AFTER: Final = 86_400.0  # seconds after its end, a lease is removed
 _HOST: Final = socket.gethostname()
 _LOCKED: Final = "55P03"
+_ROLLED_BACK: Final = {"40001", "40P01", _LOCKED}  # and another try is worth it
 
 COMMON: Final = Schema(
     "database",
@@ -223,19 +224,20 @@ class PostgresStorage(Storage):
                 if self._was_committed(cut_off.turn):
                     self._note_commit(cut_off.turn)
                     return cut_off.done  # type: ignore[no-any-return]
+                error = cut_off.__cause__
             except Retry as retry:
                 error = retry.__cause__
-                if time.monotonic() > deadline:
-                    raise StorageTrouble(advice(error)) from None
-                self._end_whoever_is_suspended(error)
             except self.error as other:
                 raise StorageTrouble(advice(other)) from None
+            if time.monotonic() > deadline:
+                raise StorageTrouble(advice(error)) from None
+            self._end_whoever_is_suspended(error)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _end_whoever_is_suspended(self, error: BaseException | None) -> None:
         """If `error` is that others have not ended their turn for long, end the connections of those to blame."""
-        if getattr(error, "sqlstate", None) == _LOCKED:
+        if _state_of(error) == _LOCKED:
             self._try_once(_END_THE_SUSPENDED, (f"{MOST_IDLE:g}s", f'"{self._database.schema}".turn'))
 
     def _try(self, session: Session, work: Callable[[Transaction], T], *, only_reads: bool) -> T:
@@ -249,7 +251,7 @@ class PostgresStorage(Storage):
         except BaseException as error:
             if not self._is_over(session, error):
                 raise
-            if only_reads or not committing:
+            if only_reads or not committing or _state_of(error) in _ROLLED_BACK:
                 raise Retry from error
             raise _CutOff(*committing[0]) from error
         turn, done = committing[0]
@@ -271,7 +273,7 @@ class PostgresStorage(Storage):
                 session.execute("ROLLBACK")
                 if isinstance(error, self.error):
                     self._connections.drop()  # what it believes to be prepared may not be
-                return getattr(error, "sqlstate", None) in {"40001", "40P01", _LOCKED}
+                return _state_of(error) in _ROLLED_BACK
         self._connections.drop()
         return isinstance(error, self.error)
 
@@ -286,7 +288,7 @@ class PostgresStorage(Storage):
         def begun() -> _Turn:
             row = found.fetchone()
             if row is None:
-                problem = f"its tables are damaged: it is not known which server they are of; {self._if_bad}"
+                problem = f"its tables are damaged: a row of `turn` or `server` is missing; {self._if_bad}"
                 raise StorageTrouble(problem)
             number, wall, identity, known_as, epoch = row
             self._check_nothing_is_lost(number if only_reads else number - 1, identity, known_as, epoch)
@@ -450,3 +452,8 @@ class PostgresStorage(Storage):
     def leave_behind(self) -> None:
         super().leave_behind()
         self._begin_anew()
+
+
+def _state_of(error: BaseException | None) -> str:
+    """Return the server's code for what went wrong; empty if the error is not the server's."""
+    return getattr(error, "sqlstate", None) or ""
