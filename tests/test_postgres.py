@@ -238,7 +238,7 @@ def many_rows(db: psycopg.Connection[Any], count: int) -> None:
     db.execute(
         "INSERT INTO message (account, key, digest, recipient_id, fingerprint, payload, priority, lane, put_at, state, "
         "attempts, sent_at, sent_uptime, ended_at, ended_uptime, message_id, change, changed_at) "
-        "SELECT '5', n::text, '', (n %% 5000)::text, '', '{}', %s, '', 1e9, "
+        "SELECT '5', n::text, '', (n %% 5000)::text, '', '{}', %s, (n / 200 %% 3)::text, 1e9, "
         "CASE n %% 200 WHEN 0 THEN 'queued' WHEN 1 THEN 'unknown' ELSE 'sent' END, 1, 1e9, 1, 1e9, 1, "
         "CASE WHEN n %% 200 > 1 THEN n::text END, n, 1e9 FROM generate_series(1, %s) n",
         (int(Priority.BULK), count),
@@ -342,6 +342,40 @@ def test_fault_110_a_connection_that_is_cut_at_the_commit(
 
     assert storage.transact(noted) == 2
     assert len(made) == (1 if is_committed else 2)
+    assert storage.transact(count_up) == 3
+
+
+async def test_a_server_that_is_gone_is_waited_for_once_by_all(
+    database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    """And not by one after the other."""
+    tries: list[int] = []
+
+    def gone(_: PostgresDatabase) -> Any:
+        tries.append(1)
+        raise psycopg.OperationalError("nobody is there")
+
+    async with box(sandbox, database) as outbox:
+        await outbox.counts()
+        with monkeypatch.context() as patch:
+            patch.setattr(storage_module, "_PATIENCE", 0.1)
+            patch.setattr(PostgresDatabase, "connect", gone)
+            await outbox._storage.submit(outbox._storage._connections.drop)  # type: ignore[attr-defined]
+            puts = [outbox.put("5", f"{TEXT} {number}") for number in range(50)]
+            failed = await asyncio.gather(*puts, return_exceptions=True)
+        assert {type(one) for one in failed} == {OutboxFailed}
+        assert len(tries) < 50, "as many as there would be with one try for each"
+
+
+def test_a_turn_that_is_gone_is_a_loss(database: PostgresDatabase, postgres: PostgresServer) -> None:
+    storage = storage_of(database)
+    assert storage.transact(count_up) == 1
+    assert storage.transact(count_up) == 2
+    with psycopg.connect(postgres.url) as db:
+        db.execute(f"DELETE FROM {database.schema}.turn")  # noqa: S608 - of the test
+    with pytest.raises(StorageTrouble, match="gone back"):
+        storage.transact(count_up)
+    asyncio.run(resume(database, is_complete=True))
     assert storage.transact(count_up) == 3
 
 

@@ -326,8 +326,10 @@ async def received(fork_server: ForkServer, programs: Path, folder: Path, count:
                     await asyncio.gather(*(deliver(number, url) for number in some for url in urls))
 
             await deliver_all(range(count // 2))
+            before = notes[0].read_text()
             last = asyncio.create_task(deliver_all(range(count // 2, count)))
-            await asyncio.sleep(0.2)
+            while notes[0].read_text() == before and not last.done():
+                await asyncio.sleep(0.001)
             hosts[0].kill()
             await hosts[0].wait()
             with psycopg.connect(server.url) as db:  # handled, and written down, or not
@@ -336,6 +338,7 @@ async def received(fork_server: ForkServer, programs: Path, folder: Path, count:
                     "WHERE lease.pid = %s AND event.body IS NOT NULL"
                 )
                 under_way = {event for (event,) in db.execute(query, (hosts[0].pid,)).fetchall()}
+                assert db.execute("SELECT 1 FROM twdm.lease WHERE pid = %s", (hosts[0].pid,)).fetchone()
             await last
 
         def words(kind: str) -> list[list[str]]:

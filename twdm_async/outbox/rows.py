@@ -131,14 +131,14 @@ class UnknownMessage:
     age: float
 
 
-class _Only(NamedTuple):
-    """Which rows are meant: a condition, and its values."""
+class _Condition(NamedTuple):
+    """A condition that rows meet, and the values in it."""
 
     where: str
     facts: tuple[Any, ...]
 
 
-_ALL: Final = _Only("TRUE", ())
+_ANY_ROW: Final = _Condition("TRUE", ())
 
 
 class _Ready:
@@ -161,10 +161,11 @@ class _Ready:
             self.where += f" AND recipient_id NOT IN ({', '.join('?' * len(avoided))})"
 
     def lanes(self, where: str, after: str, most: int) -> tuple[str, tuple[Any, ...]]:
-        """Return the query, and its values, for their lanes in order; only the first row of each is touched.
+        """Return the query, and its values, for their lanes in order. Of each lane, rows are read up to the first one
+        that is ready.
 
         Args:
-            where: which lanes, compared with `after`.
+            where: which lanes: a comparison with `after`.
             after: a lane.
             most: how many lanes.
         """
@@ -217,7 +218,9 @@ class Rows:
         self._wall = transaction.wall
 
     def put(self, new: NewMessage) -> Callable[[], Entry | InvalidInput]:
-        """Keep a message, if there is none of this key. Return what tells it; or an error, if there is another one."""
+        """Keep a message, if there is none of this key. Return a function that gives its entry, or an error if there is
+        another message of this key. Call it when all that is done at the same moment was sent to the database.
+        """
         self.transaction.tell()
         self.transaction.execute(_INSERT, self._values_of(new))
         query = f"SELECT digest, {_ENTRY} FROM message WHERE account = ? AND key = ?"  # noqa: S608 - constant
@@ -370,7 +373,7 @@ class Rows:
     def end(self, row: int, state: State, *, message_id: str | None = None, error: str | None = None) -> None:
         """It has come to an outcome."""
         self._count_outcome()
-        self._end(row, state, _ALL, message_id=message_id, error=error)
+        self._end(row, state, _ANY_ROW, message_id=message_id, error=error)
 
     def arrived(self, row: int, owner: str, message_id: str | None, signed_at: float) -> None:
         """`owner` was told that it arrived, which counts also if others took `owner` for dead meanwhile, unless
@@ -384,16 +387,16 @@ class Rows:
         new = "NOT EXISTS (SELECT 1 FROM message AS other WHERE other.account = ? AND other.message_id = ?)"
         self._count_outcome()
         # The second one finds nothing to change where the first has: so a server is not waited for in between.
-        only = _Only(f"{held} AND {new}", (owner, self._account, message_id))
+        only = _Condition(f"{held} AND {new}", (owner, self._account, message_id))
         self._end(row, State.SENT, only, message_id=message_id, error=None)
         error = "the answer was that to an earlier message"
-        self._mark_unknown(row, error, signed_at, _Only(held, (owner,)))
+        self._mark_unknown(row, error, signed_at, _Condition(held, (owner,)))
 
     def _count_outcome(self) -> None:
         query = "INSERT INTO outcome VALUES (?, 1) ON CONFLICT (account) DO UPDATE SET last = outcome.last + 1"
         self.transaction.execute(query, (self._account,))
 
-    def _end(self, row: int, state: State, only: _Only, **columns: Any) -> None:
+    def _end(self, row: int, state: State, only: _Condition, **columns: Any) -> None:
         """Write an outcome down, with the latest number, and what else is known."""
         others = "".join(f", {name} = ?" for name in columns)
         self.transaction.execute(
@@ -411,9 +414,9 @@ class Rows:
     def mark_unknown(self, row: int, error: str, signed_at: float | None = None) -> None:
         """It may or may not have arrived. `signed_at` is what its signature said, if that is known."""
         self._count_outcome()
-        self._mark_unknown(row, error, signed_at, _ALL)
+        self._mark_unknown(row, error, signed_at, _ANY_ROW)
 
-    def _mark_unknown(self, row: int, error: str, signed_at: float | None, only: _Only) -> None:
+    def _mark_unknown(self, row: int, error: str, signed_at: float | None, only: _Condition) -> None:
         known = {} if signed_at is None else {"sent_at": signed_at}
         ended = {"ended_at": self._wall, "ended_uptime": self.transaction.uptime}
         self._end(row, State.UNKNOWN, only, message_id=None, error=error, **known, **ended)

@@ -7,7 +7,8 @@ It is a transaction over rows (:meth:`Storage.change`, :meth:`Storage.read`), ne
 Changes that are asked for while a transaction runs are made in the next one, all together: a disk makes some thousand
 transactions a second at best, and each of them takes any number of changes. Each change succeeds or fails by itself: if
 one of them fails, or the transaction does (the disk is full, say), none is kept, and each is made once more in a
-transaction of its own.
+transaction of its own, unless all would wait in vain again. Where a server is asked, all of them are sent before the
+first outcome is waited for, as far as they do not depend on one.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ class StorageTrouble(Exception):
     Args:
         problem: what is wrong, and what to do about it.
         is_unsure: whether the change may have been made all the same.
+        is_general: whether it was waited for in vain, and any other change would wait for the same.
     """
 
-    def __init__(self, problem: str, *, is_unsure: bool = False) -> None:
+    def __init__(self, problem: str, *, is_unsure: bool = False, is_general: bool = False) -> None:
         super().__init__(problem)
         self.problem = problem
         self.is_unsure = is_unsure
+        self.is_general = is_general
 
 
 @frozen
@@ -335,11 +338,14 @@ class Storage(ABC):
                 change.result = outcome()
 
         problem: BaseException | None = None
+        is_of_one = False
         try:
             self.transact(make_all, is_durable=any(change.is_durable for change in together))
+        except StorageTrouble as trouble:
+            problem, is_of_one = trouble, not (trouble.is_unsure or trouble.is_general)
         except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
-            problem = error
-        if problem is not None and len(together) > 1 and not getattr(problem, "is_unsure", False):
+            problem, is_of_one = error, True
+        if is_of_one and len(together) > 1:
             for change in together:
                 self._make_together([change])
             return

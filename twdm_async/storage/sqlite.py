@@ -123,7 +123,8 @@ class StateFile(Storage):
                 self._bound_log(db)
         except sqlite3.Error as error:
             self._disconnect()
-            raise StorageTrouble(self._advice(error)) from None
+            is_busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            raise StorageTrouble(self._advice(error), is_general=is_busy) from None
         except OSError as error:
             problem = f"{error.strerror or error}; see that the folder exists and can be written to"
             raise StorageTrouble(problem) from None

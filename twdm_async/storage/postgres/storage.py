@@ -117,7 +117,12 @@ class _Turn(NamedTuple):
 
 
 class _CutOff(Exception):
-    """The connection broke when the transaction of `turn` was committed, which has `done` this."""
+    """The connection broke at the commit of a transaction.
+
+    Args:
+        turn: the transaction's.
+        done: what its work returned.
+    """
 
     def __init__(self, turn: _Turn, done: Any) -> None:
         super().__init__()
@@ -230,7 +235,7 @@ class PostgresStorage(Storage):
             except self.error as other:
                 raise StorageTrouble(advice(other)) from None
             if time.monotonic() > deadline:
-                raise StorageTrouble(advice(error)) from None
+                raise StorageTrouble(advice(error), is_general=True) from None
             self._end_whoever_is_suspended(error)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -255,8 +260,9 @@ class PostgresStorage(Storage):
                 raise Retry from error
             raise _CutOff(*committing[0]) from error
         turn, done = committing[0]
-        self._seen = turn.epoch, turn.number
-        if not only_reads:
+        if only_reads:
+            self._seen = turn.epoch, turn.number
+        else:
             self._note_commit(turn)
         return done
 
@@ -287,6 +293,9 @@ class PostgresStorage(Storage):
 
         def begun() -> _Turn:
             row = found.fetchone()
+            if row is None and self._has_lease and not only_reads:
+                self._has_lease = False  # the row of its turn is gone: it is made anew, and seen to have gone back
+                raise Retry
             if row is None:
                 problem = f"its tables are damaged: a row of `turn` or `server` is missing; {self._if_bad}"
                 raise StorageTrouble(problem)
@@ -416,7 +425,7 @@ class PostgresStorage(Storage):
             "WHERE lease.holder = excluded.holder OR lease.until < excluded.since"
         )
         now = transaction.wall
-        facts = (self._full(name), self.owner, name, socket.gethostname(), os.getpid(), now, now + self._database.lease)
+        facts = (self._full(name), self.owner, name, _HOST, os.getpid(), now, now + self._database.lease)
         return transaction.execute(query, facts).rowcount == 1
 
     def end_turn(self, name: str) -> None:
