@@ -35,7 +35,7 @@ from twdm_async import (
 )
 from twdm_async._clock import Clock
 from twdm_async.database import check, install, install_sql, resume
-from twdm_async.outbox import Outbox, State
+from twdm_async.outbox import Entry, Outbox, State
 from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows
 from twdm_async.quota.spec import Priority
 from twdm_async.resources.inbox import Received
@@ -343,6 +343,23 @@ def test_fault_110_a_connection_that_is_cut_at_the_commit(
     assert storage.transact(noted) == 2
     assert len(made) == (1 if is_committed else 2)
     assert storage.transact(count_up) == 3
+
+
+async def test_who_waits_for_an_application_keeps_no_other_up_for_good(
+    database: PostgresDatabase, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    """Of two messages that are put together, an open transaction puts one, too."""
+    monkeypatch.setattr(connections, "LONGEST_TURN", 0.05)
+    monkeypatch.setattr(storage_module, "_PATIENCE", 0.3)
+    async with box(sandbox, database) as outbox:
+        with psycopg.connect(postgres.url) as db:
+            db.execute(*outbox.insertion("5", TEXT, key="theirs").psycopg)
+            puts = [outbox.put("5", TEXT, key=key) for key in ("first", "theirs", "ours")]
+            first, theirs, ours = await asyncio.gather(*puts, return_exceptions=True)
+            db.rollback()
+        assert isinstance(first, Entry)
+        assert isinstance(theirs, OutboxFailed)
+        assert isinstance(ours, Entry)
 
 
 async def test_a_server_that_is_gone_is_waited_for_once_by_all(

@@ -235,7 +235,7 @@ class PostgresStorage(Storage):
             except self.error as other:
                 raise StorageTrouble(advice(other)) from None
             if time.monotonic() > deadline:
-                raise StorageTrouble(advice(error), is_general=True) from None
+                raise StorageTrouble(advice(error), is_general=_state_of(error) != _LOCKED) from None
             self._end_whoever_is_suspended(error)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
