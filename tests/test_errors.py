@@ -31,6 +31,7 @@ FACTS: dict[str, Any] = {
     "fingerprint": "0123abcd",
     "media_id": "99",
     "path": "/var/lib/app/outbox.db",
+    "is_unsure": True,
     "recipient_id": "5",
     "status": 403,
     "codes": (349, 150),

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 DELAY = 0.01  # seconds, each way
 CUT = 30.0  # seconds
-MESSAGES = 900
-LIMIT = 150  # messages within the window of the quota
+MESSAGES = 300
+LIMIT = 40  # messages within the window of the quota
 
 
 class Host:
