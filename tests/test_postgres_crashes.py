@@ -292,6 +292,7 @@ async def test_what_is_put_with_an_order_is_sent_if_that_is_committed(
 
 
 @pytest.mark.soak
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 async def test_of_four_hundred_orders_of_each_driver_half_are_broken_off(
     fork_server: ForkServer, postgres_programs: Path
