@@ -223,10 +223,18 @@ async def test_fault_113_processes_are_harmed_in_every_way_and_nothing_is_lost_o
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(280)
+async def test_fault_113_three_hundred_messages_and_sixty_harms(
+    fork_server: ForkServer, postgres_programs: Path
+) -> None:
+    counts = {"kill": 30, "suspend": 6, "terminate": 6, "crash": 2, "cut": 8, "cut at word": 8}
+    await harmed(fork_server, postgres_programs, 6, 300, counts)
+
+
+@pytest.mark.soak
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "seed", [7, pytest.param(8, marks=pytest.mark.thorough), pytest.param(9, marks=pytest.mark.thorough)]
-)
+@pytest.mark.parametrize("seed", [7, 8, 9])
 async def test_fault_113_a_thousand_messages_and_two_hundred_harms(
     fork_server: ForkServer, postgres_programs: Path, seed: int
 ) -> None:

@@ -159,6 +159,7 @@ async def main(gateway: str, api: str, *words: str) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 async def test_two_hosts_that_are_cut_off_lose_and_double_nothing(hosts: list[Host], postgres_programs: Path) -> None:
     quotas = table(LIMIT, per=10.0)
