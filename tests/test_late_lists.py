@@ -82,6 +82,7 @@ def test_faults_56_to_59_a_list_that_is_late_and_has_holes_and_old_heads(
 
 
 @pytest.mark.soak
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("with_webhook", [False, True])
 def test_faults_56_to_59_a_thousand_messages(
@@ -189,6 +190,7 @@ def test_faults_64_to_69_poisoned_messages_stop_nobody(tmp_path: Path, monkeypat
 
 
 @pytest.mark.soak
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_faults_64_to_69_a_thousand_messages_of_which_one_in_twenty_is_poisoned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

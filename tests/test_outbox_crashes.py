@@ -149,6 +149,7 @@ async def test_fault_50_an_outbox_whose_process_is_killed_loses_and_doubles_noth
 
 
 @pytest.mark.soak
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 async def test_fault_50_a_thousand_messages_and_a_hundred_kills_in_every_state(
     fork_server: ForkServer, tmp_path: Path

@@ -497,6 +497,7 @@ async def test_fault_92_of_mutated_bodies_nothing_vanishes(caplog: pytest.LogCap
 
 
 @pytest.mark.soak
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 async def test_fault_92_of_a_hundred_thousand_mutated_bodies_nothing_vanishes(caplog: pytest.LogCaptureFixture) -> None:
     began = time.monotonic()

@@ -180,6 +180,7 @@ async def test_fault_99_no_event_is_in_the_hands_of_two(path: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="as above")
 async def test_fault_99_in_five_thousand_starts_of_eight_processes_no_event_is_in_the_hands_of_two(path: Path) -> None:

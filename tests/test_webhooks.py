@@ -182,6 +182,7 @@ async def test_mutated_bodies() -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 async def test_a_hundred_thousand_mutated_bodies() -> None:
     refused, handled = await fuzz(100_000, 2)
