@@ -362,21 +362,27 @@ async def test_who_waits_for_an_application_keeps_no_other_up_for_good(
         assert isinstance(ours, Entry)
 
 
-async def test_a_server_that_is_gone_is_waited_for_once_by_all(
-    database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
-) -> None:
-    """And not by one after the other."""
+def out_of_reach(patch: pytest.MonkeyPatch) -> list[int]:
+    """Let nobody connect any more, and wait for that not for long. Returns what grows with each try."""
     tries: list[int] = []
 
     def gone(_: PostgresDatabase) -> Any:
         tries.append(1)
         raise psycopg.OperationalError("nobody is there")
 
+    patch.setattr(storage_module, "_PATIENCE", 0.1)
+    patch.setattr(PostgresDatabase, "connect", gone)
+    return tries
+
+
+async def test_a_server_that_is_gone_is_waited_for_once_by_all(
+    database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    """And not by one after the other."""
     async with box(sandbox, database) as outbox:
         await outbox.counts()
         with monkeypatch.context() as patch:
-            patch.setattr(storage_module, "_PATIENCE", 0.1)
-            patch.setattr(PostgresDatabase, "connect", gone)
+            tries = out_of_reach(patch)
             await outbox._storage.submit(outbox._storage._connections.drop)  # type: ignore[attr-defined]
             puts = [outbox.put("5", f"{TEXT} {number}") for number in range(50)]
             failed = await asyncio.gather(*puts, return_exceptions=True)
@@ -410,15 +416,11 @@ async def test_fault_110_a_commit_of_which_nobody_knows_is_told(
         session.connection.close()
         raise psycopg.OperationalError("the connection is lost")
 
-    def gone(_: PostgresDatabase) -> Any:
-        raise psycopg.OperationalError("nobody is there")
-
     async with box(sandbox, database) as outbox:
         await outbox.counts()
         with monkeypatch.context() as patch:
-            patch.setattr(storage_module, "_PATIENCE", 0.1)
+            out_of_reach(patch)
             patch.setattr(Session, "execute", cutting)
-            patch.setattr(PostgresDatabase, "connect", gone)
             with pytest.raises(OutboxFailed, match="may be there") as caught:
                 await outbox.put("5", TEXT, key="order 7")
             assert caught.value.is_unsure
