@@ -223,12 +223,16 @@ async def test_an_event_is_handled_once_in_order_and_over_restarts(tmp_path: Pat
 async def test_one_person_s_events_go_one_after_the_other_and_people_do_not_wait_for_each_other() -> None:
     under_way: dict[str, int] = {}
     most_people, most_of_one, order = 0, 0, list[str]()
+    all_at_once = asyncio.Event()
 
     async def handle(event: Event) -> None:
         nonlocal most_people, most_of_one
         under_way[event.person_id] = under_way.get(event.person_id, 0) + 1
         most_of_one = max(most_of_one, under_way[event.person_id])
         most_people = max(most_people, sum(under_way.values()))
+        if most_people == 5:
+            all_at_once.set()
+        await all_at_once.wait()
         await asyncio.sleep(0.005)
         under_way[event.person_id] -= 1
         order.append(event.key)
