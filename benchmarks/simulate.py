@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from aiolimiter import AsyncLimiter
 from attrs import define, field, frozen
 
-from tests.virtual_time import LoopClock, run
-from twdm_async import Lane, MemoryQuotaStore, Priority, Quota, QuotaTable, Scope
+from tests.virtual_time import run
+from twdm_async import Lane, LoopClock, MemoryQuotaStore, Priority, Quota, QuotaTable, Scope
 from twdm_async.quota.limiter import QuotaLimiter
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import postgres_server, redis_server, secrets
 from tests.forked import ForkServer
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 
 secrets.watch()
+# No test may depend on how fast the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 if os.environ.get("TWDM_TEST_LOOP") == "uvloop":
     warnings.simplefilter("ignore", DeprecationWarning)  # of policies, from Python 3.14 on
     asyncio.set_event_loop_policy(import_module("uvloop").EventLoopPolicy())

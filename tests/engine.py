@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from tests.virtual_time import LoopClock
 from twdm_async import (
+    LoopClock,
     MemoryQuotaStore,
     Quota,
     QuotaStore,

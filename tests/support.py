@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from aiohttp import web
 from attrs import define
 
-from tests.virtual_time import LoopClock
-from twdm_async import Client
+from twdm_async import Client, LoopClock
 from twdm_async.outbox import Outbox, sending, settling
 from twdm_async.sandbox import Sandbox
 from twdm_async.webhooks import Webhook

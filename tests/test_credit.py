@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from tests.pictures import PNG
 from tests.stores import HandClock, ask, make, server_url
 from tests.support import listening
-from tests.virtual_time import LoopClock, run
+from tests.virtual_time import run
 from twdm_async import (
     Client,
     Lane,
+    LoopClock,
     MemoryQuotaStore,
     Pace,
     Quota,

@@ -17,12 +17,13 @@ from tests.drainer import table
 from tests.scripted import http, read_request, serving
 from tests.support import keep_files_in_the_loop, place
 from tests.test_http import SENT, TEXT, connected, send, used
-from tests.virtual_time import LoopClock, run, virtual_time
+from tests.virtual_time import run, virtual_time
 from twdm_async import (
     Client,
     DeliveryUnknown,
     DirectMessage,
     Forbidden,
+    LoopClock,
     MalformedResponse,
     NotFound,
     QuotaWaitTooLong,

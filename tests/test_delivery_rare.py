@@ -13,8 +13,8 @@ from tests import support
 from tests.pictures import PNG
 from tests.support import Place, keep_files_in_the_loop, place
 from tests.test_http import TEXT
-from tests.virtual_time import LoopClock, run
-from twdm_async import Client, DeliveryUnknown, Forbidden, Quota, QuotaTable
+from tests.virtual_time import run
+from twdm_async import Client, DeliveryUnknown, Forbidden, LoopClock, Quota, QuotaTable
 from twdm_async.outbox import Outbox, State
 from twdm_async.sandbox import Fault, Sandbox
 

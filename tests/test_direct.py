@@ -13,8 +13,8 @@ from aiohttp.client_proto import ResponseHandler
 from tests.scripted import http, read_request, serving
 from tests.support import HANGS
 from tests.test_http import KEYS, PROFILE, SENT, TEXT, by_session, connected, in_flight, send, silence, used
-from tests.virtual_time import LoopClock, run
-from twdm_async import Client, ClientClosed, ConnectFailed, DeliveryUnknown, DirectMessage
+from tests.virtual_time import run
+from twdm_async import Client, ClientClosed, ConnectFailed, DeliveryUnknown, DirectMessage, LoopClock
 from twdm_async.transport import direct
 from twdm_async.transport import http as transport
 

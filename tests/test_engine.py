@@ -11,9 +11,10 @@ import pytest
 
 from tests.engine import CREDIT, DAY, LIFETIME, SEND, NotedIntent, SlowStore, claims, limiter, store_of
 from tests.lined_up import Line
-from tests.virtual_time import LoopClock, run
+from tests.virtual_time import run
 from twdm_async import (
     Lane,
+    LoopClock,
     MemoryQuotaStore,
     Pace,
     Priority,

@@ -19,7 +19,7 @@ import trustme
 from tests.scripted import http, serving
 from tests.support import HANGS
 from tests.test_http import KEYS, PROFILE, SENT, TEXT, close_at_once, connected, in_flight, saying, send, silence, used
-from tests.virtual_time import LoopClock, run
+from tests.virtual_time import run
 from twdm_async import (
     AttemptReport,
     Client,
@@ -28,6 +28,7 @@ from twdm_async import (
     DeliveryUnknown,
     DirectMessage,
     InvalidInput,
+    LoopClock,
     Quota,
     QuotaTable,
     ServerError,

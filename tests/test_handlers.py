@@ -14,8 +14,8 @@ import pytest
 from tests import samples_family as samples
 from tests.receiving import KEYS, post
 from tests.support import HANGS
-from tests.virtual_time import LoopClock, run
-from twdm_async import Inbox, InvalidInput
+from tests.virtual_time import run
+from twdm_async import Inbox, InvalidInput, LoopClock
 from twdm_async.resources.inbox import Received
 from twdm_async.storage.sqlite import StateFile
 from twdm_async.webhooks import Event, Webhook, read_events

@@ -20,7 +20,7 @@ import pytest
 
 from tests.samples import CUSTOM_PROFILE, SENT_WITH_PROFILE
 from tests.scripted import OK_HEAD, http, serving
-from tests.virtual_time import LoopClock, run
+from tests.virtual_time import run
 from twdm_async import (
     Client,
     ClientClosed,
@@ -28,6 +28,7 @@ from twdm_async import (
     Credentials,
     DeliveryUnknown,
     InvalidInput,
+    LoopClock,
     MalformedResponse,
     QuickReply,
     Quota,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import HANGS
-from tests.virtual_time import LoopClock, run
+from tests.virtual_time import run
 from twdm_async import (
     Client,
     DeliveryUnknown,
@@ -20,6 +20,7 @@ from twdm_async import (
     Inbox,
     InboxFailed,
     InvalidInput,
+    LoopClock,
     MemoryQuotaStore,
 )
 from twdm_async.quota.operations import Conversant

@@ -10,8 +10,8 @@ import pytest
 from aiolimiter import AsyncLimiter
 
 from tests.pictures import PNG
-from tests.virtual_time import LoopClock, run
-from twdm_async import Client, MemoryQuotaStore, Quota, QuotaTable, Scope
+from tests.virtual_time import run
+from twdm_async import Client, LoopClock, MemoryQuotaStore, Quota, QuotaTable, Scope
 from twdm_async.quota.operations import Granted, Slot
 from twdm_async.sandbox import Sandbox
 

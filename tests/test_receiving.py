@@ -34,8 +34,8 @@ from tests.receiving import (
 )
 from tests.scripted import serving
 from tests.support import HANGS
-from tests.virtual_time import LoopClock, run
-from twdm_async import Inbox, InvalidInput
+from tests.virtual_time import run
+from twdm_async import Inbox, InvalidInput, LoopClock
 from twdm_async.resources.inbox import Received
 from twdm_async.sandbox import Sandbox
 from twdm_async.webhooks import Event, MessageEvent, ReadEvent, TypingEvent, Webhook, read_events

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from tests.pictures import PNG
 from tests.scripted import http, serving
 from tests.test_http import KEYS, TEXT, connected
-from tests.virtual_time import LoopClock, virtual_time
+from tests.virtual_time import virtual_time
 from twdm_async import (
     CallToAction,
     Client,
     DeliveryUnknown,
     DirectMessage,
     InvalidInput,
+    LoopClock,
     MalformedResponse,
     Quota,
     QuotaTable,

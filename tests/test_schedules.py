@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.stores import TimedRedisStore
-from tests.virtual_time import LoopClock, run
+from tests.virtual_time import run
 from twdm_async import (
     Lane,
+    LoopClock,
     MemoryQuotaStore,
     Pace,
     Priority,

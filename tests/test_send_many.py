@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.test_http import connected
-from tests.virtual_time import LoopClock, run
-from twdm_async import Client, Draft, InvalidInput, Quota, QuotaTable, ResponseError, Unauthorized
+from tests.virtual_time import run
+from twdm_async import Client, Draft, InvalidInput, LoopClock, Quota, QuotaTable, ResponseError, Unauthorized
 from twdm_async.sandbox import Fault, Sandbox
 
 if TYPE_CHECKING:

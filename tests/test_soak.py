@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.test_http import KEYS
-from tests.virtual_time import LoopClock, run
-from twdm_async import AttemptReport, Client, DeliveryUnknown, Quota, QuotaTable
+from tests.virtual_time import run
+from twdm_async import AttemptReport, Client, DeliveryUnknown, LoopClock, Quota, QuotaTable
 
 AGENTS, SENDS, DAY = 20, 100_000, 86_400.0
 

@@ -38,12 +38,13 @@ from tests.stores import (
     usage,
 )
 from tests.support import HANGS, keep_files_in_the_loop
-from tests.virtual_time import LoopClock, run
+from tests.virtual_time import run
 from twdm_async import (
     Client,
     Credentials,
     InvalidInput,
     Lane,
+    LoopClock,
     MemoryQuotaStore,
     Pace,
     Quota,

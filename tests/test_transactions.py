@@ -28,9 +28,10 @@ from tests.stores import (
     usage,
 )
 from tests.support import HANGS
-from tests.virtual_time import LoopClock, VirtualTimeLoop, run
+from tests.virtual_time import VirtualTimeLoop, run
 from twdm_async import (
     Lane,
+    LoopClock,
     MemoryQuotaStore,
     Priority,
     Quota,

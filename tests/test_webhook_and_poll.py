@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.receiving import listening, post
-from tests.virtual_time import LoopClock, run
-from twdm_async import Client, DirectMessage, Inbox, MemoryQuotaStore
+from tests.virtual_time import run
+from twdm_async import Client, DirectMessage, Inbox, LoopClock, MemoryQuotaStore
 from twdm_async.resources.inbox import Received
 from twdm_async.sandbox import Sandbox
 from twdm_async.webhooks import Event, MessageEvent, Webhook

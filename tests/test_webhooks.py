@@ -14,8 +14,8 @@ import pytest
 from tests import samples_family as samples
 from tests.receiving import ENVELOPES, HEADER, KEYS, SECRET, listening, mutated, nobody
 from tests.support import HANGS
-from tests.virtual_time import LoopClock, virtual_time
-from twdm_async import Client, DeliveryUnknown, DirectMessage, Inbox, InboxFailed, InvalidInput
+from tests.virtual_time import virtual_time
+from twdm_async import Client, DeliveryUnknown, DirectMessage, Inbox, InboxFailed, InvalidInput, LoopClock
 from twdm_async.outbox import Outbox, State
 from twdm_async.sandbox import Fault, Sandbox
 from twdm_async.webhooks import (

@@ -11,8 +11,6 @@ import functools
 import selectors
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from twdm_async._clock import Clock
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -24,7 +22,6 @@ _GRACE = 0.002
 # deadline a rounding error too early (as aiolimiter does) would wake up at once, find that it is still too early, and
 # so on for ever.
 _TICK = 1e-7
-_EPOCH = 1_800_000_000.0  # some moment in 2027; a wall clock must show something
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -55,25 +52,6 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002 - it is real time
         await super().shutdown_default_executor()
-
-
-class LoopClock(Clock):
-    """The clock of the running loop; the wall clock can be set wrong by `wrong_by` seconds."""
-
-    def __init__(self, *, wrong_by: float = 0.0) -> None:
-        self.wrong_by = wrong_by
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def monotonic(self) -> float:
-        if self._loop is None or self._loop.is_closed():
-            self._loop = asyncio.get_running_loop()
-        return self._loop.time()
-
-    def uptime(self) -> float:
-        return self.monotonic()
-
-    def wall(self) -> float:
-        return _EPOCH + self.monotonic() + self.wrong_by
 
 
 def virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:

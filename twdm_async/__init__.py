@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from twdm_async._clock import Clock, LoopClock
 from twdm_async._lazy import lazily
 from twdm_async.agent import Agent
 from twdm_async.client import Client
@@ -93,6 +94,7 @@ __all__ = [
     "CallToAction",
     "Client",
     "ClientClosed",
+    "Clock",
     "ConnectFailed",
     "Credentials",
     "CustomProfile",
@@ -110,6 +112,7 @@ __all__ = [
     "Lane",
     "LocationRequest",
     "LooksAutomated",
+    "LoopClock",
     "MalformedResponse",
     "Media",
     "MediaFailed",

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _UPTIME = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 _uptime = time.monotonic if _UPTIME is None else partial(time.clock_gettime, _UPTIME)  # Windows has one clock only
 _END_OF_TIME = 253_402_300_799.0  # of datetime's: the last second of the year 9999
+_LOOP_EPOCH = 1_800_000_000.0  # some moment in 2027; the wall clock of a loop must show something
+
+
+class Timer(Protocol):
+    """What can be cancelled until it has called back."""
+
+    def cancel(self) -> None: ...
 
 
 class Clock:
     """The machine's clocks. Durations are seconds.
 
-    A subclass that counts differently must agree with the running loop's ``time()``, since timers are the loop's.
+    A subclass that counts differently must agree with the running loop's ``time()``, or override :meth:`call_at` and
+    :meth:`sleep`.
     """
+
+    longest_block: float = 60.0
+    """Seconds after which whoever waits looks at the clock again: while the machine sleeps, ``monotonic`` stands still
+    and ``uptime`` goes on."""
 
     def monotonic(self) -> float:
         """Seconds since some moment; never steps back. All quota arithmetic uses this one."""
@@ -30,10 +48,49 @@ class Clock:
         """Seconds since this machine was started, its sleep included. All processes of a machine agree on it."""
         return _uptime()
 
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call `callback` in the running loop when ``monotonic()`` shows `when`."""
+        return asyncio.get_running_loop().call_later(when - self.monotonic(), callback, *args)
+
     async def sleep(self, seconds: float) -> None:
         """Wait for `seconds`."""
         await asyncio.sleep(seconds)
 
+    async def wait(self, event: asyncio.Event, within: float) -> None:
+        """Wait until `event` is set, for `within` seconds at the most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None) as timeout:
+                timer = self.call_at(self.monotonic() + within, timeout.reschedule, 0.0)
+                try:
+                    await event.wait()
+                finally:
+                    timer.cancel()
+
     def utc(self, after: float = 0.0) -> datetime:
         """The wall time in `after` seconds from now, as an aware datetime in UTC."""
         return datetime.fromtimestamp(min(self.wall() + after, _END_OF_TIME), UTC)
+
+
+class LoopClock(Clock):
+    """The clock of the running loop, for tests in a loop whose time is virtual, such as looptime's.
+
+    Args:
+        wrong_by: seconds by which the wall clock is wrong.
+    """
+
+    longest_block = math.inf
+
+    def __init__(self, *, wrong_by: float = 0.0) -> None:
+        self.wrong_by = wrong_by
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def monotonic(self) -> float:
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.get_running_loop()
+        return self._loop.time()
+
+    def uptime(self) -> float:
+        return self.monotonic()
+
+    def wall(self) -> float:
+        return _LOOP_EPOCH + self.monotonic() + self.wrong_by

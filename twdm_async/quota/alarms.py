@@ -8,8 +8,9 @@ import math
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
+
+    from twdm_async._clock import Clock, Timer
 
 T = TypeVar("T")
 
@@ -18,40 +19,44 @@ class Alarms(Generic[T]):
     """Calls back when a moment has come.
 
     Args:
+        clock: by which moments are told.
         ring: gets the moment and the items whose moment has come, each with the one it was set for.
         is_over: tells whether an item's moment does not matter any more.
     """
 
-    def __init__(self, ring: Callable[[float, list[tuple[float, T]]], None], is_over: Callable[[T], bool]) -> None:
+    def __init__(
+        self, clock: Clock, ring: Callable[[float, list[tuple[float, T]]], None], is_over: Callable[[T], bool]
+    ) -> None:
+        self._clock = clock
         self._ring = ring
         self._is_over = is_over
         self._heap: list[tuple[float, int, T]] = []
         self._numbers = itertools.count()
         self._tidy_at = 256  # items
-        self._timer: asyncio.Handle | None = None
-        self._rings_at = math.inf  # the timer's moment; not every loop's handle tells it
+        self._timer: Timer | None = None
+        self._rings_at = math.inf  # the timer's moment; a timer need not tell it
 
     def set(self, at: float, item: T) -> None:
-        """Note that something is to be done for `item` at that moment of the loop's clock."""
+        """Note that something is to be done for `item` at that moment of the clock."""
         heapq.heappush(self._heap, (at, next(self._numbers), item))
         if len(self._heap) > self._tidy_at:
             self._heap = [one for one in self._heap if not self._is_over(one[2])]
             heapq.heapify(self._heap)
             self._tidy_at = 2 * len(self._heap) + 256
 
-    def arm(self, loop: asyncio.AbstractEventLoop, at: float = math.inf) -> None:
+    def arm(self, at: float = math.inf) -> None:
         """Set the timer for the earliest moment, or for `at` if that is earlier."""
         at = min(at, self._heap[0][0]) if self._heap else at
         if at < self._rings_at:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = loop.call_at(at, self._come, loop)
+            self._timer = self._clock.call_at(at, self._come)
             self._rings_at = at
 
-    def _come(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _come(self) -> None:
         self._timer = None
         self._rings_at = math.inf
-        now = loop.time()
+        now = self._clock.monotonic()
         due: list[tuple[float, T]] = []
         while self._heap and self._heap[0][0] <= now:
             at, _, item = heapq.heappop(self._heap)

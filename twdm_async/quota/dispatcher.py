@@ -38,7 +38,6 @@ _LARGEST_TURN: Final = 128  # calls for which slots are asked in one turn of the
 _MOST_PENDING: Final = 64  # questions to the store
 _STORE_PATIENCE: Final = 1.0  # seconds a store may take to answer, even for a call that does not want to wait
 _SHORTEST_BLOCK: Final = 0.001  # seconds
-_LONGEST_BLOCK: Final = 60.0  # seconds; the loop's clock may stand while the machine sleeps
 _RECHECK: Final = 0.05  # seconds until it is looked again whether a message may be a free reply
 _LONGEST_SHARED_BLOCK, _SHORTEST_SHARED_BLOCK = 30.0, 0.02  # seconds: other processes may give slots back
 
@@ -49,13 +48,16 @@ class Dispatcher:
     def __init__(self, store: QuotaStore) -> None:
         self._store = store
         self.loop = asyncio.get_running_loop()
-        self._now = self.loop.time
+        self._now = store.clock.monotonic
         self._lines: dict[str, WeakSet[Line]] = {}  # by account
         self._ready: LaneQueue[Line] = LaneQueue()  # lines for which asking may make sense
         self._blocked = [0.0 for _ in Priority]  # until when the app's bucket is full, by priority
         self._pending = 0  # questions to the store
         self._is_dispatching = False
-        self._alarms = Alarms[Line | Waiter](self._ring, lambda whose: isinstance(whose, Waiter) and whose.done())
+        self._longest_block = store.clock.longest_block
+        self._alarms = Alarms[Line | Waiter](
+            store.clock, self._ring, lambda whose: isinstance(whose, Waiter) and whose.done()
+        )
 
     def add(self, line: Line) -> None:
         """Let calls of `line` wait here."""
@@ -210,12 +212,14 @@ class Dispatcher:
         line.asking -= take.count
         if isinstance(answer, Wait) and take.may_spend:
             self._block(line, priority, answer)
+            if line.queue is None:
+                self._ready.refund(line.lane)
         if waiter is not None:
             waiter.asked_at = None
             line.asked.discard(waiter)
             if not isinstance(answer, Granted):
                 if isinstance(answer, Wait) and answer.held_for and waiter.recipient is not None:
-                    line.held_until = self._now() + max(_SHORTEST_BLOCK, min(answer.held_for, _LONGEST_BLOCK))
+                    line.held_until = self._now() + max(_SHORTEST_BLOCK, min(answer.held_for, self._longest_block))
                     line.note_unasked(waiter)
                 if not waiter.done():
                     is_next = bool(line.waiters) and line.waiters.peek() is waiter
@@ -247,7 +251,7 @@ class Dispatcher:
             line.waiters.peek().refuse(error)
 
     def _block(self, line: Line, priority: Priority, wait: Wait) -> None:
-        longest = _LONGEST_BLOCK
+        longest = self._longest_block
         if self._store.is_shared:
             longest = max(_SHORTEST_SHARED_BLOCK, min(wait.seconds / 20, _LONGEST_SHARED_BLOCK))
         until = self._now() + max(_SHORTEST_BLOCK, min(wait.seconds, longest))
@@ -266,7 +270,7 @@ class Dispatcher:
             self._wake(line, line.blocked[priority])
         elif not line.pacer.allows(1):
             seconds = line.pacer.free_in(1)
-            self._wake(line, self._now() + max(_SHORTEST_BLOCK / 10, min(seconds, _LONGEST_BLOCK)))
+            self._wake(line, self._now() + max(_SHORTEST_BLOCK / 10, min(seconds, self._longest_block)))
         elif line.queue is None or line.lane.priority > priority:
             self._ready.discard(line)
             line.lane = line.turns[priority]
@@ -299,7 +303,7 @@ class Dispatcher:
         at = math.inf
         if self._ready and self._pending < _MOST_PENDING:
             at = max(self._blocked[self._ready.next_priority()], self._now())
-        self._alarms.arm(self.loop, at)
+        self._alarms.arm(at)
 
     def _ring(self, now: float, due: list[tuple[float, Line | Waiter]]) -> None:
         for at, whose in due:

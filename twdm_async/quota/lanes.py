@@ -157,6 +157,10 @@ class LaneQueue(Generic[T]):
         self._serve(rank, start, queue, item)
         return item
 
+    def refund(self, lane: Lane) -> None:
+        """Take back what `lane`, in which nobody waits, has paid for its last turn: it came to nothing."""
+        self._finished[int(lane.priority)].pop(lane.key, None)
+
     def discard(self, item: T, *, is_served: bool = False) -> None:
         """Remove `item`, wherever it stands; its lane pays if it was served. Nothing happens if it is not there."""
         queue, rank = item.queue, int(item.lane.priority)

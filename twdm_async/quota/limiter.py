@@ -169,7 +169,7 @@ class QuotaLimiter:
             if slot is not None:
                 line.pacer.spend()
                 return slot
-        deadline = None if max_wait is None else self._clock.monotonic() + max_wait
+        deadline = None if max_wait is None else self._store.clock.monotonic() + max_wait
         waiter = Waiter(line, lane, deadline, recipient, intent, loop)
         dispatcher.join(waiter)
         return waiter.result() if waiter.done() else waiter

@@ -24,7 +24,7 @@ class Waiter(asyncio.Future[Slot]):
     Args:
         line: where it waits.
         lane: whose turn it takes.
-        deadline: by the loop's clock, when it gives up.
+        deadline: by the store's clock, when it gives up.
         recipient: of the message it is for, if free replies are accounted for.
         intent: what is written together with its slot.
         loop: the running loop.

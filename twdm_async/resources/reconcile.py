@@ -17,7 +17,6 @@ When one that the list does not show is said to be absent, :mod:`twdm_async.reso
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import OrderedDict, deque
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -325,9 +324,7 @@ class Reconciler:
                         await self._settle()
                         continue
                 if wait is not None:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(wait):
-                            await news.wait()
+                    await self._clock.wait(news, wait)
         finally:
             for question in questions.values():
                 self._open.remove(question)

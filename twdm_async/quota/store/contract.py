@@ -21,6 +21,7 @@ from twdm_async.quota.operations import Settle
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from twdm_async._clock import Clock
     from twdm_async.quota.operations import Answer, Note, Recipient, Slot, Take, Terms
     from twdm_async.quota.standing import Standing
     from twdm_async.storage.postgres.database import PostgresDatabase
@@ -36,6 +37,7 @@ class QuotaStore(ABC):
     A store belongs to one event loop at a time. Loops that run side by side, in threads, need one each.
 
     Args:
+        clock: where time comes from.
         assume_spent: at the first start nothing is known of what was spent before, by whomever. This part of each
             quota, 0 to less than 1, is then taken as spent until its window is over, rounded up. 0 trusts that nothing
             was.
@@ -54,7 +56,8 @@ class QuotaStore(ABC):
         super().__init_subclass__()
         QuotaStore._schemes |= dict.fromkeys(schemes, cls)
 
-    def __init__(self, *, assume_spent: float = 0.0) -> None:
+    def __init__(self, *, clock: Clock, assume_spent: float = 0.0) -> None:
+        self.clock = clock
         self.assume_spent = checked_part(assume_spent, "assume_spent")
         self.dispatchers: dict[tuple[str, str, Any], Any] = {}
         """The wait queues of this loop, by app, endpoint family and quotas of the app."""

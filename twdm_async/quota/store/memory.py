@@ -29,10 +29,9 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
     is_shared: ClassVar = False
 
     def __init__(self, *, clock: Clock | None = None, assume_spent: float = 0.0) -> None:
-        super().__init__(assume_spent=assume_spent)
-        self._clock = clock or Clock()
-        self._uptime = self._clock.uptime
-        self._since = math.floor(self._clock.wall())
+        super().__init__(clock=clock or Clock(), assume_spent=assume_spent)
+        self._uptime = self.clock.uptime
+        self._since = math.floor(self.clock.wall())
         self._books: dict[str, Book] = {}  # by app
 
     @property

@@ -209,8 +209,7 @@ class TransactionalQuotaStore(QuotaStore):
     """
 
     def __init__(self, *, clock: Clock, assume_spent: float) -> None:
-        super().__init__(assume_spent=assume_spent)
-        self.clock = clock
+        super().__init__(clock=clock, assume_spent=assume_spent)
         self._queues: dict[str, _Queue] = {}  # by app
 
     @abstractmethod
