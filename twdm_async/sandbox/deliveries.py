@@ -11,16 +11,19 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlencode
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
 from attrs import define, field
 
 from twdm_async.errors import InvalidInput
+from twdm_async.sandbox.listeners import Listener
 from twdm_async.sandbox.records import Delivery, Reading, Typing
 from twdm_async.sandbox.state import APPS
 
 if TYPE_CHECKING:
-    from twdm_async._clock import Clock
+    from collections.abc import Callable
+
     from twdm_async.sandbox.call import Json
+    from twdm_async.sandbox.clock import SandboxClock
+    from twdm_async.sandbox.listeners import Response
 
 Envelope = Literal["account_activity", "x_activity", "x_activity_flat"]
 
@@ -34,12 +37,25 @@ _KINDS: Final = {
 
 @define(eq=False)
 class Subscription:
-    """That events of an account go to a URL."""
+    """That events of an account go to somebody.
+
+    Args:
+        account_id: the account's.
+        url: the URL, or another name for who listens.
+        target: what was subscribed.
+        listener: who listens.
+        secret: the consumer secret.
+        envelope: how events are wrapped.
+        last: what became of the latest delivery, for people.
+    """
 
     account_id: str
     url: str
+    target: object
+    listener: Listener
     secret: str = field(repr=False)
     envelope: Envelope
+    last: str = "checked"
 
 
 class Deliveries:
@@ -47,45 +63,49 @@ class Deliveries:
 
     Args:
         clock: where time comes from.
-        time_scale: how many times as fast it tries again.
-        timeout: seconds that an answer may take, to a check or to an event.
+        complain: is told of what a listener does wrong.
+        on_news: is called when a delivery was tried.
     """
 
-    def __init__(self, clock: Clock, time_scale: float, timeout: float) -> None:
+    def __init__(self, clock: SandboxClock, complain: Callable[[str], None], on_news: Callable[[], None]) -> None:
         self._clock = clock
-        self._timeout = timeout
-        self._time_scale = time_scale
-        self._subscriptions: list[Subscription] = []
+        self._complain = complain
+        self._on_news = on_news
+        self.subscriptions: list[Subscription] = []
         self._under_way: set[asyncio.Task[None]] = set()
-        self._session: ClientSession | None = None
+        self.trying = 0
+        """How many requests are under way."""
         self.done: list[Delivery] = []
 
     async def subscribe(self, subscription: Subscription) -> None:
         """Check that whoever listens knows the secret, and send events there from now on.
 
         Raises:
-            InvalidInput: the answer to the check is not the right one.
+            InvalidInput: the answer to the check is not the right one. The error says what it was.
         """
         token = secrets.token_urlsafe(24)
         query = urlencode({"crc_token": token, "nonce": secrets.token_urlsafe(12)})
         headers = {"x-twitter-webhooks-signature": _signature(subscription.secret, query.encode())}
         expected = {"response_token": _signature(subscription.secret, token.encode())}
-        status, answer = await self._request("GET", f"{subscription.url}?{query}", b"", headers)
-        try:
-            is_right = status == 200 and json.loads(answer) == expected
-        except ValueError:
-            is_right = False
-        if not is_right:
-            raise InvalidInput(parameter="url", problem=f"did not pass the check: HTTP {status}")
-        self._subscriptions.append(subscription)
+        response = await subscription.listener.request("GET", query, headers, b"")
+        problem = _problem_of(response)
+        if not problem:
+            try:
+                is_right = json.loads(response.body) == expected
+            except ValueError:
+                is_right = False
+            problem = "" if is_right else "its answer is not signed with this app's consumer secret"
+        if problem:
+            raise InvalidInput(parameter="target", problem=f"did not pass the check: {subscription.url}: {problem}")
+        self.subscriptions.append(subscription)
 
-    def unsubscribe(self, url: str) -> None:
+    def unsubscribe(self, target: object) -> None:
         """Send nothing there any more."""
-        self._subscriptions = [one for one in self._subscriptions if one.url != url]
+        self.subscriptions = [one for one in self.subscriptions if one.target is not target and one.url != target]
 
     def tell_of_chat(self, sender_id: str, account_id: str) -> None:
         """Send that somebody wrote in an encrypted conversation to those who subscribed to X Activity."""
-        for subscription in self._subscriptions:
+        for subscription in self.subscriptions:
             if subscription.account_id == account_id and subscription.envelope != "account_activity":
                 payload: Json = {"conversation_id": f"{account_id}:{sender_id}", "encoded_event": "CwABAAAAEzE5"}
                 self._send(subscription, _as_x_activity("chat.received", payload, subscription))
@@ -95,7 +115,7 @@ class Deliveries:
         shown = event if kind == "message" else _shown(event, str(int(self._clock.wall() * 1000)))
         create = shown.get("message_create", shown)
         concerned = (create["sender_id"], create["target"]["recipient_id"])
-        for subscription in self._subscriptions:
+        for subscription in self.subscriptions:
             if subscription.account_id in concerned:
                 self._send(subscription, _enveloped(kind, shown, concerned, subscription))
 
@@ -110,13 +130,17 @@ class Deliveries:
         while self._under_way:
             await asyncio.wait(self._under_way)
 
+    async def handled(self) -> None:
+        """Wait until listeners in this process have handled what was delivered, too."""
+        await self.settled()
+        for subscription in self.subscriptions:
+            await subscription.listener.settled()
+
     async def close(self) -> None:
         """Deliver nothing any more."""
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
 
     async def _deliver(self, subscription: Subscription, body: bytes) -> None:
         headers = {
@@ -124,24 +148,30 @@ class Deliveries:
             "Content-Type": "application/json",
         }
         statuses: list[int] = []
-        for pause in (*_AGAIN_AFTER, 0.0):
-            status, _ = await self._request("POST", subscription.url, body, headers)
-            statuses.append(status)
-            if status == 200:
+        for pause in (*_AGAIN_AFTER, None):
+            self.trying += 1
+            try:
+                response = await subscription.listener.request("POST", "", headers, body)
+            finally:
+                self.trying -= 1
+            statuses.append(response.status)
+            problem = _problem_of(response)
+            subscription.last = problem or "delivered"
+            if problem:
+                self._complain(f"webhook {subscription.url}: {problem}")
+            self._on_news()
+            if not problem or pause is None:
                 break
-            await asyncio.sleep(pause / self._time_scale)
+            await self._clock.sleep(pause / self._clock.scale)
         self.done.append(Delivery(subscription.url, body, tuple(statuses)))
 
-    async def _request(self, method: str, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-        if self._session is None:
-            self._session = ClientSession(timeout=ClientTimeout(total=self._timeout))
-        try:
-            async with self._session.request(
-                method, url, data=body or None, headers=headers, allow_redirects=False
-            ) as response:
-                return response.status, await response.read()
-        except (ClientError, OSError, TimeoutError):
-            return 0, b""
+
+def _problem_of(response: Response) -> str:
+    """Return what is wrong with a response, or nothing."""
+    if response.status == 200:
+        return ""
+    status = f"HTTP {response.status}" if response.status else ""
+    return ": ".join(part for part in (status, response.problem) if part)
 
 
 def _signature(secret: str, message: bytes) -> str:

@@ -60,7 +60,7 @@ class _Judge(RequestValidator):
     def __init__(self, gate: Gate) -> None:
         super().__init__()
         self._gate = gate
-        self.refusal = Refusal(401, 32, "Could not authenticate you.")
+        self.refusal = Refusal(401, 32, "Could not authenticate you.", "The signature is wrong: are the secrets right?")
         self.nonce: tuple[str | None, str, str] = ("", "", "")
 
     def validate_timestamp_and_nonce(
@@ -73,10 +73,13 @@ class _Judge(RequestValidator):
         access_token: str | None = None,
     ) -> bool:
         if abs(self._gate.clock.wall() - int(timestamp)) > _OLDEST_TIMESTAMP:
-            self.refusal = Refusal(401, 135, "Timestamp out of bounds.")
+            self.refusal = Refusal(401, 135, "Timestamp out of bounds.", "It is more than five minutes off.")
             return False
         self.nonce = (access_token, timestamp, nonce)
-        return self.nonce not in self._gate.nonces
+        if self.nonce in self._gate.nonces:
+            self.refusal = Refusal(401, 32, "Could not authenticate you.", "The nonce was used before.")
+            return False
+        return True
 
     def validate_client_key(self, client_key: str, request: Request) -> bool:
         return any(account.credentials.consumer_key == client_key for account in self._gate.accounts.values())
@@ -84,7 +87,7 @@ class _Judge(RequestValidator):
     def validate_access_token(self, client_key: str, token: str, request: Request) -> bool:
         account = self._gate.accounts.get(token)
         if account is None or account.credentials.consumer_key != client_key:
-            self.refusal = Refusal(401, 89, "Invalid or expired token.")
+            self.refusal = Refusal(401, 89, "Invalid or expired token.", "The sandbox has no account with this token.")
             return False
         return True
 

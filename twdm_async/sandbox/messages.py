@@ -58,11 +58,14 @@ def send_message(state: State, call: Call) -> Answer:
     state.messages.append(message)
     if media is not None:
         media.uses += 1
-    shown = new_event(state, message.id, call.account.id, recipient_id, (data, text, media), call.url)
+    event = new_event(state, message.id, call.account.id, recipient_id, (data, text, media), call.url)
+    event.is_counted, shown = message.is_counted, event.shown
     if profile_id is not None:
+        event.profile = state.profiles[profile_id]
         shown["message_create"]["custom_profile_id"] = profile_id
     answer = {"event": {**shown, "message_create": dict(shown["message_create"])}}
     shown["message_create"]["source_app_id"] = "1"  # it is told later, and not here
+    state.journal.add("message", event)
     state.on_event("message", shown)
     return Answer(answer)
 
@@ -74,8 +77,8 @@ def new_event(
     recipient_id: str,
     content: tuple[Json, str, StoredMedia | None],
     url: str,
-) -> Json:
-    """A message that both can see from now on, as the API shows it."""
+) -> Event:
+    """A message that both can see from now on."""
     data, text, media = content
     address = f"{url}/1.1/ton/data/dm/{event_id}/{media.id}/file" if media is not None else ""
     shown: Json = {
@@ -88,8 +91,9 @@ def new_event(
             "message_data": shown_data(data, text, media, address),
         },
     }
-    state.events[event_id] = Event(shown, state.clock.monotonic() + state.list_lag())
-    return shown
+    event = Event(shown, data, media, listed_from=state.clock.monotonic() + state.list_lag())
+    state.events[event_id] = event
+    return event
 
 
 def get_message(state: State, call: Call) -> Answer:
@@ -131,6 +135,7 @@ def _event_of(state: State, call: Call) -> Event:
 def indicate_typing(state: State, call: Call) -> Answer:
     recipient_id = checked_long(call.fields.get("recipient_id"), "recipient_id")
     state.typing.append(Typing(call.account.id, recipient_id))
+    state.journal.add("typing", state.typing[-1])
     return Answer(None, 204)
 
 
@@ -138,6 +143,7 @@ def mark_read(state: State, call: Call) -> Answer:
     recipient_id = checked_long(call.fields.get("recipient_id"), "recipient_id")
     last = checked_long(call.fields.get("last_read_event_id"), "last_read_event_id")
     state.reading.append(Reading(call.account.id, recipient_id, last))
+    state.journal.add("read", state.reading[-1])
     return Answer(None, 204)
 
 

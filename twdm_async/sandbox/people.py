@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ class Person:
     _state: State
     _url: str
     _tell_of_chat: Callable[[str, str], None]
+    _story: Callable[[], list[str]]
 
     @property
     def inbox(self) -> Sequence[StoredMessage]:
@@ -48,6 +50,35 @@ class Person:
             if owner == self.account_id:
                 return self._state.welcome_messages[rule["welcome_message_id"]][1]
         return None
+
+    async def receives(self, n: int = 1, *, timeout: float = 10.0) -> list[StoredMessage]:
+        """Wait for the next messages to this person. A message that was returned once is not returned again.
+
+        Args:
+            n: how many.
+            timeout: seconds to wait for all of them.
+
+        Returns:
+            The messages, in the order in which the sandbox accepted them.
+
+        Raises:
+            AssertionError: they have not come in time, or a webhook or its handler has failed meanwhile. The error says
+                what has happened instead.
+        """
+        key, journal = (self.account_id, self.id), self._state.journal
+        first = self._state.received[key]
+        deadline = asyncio.get_running_loop().time() + timeout
+        while True:
+            seen, new = journal.last, self.inbox[first : first + n]
+            if len(new) == n:
+                self._state.received[key] += n
+                return [*new]
+            left = deadline - asyncio.get_running_loop().time()
+            if self._state.problems or left <= 0 or not await journal.wait(seen, within=left):
+                break
+        count = "no message" if not new else f"{len(new)} of {n} messages"
+        story = "\n".join(self._story())
+        raise AssertionError(f"person {self.id} has received {count} within {timeout:g} s.\n{story}")
 
     def writes(self, text: str, *, attachment: Mapping[str, Any] | None = None) -> str:
         """Write to the account. Returns the event's id.
@@ -87,7 +118,9 @@ class Person:
 
     def types(self) -> None:
         """Type something."""
-        self._state.on_event("typing", Typing(self.id, self.account_id))
+        typing = Typing(self.id, self.account_id)
+        self._state.journal.add("typing", typing)
+        self._state.on_event("typing", typing)
 
     def reads(self) -> None:
         """Read all that the account has written.
@@ -97,7 +130,9 @@ class Person:
         """
         if not self.inbox:
             raise InvalidInput(parameter="inbox", problem="there is nothing to read")
-        self._state.on_event("read", Reading(self.id, self.account_id, self.inbox[-1].id))
+        reading = Reading(self.id, self.account_id, self.inbox[-1].id)
+        self._state.journal.add("read", reading)
+        self._state.on_event("read", reading)
 
     def _send(self, data: Json) -> str:
         self._state.open_credit(self.account_id, self.id)
@@ -105,6 +140,7 @@ class Person:
 
     def _tell(self, sender_id: str, recipient_id: str, data: Json) -> str:
         event_id = self._state.new_id()
-        shown = new_event(self._state, event_id, sender_id, recipient_id, (data, data["text"], None), self._url)
-        self._state.on_event("message", shown)
+        event = new_event(self._state, event_id, sender_id, recipient_id, (data, data["text"], None), self._url)
+        self._state.journal.add("message", event)
+        self._state.on_event("message", event.shown)
         return event_id

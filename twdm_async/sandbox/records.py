@@ -199,6 +199,8 @@ class Received:
         status: what it was answered, or would have been; 0 if it was not carried out.
         fault: what went wrong with it, if anything did.
         endpoint: its name, such as ``direct_messages.send``; empty if there is no such call.
+        reason: why it was refused, for people; empty if it was not.
+        number: its place among all requests, from 1.
     """
 
     at: float
@@ -208,6 +210,8 @@ class Received:
     status: int
     fault: str | None = None
     endpoint: str = ""
+    reason: str = ""
+    number: int = 0
 
 
 @define(eq=False)

@@ -6,11 +6,12 @@ from typing import Any
 
 
 class Refusal(Exception):
-    """Answered with `status` and ``{"errors": [{"code": ..., "message": ...}]}``."""
+    """Answered with `status` and ``{"errors": [{"code": ..., "message": ...}]}``; `hint` is for people who look on."""
 
-    def __init__(self, status: int, code: int, message: str) -> None:
+    def __init__(self, status: int, code: int, message: str, hint: str = "") -> None:
         super().__init__(status, code, message)
         self.status = status
+        self.hint = hint
         self.body: dict[str, Any] = {"errors": [{"code": code, "message": message}]}
 
 

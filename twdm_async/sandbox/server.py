@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import random
@@ -15,13 +16,18 @@ from attrs import evolve
 
 from twdm_async._clock import Clock
 from twdm_async._numbers import checked_seconds
+from twdm_async.client import Client
 from twdm_async.credentials import Credentials
+from twdm_async.errors import InvalidInput
 from twdm_async.models.checks import checked_id
 from twdm_async.quota.spec import QuotaTable, Scope
 from twdm_async.sandbox.call import Answer, Call, Upload
+from twdm_async.sandbox.clock import SandboxClock
 from twdm_async.sandbox.deliveries import Deliveries, Envelope, Subscription
 from twdm_async.sandbox.faults import REPEATS, Fault, Reply, commit, repeat_soon
 from twdm_async.sandbox.gate import Gate
+from twdm_async.sandbox.inspector import Inspector
+from twdm_async.sandbox.listeners import Asgi, AsgiApp, Listener, Local, Remote, Webhook
 from twdm_async.sandbox.messages import recipient_of
 from twdm_async.sandbox.people import Person
 from twdm_async.sandbox.records import (
@@ -61,17 +67,21 @@ class Sandbox:
     """A local double of the API. Use it as ``async with Sandbox() as sandbox``.
 
     It checks signatures, refuses replayed nonces and old timestamps, counts quotas in fixed windows from the first
-    request, escapes text and refuses what the API refuses. It listens on 127.0.0.1 alone.
+    request, escapes text and refuses what the API refuses. At :attr:`url` it shows a page on which a person can look on
+    and write; see :doc:`sandbox`. Only this machine can reach it, unless `host` says otherwise.
 
     Args:
         quotas: what it allows; the documented quotas if not given.
         time_scale: how many times as fast its windows pass; with 86 400 a day takes a second.
         port: 0 takes a free one.
+        host: the address to listen at. Whoever can reach it can read and write everything in the sandbox.
         latency: seconds, at least and at most, that a request takes on the way in, and again on the way out.
         list_lag: seconds, at least and at most, after which a new message appears in the list of messages; each has its
             own. The API's has been seen to take three minutes.
         webhook_timeout: seconds that a webhook may take to answer, before the same is sent again.
         faults: what is to go wrong: a :class:`Fault` each, or just its kind.
+        autojump: whether time moves on to the next moment for which a client waits, whenever nothing has happened for a
+            hundredth of a second. Clients must use :attr:`time` as their clock, as those of :meth:`client` do.
         clock: where time comes from; for tests.
         seed: for the latencies and the faults.
 
@@ -85,17 +95,23 @@ class Sandbox:
         quotas: QuotaTable | None = None,
         time_scale: float = 1.0,
         port: int = 0,
+        host: str = "127.0.0.1",
         latency: tuple[float, float] = (0.0, 0.0),
         list_lag: float | tuple[float, float] = 0.0,
         webhook_timeout: float = 3.0,
         faults: Sequence[Fault | str] = (),
+        autojump: bool = False,
         clock: Clock | None = None,
         seed: int | None = None,
     ) -> None:
         self.quotas = (quotas or QuotaTable.default()).scaled(time_scale)
         """What it allows, with windows as short as they are here. Give it to the client."""
-        self._clock = clock or Clock()
+        self.time = self._clock = SandboxClock(clock or Clock(), time_scale)
+        """Its clock. ``time.advance("24h")`` moves it."""
         self._port = port
+        self.host = host
+        """The address it listens at."""
+        self._autojump = autojump
         self._latency = latency
         self._random = random.Random(seed)
         self.faults = [Fault(fault) if isinstance(fault, str) else fault for fault in faults]
@@ -110,9 +126,13 @@ class Sandbox:
             self.quotas["direct_messages.send"].credit,
             lambda: self._random.uniform(*self.list_lag),
         )
-        self._deliveries = Deliveries(self._clock, time_scale, checked_seconds(webhook_timeout, "webhook_timeout"))
+        self._webhook_timeout = checked_seconds(webhook_timeout, "webhook_timeout")
+        self._deliveries = Deliveries(self._clock, self._state.complain, lambda: self._state.journal.add("webhook"))
         self._state.on_event = self._deliveries.tell
+        self.time.on_move = lambda: self._state.journal.add("time")
+        self._closing = contextlib.AsyncExitStack()
         self._runner: web.AppRunner | None = None
+        self._under_way = 0  # requests
         self.requests: list[Received] = []
         """Every request, in the order it was answered."""
         self.credentials = self.add_account(credentials=_CREDENTIALS)
@@ -120,8 +140,14 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """Scheme and host, for both ``api_url`` and ``upload_url``."""
-        return f"http://127.0.0.1:{self._port}"
+        """Scheme and host, for both ``api_url`` and ``upload_url``; and the address of the page."""
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - it is not bound
+        return f"http://{host}:{self._port}"
+
+    @property
+    def port(self) -> int:
+        """The port it listens at."""
+        return self._port
 
     @property
     def messages(self) -> Sequence[StoredMessage]:
@@ -169,6 +195,13 @@ class Sandbox:
         return self._deliveries.done
 
     @property
+    def problems(self) -> list[str]:
+        """What webhooks have done wrong, for people: checks aside, each answer other than 200, and whatever was raised.
+        Clear it as you like.
+        """
+        return self._state.problems
+
+    @property
     def one_rule_only(self) -> bool:
         """Whether a second welcome message rule is refused; the API's documents say both."""
         return self._state.one_rule_only
@@ -184,38 +217,80 @@ class Sandbox:
             InvalidInput: the id is none.
         """
         account_id = self._gate.accounts[(account or self.credentials).access_token].id
-        return Person(checked_id(user_id, "user_id"), account_id, self._state, self.url, self._deliveries.tell_of_chat)
+        user_id = checked_id(user_id, "user_id")
+        return Person(user_id, account_id, self._state, self.url, self._deliveries.tell_of_chat, self._story)
 
-    async def subscribe(
-        self, url: str, account: Credentials | None = None, *, envelope: Envelope = "account_activity"
-    ) -> None:
-        """Send the events of `account`, the first one if not given, to `url`, after a check that whoever listens knows
-        the consumer secret. What is not answered with 200 in three seconds is sent again after 3, 27 and 242 seconds.
+    def client(self, **options: Any) -> Client:
+        """Return a client of this sandbox: with its keys, addresses, quotas and time.
 
         Args:
-            url: of the webhook.
+            options: of :class:`twdm_async.Client`, in place of these.
+        """
+        given: dict[str, Any] = {
+            "credentials": self.credentials,
+            "api_url": self.url,
+            "upload_url": self.url,
+            "quotas": self.quotas,
+            "clock": self.time,
+        }
+        return Client(**given | options)
+
+    async def subscribe(
+        self,
+        target: str | Webhook | AsgiApp | web.Application,
+        account: Credentials | None = None,
+        *,
+        path: str = "/webhook",
+        envelope: Envelope = "account_activity",
+    ) -> None:
+        """Send the events of `account`, the first one if not given, to `target`, after a check that whoever listens
+        knows the consumer secret. What is not answered with 200 in three seconds is sent again after 3, 27 and 242
+        seconds.
+
+        Args:
+            target: the URL of a webhook; or a :class:`twdm_async.webhooks.Webhook`, an ASGI application or an
+                ``aiohttp.web.Application`` of this process, which then needs no server. If it was not started, the
+                sandbox starts it, and stops it when the sandbox is closed.
             account: whose events.
+            path: of the webhook within an application.
             envelope: how they are wrapped: as Account Activity does it, or as X Activity does it in either of its two
                 shapes.
 
         Raises:
-            InvalidInput: the check was not answered as it should be.
+            InvalidInput: the check was not answered as it should be, and how it was; or `target` is nothing of this
+                kind.
         """
         account = account or self.credentials
         account_id = self._gate.accounts[account.access_token].id
-        await self._deliveries.subscribe(Subscription(account_id, url, account.consumer_secret, envelope))
+        url, listener = await self._listener(target, path)
+        subscription = Subscription(account_id, url, target, listener, account.consumer_secret, envelope)
+        await self._deliveries.subscribe(subscription)
+        self._state.journal.add("webhook")
 
-    def unsubscribe(self, url: str) -> None:
-        """Send no events to `url` any more, and tell nobody, as X has been seen to do.
+    def unsubscribe(self, target: str | Webhook | AsgiApp | web.Application) -> None:
+        """Send no events there any more, and tell nobody, as X has been seen to do.
 
         Args:
-            url: of the webhook.
+            target: what was subscribed.
         """
-        self._deliveries.unsubscribe(url)
+        self._deliveries.unsubscribe(target)
+        self._state.journal.add("webhook")
 
     async def delivered(self) -> None:
-        """Wait until no webhook is on its way any more."""
-        await self._deliveries.settled()
+        """Wait until no event is on its way any more, and until each :class:`twdm_async.webhooks.Webhook` of this
+        process has handled what came.
+        """
+        await self._deliveries.handled()
+
+    def clear(self) -> None:
+        """Forget all messages, requests, deliveries and what was spent. Accounts, profiles, files, welcome messages,
+        webhooks and faults stay.
+        """
+        self._state.clear()
+        self._windows.clear()
+        self.requests.clear()
+        self._deliveries.done.clear()
+        self._state.journal.add("cleared")
 
     def add_account(
         self,
@@ -250,20 +325,24 @@ class Sandbox:
         app = web.Application(client_max_size=_LARGEST_BODY)
         for route in ROUTES:
             app.router.add_route(route.method, route.path, self._handler(route))
-        app.router.add_get(r"/media/{id:\d+}", self._serve_media)
+        Inspector(self, self._state, self._windows, self._gate, self._deliveries).add_to(app)
         app.router.add_route("*", "/{rest:.*}", self._nothing_here)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+            await web.TCPSite(self._runner, self.host, self._port).start()
         except OSError:
             await self.close()
             raise
         self._port = self._runner.addresses[0][1]
+        if self._autojump:
+            jumping = asyncio.create_task(self.time.jump_when_idle(self._activity), name="twdm_async sandbox time")
+            self._closing.push_async_callback(_cancel, jumping)
 
     async def close(self) -> None:
         """Stop listening. The records stay."""
         await self._deliveries.close()
+        await self._closing.aclose()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -276,8 +355,15 @@ class Sandbox:
 
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
+            self._under_way += 1
+            try:
+                return await answer_to(request)
+            finally:
+                self._under_way -= 1
+
+        async def answer_to(request: web.Request) -> web.Response:
             await self._travel()
-            account, window = None, None
+            account, window, hint = None, None, ""
             family, kind = route.family, None
             try:
                 body = await _body(request)
@@ -285,18 +371,19 @@ class Sandbox:
                     family = route.family_of(body.fields.get("command"))
                 kind, processed = self._draw(family, _recipient(body))
                 if kind is not None and not processed:
-                    self._record(request, None, 0, family, kind)
+                    self._record(request, None, Answer(None, 0), family, kind)
                     return await self._go_wrong(kind, request, Answer({}), None)
                 account = self._let_in(request, body)
                 _check_access(account, family)
                 call = _call(request, body, account, self.url)
                 let_in, window = self._count(family, call)
                 answer = route.handler(self._state, call) if let_in else _LIMIT_EXCEEDED
+                hint = "" if let_in else self._spent(family)
             except Refusal as refusal:
-                answer = Answer(refusal.body, refusal.status)
+                answer, hint = Answer(refusal.body, refusal.status), refusal.hint
             except ConnectionError:  # the client is gone before it has said what it wants
                 return web.Response()
-            self._record(request, account, answer.status, family, kind)
+            self._record(request, account, answer, family, kind, hint)
             window = window if route.tells_limits else None
             await self._travel()
             if kind is not None:
@@ -362,28 +449,101 @@ class Sandbox:
             status=answer.status, headers=headers, content_type="application/json", charset="utf-8", text=text
         )
 
-    async def _serve_media(self, request: web.Request) -> web.Response:
-        media = self._state.media.get(request.match_info["id"])
-        if media is None:
-            raise web.HTTPNotFound
-        return web.Response(body=media.content, content_type=media.content_type)
-
     async def _nothing_here(self, request: web.Request) -> web.Response:
         refusal = no_such_page()
-        self._record(request, None, refusal.status, "")
-        return self._response(Answer(refusal.body, refusal.status), None)
+        answer = Answer(refusal.body, refusal.status)
+        self._record(request, None, answer, "")
+        return self._response(answer, None)
 
     def _record(
-        self, request: web.Request, account: StoredAccount | None, status: int, endpoint: str, fault: str | None = None
+        self,
+        request: web.Request,
+        account: StoredAccount | None,
+        answer: Answer,
+        endpoint: str,
+        fault: str | None = None,
+        hint: str = "",
     ) -> None:
         now = self._clock.monotonic()
         account_id = account.id if account else None
-        self.requests.append(Received(now, account_id, request.method, request.raw_path, status, fault, endpoint))
+        status, reason = answer.status, _reason(answer, hint)
+        number = len(self.requests) + 1
+        received = Received(now, account_id, request.method, request.raw_path, status, fault, endpoint, reason, number)
+        self.requests.append(received)
+        self._state.journal.add("request", received)
+
+    def _spent(self, family: str) -> str:
+        """Return which quota has just refused a request, for people."""
+        breach = self._windows.breaches[-1]
+        for window in self._windows.current(self._clock.monotonic()):
+            if (window.family, window.scope, window.owner) == (family, breach.scope, breach.owner):
+                ends = self._clock.utc(window.ends - self._clock.monotonic())
+                return f"{window.count} of {window.limit} of this {window.scope} are spent until {ends:%H:%M:%S} UTC"
+        return ""
+
+    def _activity(self) -> object:
+        """Return what changes whenever something happens; ``None`` while something is under way."""
+        return None if self._under_way or self._deliveries.trying else self._state.journal.last
+
+    def _story(self) -> list[str]:
+        """Tell what has happened lately, for somebody who waits for a message in vain."""
+        lines = [f"- {problem}" for problem in self.problems]
+        if not self._deliveries.subscriptions:
+            lines.append("- Nobody listens to webhooks: see Sandbox.subscribe().")
+        else:
+            lines += [f"- webhook {one.url}: {one.last}" for one in self._deliveries.subscriptions]
+        lines += [
+            f"- {window.family}: {window.count} of {window.limit} of this {window.scope} are spent"
+            for window in self._windows.current(self._clock.monotonic())
+            if window.count >= window.limit
+        ]
+        latest = [f"- {one.method} {one.path}: {one.status} {one.reason}".rstrip() for one in self.requests[-5:]]
+        return [*lines, *(["The latest requests:", *latest] if latest else ["- There was no request to the API."])]
+
+    async def _listener(self, target: Any, path: str) -> tuple[str, Listener]:
+        """Return whoever listens, and a name for it."""
+        if isinstance(target, str):
+            remote = Remote(target, self._webhook_timeout)
+            self._closing.push_async_callback(remote.close)
+            return target, remote
+        if isinstance(target, web.Application):
+            runner = web.AppRunner(target, access_log=None, shutdown_timeout=1.0)
+            self._closing.push_async_callback(runner.cleanup)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            return await self._listener(f"http://127.0.0.1:{runner.addresses[0][1]}{path}", "")
+        if isinstance(target, Webhook):
+            local = Local(target)
+            self._closing.push_async_callback(local.close)
+            await local.start()
+            return f"({type(target).__name__})", local
+        if callable(target):
+            app = Asgi(target, path, self._webhook_timeout)
+            self._closing.push_async_callback(app.close)
+            try:
+                await app.start()
+            except RuntimeError as error:
+                raise InvalidInput(parameter="target", problem=str(error)) from None
+            return f"({type(target).__name__} {path})", app
+        raise InvalidInput(parameter="target", problem="must be a URL, a Webhook, or an ASGI or aiohttp application")
 
     async def _travel(self) -> None:
         least, most = self._latency
         if most > 0:
             await asyncio.sleep(self._random.uniform(least, most))
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _reason(answer: Answer, hint: str) -> str:
+    """Return why a request was refused, for people; nothing if it was not."""
+    if answer.status < 400 or not isinstance(answer.body, dict):
+        return ""
+    errors = "; ".join(f"{error['message']} (code {error['code']})" for error in answer.body["errors"])
+    return f"{errors} {hint}".rstrip()
 
 
 def _check_access(account: StoredAccount, family: str) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field
 
 from twdm_async.sandbox.call import Json
+from twdm_async.sandbox.journal import Journal
+from twdm_async.sandbox.records import StoredMedia, StoredProfile
 from twdm_async.sandbox.refusal import Refusal, invalid, no_such_page, not_permitted
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from twdm_async._clock import Clock
     from twdm_async.quota.spec import ReplyCredit
-    from twdm_async.sandbox.records import Reading, StoredAccount, StoredMedia, StoredMessage, StoredProfile, Typing
+    from twdm_async.sandbox.records import Reading, StoredAccount, StoredMessage, Typing
     from twdm_async.sandbox.windows import Windows
 
 APPS = {"1": {"id": "1", "name": "sandbox", "url": "https://example.com"}}
@@ -26,9 +28,23 @@ APPS = {"1": {"id": "1", "name": "sandbox", "url": "https://example.com"}}
 
 @define(eq=False)
 class Event:
-    """A message as the API shows it, when the list shows it, and who has deleted it."""
+    """A message, and who sees it.
+
+    Args:
+        shown: how the API shows it.
+        data: its ``message_data``, as it was written.
+        media: the file that hangs on it.
+        profile: the custom profile it was sent under.
+        is_counted: whether it took a place in the quota; ``None`` if it did not come through the API.
+        listed_from: when the list shows it.
+        hidden_from: the users who have deleted it.
+    """
 
     shown: Json
+    data: Json
+    media: StoredMedia | None = None
+    profile: StoredProfile | None = None
+    is_counted: bool | None = None
     listed_from: float = -math.inf
     hidden_from: set[str] = field(factory=set[str])
 
@@ -76,12 +92,28 @@ class State:
         self.reading: list[Reading] = []
         self.credits: dict[tuple[str, str], Credit] = {}
         self.free_replies: dict[str, int] = defaultdict(int)
+        self.received: dict[tuple[str, str], int] = defaultdict(int)
+        """How many messages of an account a test has seen a person receive."""
+        self.journal = Journal()
+        self.problems: list[str] = []
         self.on_event: Callable[[str, Any], None] = lambda _kind, _event: None
         """Is told of all that webhooks tell: a kind, and what it is about."""
 
     def new_id(self) -> str:
         """An id that was never given out before."""
         return str(next(self._ids))
+
+    def complain(self, problem: str) -> None:
+        """Record that a webhook, or whoever handles its events, has failed."""
+        self.problems.append(problem)
+        self.journal.add("problem", problem)
+
+    def clear(self) -> None:
+        """Forget all messages, and whose replies are free."""
+        for kept in (self.messages, self.events, self.typing, self.reading, self.credits, self.free_replies):
+            kept.clear()
+        self.received.clear()
+        self.problems.clear()
 
     def milliseconds(self) -> str:
         """The time, as the API writes it."""

@@ -40,6 +40,16 @@ class Windows:
             window.count += 1
         return True, own
 
+    def current(self, now: float) -> list[Window]:
+        """Return the windows that have not ended."""
+        return [window for window in self._current.values() if window.ends > now]
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._current.clear()
+        self.history.clear()
+        self.breaches.clear()
+
     def left(self, family: str, account: str, now: float) -> tuple[int, int, float]:
         """Of an account's first quota of a family: the limit, what is left, and in how many seconds the window ends."""
         quota = next(quota for quota in self._quotas[family].quotas if quota.scope is Scope.USER)

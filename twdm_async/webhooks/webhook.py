@@ -156,6 +156,11 @@ class Webhook:
         self._keeper: asyncio.Task[None] | None = None
         self._is_closed = False
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened and not closed: ``async with`` and ``lifespan`` do both."""
+        return self._keeper is not None and not self._is_closed
+
     async def receive(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> WebhookReply:
         """Receive one request from any HTTP server. No request makes it raise. Events about other things than messages,
         such as posts or followers, are answered with 200 and ignored.

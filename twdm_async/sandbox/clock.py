@@ -1,0 +1,139 @@
+"""The sandbox's clock, which can be moved: a day passes when a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from attrs import define, field
+
+from twdm_async._clock import Clock
+from twdm_async._numbers import MOST, checked_number
+from twdm_async.errors import InvalidInput
+
+_UNITS: Final = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_MARGIN: Final = 1.005
+_IDLE: Final = 0.01  # seconds
+
+
+def seconds_of(duration: float | str, parameter: str = "duration") -> float:
+    """Return the seconds that `duration` says: a number, or text such as ``"90s"``, ``"15min"``, ``"24h"`` or ``"2d"``.
+
+    Raises:
+        InvalidInput: `duration` is neither, or is negative.
+    """
+    if isinstance(duration, str):
+        found = re.fullmatch(r"\+?(\d+(?:\.\d+)?) ?(s|min|m|h|d)", duration.strip())
+        if found is None:
+            raise InvalidInput(parameter=parameter, problem="must be seconds, or text such as 90s, 15min, 24h or 2d")
+        duration = float(found[1]) * _UNITS[found[2]]
+    return checked_number(duration, parameter, 0, MOST, "number of seconds")
+
+
+@define(eq=False)
+class _Timer:
+    """A call that is due at a moment of the sandbox's clock."""
+
+    clock: SandboxClock
+    when: float
+    callback: Callable[..., object]
+    args: tuple[Any, ...]
+    loop: asyncio.AbstractEventLoop = field(factory=asyncio.get_running_loop)
+    handle: asyncio.TimerHandle | None = None
+
+    def arm(self) -> None:
+        """Set the loop's timer, anew if the clock was moved."""
+        if self.handle is not None:
+            self.handle.cancel()
+        if self in self.clock.timers:
+            self.handle = self.loop.call_later(max(0.0, self.when - self.clock.monotonic()), self._ring)
+
+    def cancel(self) -> None:
+        self.clock.timers.discard(self)
+        if self.handle is not None:
+            self.handle.cancel()
+
+    def _ring(self) -> None:
+        self.clock.timers.discard(self)
+        self.callback(*self.args)
+
+
+class SandboxClock(Clock):
+    """Shows the time in the sandbox. Give it to whoever must agree with it: ``Client(..., clock=sandbox.time)`` and
+    ``SQLiteQuotaStore(path, clock=sandbox.time)``; :meth:`Sandbox.client <twdm_async.sandbox.Sandbox.client>` does so
+    by itself.
+
+    Args:
+        base: the clock that it runs with.
+        scale: how many times as fast time passes for quotas and webhooks.
+    """
+
+    longest_block = math.inf
+
+    def __init__(self, base: Clock, scale: float) -> None:
+        self._base = base
+        self.scale = checked_number(scale, "time_scale")
+        """How many times as fast time passes for quotas and webhooks."""
+        self.ahead = 0.0
+        """Seconds by which this clock is ahead of the one that it runs with."""
+        self.timers: set[_Timer] = set()
+        self.on_move: Callable[[], None] = lambda: None
+
+    def monotonic(self) -> float:
+        return self._base.monotonic() + self.ahead
+
+    def uptime(self) -> float:
+        return self._base.uptime() + self.ahead
+
+    def wall(self) -> float:
+        return self._base.wall() + self.ahead
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> _Timer:
+        timer = _Timer(self, when, callback, args)
+        self.timers.add(timer)
+        timer.arm()
+        return timer
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+        else:
+            await self.wait(asyncio.Event(), seconds)
+
+    def advance(self, duration: float | str) -> None:
+        """Move this clock forward. Whatever is due by then is done at once.
+
+        The clock goes half a percent further than `duration`: the client counts a request a little longer than the
+        server's window lasts, so that clocks may drift, and after a day's quota it should be able to send.
+
+        Args:
+            duration: seconds, or text such as ``"90s"``, ``"15min"``, ``"24h"`` or ``"2d"``. It is divided by the
+                scale, as the windows of the quotas are.
+
+        Raises:
+            InvalidInput: `duration` is not a duration.
+        """
+        self._move(seconds_of(duration) * _MARGIN / self.scale)
+
+    def _move(self, seconds: float) -> None:
+        self.ahead += seconds
+        for timer in list(self.timers):
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                timer.loop.call_soon_threadsafe(timer.arm)
+        self.on_move()
+
+    async def jump_when_idle(self, activity: Callable[[], object]) -> None:
+        """Move to the next timer, for ever, whenever nothing has happened for a hundredth of a second.
+
+        Args:
+            activity: returns something else after something has happened, and ``None`` while something is under way.
+        """
+        while True:
+            before = activity()
+            await asyncio.sleep(_IDLE)
+            if before is not None and before == activity() and self.timers:
+                self._move(max(0.0, min(timer.when for timer in self.timers) - self.monotonic()))

@@ -1,0 +1,235 @@
+"""Those who listen to webhooks: at a URL, or in this process, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from urllib.parse import unquote
+
+from aiohttp import ClientError, ClientSession, ClientTimeout
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+AsgiMessage = MutableMapping[str, Any]
+AsgiApp = Callable[
+    [AsgiMessage, Callable[[], Awaitable[AsgiMessage]], Callable[[AsgiMessage], Awaitable[None]]], Awaitable[None]
+]
+"""An application by the ASGI specification, such as one of FastAPI or Starlette."""
+
+
+@runtime_checkable
+class Webhook(Protocol):
+    """What :class:`twdm_async.webhooks.Webhook` can do. The sandbox opens one that is not open, and closes it."""
+
+    is_open: bool
+
+    async def receive(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> Any: ...
+    async def settled(self) -> None: ...
+    async def __aenter__(self) -> Any: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@frozen
+class Response:
+    """What a listener answered.
+
+    Args:
+        status: the HTTP status; 0 if there is none.
+        body: the body.
+        problem: why there is no status.
+    """
+
+    status: int
+    body: bytes = b""
+    problem: str = ""
+
+
+class Listener(Protocol):
+    """Somebody who listens."""
+
+    async def request(self, method: str, query: str, headers: dict[str, str], body: bytes) -> Response:
+        """Hand over a request."""
+        ...
+
+    async def settled(self) -> None:
+        """Wait until what was handed over is handled, as far as that can be known."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class Remote:
+    """Listens at `url`; `timeout` is the seconds in which it has to answer."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._url = url
+        self._timeout = timeout
+        self._session: ClientSession | None = None
+
+    async def request(self, method: str, query: str, headers: dict[str, str], body: bytes) -> Response:
+        if self._session is None:
+            self._session = ClientSession(timeout=ClientTimeout(total=self._timeout))
+        url = f"{self._url}?{query}" if query else self._url
+        try:
+            async with self._session.request(
+                method, url, data=body or None, headers=headers, allow_redirects=False
+            ) as response:
+                return Response(response.status, await response.read())
+        except TimeoutError:
+            return Response(0, problem=f"no answer within {self._timeout:g} s")
+        except (ClientError, OSError, ValueError) as error:
+            return Response(0, problem=str(error) or type(error).__name__)
+
+    async def settled(self) -> None: ...
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+class Local:
+    """A :class:`twdm_async.webhooks.Webhook` in this process."""
+
+    def __init__(self, webhook: Webhook) -> None:
+        self._webhook = webhook
+        self._is_ours = False
+
+    async def start(self) -> None:
+        """Open the webhook, if nobody has."""
+        if not self._webhook.is_open:
+            await self._webhook.__aenter__()
+            self._is_ours = True
+
+    async def request(self, method: str, query: str, headers: dict[str, str], body: bytes) -> Response:
+        reply = await self._webhook.receive(method, query, headers, body)
+        return Response(reply.status, reply.body)
+
+    async def settled(self) -> None:
+        await self._webhook.settled()
+
+    async def close(self) -> None:
+        if self._is_ours:
+            await self._webhook.__aexit__(None, None, None)
+
+
+class Asgi:
+    """An ASGI application in this process, which has the webhook at `path`.
+
+    Args:
+        app: the application.
+        path: of the webhook.
+        timeout: seconds in which it has to answer.
+    """
+
+    def __init__(self, app: AsgiApp, path: str, timeout: float) -> None:
+        self._app = app
+        self._path = path
+        self._timeout = timeout
+        self._state: dict[str, Any] = {}
+        self._stop = asyncio.Event()
+        self._lifespan: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Let the application start up.
+
+        Raises:
+            RuntimeError: it says that it cannot.
+        """
+        is_up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        is_asked = False
+
+        async def receive() -> AsgiMessage:
+            nonlocal is_asked
+            if is_asked:
+                await self._stop.wait()
+                return {"type": "lifespan.shutdown"}
+            is_asked = True
+            return {"type": "lifespan.startup"}
+
+        async def send(message: AsgiMessage) -> None:
+            if not is_up.done():
+                is_failed = message["type"] == "lifespan.startup.failed"
+                is_up.set_result(f"the application did not start: {message.get('message', '')}" if is_failed else "")
+
+        async def live() -> None:
+            scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self._state}
+            try:
+                await self._app(scope, receive, send)
+            except Exception as error:
+                if is_up.done():
+                    raise
+                del error
+            finally:
+                if not is_up.done():
+                    is_up.set_result("")
+
+        self._lifespan = asyncio.create_task(live(), name="twdm_async sandbox application")
+        problem = await is_up
+        if problem:
+            raise RuntimeError(problem)
+
+    async def request(self, method: str, query: str, headers: dict[str, str], body: bytes) -> Response:
+        scope: AsgiMessage = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "https",
+            "path": unquote(self._path),
+            "raw_path": self._path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [
+                (b"host", b"bot.test"),
+                (b"content-length", str(len(body)).encode()),
+                *((name.lower().encode(), value.encode()) for name, value in headers.items()),
+            ],
+            "client": ("127.0.0.1", 0),
+            "server": ("bot.test", 443),
+            "state": dict(self._state),
+        }
+        status, parts, is_read = 0, list[bytes](), False
+
+        async def receive() -> AsgiMessage:
+            nonlocal is_read
+            if is_read:
+                return {"type": "http.disconnect"}
+            is_read = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: AsgiMessage) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif message["type"] == "http.response.body":
+                parts.append(message.get("body", b""))
+
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._app(scope, receive, send)
+        except TimeoutError:
+            return Response(0, problem=f"no answer within {self._timeout:g} s")
+        except Exception as error:  # noqa: BLE001 - whatever it is, a server would answer with 500
+            return Response(500, problem=f"it raised {described(error)}")
+        return Response(status, b"".join(parts), "" if status else "it ended without an answer")
+
+    async def settled(self) -> None: ...
+
+    async def close(self) -> None:
+        self._stop.set()
+        if self._lifespan is not None:
+            await asyncio.gather(self._lifespan, return_exceptions=True)
+
+
+def described(error: BaseException) -> str:
+    """Return the type of `error`, and where it was raised. What it says may repeat the text of a message."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    return f"{type(error).__name__}\n{frames}".rstrip()

@@ -1,0 +1,135 @@
+"""What there is in the sandbox, as the JSON that its page and its API show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from twdm_async.sandbox.call import Json
+    from twdm_async.sandbox.clock import SandboxClock
+    from twdm_async.sandbox.deliveries import Subscription
+    from twdm_async.sandbox.faults import Fault
+    from twdm_async.sandbox.records import Reading, Received, StoredAccount, StoredProfile, Typing, Window
+    from twdm_async.sandbox.state import Event, State
+
+
+def message(event: Event, accounts: Mapping[str, StoredAccount]) -> Json:
+    """A message as the person sees it."""
+    create = event.shown["message_create"]
+    sender, recipient = create["sender_id"], create["target"]["recipient_id"]
+    is_from_account = sender in accounts
+    media = event.media
+    return {
+        "id": event.shown["id"],
+        "at": int(event.shown["created_timestamp"]),
+        "from": "account" if is_from_account else "person",
+        "account": sender if is_from_account else recipient,
+        "person": recipient if is_from_account else sender,
+        **_content(event.data),
+        "profile": event.profile and profile(event.profile),
+        "media": media and {"url": f"/media/{media.id}", "content_type": media.content_type},
+        "tapped": "quick_reply_response" in event.data,
+        "counted": event.is_counted,
+    }
+
+
+def _content(data: Mapping[str, Any]) -> Json:
+    quick_reply = data.get("quick_reply") or {}
+    location = (data.get("attachment") or {}).get("location")
+    return {
+        "text": data.get("text") or "",
+        "choices": [
+            {"label": option["label"], "description": option.get("description")}
+            for option in quick_reply.get("options", [])
+        ],
+        "buttons": [{"label": button["label"], "url": button["url"]} for button in data.get("ctas") or []],
+        "location": location,
+    }
+
+
+def profile(stored: StoredProfile) -> Json:
+    """A custom profile."""
+    return {"id": stored.id, "name": stored.name, "picture": f"/media/{stored.media_id}"}
+
+
+def request(received: Received, clock: SandboxClock) -> Json:
+    """A request, and what became of it."""
+    return {
+        "number": received.number,
+        "at": int((clock.wall() + received.at - clock.monotonic()) * 1000),
+        "account": received.account,
+        "method": received.method,
+        "path": received.path,
+        "endpoint": received.endpoint,
+        "status": received.status,
+        "fault": received.fault,
+        "reason": received.reason,
+    }
+
+
+def account(stored: StoredAccount, state: State) -> Json:
+    """An account, and the welcome message that people see."""
+    welcome = None
+    for owner, rule in state.rules.values():
+        if owner == stored.id:
+            shown = state.welcome_messages[rule["welcome_message_id"]][1]
+            under = state.profiles.get(shown.get("custom_profile_id", ""))
+            welcome = _content(shown["message_data"]) | {"profile": under and profile(under)}
+    return {
+        "id": stored.id,
+        "name": stored.user["name"],
+        "free_replies": state.free_replies.get(stored.id, 0),
+        "welcome": welcome,
+    }
+
+
+def quota(window: Window, clock: SandboxClock) -> Json:
+    """A window of a quota that has not ended."""
+    return {
+        "endpoint": window.family,
+        "scope": str(window.scope),
+        "owner": window.owner if window.scope == "user" else None,  # an app is called by its key
+        "limit": window.limit,
+        "used": window.count,
+        "ends": int((clock.wall() + window.ends - clock.monotonic()) * 1000),
+    }
+
+
+def fault(number: int, one: Fault) -> Json:
+    """A fault that is switched on."""
+    return {
+        "number": number,
+        "kinds": list(one.kinds),
+        "endpoint": one.endpoint,
+        "nth": one.nth,
+        "probability": one.probability,
+        "recipient_id": one.recipient_id,
+        "processed": one.processed,
+    }
+
+
+def time(clock: SandboxClock) -> Json:
+    """What time it is in the sandbox."""
+    return {"now": int(clock.wall() * 1000), "ahead": clock.ahead, "scale": clock.scale}
+
+
+def webhook(subscription: Subscription) -> Json:
+    """Who listens, and what became of the latest delivery."""
+    return {
+        "url": subscription.url,
+        "account": subscription.account_id,
+        "envelope": subscription.envelope,
+        "last": subscription.last,
+    }
+
+
+def sign(what: Typing | Reading, accounts: Mapping[str, StoredAccount]) -> Json:
+    """That somebody types, or has read."""
+    is_from_account = what.sender_id in accounts
+    return {
+        "from": "account" if is_from_account else "person",
+        "account": what.sender_id if is_from_account else what.recipient_id,
+        "person": what.recipient_id if is_from_account else what.sender_id,
+    }
