@@ -95,7 +95,7 @@ asyncio.run(main())
 async def beginning() -> AsyncIterator[Figure]:
     """The import and the first send of a process."""
     programs = {
-        "import": "import twdm_async",
+        "import": "from twdm_async import Client",
         "dependencies": "import aiohttp, attrs, cattrs",
         "first send": _FIRST_SEND,
         "first post": _FIRST_POST,

@@ -2,48 +2,41 @@
 
 from typing import TYPE_CHECKING
 
-from twdm_async._clock import Clock, LoopClock
 from twdm_async._lazy import lazily
-from twdm_async.agent import Agent
-from twdm_async.client import Client
-from twdm_async.credentials import Credentials
-from twdm_async.errors import (
-    BadRequest,
-    ClientClosed,
-    ConnectFailed,
-    DatabaseFailed,
-    DeliveryUnknown,
-    Forbidden,
-    InboxFailed,
-    IncompatibleAiohttp,
-    InternalError,
-    InvalidInput,
-    LooksAutomated,
-    MalformedResponse,
-    MediaFailed,
-    NotAllowlisted,
-    NotFound,
-    OutboxFailed,
-    QuotaQueueFull,
-    QuotaStoreFailed,
-    QuotaWaitTooLong,
-    RateLimited,
-    RecipientUnreachable,
-    ResponseError,
-    ServerError,
-    TwdmError,
-    Unauthorized,
-    WrongEventLoop,
-)
-from twdm_async.models.direct_messages import DirectMessage, InitiatedVia, SourceApp
-from twdm_async.observers import AttemptReport
-from twdm_async.quota.lanes import Lane
-from twdm_async.quota.limiter import QuotaState
-from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, ReplyCredit, Scope
-from twdm_async.quota.store.contract import QuotaStore
-from twdm_async.quota.store.memory import MemoryQuotaStore
 
 if TYPE_CHECKING:
+    from twdm_async._clock import Clock, LoopClock
+    from twdm_async.agent import Agent
+    from twdm_async.client import Client
+    from twdm_async.credentials import Credentials
+    from twdm_async.errors import (
+        BadRequest,
+        ClientClosed,
+        ConnectFailed,
+        DatabaseFailed,
+        DeliveryUnknown,
+        Forbidden,
+        InboxFailed,
+        IncompatibleAiohttp,
+        InternalError,
+        InvalidInput,
+        LooksAutomated,
+        MalformedResponse,
+        MediaFailed,
+        NotAllowlisted,
+        NotFound,
+        OutboxFailed,
+        QuotaQueueFull,
+        QuotaStoreFailed,
+        QuotaWaitTooLong,
+        RateLimited,
+        RecipientUnreachable,
+        ResponseError,
+        ServerError,
+        TwdmError,
+        Unauthorized,
+        WrongEventLoop,
+    )
     from twdm_async.models import (
         CallToAction,
         CustomProfile,
@@ -63,7 +56,14 @@ if TYPE_CHECKING:
         WelcomeMessage,
         WelcomeMessageRule,
     )
+    from twdm_async.models.direct_messages import DirectMessage, InitiatedVia, SourceApp
+    from twdm_async.observers import AttemptReport
+    from twdm_async.quota.lanes import Lane
+    from twdm_async.quota.limiter import QuotaState
+    from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, ReplyCredit, Scope
     from twdm_async.quota.store import PostgresQuotaStore, RedisQuotaStore, SQLiteQuotaStore
+    from twdm_async.quota.store.contract import QuotaStore
+    from twdm_async.quota.store.memory import MemoryQuotaStore
     from twdm_async.resources.access import AccessFinding
     from twdm_async.resources.inbox import Inbox, SetAside
     from twdm_async.resources.media import UploadProgress
@@ -72,12 +72,30 @@ if TYPE_CHECKING:
     from twdm_async.storage.postgres.database import PostgresDatabase
 else:
     __getattr__, __dir__ = lazily(__name__, {
+        "_clock": ["Clock", "LoopClock"],
+        "agent": ["Agent"],
+        "client": ["Client"],
+        "credentials": ["Credentials"],
+        "errors": [
+            "BadRequest", "ClientClosed", "ConnectFailed", "DatabaseFailed", "DeliveryUnknown", "Forbidden",
+            "InboxFailed", "IncompatibleAiohttp", "InternalError", "InvalidInput", "LooksAutomated",
+            "MalformedResponse", "MediaFailed", "NotAllowlisted", "NotFound", "OutboxFailed", "QuotaQueueFull",
+            "QuotaStoreFailed", "QuotaWaitTooLong", "RateLimited", "RecipientUnreachable", "ResponseError",
+            "ServerError", "TwdmError", "Unauthorized", "WrongEventLoop",
+        ],
         "models": [
             "CallToAction", "CustomProfile", "LocationRequest", "Media", "MessageMedia", "Person", "Processing",
             "QuickReply", "QuickReplyResponse", "RateLimitStatus", "RateLimitWindow", "SharedCoordinate", "SharedPlace",
             "TextInput", "User", "WelcomeMessage", "WelcomeMessageRule",
         ],
+        "models.direct_messages": ["DirectMessage", "InitiatedVia", "SourceApp"],
+        "observers": ["AttemptReport"],
+        "quota.lanes": ["Lane"],
+        "quota.limiter": ["QuotaState"],
+        "quota.spec": ["Pace", "Priority", "Quota", "QuotaTable", "ReplyCredit", "Scope"],
         "quota.store": ["PostgresQuotaStore", "RedisQuotaStore", "SQLiteQuotaStore"],
+        "quota.store.contract": ["QuotaStore"],
+        "quota.store.memory": ["MemoryQuotaStore"],
         "resources.access": ["AccessFinding"],
         "resources.inbox": ["Inbox", "SetAside"],
         "resources.media": ["UploadProgress"],

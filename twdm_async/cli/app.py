@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from attrs import asdict
 from rich.console import Console
 
 from twdm_async.cli import demo as demonstration
@@ -35,11 +31,10 @@ from twdm_async.cli.media import media
 from twdm_async.cli.message_file import BadLines, read_messages
 from twdm_async.cli.messages import messages
 from twdm_async.cli.outbox import outbox
-from twdm_async.cli.signals import on_signal
+from twdm_async.cli.sandbox import sandbox
 from twdm_async.cli.terminal import complain, printable, show, shown
 from twdm_async.cli.welcome import welcome
 from twdm_async.resources.evidence import SETTLE_AFTER
-from twdm_async.sandbox import Fault, Sandbox
 
 app = typer.Typer(
     name="twdm",
@@ -58,6 +53,7 @@ app.add_typer(media, name="media")
 app.add_typer(outbox, name="outbox")
 app.add_typer(inbox, name="inbox")
 app.add_typer(database, name="database")
+app.add_typer(sandbox, name="sandbox")
 
 ProfileId = Annotated[str, typer.Argument(help="A custom profile's id.")]
 
@@ -66,45 +62,6 @@ ProfileId = Annotated[str, typer.Argument(help="A custom profile's id.")]
 def demo(svg: Annotated[Path | None, typer.Option(help="Save what is printed as a picture, too.")] = None) -> None:
     """Watch 60 agents send 600 messages under three profiles against a local sandbox whose quota binds."""
     raise typer.Exit(run(demonstration.run_demo(svg)))
-
-
-@app.command()
-def sandbox(
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8765,
-    time_scale: Annotated[float, typer.Option(help="How many times as fast the quotas' windows pass.")] = 1.0,
-    list_lag: Annotated[
-        float, typer.Option(min=0, help="Seconds after which new messages appear in the list, at the most.")
-    ] = 0.0,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(help="What goes wrong with one request in ten, such as reset; as often as you like."),
-    ] = None,
-) -> None:
-    """Run a local double of the API until Ctrl-C."""
-    run(_serve(port, time_scale, list_lag, fault or []))
-
-
-async def _serve(port: int, time_scale: float, list_lag: float, kinds: list[str]) -> None:
-    faults = [Fault(kind, probability=0.1) for kind in kinds]
-    double = Sandbox(port=port, time_scale=time_scale, list_lag=(0.0, list_lag), faults=faults)
-    try:
-        await double.start()
-    except OSError as error:
-        complain(f"port {port} cannot be had: {error.strerror}")
-        raise typer.Exit(1) from None
-    keys = asdict(double.credentials)
-    memory = tempfile.TemporaryDirectory(prefix="twdm_sandbox_")  # what is spent here is not remembered elsewhere
-    typer.echo("# In another terminal, these let every twdm command use it:")
-    for name, value in {"API_URL": double.url, **keys, "QUOTA_STORE": f"sqlite:///{memory.name}/quota.db"}.items():
-        typer.echo(f"export TWDM_{name.upper()}={value}")
-    stop = asyncio.Event()
-    on_signal(signal.SIGTERM, stop.set)
-    try:
-        await stop.wait()
-    finally:
-        memory.cleanup()
-        await double.close()
-        typer.echo(f"# {len(double.messages)} messages, {len(double.breaches)} requests over a quota", err=True)
 
 
 @app.command()

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import platformdirs
 import typer
 
+from twdm_async._clock import Clock
+from twdm_async.cli.ask_sandbox import ask_sandbox
 from twdm_async.cli.terminal import complain
 from twdm_async.client import Client
 from twdm_async.credentials import ENVIRONMENTS, Credentials
 from twdm_async.errors import InvalidInput, QuotaStoreFailed, TwdmError
 from twdm_async.outbox import Outbox
+from twdm_async.quota.spec import QuotaTable
 from twdm_async.quota.store import QuotaStore, SQLiteQuotaStore
+from twdm_async.sandbox.clock import SandboxClock
 from twdm_async.storage.places import checked_place
 
 if TYPE_CHECKING:
@@ -100,16 +104,19 @@ async def open_client(
         QuotaStoreFailed: what was spent cannot be known or kept.
     """
     credentials = _credentials(username)
+    clock, quotas = await _time_of_sandbox(api_url)
     # The API's own hosts come in pairs; any other serves both, as the sandbox does.
     upload_url = upload_url or api_url.replace("https://api.", "https://upload.")
     async with (
-        _store(quota_store) as store,
+        _store(quota_store, clock) as store,
         Client(
             credentials,
             api_url=api_url,
             upload_url=upload_url,
             quota_store=store,
             max_wait=max_wait,
+            clock=clock,
+            quotas=quotas,
             media_api="v2" if media_api == "v2" else "v1.1",
         ) as client,
     ):
@@ -157,8 +164,20 @@ def _state_folder() -> Path:
     return folder
 
 
-def _store(url: str | None) -> QuotaStore:
-    return SQLiteQuotaStore(_state_folder() / "quota.db") if url is None else QuotaStore.from_url(url)
+def _store(url: str | None, clock: Clock | None = None) -> QuotaStore:
+    if url is None:
+        return SQLiteQuotaStore(_state_folder() / "quota.db", clock=clock)
+    return QuotaStore.from_url(url, clock=clock)
+
+
+async def _time_of_sandbox(api_url: str) -> tuple[Clock | None, QuotaTable | None]:
+    """Return the clock and the quotas of the sandbox, if it is the one that the environment names; else none."""
+    if os.environ.get("TWDM_SANDBOX") != api_url:
+        return None, None
+    time = await ask_sandbox(api_url, "GET", "time")
+    clock = SandboxClock(Clock(), time["scale"])
+    clock.ahead = time["ahead"]
+    return clock, QuotaTable.default().scaled(time["scale"])
 
 
 def _credentials(username: str | None) -> Credentials:

@@ -201,7 +201,7 @@ class Inspector:
             if (
                 query.get("text", "") in one["text"]
                 and all(query[name] == one[name] for name in ("account", "person", "from") if name in query)
-                and ("profile" not in query or query["profile"] == (one["profile"] or {}).get("id"))
+                and ("profile" not in query or query["profile"] == (event.profile and event.profile.id))
             ):
                 yield event
 
@@ -277,6 +277,7 @@ class Inspector:
         duration = (await _body(request)).get("advance")
         if not isinstance(duration, (str, int, float)):
             raise InvalidInput(parameter="advance", problem="must be seconds, or text such as 90s, 15min, 24h or 2d")
+        await self._state.quiet()
         self._sandbox.time.advance(duration)
         return shown.time(self._sandbox.time)
 

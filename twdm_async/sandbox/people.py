@@ -65,6 +65,7 @@ class Person:
             AssertionError: they have not come in time, or a webhook or its handler has failed meanwhile. The error says
                 what has happened instead.
         """
+        __tracebackhide__ = True  # what matters is where it was called
         key, journal = (self.account_id, self.id), self._state.journal
         first = self._state.received[key]
         deadline = asyncio.get_running_loop().time() + timeout
@@ -72,13 +73,14 @@ class Person:
             seen, new = journal.last, self.inbox[first : first + n]
             if len(new) == n:
                 self._state.received[key] += n
+                await self._state.quiet()
                 return [*new]
             left = deadline - asyncio.get_running_loop().time()
             if self._state.problems or left <= 0 or not await journal.wait(seen, within=left):
                 break
-        count = "no message" if not new else f"{len(new)} of {n} messages"
+        why = "and a webhook has failed" if self._state.problems else f"within {timeout:g} s"
         story = "\n".join(self._story())
-        raise AssertionError(f"person {self.id} has received {count} within {timeout:g} s.\n{story}")
+        raise AssertionError(f"person {self.id} has received {len(new)} of {n} messages, {why}.\n{story}")
 
     def writes(self, text: str, *, attachment: Mapping[str, Any] | None = None) -> str:
         """Write to the account. Returns the event's id.

@@ -8,7 +8,7 @@ import json
 import math
 import random
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 from urllib.parse import parse_qsl
 
 from aiohttp import BodyPartReader, web
@@ -132,7 +132,6 @@ class Sandbox:
         self.time.on_move = lambda: self._state.journal.add("time")
         self._closing = contextlib.AsyncExitStack()
         self._runner: web.AppRunner | None = None
-        self._under_way = 0  # requests
         self.requests: list[Received] = []
         """Every request, in the order it was answered."""
         self.credentials = self.add_account(credentials=_CREDENTIALS)
@@ -282,6 +281,14 @@ class Sandbox:
         """
         await self._deliveries.handled()
 
+    def complain(self, problem: str) -> None:
+        """Add to :attr:`problems`. Whoever waits for a message to a person is told.
+
+        Args:
+            problem: what went wrong, for people.
+        """
+        self._state.complain(problem)
+
     def clear(self) -> None:
         """Forget all messages, requests, deliveries and what was spent. Accounts, profiles, files, welcome messages,
         webhooks and faults stay.
@@ -355,11 +362,11 @@ class Sandbox:
 
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
-            self._under_way += 1
+            self._state.under_way += 1
             try:
                 return await answer_to(request)
             finally:
-                self._under_way -= 1
+                self._state.under_way -= 1
 
         async def answer_to(request: web.Request) -> web.Response:
             await self._travel()
@@ -483,7 +490,7 @@ class Sandbox:
 
     def _activity(self) -> object:
         """Return what changes whenever something happens; ``None`` while something is under way."""
-        return None if self._under_way or self._deliveries.trying else self._state.journal.last
+        return None if self._state.under_way or self._deliveries.trying else self._state.journal.last
 
     def _story(self) -> list[str]:
         """Tell what has happened lately, for somebody who waits for a message in vain."""
@@ -518,7 +525,7 @@ class Sandbox:
             await local.start()
             return f"({type(target).__name__})", local
         if callable(target):
-            app = Asgi(target, path, self._webhook_timeout)
+            app = Asgi(cast("AsgiApp", target), path, self._webhook_timeout)
             self._closing.push_async_callback(app.close)
             try:
                 await app.start()

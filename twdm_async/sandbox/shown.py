@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,17 +35,17 @@ def message(event: Event, accounts: Mapping[str, StoredAccount]) -> Json:
     }
 
 
-def _content(data: Mapping[str, Any]) -> Json:
-    quick_reply = data.get("quick_reply") or {}
-    location = (data.get("attachment") or {}).get("location")
+def _content(data: Json) -> Json:
+    nothing: Json = {}
+    quick_reply: Json = data.get("quick_reply") or nothing
+    attachment: Json = data.get("attachment") or nothing
+    options: list[Json] = quick_reply.get("options", [])
+    buttons: list[Json] = data.get("ctas") or []
     return {
         "text": data.get("text") or "",
-        "choices": [
-            {"label": option["label"], "description": option.get("description")}
-            for option in quick_reply.get("options", [])
-        ],
-        "buttons": [{"label": button["label"], "url": button["url"]} for button in data.get("ctas") or []],
-        "location": location,
+        "choices": [{"label": option["label"], "description": option.get("description")} for option in options],
+        "buttons": [{"label": button["label"], "url": button["url"]} for button in buttons],
+        "location": attachment.get("location"),
     }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from twdm_async.quota.spec import ReplyCredit
     from twdm_async.sandbox.records import Reading, StoredAccount, StoredMessage, Typing
     from twdm_async.sandbox.windows import Windows
+
+_LONGEST_QUIET: Final = 1.0  # seconds
+_CALM: Final = 20  # turns of the loop in which an answer on loopback is read
 
 APPS = {"1": {"id": "1", "name": "sandbox", "url": "https://example.com"}}
 """The one app there is."""
@@ -94,6 +99,8 @@ class State:
         self.free_replies: dict[str, int] = defaultdict(int)
         self.received: dict[tuple[str, str], int] = defaultdict(int)
         """How many messages of an account a test has seen a person receive."""
+        self.under_way = 0
+        """How many requests have come and are not answered."""
         self.journal = Journal()
         self.problems: list[str] = []
         self.on_event: Callable[[str, Any], None] = lambda _kind, _event: None
@@ -102,6 +109,17 @@ class State:
     def new_id(self) -> str:
         """An id that was never given out before."""
         return str(next(self._ids))
+
+    async def quiet(self) -> None:
+        """Wait until no request is under way, and clients in this loop have read the answers; a second at the most.
+        Else time could be moved between a request and its answer, and a client would take it for a slow one.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_QUIET):
+                calm = 0
+                while calm < _CALM:
+                    await asyncio.sleep(0)
+                    calm = 0 if self.under_way else calm + 1
 
     def complain(self, problem: str) -> None:
         """Record that a webhook, or whoever handles its events, has failed."""

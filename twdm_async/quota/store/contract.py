@@ -102,7 +102,7 @@ class QuotaStore(ABC):
         """Which store it is, for errors and logs; never with a password."""
 
     @staticmethod
-    def from_url(url: str, *, assume_spent: float = 0.0) -> QuotaStore:
+    def from_url(url: str, *, assume_spent: float = 0.0, clock: Clock | None = None) -> QuotaStore:
         """Open the store at `url`.
 
         Args:
@@ -110,6 +110,7 @@ class QuotaStore(ABC):
                 ``postgresql://user@host:port/database``, ``redis://host:port/db``, ``rediss://...``, ``unix://...``,
                 ``redis+cluster://...`` or ``rediss+cluster://...``.
             assume_spent: what to believe at the first start; see :class:`QuotaStore`.
+            clock: where time comes from; the machine's own if not given.
 
         Raises:
             InvalidInput: there is no store of this kind, or it needs an extra that is not installed.
@@ -122,10 +123,10 @@ class QuotaStore(ABC):
             kinds = ", ".join(QuotaStore._schemes)
             problem = f"must be like sqlite:///quota.db, and begin with one of {kinds}"
             raise InvalidInput(parameter="url", problem=problem)
-        return store._at(url, assume_spent)  # noqa: SLF001 - of its own kind
+        return store._at(url, assume_spent, clock)  # noqa: SLF001 - of its own kind
 
     @classmethod
-    def _at(cls, url: str, assume_spent: float) -> Self:
+    def _at(cls, url: str, assume_spent: float, clock: Clock | None) -> Self:
         """Open the store at `url`, whose scheme is one of its own."""
         raise NotImplementedError
 

@@ -39,10 +39,10 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
         return "memory://"
 
     @classmethod
-    def _at(cls, url: str, assume_spent: float) -> Self:
+    def _at(cls, url: str, assume_spent: float, clock: Clock | None) -> Self:
         if url != "memory://":
             raise InvalidInput(parameter="url", problem="must be memory:// and nothing else")
-        return cls(assume_spent=assume_spent)
+        return cls(assume_spent=assume_spent, clock=clock)
 
     def take_one(self, terms: Terms, recipient: Recipient | None, loop: asyncio.AbstractEventLoop) -> Slot | None:
         if self._loop is not loop:

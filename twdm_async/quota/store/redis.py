@@ -104,8 +104,8 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         return f"{parts.scheme}://{where}{parts.path}"
 
     @classmethod
-    def _at(cls, url: str, assume_spent: float) -> Self:
-        return cls(url, assume_spent=assume_spent)
+    def _at(cls, url: str, assume_spent: float, clock: Clock | None) -> Self:
+        return cls(url, assume_spent=assume_spent, clock=clock)
 
     async def close(self) -> None:
         await super().close()

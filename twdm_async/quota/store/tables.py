@@ -222,13 +222,13 @@ class SQLiteQuotaStore(_TablesQuotaStore, schemes=("sqlite",)):
         return f"sqlite:///{self._path}"
 
     @classmethod
-    def _at(cls, url: str, assume_spent: float) -> Self:
+    def _at(cls, url: str, assume_spent: float, clock: Clock | None) -> Self:
         parts = urlsplit(url)
         if parts.netloc or parts.query or parts.fragment or len(parts.path) <= 1:
             raise InvalidInput(
                 parameter="url", problem="must be sqlite:///relative/path or sqlite:////absolute/path and nothing else"
             )
-        return cls(unquote(parts.path.removeprefix("/")), assume_spent=assume_spent)
+        return cls(unquote(parts.path.removeprefix("/")), assume_spent=assume_spent, clock=clock)
 
 
 class PostgresQuotaStore(_TablesQuotaStore, schemes=("postgresql", "postgres")):
@@ -258,5 +258,5 @@ class PostgresQuotaStore(_TablesQuotaStore, schemes=("postgresql", "postgres")):
         return self._storage.address
 
     @classmethod
-    def _at(cls, url: str, assume_spent: float) -> Self:
-        return cls(url, assume_spent=assume_spent)
+    def _at(cls, url: str, assume_spent: float, clock: Clock | None) -> Self:
+        return cls(url, assume_spent=assume_spent, clock=clock)

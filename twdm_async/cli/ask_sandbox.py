@@ -1,0 +1,43 @@
+"""Ask a sandbox that runs in another process, by its API under ``/_sandbox/``."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import aiohttp
+
+from twdm_async.errors import InvalidInput
+from twdm_async.sandbox.guard import HEADER
+
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
+
+
+async def ask_sandbox(
+    url: str, method: str, path: str, body: Any = None, query: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Return what the sandbox at `url` answers.
+
+    Args:
+        url: scheme, host and port.
+        method: the HTTP method.
+        path: of the call, after ``/_sandbox/``.
+        body: the JSON body.
+        query: the query parameters.
+
+    Raises:
+        InvalidInput: there is no sandbox at `url`, or it refused the request.
+    """
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+            session.request(
+                method, f"{url.rstrip('/')}/_sandbox/{path}", json=body, params=query, headers={HEADER: "twdm"}
+            ) as response,
+        ):
+            answer: dict[str, Any] = await response.json()
+    except (aiohttp.ClientError, OSError, ValueError):
+        problem = f"there is no sandbox at {url}; start one with `twdm sandbox`, or name another"
+        raise InvalidInput(parameter="url", problem=problem) from None
+    if response.status != 200:
+        raise InvalidInput(parameter=path, problem=str(answer.get("error")))
+    return answer

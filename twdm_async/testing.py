@@ -1,0 +1,185 @@
+"""The pytest plugin: a sandbox and a client for each test that asks for them.
+
+It needs pytest-asyncio, in either mode, or anyio with its asyncio backend. A test asks for what it needs by its name::
+
+    async def test_my_bot(twdm_sandbox, twdm_client):
+        await twdm_sandbox.subscribe(my_bot(twdm_client))
+        anna = twdm_sandbox.person(844385345234)
+        anna.writes("Hello")
+        [answer] = await anna.receives()
+        assert answer.text == "Hi, how can I help?"
+
+``@pytest.mark.twdm(...)`` says how the test's sandbox is to be: it takes what :class:`twdm_async.sandbox.Sandbox`
+takes. As `quotas` it also takes a mapping, such as ``{"direct_messages.send": "3/24h"}``. The fixture
+``twdm_options`` returns the same for all tests of a module or a folder.
+
+A test fails if a webhook fails in it: if a handler raises, or if a webhook answers otherwise than with 200. To let
+one fail on purpose, call ``twdm_sandbox.problems.clear()`` afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+
+    from twdm_async.client import Client
+    from twdm_async.quota.spec import QuotaTable
+    from twdm_async.sandbox import Sandbox
+
+_ANSWER_WITHIN: Final = 60.0  # seconds: a busy machine may be slow
+_SETTLE_WITHIN: Final = 5.0  # seconds, after the test
+
+_of_test = pytest.StashKey["Sandbox"]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "twdm(**options): how the sandbox of twdm_async is to be, such as quotas={'direct_messages.send': '3/24h'}, "
+        "faults=['reset'], autojump=True; see twdm_async.sandbox.Sandbox.",
+    )
+
+
+@pytest.fixture
+def twdm_options() -> dict[str, Any]:
+    """How the sandbox is to be: what :class:`twdm_async.sandbox.Sandbox` takes. Override it; a test's marker goes
+    before it.
+    """
+    return {}
+
+
+@pytest.fixture
+def twdm_sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    """A :class:`twdm_async.sandbox.Sandbox` of the test's own, which listens in the test's event loop."""
+    sandbox: Sandbox = request.getfixturevalue(f"_twdm_sandbox_{_runner(request)}")
+    return sandbox
+
+
+@pytest.fixture
+def twdm_client(request: pytest.FixtureRequest) -> Client:
+    """A :class:`twdm_async.Client` of the test's sandbox."""
+    client: Client = request.getfixturevalue(f"_twdm_client_{_runner(request)}")
+    return client
+
+
+def _runner(request: pytest.FixtureRequest) -> str:
+    """Return which plugin runs the test."""
+    if "anyio_backend" in request.fixturenames:
+        if request.getfixturevalue("anyio_backend_name") != "asyncio":
+            pytest.skip("twdm_async runs in asyncio")
+        return "anyio"
+    if not request.config.pluginmanager.has_plugin("asyncio"):
+        raise pytest.UsageError("the fixtures of twdm_async need pytest-asyncio, or anyio and its marker")
+    return "asyncio"
+
+
+def _sandbox_fixture(decorate: Callable[..., Any], name: str) -> Any:
+    """Make the fixture that opens a sandbox, for one of the plugins that run async tests."""
+
+    async def open_sandbox(request: pytest.FixtureRequest, twdm_options: dict[str, Any]) -> AsyncGenerator[Sandbox]:
+        from twdm_async.sandbox import Sandbox  # noqa: PLC0415 - imported when it is used
+
+        options: dict[str, Any] = {"webhook_timeout": _ANSWER_WITHIN, **twdm_options}
+        for marker in reversed([*request.node.iter_markers("twdm")]):  # the test's own comes first
+            options |= marker.kwargs
+        options["quotas"] = _quotas(options.get("quotas"))
+        async with Sandbox(**options) as sandbox:
+            request.node.stash[_of_test] = sandbox
+            watch = _Watch(sandbox)
+            logger = logging.getLogger("twdm_async.webhooks.webhook")
+            logger.addHandler(watch)
+            try:
+                yield sandbox
+                await _settle(sandbox)
+            finally:
+                logger.removeHandler(watch)
+        if _of_test in request.node.stash:
+            _fail_if_webhooks_did(sandbox)
+
+    return decorate(open_sandbox, name=name)
+
+
+def _client_fixture(decorate: Callable[..., Any], name: str) -> Any:
+    """Make the fixture that opens a client."""
+
+    async def open_client(twdm_sandbox: Sandbox) -> AsyncGenerator[Client]:
+        async with twdm_sandbox.client() as client:
+            yield client
+            await _settle(twdm_sandbox)  # what handlers still send needs the client
+
+    return decorate(open_client, name=name)
+
+
+_asyncio_fixture: Any = pytest.fixture  # which says what is missing
+if find_spec("pytest_asyncio") is not None:
+    _asyncio_fixture = import_module("pytest_asyncio").fixture
+
+_sandbox_in_asyncio = _sandbox_fixture(_asyncio_fixture, "_twdm_sandbox_asyncio")
+_client_in_asyncio = _client_fixture(_asyncio_fixture, "_twdm_client_asyncio")
+_sandbox_in_anyio = _sandbox_fixture(pytest.fixture, "_twdm_sandbox_anyio")
+_client_in_anyio = _client_fixture(pytest.fixture, "_twdm_client_anyio")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    try:
+        result = yield
+    except BaseException:
+        if _of_test in item.stash:
+            del item.stash[_of_test]  # one report is enough
+        raise
+    if _of_test in item.stash:
+        _fail_if_webhooks_did(item.stash[_of_test])
+    return result
+
+
+class _Watch(logging.Handler):
+    """Tells the sandbox of handlers that fail, wherever their webhook is mounted."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        super().__init__(logging.ERROR)
+        self._sandbox = sandbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._sandbox.complain(record.getMessage())
+
+
+async def _settle(sandbox: Sandbox) -> None:
+    """Wait until what was delivered is handled, unless something has failed anyway."""
+    if not sandbox.problems:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_WITHIN):
+                await sandbox.delivered()
+
+
+def _fail_if_webhooks_did(sandbox: Sandbox) -> None:
+    if sandbox.problems:
+        problems = "\n".join(sandbox.problems)
+        sandbox.problems.clear()
+        pytest.fail(f"A webhook failed:\n{problems}", pytrace=False)
+
+
+def _quotas(given: QuotaTable | Mapping[str, Any] | None) -> QuotaTable:
+    """Return the table that is meant; without a pace where none is given, so that no test waits for one."""
+    from twdm_async.quota.spec import Quota, QuotaTable  # noqa: PLC0415 - imported when it is used
+    from twdm_async.sandbox.clock import seconds_of  # noqa: PLC0415 - as above
+
+    if isinstance(given, QuotaTable):
+        return given
+    table = QuotaTable.default()
+    for family in table:
+        table = table.replace(family, *table[family].quotas, reserve=table[family].reserve)
+    for family, one in (given or {}).items():
+        limit, _, per = one.partition("/") if isinstance(one, str) else ("", "", "")
+        quota: Any = Quota(int(limit), per=seconds_of(per, "quotas")) if limit.isdigit() else one
+        table = table.replace(family, quota)
+    return table
