@@ -1,0 +1,455 @@
+"""The pytest plugin, in runs of pytest of its own; and what it stands on: listeners in this process, and time to move."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from tests.support import HANGS
+from tests.virtual_time import virtual_time
+from twdm_async import Client, InvalidInput, LoopClock, Quota, QuotaTable, QuotaWaitTooLong, Scope, SQLiteQuotaStore
+from twdm_async.outbox import Outbox
+from twdm_async.sandbox import Sandbox
+from twdm_async.webhooks import Event, MessageEvent, Webhook
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT: Final = Path(__file__).parent.parent
+
+BOT: Final = """
+from twdm_async.webhooks import MessageEvent, Webhook
+
+
+def bot(client, *, broken=False):
+    async def handle(event):
+        if isinstance(event, MessageEvent):
+            if broken:
+                raise LookupError("the text of the message")
+            await client.direct_messages.send(event.person_id, f"You said: {event.message.text}")
+
+    return Webhook(client.credentials, handle, clients=[client])
+"""
+
+TESTS: Final = """
+import asyncio
+
+import pytest
+
+from bot import bot
+
+pytestmark = MARKS
+
+
+async def test_five_lines(twdm_sandbox, twdm_client):
+    await twdm_sandbox.subscribe(bot(twdm_client))
+    anna = twdm_sandbox.person(844385345234)
+    anna.writes("Hello")
+    [answer] = await anna.receives()
+    assert answer.text == "You said: Hello"
+
+
+@pytest.mark.twdm(quotas={"direct_messages.send": "3/24h"}, autojump=True)
+async def test_two_days(twdm_sandbox, twdm_client):
+    for number in range(7):
+        await twdm_client.direct_messages.send(5, f"{number}")
+    assert len(twdm_sandbox.messages) == 7
+    assert 2 * 86_400 < twdm_sandbox.time.ahead < 3 * 86_400
+    assert not twdm_sandbox.breaches
+
+
+@pytest.mark.twdm(quotas={"direct_messages.send": "3/24h"})
+async def test_two_days_by_hand(twdm_sandbox, twdm_client):
+    sending = [asyncio.ensure_future(twdm_client.direct_messages.send(5, f"{n}")) for n in range(7)]
+    for count in (3, 3, 1):
+        assert len(await twdm_sandbox.person(5).receives(count)) == count
+        twdm_sandbox.time.advance("24h")
+    await asyncio.gather(*sending)
+    assert not twdm_sandbox.breaches
+
+
+async def test_the_options(twdm_sandbox, twdm_client):
+    assert twdm_sandbox.list_lag == (0.5, 0.5)
+
+
+async def test_fails_and_says_why(twdm_sandbox, twdm_client):
+    await twdm_sandbox.subscribe(bot(twdm_client, broken=True))
+    twdm_sandbox.person(5).writes("Hello")
+    await twdm_sandbox.person(5).receives()
+
+
+async def test_fails_also_if_nobody_looks(twdm_sandbox, twdm_client):
+    await twdm_sandbox.subscribe(bot(twdm_client, broken=True))
+    twdm_sandbox.person(5).writes("Hello")
+    await twdm_sandbox.delivered()
+
+
+async def test_may_fail_on_purpose(twdm_sandbox, twdm_client):
+    await twdm_sandbox.subscribe(bot(twdm_client, broken=True))
+    twdm_sandbox.person(5).writes("Hello")
+    await twdm_sandbox.delivered()
+    assert "LookupError" in twdm_sandbox.problems[0]
+    twdm_sandbox.problems.clear()
+
+
+@pytest.mark.twdm(faults=["404_page"])
+async def test_a_refusal_is_told(twdm_sandbox, twdm_client):
+    await twdm_sandbox.person(5).receives(timeout=0.01)
+"""
+
+CONFTEST: Final = """
+import pytest
+
+
+@pytest.fixture
+def twdm_options():
+    return {"list_lag": 0.5}
+"""
+
+
+async def _pytest(folder: Path, *options: str) -> tuple[int | None, str]:
+    """A run of pytest in `folder`: its exit code, and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:looptime_plugin", "-p", "no:xdist",
+        "-W", "error", "--strict-markers", *options,
+        cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    return process.returncode, out.decode()
+
+
+MODES: Final[dict[str, tuple[str, Sequence[str]]]] = {
+    "strict": (
+        "pytest.mark.asyncio",
+        ["-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function"],
+    ),
+    "auto": ("[]", ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]),
+    "anyio": (
+        "[pytest.mark.anyio, pytest.mark.parametrize('anyio_backend', ['asyncio'])]",
+        ["-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function"],
+    ),
+    "anyio alone": (
+        "[pytest.mark.anyio, pytest.mark.parametrize('anyio_backend', ['asyncio'])]",
+        ["-p", "no:asyncio"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_bot_s_test_of_five_lines(tmp_path: Path, mode: str) -> None:
+    if mode.startswith("anyio"):
+        pytest.importorskip("anyio")
+    marks, options = MODES[mode]
+    (tmp_path / "bot.py").write_text(BOT)
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_it.py").write_text(TESTS.replace("MARKS", marks))
+    code, out = await _pytest(tmp_path, *options)
+    assert code == 1
+    assert "5 passed" in out, out
+    assert "3 failed" in out, out
+    assert "error" not in out.splitlines()[-1], "each failure is reported once"
+    assert "person 5 has received 0 of 1 messages, and a webhook has failed" in out
+    assert "LookupError" in out
+    assert "bot.py" in out
+    assert "A webhook failed:" in out
+    assert "Nobody listens to webhooks" in out
+    assert "the text of the message" not in out.replace('raise LookupError("the text of the message")', "")
+
+
+async def test_who_runs_no_async_tests_is_told(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("def test_it(twdm_sandbox): ...")
+    code, out = await _pytest(tmp_path, "-p", "no:asyncio", "-p", "no:anyio")
+    assert code == 1
+    assert "need pytest-asyncio, or anyio" in out
+
+
+async def test_the_plugin_imports_nothing_until_it_is_used(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import sys\n"
+        "def test_it():\n"
+        "    found = [name for name in sys.modules if name.split('.')[0] in {'twdm_async', 'aiohttp'}]\n"
+        "    assert set(found) <= {'twdm_async', 'twdm_async._lazy', 'twdm_async.testing'}, found\n"
+    )
+    code, out = await _pytest(tmp_path, "-o", "asyncio_default_fixture_loop_scope=function")
+    assert code == 0, out
+
+
+# ---- listeners in this process ----
+
+
+def echo(client: Client) -> Webhook:
+    async def handle(event: Event) -> None:
+        if isinstance(event, MessageEvent):
+            await client.direct_messages.send(event.person_id, f"You said: {event.message.text}")
+
+    return Webhook(client.credentials, handle, clients=[client])
+
+
+async def _talks(sandbox: Sandbox) -> bool:
+    sandbox.person(5).writes("Hello")
+    [answer] = await sandbox.person(5).receives(timeout=HANGS)
+    return answer.text == "You said: Hello"
+
+
+async def test_a_webhook_of_this_process_is_opened_and_closed(client: Client) -> None:
+    webhook = echo(client)
+    async with Sandbox() as sandbox, sandbox.client() as own:
+        webhook = echo(own)
+        assert not webhook.is_open
+        await sandbox.subscribe(webhook)
+        assert webhook.is_open
+        assert await _talks(sandbox)
+        sandbox.unsubscribe(webhook)
+        sandbox.person(5).writes("Hello?")
+        await sandbox.delivered()
+        assert len(sandbox.messages) == 1
+    assert not webhook.is_open
+
+
+async def test_a_webhook_that_is_open_is_left_to_its_owner(sandbox: Sandbox, client: Client) -> None:
+    async with echo(client) as webhook:
+        await sandbox.subscribe(webhook)
+        assert await _talks(sandbox)
+        await sandbox.close()
+        assert webhook.is_open
+
+
+async def test_an_aiohttp_application(sandbox: Sandbox, client: Client) -> None:
+    webhook = echo(client)
+    app = web.Application()
+    app.router.add_route("*", "/hooks/x", webhook.serve)
+    app.cleanup_ctx.append(webhook.lifespan)
+    await sandbox.subscribe(app, path="/hooks/x")
+    assert await _talks(sandbox)
+
+
+class Asgi:
+    """An ASGI application as frameworks make it."""
+
+    def __init__(self, webhook: Webhook | None, problem: str = "") -> None:
+        self.webhook = webhook
+        self.problem = problem
+        self.seen: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.seen.append(scope["type"])
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        if self.problem == "raises":
+            raise ZeroDivisionError
+        message = await receive()
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        if self.webhook is None or self.problem == "silent":
+            return
+        reply = await self.webhook.receive(scope["method"], scope["query_string"].decode(), headers, message["body"])
+        status = 404 if scope["path"] != "/webhook" else reply.status
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": reply.body[:10], "more_body": True})
+        await send({"type": "http.response.body", "body": reply.body[10:]})
+
+    async def _live(self, receive: Any, send: Any) -> None:
+        if self.problem == "no lifespan":
+            raise NotImplementedError
+        assert (await receive())["type"] == "lifespan.startup"
+        if self.problem == "does not start":
+            await send({"type": "lifespan.startup.failed", "message": "no database"})
+            return
+        if self.webhook is not None:
+            await self.webhook.__aenter__()
+        await send({"type": "lifespan.startup.complete"})
+        assert (await receive())["type"] == "lifespan.shutdown"
+        if self.webhook is not None:
+            await self.webhook.close()
+        self.seen.append("stopped")
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+@pytest.mark.parametrize("problem", ["", "no lifespan"])
+async def test_an_asgi_application_needs_no_server(sandbox: Sandbox, client: Client, problem: str) -> None:
+    app = Asgi(echo(client), problem)
+    await sandbox.subscribe(app)
+    assert await _talks(sandbox)
+    await sandbox.close()
+    assert app.seen[:3] == ["lifespan", "http", "http"]
+    assert ("stopped" in app.seen) is (problem == "")
+
+
+async def test_fastapi(sandbox: Sandbox, client: Client) -> None:
+    fastapi = pytest.importorskip("fastapi")
+    webhook = echo(client)
+    app = fastapi.FastAPI()
+
+    async def serve(request: Any) -> Any:
+        reply = await webhook.receive(request.method, request.url.query, request.headers, await request.body())
+        return fastapi.Response(reply.body, reply.status, media_type=reply.content_type)
+
+    serve.__annotations__["request"] = fastapi.Request
+    app.add_api_route("/webhook", serve, methods=["GET", "POST"])
+    async with webhook:
+        await sandbox.subscribe(app)
+        assert await _talks(sandbox)
+
+
+@pytest.mark.parametrize(
+    ("problem", "path", "words"),
+    [
+        ("raises", "/webhook", "ZeroDivisionError"),
+        ("silent", "/webhook", "without an answer"),
+        ("does not start", "/webhook", "no database"),
+        ("", "/other", "HTTP 404"),
+    ],
+)
+async def test_why_the_check_failed_is_said(
+    sandbox: Sandbox, client: Client, problem: str, path: str, words: str
+) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        await sandbox.subscribe(Asgi(echo(client), problem), path=path)
+
+
+async def test_why_the_check_of_a_url_failed_is_said(sandbox: Sandbox) -> None:
+    with pytest.raises(InvalidInput, match=r"Connect call failed|refused"):
+        await sandbox.subscribe("http://127.0.0.1:1/webhook")
+    with pytest.raises(InvalidInput, match="HTTP 404"):
+        await sandbox.subscribe(f"{sandbox.url}/nothing")
+    other = sandbox.add_account()
+    foreign = Webhook(
+        type(other)(consumer_key="a", consumer_secret="b", access_token="1-c", access_token_secret="d"), print
+    )
+    with pytest.raises(InvalidInput, match="not signed with this app's consumer secret"):
+        await sandbox.subscribe(foreign)
+    with pytest.raises(InvalidInput, match="must be a URL"):
+        await sandbox.subscribe(5)  # type: ignore[arg-type]
+
+
+async def test_an_application_that_raises_is_a_problem_and_is_asked_again(sandbox: Sandbox, client: Client) -> None:
+    app = Asgi(echo(client))
+    await sandbox.subscribe(app)
+    app.problem = "raises"
+    sandbox.person(5).writes("Hello")
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        await sandbox.person(5).receives(timeout=HANGS)
+    app.problem = ""
+    sandbox.problems.clear()
+    sandbox.time.advance("3s")
+    [answer] = await sandbox.person(5).receives(timeout=HANGS)
+    assert answer.text == "You said: Hello"
+    assert sandbox.deliveries[0].statuses == (500, 200)
+
+
+async def test_a_message_is_received_once(sandbox: Sandbox, client: Client) -> None:
+    for number in range(3):
+        await client.direct_messages.send(5, f"{number}")
+    await client.direct_messages.send(6, "other")
+    assert [one.text for one in await sandbox.person(5).receives(2)] == ["0", "1"]
+    assert [one.text for one in await sandbox.person("5").receives()] == ["2"]
+    with pytest.raises(AssertionError, match=r"0 of 1 messages, within 0\.01 s"):
+        await sandbox.person(5).receives(timeout=0.01)
+
+
+# ---- time ----
+
+
+def _three_a_day(**options: Any) -> QuotaTable:
+    return QuotaTable.default().replace("direct_messages.send", Quota(3, per=86_400.0), **options)
+
+
+async def test_time_that_is_moved_frees_the_quota_of_an_outbox(tmp_path: Path) -> None:
+    async with Sandbox(quotas=_three_a_day(reserve=0.0)) as sandbox:
+        store = SQLiteQuotaStore(tmp_path / "quota.db", clock=sandbox.time)
+        async with store, sandbox.client(quota_store=store) as client, Outbox(client, tmp_path / "outbox.db") as outbox:
+            for number in range(7):
+                await outbox.put(5, f"{number}", key=f"{number}")
+            running = asyncio.create_task(outbox.drain(workers=4))
+            for count in (3, 3, 1):
+                await sandbox.person(5).receives(count, timeout=HANGS)
+                sandbox.time.advance("24h")
+            await running
+        assert not sandbox.breaches
+
+
+async def test_who_does_not_want_to_wait_so_long_is_told_at_once_when_time_is_moved() -> None:
+    async with Sandbox(quotas=_three_a_day()) as sandbox, sandbox.client(max_wait=50_000.0) as client:
+        for number in range(3):
+            await client.direct_messages.send(5, f"{number}")
+        with pytest.raises(QuotaWaitTooLong):
+            await client.direct_messages.send(5, "too soon")
+        sandbox.time.advance("12h")
+        sending = asyncio.create_task(client.direct_messages.send(5, "soon enough"))
+        await asyncio.sleep(0.05)
+        assert not sending.done()
+        sandbox.time.advance("12h")
+        assert (await sending).text == "soon enough"
+
+
+async def test_the_scale_reaches_the_client_by_itself() -> None:
+    async with Sandbox(quotas=_three_a_day(), time_scale=864_000.0) as sandbox, sandbox.client() as client:
+        async with asyncio.timeout(HANGS):
+            for number in range(7):
+                await client.direct_messages.send(5, f"{number}")
+        assert not sandbox.breaches
+        windows = [one for one in sandbox.windows if one.scope is Scope.USER and one.family == "direct_messages.send"]
+        assert len(windows) >= 3
+
+
+@pytest.mark.parametrize("duration", ["soon", "", "1y", "-5s", -1, True, float("nan"), None])
+async def test_a_duration_that_is_none(sandbox: Sandbox, duration: Any) -> None:
+    with pytest.raises(InvalidInput):
+        sandbox.time.advance(duration)
+    assert sandbox.time.ahead == 0
+
+
+async def test_durations(sandbox: Sandbox) -> None:
+    for duration, seconds in {"90s": 90, "+15 min": 900, "2m": 120, "24h": 86_400, "1.5d": 129_600, 5: 5}.items():
+        before = sandbox.time.ahead
+        sandbox.time.advance(duration)
+        assert sandbox.time.ahead - before == pytest.approx(seconds, rel=0.006)
+
+
+async def test_sleep_and_wait_end_when_time_is_moved(sandbox: Sandbox) -> None:
+    event = asyncio.Event()
+    waiting = [
+        asyncio.create_task(sandbox.time.sleep(3600)),
+        asyncio.create_task(sandbox.time.wait(event, 3600)),
+        asyncio.create_task(sandbox.time.sleep(7200)),
+    ]
+    await asyncio.sleep(0)
+    sandbox.time.advance("1h")
+    async with asyncio.timeout(HANGS):
+        await asyncio.gather(*waiting[:2])
+    assert not waiting[2].done()
+    waiting[2].cancel()
+    await asyncio.gather(waiting[2], return_exceptions=True)
+    assert not sandbox.time.timers, "nothing is left behind"
+    event.set()
+    await sandbox.time.wait(event, 3600)
+    await sandbox.time.sleep(0)
+
+
+@virtual_time
+async def test_a_clock_of_a_loop_whose_time_is_virtual() -> None:
+    clock = LoopClock()
+    async with (
+        Sandbox(quotas=_three_a_day(), clock=clock) as sandbox,
+        Client(
+            sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=sandbox.quotas, clock=clock
+        ) as client,
+    ):
+        for number in range(7):
+            await client.direct_messages.send(5, f"{number}")
+        assert 2 * 86_400 < clock.monotonic() < 2.1 * 86_400
+
+
+async def test_a_client_without_the_sandbox_s_clock_still_gets_in(sandbox: Sandbox) -> None:
+    sandbox.time.advance("24h")
+    async with Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client:
+        await client.direct_messages.send(5, "hello")
+    assert [request.status for request in sandbox.requests] == [401, 200], "it learns how much its clock is wrong"
+    async with aiohttp.ClientSession() as session, session.get(f"{sandbox.url}/_sandbox/time") as response:
+        assert (await response.json())["ahead"] == pytest.approx(86_400, rel=0.006)
