@@ -2,6 +2,8 @@
 
 from importlib import metadata
 
+from twdm_async.sandbox.openapi import OPERATIONS
+
 project = "twdm_async"
 copyright = "The twdm_async authors"  # noqa: A001 - Sphinx wants this name
 release = metadata.version("twdm_async")
@@ -13,3 +15,13 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 default_role = "code"
 myst_heading_anchors = 3
+myst_enable_extensions = ["substitution"]
+myst_substitutions = {
+    "sandbox_api": "\n".join(
+        [
+            "| call | what it does |",
+            "|---|---|",
+            *(f"| `{operation.method} {operation.path}` | {operation.summary} |" for operation in OPERATIONS),
+        ]
+    )
+}

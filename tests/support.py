@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiohttp import web
@@ -16,11 +18,13 @@ from twdm_async.webhooks import Webhook
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
+    from types import ModuleType
 
     import pytest
 
 T = TypeVar("T")
+
+DOCS: Final = Path(__file__).parent.parent / "docs"
 
 HANGS: Final = 120.0
 """Seconds after which what has not ended is taken to hang, however slow the machine is."""
@@ -43,6 +47,16 @@ class _NoThread:
         job()
 
     def end(self) -> None: ...
+
+
+def program(name: str) -> ModuleType:
+    """A program of the documentation."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
 
 
 def keep_files_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,40 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import re
+import socket
+import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 import pytest
 from aiohttp import web
+from attrs import asdict
 
 from tests.pictures import PNG
-from tests.support import HANGS
+from tests.support import HANGS, program
 from tests.test_media import film
 from tests.test_wire import GOLDEN
-from twdm_async import Client, Inbox, Quota, QuotaTable, Scope
+from twdm_async import Client, Inbox, InvalidInput, Quota, QuotaTable, Scope
 from twdm_async.endpoints import ENDPOINTS, MediaApi
 from twdm_async.resources.media import SEGMENT
 from twdm_async.sandbox import Sandbox
 from twdm_async.sandbox.routes import ROUTES
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from twdm_async.webhooks import Event, Webhook
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 PEOPLE: Final = 200
 APIS: Final[tuple[MediaApi, ...]] = ("v1.1", "v2")
-
-
-def module(name: str) -> ModuleType:
-    """A program of the documentation."""
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
-    return program
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +56,7 @@ def test_every_call_is_listed_has_a_method_a_golden_request_and_a_handler(
 
 
 async def test_the_examples_run_and_make_every_call(tmp_path: Path) -> None:
-    examples = module("examples")
+    examples = program("examples")
     picture, video = tmp_path / "a.png", tmp_path / "a.mp4"
     picture.write_bytes(PNG)
     video.write_bytes(film(SEGMENT + 5))
@@ -94,7 +86,7 @@ def test_the_bot_is_short() -> None:
 
 async def test_the_bot_answers_two_hundred_people_at_once(tmp_path: Path) -> None:
     """Each gets exactly the right answers, under the right profile, and none of them counts against the quota."""
-    program = module("bot")
+    bot_program = program("bot")
     table = QuotaTable.default().replace(
         "direct_messages.send", Quota(5, 86_400.0), Quota(5, 86_400.0, scope=Scope.APP)
     )
@@ -103,7 +95,7 @@ async def test_the_bot_answers_two_hundred_people_at_once(tmp_path: Path) -> Non
         Inbox(tmp_path / "bot.db") as inbox,
         Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=table, max_wait=0.0) as client,
     ):
-        webhook = await program.bot(client, inbox)
+        webhook = await bot_program.bot(client, inbox)
         app = web.Application()
         app.router.add_route("*", "/webhook", webhook.serve)
         app.cleanup_ctx.append(webhook.lifespan)
@@ -118,7 +110,7 @@ async def test_the_bot_answers_two_hundred_people_at_once(tmp_path: Path) -> Non
             for number, person in enumerate(people):
                 assert person.welcome is not None
                 topic = ("order", "bill")[number % 2]
-                name, answer = program.ANSWERS[topic]
+                name, answer = bot_program.ANSWERS[topic]
                 expected[person.id] = Counter([("Please choose.", None), (answer, profiles[name])])
                 person.writes("hello there")
                 person.taps(topic.capitalize())
@@ -141,3 +133,109 @@ def test_every_page_is_in_the_index() -> None:
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     for page in DOCS.glob("*.md"):
         assert page.stem == "index" or re.search(rf"^{page.stem}$", index, re.MULTILINE), page.name
+
+
+def blocks(page: str) -> list[str]:
+    """The Python blocks of a page."""
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+async def output_of(*arguments: str, folder: Path, environment: dict[str, str] | None = None) -> tuple[int | None, str]:
+    """The exit code of a Python process, and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        cwd=folder,
+        env={**os.environ, **(environment or {})},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+    return process.returncode, out.decode()
+
+
+async def test_the_blocks_about_testing_are_files_that_pass(tmp_path: Path) -> None:
+    files = {block.split("\n")[0].removeprefix("# "): block for block in blocks("testing")}
+    assert len(files) == len(blocks("testing")) == 8
+    for name, block in files.items():
+        (tmp_path / name).write_text(block)
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "asyncio_default_fixture_loop_scope=function"]
+    missing = [name for name in ("fastapi", "looptime") if importlib.util.find_spec(name) is None]
+    ignored = {"fastapi": "test_web_bot.py", "looptime": "test_virtual_time.py"}
+    code, out = await output_of(
+        "-m", "pytest", *options, *(f"--ignore={ignored[one]}" for one in missing), folder=tmp_path
+    )
+    assert code == 0, out
+    assert "8 passed" in out or missing, out
+
+
+async def test_the_block_about_trying_a_bot_prints_its_answer(tmp_path: Path) -> None:
+    code, out = await output_of("-W", "error", "-c", blocks("receiving")[-1], folder=tmp_path)
+    assert (code, out) == (0, "You said: When will it be here?\n")
+
+
+@pytest.mark.parametrize("name", ["receive", "answer_all"])
+async def test_the_blocks_about_polling_answer(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(next(block for block in blocks("receiving") if f"def {name}(" in block), names)  # noqa: S102 - our own
+    async with Sandbox(autojump=True) as sandbox, sandbox.client() as client:
+        answering = asyncio.create_task(names[name](client))
+        while not any(request.endpoint == "direct_messages.list" for request in sandbox.requests):
+            await asyncio.sleep(0.01)
+        sandbox.person(5).writes("Hello")
+        [answer] = await sandbox.person(5).receives(timeout=HANGS)
+        assert answer.text == "Thank you!"
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
+
+
+async def test_the_block_about_what_failed_retries_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(next(block for block in blocks("receiving") if "def retry_all(" in block), names)  # noqa: S102 - our own
+    handled: list[str] = []
+
+    async def handle(event: Event) -> None:
+        handled.append(event.key)
+        if len(handled) == 1:
+            raise LookupError
+
+    async with Sandbox() as sandbox:
+        for place in range(2):
+            async with Inbox("bot.db") as inbox, Webhook(sandbox.credentials, handle, inbox=inbox) as webhook:
+                if place == 0:
+                    await sandbox.subscribe(webhook)
+                    sandbox.person(5).writes("Hello")
+                    await sandbox.delivered()
+                await webhook.settled()
+            if place == 0:
+                await names["retry_all"]()
+    assert len(handled) == 2
+
+
+async def test_the_bot_can_be_served_and_tried(tmp_path: Path, sandbox: Sandbox) -> None:
+    for name in ("bot.py", "serve_bot.py", "anna.png"):
+        (tmp_path / name).write_bytes((DOCS / name).read_bytes())
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    keys = {f"TWDM_{name.upper()}": value for name, value in asdict(sandbox.credentials).items()}
+    environment = {**os.environ, **keys, "TWDM_API_URL": sandbox.url, "PORT": str(port)}
+    process = await asyncio.create_subprocess_exec(sys.executable, "serve_bot.py", cwd=tmp_path, env=environment)
+    try:
+        async with asyncio.timeout(HANGS):
+            while True:
+                try:
+                    await sandbox.subscribe(f"http://127.0.0.1:{port}/webhook")
+                except InvalidInput:
+                    await asyncio.sleep(0.1)
+                else:
+                    break
+        person = sandbox.person(5)
+        person.taps("Order")
+        [answer] = await person.receives(timeout=HANGS)
+        assert answer.text == "Your order is on its way."
+    finally:
+        process.terminate()
+        await process.wait()

@@ -201,15 +201,16 @@ async def test_a_webhook_of_this_process_is_opened_and_closed(client: Client) ->
     webhook = echo(client)
     async with Sandbox() as sandbox, sandbox.client() as own:
         webhook = echo(own)
-        assert not webhook.is_open
+        states = [webhook.is_open]
         await sandbox.subscribe(webhook)
-        assert webhook.is_open
+        states.append(webhook.is_open)
         assert await _talks(sandbox)
         sandbox.unsubscribe(webhook)
         sandbox.person(5).writes("Hello?")
         await sandbox.delivered()
         assert len(sandbox.messages) == 1
-    assert not webhook.is_open
+    states.append(webhook.is_open)
+    assert states == [False, True, False]
 
 
 async def test_a_webhook_that_is_open_is_left_to_its_owner(sandbox: Sandbox, client: Client) -> None:
@@ -406,7 +407,8 @@ async def test_a_duration_that_is_none(sandbox: Sandbox, duration: Any) -> None:
 
 
 async def test_durations(sandbox: Sandbox) -> None:
-    for duration, seconds in {"90s": 90, "+15 min": 900, "2m": 120, "24h": 86_400, "1.5d": 129_600, 5: 5}.items():
+    durations: dict[float | str, float] = {"90s": 90, "+15 min": 900, "2m": 120, "24h": 86_400, "1.5d": 129_600, 5: 5}
+    for duration, seconds in durations.items():
         before = sandbox.time.ahead
         sandbox.time.advance(duration)
         assert sandbox.time.ahead - before == pytest.approx(seconds, rel=0.006)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import aiohttp
+from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from twdm_async.errors import InvalidInput
 from twdm_async.sandbox.guard import HEADER
 
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
+_TIMEOUT: Final = ClientTimeout(total=30)
 
 
 async def ask_sandbox(
@@ -29,13 +29,13 @@ async def ask_sandbox(
     """
     try:
         async with (
-            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+            ClientSession(timeout=_TIMEOUT) as session,
             session.request(
                 method, f"{url.rstrip('/')}/_sandbox/{path}", json=body, params=query, headers={HEADER: "twdm"}
             ) as response,
         ):
             answer: dict[str, Any] = await response.json()
-    except (aiohttp.ClientError, OSError, ValueError):
+    except (ClientError, OSError, ValueError):
         problem = f"there is no sandbox at {url}; start one with `twdm sandbox`, or name another"
         raise InvalidInput(parameter="url", problem=problem) from None
     if response.status != 200:

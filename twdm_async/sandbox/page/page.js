@@ -34,6 +34,7 @@ async function attempt(work) {
 
 const keyOf = (message) => `${message.account} ${message.person}`;
 const clockTime = (at) => new Date(at).toISOString().slice(11, 19);
+const span = (ms) => ms < 90e3 ? `${Math.ceil(ms / 1e3)} s` : ms < 90 * 60e3 ? `${Math.ceil(ms / 60e3)} min` : `${Math.ceil(ms / 3600e3)} h`;
 const accountOf = (id) => shownState.accounts.find((account) => account.id === id);
 
 // ---- conversations ----
@@ -95,8 +96,8 @@ async function showMessages(before) {
   const known = new Set([...list.children].map((item) => item.dataset.id));
   list.prepend(...messages.filter((message) => !known.has(message.id)).map(bubble));
   byId("older").hidden = messages.length < 50;
-  if (!before) list.scrollTop = list.scrollHeight;
   showChoices();
+  if (!before) list.scrollTop = list.scrollHeight;
 }
 
 function addMessage(message) {
@@ -105,9 +106,9 @@ function addMessage(message) {
   const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 80;
   list.append(bubble(message));
   while (list.children.length > MOST_SHOWN) { list.firstChild.remove(); byId("older").hidden = false; }
-  if (atEnd) list.scrollTop = list.scrollHeight;
   if (message.from === "account") byId("typing").textContent = "";
   showChoices();
+  if (atEnd) list.scrollTop = list.scrollHeight;
 }
 
 function bubble(message) {
@@ -181,12 +182,13 @@ async function showState() {
   const { messages, requests, breaches } = state.counts;
   const free = state.accounts.reduce((sum, account) => sum + account.free_replies, 0);
   byId("counts").textContent = `${messages} messages, ${free} of them free replies; ${requests} requests, ${breaches} over a quota`;
-  byId("quotas").replaceChildren(...state.quotas.map((quota) => {
+  const fullestFirst = state.quotas.toSorted((a, b) => b.used / b.limit - a.used / a.limit);
+  byId("quotas").replaceChildren(...fullestFirst.map((quota) => {
     const owner = quota.scope === "app" ? "app" : `account ${accountOf(quota.owner)?.name ?? quota.owner}`;
     const label = `${quota.endpoint}, ${owner}: ${quota.used} of ${quota.limit}`;
     const meter = element("meter", { max: quota.limit, value: quota.used, high: quota.limit * 0.8, optimum: 0 });
     meter.setAttribute("aria-label", label);
-    return element("li", { data: { endpoint: quota.endpoint, scope: quota.scope } }, label, element("small", {}, ` until ${clockTime(quota.ends)}`), meter);
+    return element("li", { data: { endpoint: quota.endpoint, scope: quota.scope } }, label, element("small", {}, `, for ${span(quota.ends - state.time.now)}`), meter);
   }));
   byId("webhooks").replaceChildren(...state.webhooks.map((webhook) =>
     element("li", {}, element("code", {}, webhook.url), element("small", { className: webhook.last === "delivered" || webhook.last === "checked" ? "good" : "bad" }, ` ${webhook.last}`))),
