@@ -9,21 +9,24 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import web
 from rich.console import Console
 
 from tests.pictures import PNG
 from tests.secrets import SECRETS
 from tests.support import HANGS
-from twdm_async import Client, PostgresQuotaStore, Priority, Quota, QuotaTable, SQLiteQuotaStore
+from twdm_async import Client, PostgresQuotaStore, Priority, QuickReply, Quota, QuotaTable, SQLiteQuotaStore
 from twdm_async.cli import send_many
 from twdm_async.cli.message_file import BadLines, Message, read_messages
 from twdm_async.outbox import Outbox
 from twdm_async.sandbox import Fault, Sandbox
+from twdm_async.webhooks import Webhook
 
 if TYPE_CHECKING:
     from tests.forked import Forked, ForkServer
@@ -438,7 +441,7 @@ async def test_the_sandbox_as_a_process(fork_server: ForkServer, tmp_path: Path)
     twdm = Twdm(fork_server, tmp_path, None)
     server = await twdm.start("sandbox", "--port", "0")
     exported: dict[str, str] = {}
-    while len(exported) < 6:
+    while len(exported) < 7:
         line = (await server.stdout.readline()).decode()
         if line.startswith("export "):
             name, _, value = line.removeprefix("export ").strip().partition("=")
@@ -716,3 +719,111 @@ async def test_wrong_keys_leave_the_outbox_as_it_is(twdm: Twdm, sandbox: Sandbox
         assert (code, "code 32" in err) == (1, True)
     assert json.loads((await twdm("outbox", "status", "a"))[1])["state"] == "queued"
     assert len(sandbox.requests) == 2
+
+
+async def test_being_a_person_in_the_sandbox_from_a_second_shell(twdm: Twdm, sandbox: Sandbox, client: Client) -> None:
+    twdm.environ["TWDM_SANDBOX"] = sandbox.url
+    listening = await twdm.start("messages", "listen", "--every", "1")
+    while not sandbox.requests:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)
+    code, out, _ = await twdm("sandbox", "say", "5", "Hello & \u202e")
+    assert code == 0
+    async with asyncio.timeout(HANGS):
+        heard = json.loads(await listening.stdout.readline())
+    listening.send_signal(signal.SIGINT)
+    await listening.communicate()
+    assert (heard["id"], heard["text"]) == (json.loads(out)["id"], "Hello & \u202e")
+
+    await client.direct_messages.send(5, "What is it about?", quick_replies=[QuickReply("Order")])
+    assert (await twdm("sandbox", "tap", "5", "Order"))[0] == 0
+    assert (await twdm("sandbox", "read", "5"))[0] == 0
+    code, out, _ = await twdm("sandbox", "log", "--messages", "--most", "2")
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["What is it about?", "Order"]
+    code, out, _ = await twdm("sandbox", "log", "--refused")
+    assert (code, out) == (0, "")
+    code, out, _ = await twdm("sandbox", "log")
+    assert [json.loads(line)["status"] for line in out.splitlines()] == [200] * len(sandbox.requests)
+    assert json.loads((await twdm("sandbox", "fault", "503", "--probability", "0.5"))[1])["kinds"] == ["503"]
+    assert json.loads((await twdm("sandbox", "fault"))[1])[0]["probability"] == 0.5
+    assert json.loads((await twdm("sandbox", "fault", "--off"))[1]) == []
+    assert (await twdm("sandbox", "clear"))[0] == 0
+    assert (sandbox.messages, sandbox.requests) == ([], [])
+
+
+async def test_a_day_that_a_shell_lets_pass_frees_the_quota_of_the_next_command(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
+    table = QuotaTable.default().replace("direct_messages.send", Quota(1000, per=86_400.0), credit=None)
+    async with Sandbox(quotas=table, time_scale=2.0) as sandbox:
+        twdm = Twdm(fork_server, tmp_path, sandbox)
+        twdm.environ |= {"TWDM_SANDBOX": sandbox.url, "TWDM_QUOTA_STORE": f"sqlite:///{tmp_path}/quota.db"}
+        # All of it was spent, for all that is known.
+        path = tmp_path / "quota.db"
+        async with (
+            SQLiteQuotaStore(path, clock=sandbox.time, assume_spent=0.9999) as store,
+            sandbox.client(quota_store=store),
+        ):
+            pass
+        code, _, err = await twdm("send", "5", "too much", "--max-wait", "0")
+        assert (code, "quota" in err) == (1, True)
+        code, out, _ = await twdm("sandbox", "time", "+24h")
+        assert (code, json.loads(out)["scale"]) == (0, 2.0)
+        assert (await twdm("send", "5", "a day later", "--max-wait", "0"))[0] == 0
+        assert [message.text for message in sandbox.messages] == ["a day later"]
+        assert json.loads((await twdm("sandbox", "quotas"))[1])[0]["used"] == 1
+        assert not sandbox.breaches
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("time", "tomorrow"), "90s, 15min, 24h or 2d"),
+        (("tap", "5", "No"), "no message offers this answer"),
+        (("say", "x", "Hello"), "user_id"),
+        (("fault", "nonsense"), "kinds"),
+        (("webhook", "http://127.0.0.1:1/"), "did not pass the check"),
+        (("say", "5", "Hello", "--url", "http://127.0.0.1:1"), "there is no sandbox at http://127.0.0.1:1"),
+    ],
+)
+async def test_what_a_shell_cannot_do_in_the_sandbox_is_said(
+    twdm: Twdm, sandbox: Sandbox, arguments: tuple[str, ...], words: str
+) -> None:
+    twdm.environ["TWDM_SANDBOX"] = sandbox.url
+    code, out, err = await twdm("sandbox", *arguments)
+    assert (code, out, err.startswith("error: ")) == (2, "", True), err
+    assert words in err
+    assert err.count("\n") == 1
+
+
+async def test_a_sandbox_in_a_shell_shows_a_page_and_waits_for_a_webhook(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
+    twdm = Twdm(fork_server, tmp_path, None)
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        webhook_url = f"http://127.0.0.1:{found.getsockname()[1]}/webhook"
+    process = await twdm.start("sandbox", "--port", "0", "--webhook", webhook_url)
+    async with asyncio.timeout(HANGS):
+        page = (await process.stdout.readline()).decode().split(": ")[1].strip()
+        exported = [(await process.stdout.readline()).decode() for _ in range(8)]
+        assert b"trying again every second" in await process.stderr.readline()
+        names = {line.split("=")[0].removeprefix("export ") for line in exported if line.startswith("export")}
+        assert {"TWDM_API_URL", "TWDM_SANDBOX", "TWDM_QUOTA_STORE"} <= names
+        heard = asyncio.Event()
+        credentials = Sandbox().credentials
+        app = web.Application()
+        webhook = Webhook(credentials, lambda _: heard.set())
+        app.router.add_route("*", "/webhook", webhook.serve)
+        app.cleanup_ctx.append(webhook.lifespan)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", int(webhook_url.split(":")[2].split("/", maxsplit=1)[0])).start()
+            assert b"events are sent there" in await process.stderr.readline()
+            assert (await twdm("sandbox", "say", "5", "Hello", "--url", page.rstrip("/")))[0] == 0
+            await heard.wait()
+        finally:
+            await runner.cleanup()
+            process.send_signal(signal.SIGTERM)
+        await process.communicate()
+        assert process.returncode == 0
