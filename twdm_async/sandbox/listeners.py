@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 from urllib.parse import unquote
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
+from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from attrs import frozen
 
+from twdm_async.errors import InvalidInput
+
 if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
     from types import TracebackType
 
 AsgiMessage = MutableMapping[str, Any]
@@ -141,7 +144,7 @@ class Asgi:
         """Let the application start up.
 
         Raises:
-            RuntimeError: it says that it cannot.
+            InvalidInput: it says that it cannot.
         """
         is_up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         is_asked = False
@@ -174,7 +177,7 @@ class Asgi:
         self._lifespan = asyncio.create_task(live(), name="twdm_async sandbox application")
         problem = await is_up
         if problem:
-            raise RuntimeError(problem)
+            raise InvalidInput(parameter="target", problem=problem)
 
     async def request(self, method: str, query: str, headers: dict[str, str], body: bytes) -> Response:
         scope: AsgiMessage = {
@@ -227,6 +230,44 @@ class Asgi:
         self._stop.set()
         if self._lifespan is not None:
             await asyncio.gather(self._lifespan, return_exceptions=True)
+
+
+async def listen(target: Any, path: str, timeout: float, closing: AsyncExitStack) -> tuple[str, Listener]:
+    """Start whoever is to listen, if nobody has; `closing` stops it again.
+
+    Args:
+        target: a URL, a webhook or an application.
+        path: of the webhook within an application.
+        timeout: seconds in which it has to answer.
+        closing: gets what is to be closed.
+
+    Returns:
+        A name for it, and the listener.
+
+    Raises:
+        InvalidInput: `target` is nothing of this kind, or does not start.
+    """
+    if isinstance(target, str):
+        remote = Remote(target, timeout)
+        closing.push_async_callback(remote.close)
+        return target, remote
+    if isinstance(target, web.Application):
+        runner = web.AppRunner(target, access_log=None, shutdown_timeout=1.0)
+        closing.push_async_callback(runner.cleanup)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return await listen(f"http://127.0.0.1:{runner.addresses[0][1]}{path}", "", timeout, closing)
+    if isinstance(target, Webhook):
+        local = Local(target)
+        closing.push_async_callback(local.close)
+        await local.start()
+        return f"({type(target).__name__})", local
+    if callable(target):
+        app = Asgi(cast("AsgiApp", target), path, timeout)
+        closing.push_async_callback(app.close)
+        await app.start()
+        return f"({type(target).__name__} {path})", app
+    raise InvalidInput(parameter="target", problem="must be a URL, a Webhook, or an ASGI or aiohttp application")
 
 
 def described(error: BaseException) -> str:

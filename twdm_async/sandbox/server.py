@@ -8,26 +8,25 @@ import json
 import math
 import random
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, Final, Self, cast
-from urllib.parse import parse_qsl
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from aiohttp import BodyPartReader, web
+from aiohttp import web
 from attrs import evolve
 
 from twdm_async._clock import Clock
 from twdm_async._numbers import checked_seconds
 from twdm_async.client import Client
 from twdm_async.credentials import Credentials
-from twdm_async.errors import InvalidInput
 from twdm_async.models.checks import checked_id
 from twdm_async.quota.spec import QuotaTable, Scope
-from twdm_async.sandbox.call import Answer, Call, Upload
+from twdm_async.sandbox.body import LARGEST_BODY, Body, call_of, read_body, recipient_named
+from twdm_async.sandbox.call import Answer, Call
 from twdm_async.sandbox.clock import SandboxClock
 from twdm_async.sandbox.deliveries import Deliveries, Envelope, Subscription
 from twdm_async.sandbox.faults import REPEATS, Fault, Reply, commit, repeat_soon
 from twdm_async.sandbox.gate import Gate
 from twdm_async.sandbox.inspector import Inspector
-from twdm_async.sandbox.listeners import Asgi, AsgiApp, Listener, Local, Remote, Webhook
+from twdm_async.sandbox.listeners import AsgiApp, Webhook, listen
 from twdm_async.sandbox.messages import recipient_of
 from twdm_async.sandbox.people import Person
 from twdm_async.sandbox.records import (
@@ -50,9 +49,7 @@ from twdm_async.sandbox.windows import Windows
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-_LARGEST_BODY: Final = 20 * 1024 * 1024
 _LIMIT_EXCEEDED: Final = Answer({"errors": [{"code": 88, "message": "Rate limit exceeded"}]}, 429)
-_FORM: Final = "application/x-www-form-urlencoded"
 
 # Not a secret: the sandbox listens on this machine alone, and `twdm sandbox` prints them.
 _CREDENTIALS: Final = Credentials(
@@ -261,7 +258,7 @@ class Sandbox:
         """
         account = account or self.credentials
         account_id = self._gate.accounts[account.access_token].id
-        url, listener = await self._listener(target, path)
+        url, listener = await listen(target, path, self._webhook_timeout, self._closing)
         subscription = Subscription(account_id, url, target, listener, account.consumer_secret, envelope)
         await self._deliveries.subscribe(subscription)
         self._state.journal.add("webhook")
@@ -329,7 +326,7 @@ class Sandbox:
 
     async def start(self) -> None:
         """Listen."""
-        app = web.Application(client_max_size=_LARGEST_BODY)
+        app = web.Application(client_max_size=LARGEST_BODY)
         for route in ROUTES:
             app.router.add_route(route.method, route.path, self._handler(route))
         Inspector(self, self._state, self._windows, self._gate, self._deliveries).add_to(app)
@@ -373,16 +370,16 @@ class Sandbox:
             account, window, hint = None, None, ""
             family, kind = route.family, None
             try:
-                body = await _body(request)
+                body = await read_body(request)
                 if family == "media.upload":  # which call it is stands in its body
                     family = route.family_of(body.fields.get("command"))
-                kind, processed = self._draw(family, _recipient(body))
+                kind, processed = self._draw(family, recipient_named(body))
                 if kind is not None and not processed:
                     self._record(request, None, Answer(None, 0), family, kind)
                     return await self._go_wrong(kind, request, Answer({}), None)
                 account = self._let_in(request, body)
                 _check_access(account, family)
-                call = _call(request, body, account, self.url)
+                call = call_of(request, body, account, self.url)
                 let_in, window = self._count(family, call)
                 answer = route.handler(self._state, call) if let_in else _LIMIT_EXCEEDED
                 hint = "" if let_in else self._spent(family)
@@ -430,7 +427,7 @@ class Sandbox:
                 await commit(kind, reply, transport)
         return response  # nobody gets it if the connection has ended
 
-    def _let_in(self, request: web.Request, body: _Body) -> StoredAccount:
+    def _let_in(self, request: web.Request, body: Body) -> StoredAccount:
         # What was signed is what was sent: the raw path, not what it means once it is decoded.
         url = f"{request.scheme}://{request.host}{request.raw_path}"
         return self._gate.admit(request.method, url, body.form, request.headers)
@@ -507,33 +504,6 @@ class Sandbox:
         latest = [f"- {one.method} {one.path}: {one.status} {one.reason}".rstrip() for one in self.requests[-5:]]
         return [*lines, *(["The latest requests:", *latest] if latest else ["- There was no request to the API."])]
 
-    async def _listener(self, target: Any, path: str) -> tuple[str, Listener]:
-        """Return whoever listens, and a name for it."""
-        if isinstance(target, str):
-            remote = Remote(target, self._webhook_timeout)
-            self._closing.push_async_callback(remote.close)
-            return target, remote
-        if isinstance(target, web.Application):
-            runner = web.AppRunner(target, access_log=None, shutdown_timeout=1.0)
-            self._closing.push_async_callback(runner.cleanup)
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            return await self._listener(f"http://127.0.0.1:{runner.addresses[0][1]}{path}", "")
-        if isinstance(target, Webhook):
-            local = Local(target)
-            self._closing.push_async_callback(local.close)
-            await local.start()
-            return f"({type(target).__name__})", local
-        if callable(target):
-            app = Asgi(cast("AsgiApp", target), path, self._webhook_timeout)
-            self._closing.push_async_callback(app.close)
-            try:
-                await app.start()
-            except RuntimeError as error:
-                raise InvalidInput(parameter="target", problem=str(error)) from None
-            return f"({type(target).__name__} {path})", app
-        raise InvalidInput(parameter="target", problem="must be a URL, a Webhook, or an ASGI or aiohttp application")
-
     async def _travel(self) -> None:
         least, most = self._latency
         if most > 0:
@@ -560,74 +530,6 @@ def _check_access(account: StoredAccount, family: str) -> None:
     is_about_messages = family.startswith(("direct_messages.", "welcome_message"))
     if is_about_messages and account.permission != "read-write-directmessages":
         raise Refusal(403, 93, "This application is not allowed to access or delete your direct messages.")
-
-
-class _Body:
-    """A request's body: `form` as it was signed, and what it holds."""
-
-    def __init__(self) -> None:
-        self.form = ""
-        self.raw = b""
-        self.fields: dict[str, str] = {}
-        self.files: dict[str, Upload] = {}
-
-
-async def _body(request: web.Request) -> _Body:
-    try:
-        return await _read_body(request)
-    except ValueError:  # no boundary between the parts, or bytes that are not UTF-8
-        raise Refusal(400, 214, "Could not parse the request.") from None
-
-
-async def _read_body(request: web.Request) -> _Body:
-    body = _Body()
-    if request.content_type == "multipart/form-data":
-        async for part in await request.multipart():
-            if not isinstance(part, BodyPartReader) or part.name is None:
-                raise Refusal(400, 214, "Could not parse the request.")
-            content = bytes(await part.read())
-            if len(content) > _LARGEST_BODY:
-                raise Refusal(413, 324, "File size exceeds the maximum.")
-            text = None if part.filename is not None else _text(content)
-            if text is not None:
-                body.fields[part.name] = text
-            else:
-                content_type = part.headers.get("Content-Type", "application/octet-stream")
-                body.files[part.name] = Upload(content, content_type)
-        return body
-    body.raw = await request.read()
-    if request.content_type == _FORM:
-        body.form = body.raw.decode("latin-1")
-        body.fields = dict(parse_qsl(body.raw.decode(), keep_blank_values=True))
-    return body
-
-
-def _recipient(body: _Body) -> str | None:
-    """Whom a request is about, if it says so."""
-    if body.raw and not body.form:
-        try:
-            return str(json.loads(body.raw)["event"]["message_create"]["target"]["recipient_id"])
-        except (ValueError, RecursionError, TypeError, KeyError):
-            return None
-    return body.fields.get("recipient_id")
-
-
-def _text(content: bytes) -> str | None:
-    try:
-        return content.decode()
-    except UnicodeDecodeError:  # a part without a file name that is not text
-        return None
-
-
-def _call(request: web.Request, body: _Body, account: StoredAccount, url: str) -> Call:
-    document: Any = None
-    if body.raw and not body.form:
-        try:
-            document = json.loads(body.raw)
-        except (ValueError, RecursionError):
-            raise Refusal(400, 214, "Could not parse the request as JSON.") from None
-    fields = {**request.query, **body.fields}
-    return Call(account, url, request.match_info, fields, document, body.files)
 
 
 def _user(user_id: str, *, verified: bool) -> dict[str, Any]:
