@@ -188,6 +188,8 @@ class _TablesQuotaStore(TransactionalQuotaStore):
             book.hold_unknown(batch.pages, held_until)
         batch.answers = []
         for operation in batch.operations:
+            if not self._storage.is_remote and not isinstance(operation, Take):  # it has waited for this transaction, too
+                operation.age = uptime - operation.noted_at
             answer = book.apply(operation, now)
             batch.answers.append(answer)
             if isinstance(operation, Take) and operation.intent is not None and isinstance(answer, Granted):
