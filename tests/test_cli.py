@@ -784,6 +784,10 @@ async def test_a_day_that_a_shell_lets_pass_frees_the_quota_of_the_next_command(
         (("fault", "nonsense"), "kinds"),
         (("webhook", "http://127.0.0.1:1/"), "did not pass the check"),
         (("say", "5", "Hello", "--url", "http://127.0.0.1:1"), "there is no sandbox at http://127.0.0.1:1"),
+        (("--fault", "nope"), "kinds"),
+        (("--time-scale", "0"), "time_scale"),
+        (("--webhook", "nonsense"), "no http or https URL"),
+        (("--port", "18911", "say", "5", "Hello"), "--port is for starting a sandbox"),
     ],
 )
 async def test_what_a_shell_cannot_do_in_the_sandbox_is_said(

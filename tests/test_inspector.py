@@ -111,6 +111,12 @@ async def test_a_person_writes_taps_types_and_reads(api: Api, client: Client, sa
         ("POST", "webhooks", {"url": "http://127.0.0.1:1/", "envelope": "x"}, 400, "account_activity"),
         ("GET", "messages?most=9999", None, 400, "1000"),
         ("GET", "messages?most=-1", None, 400, "whole number"),
+        ("GET", "messages?most=0", None, 400, "from 1 to 1000"),
+        ("GET", f"messages?after={'9' * 5000}", None, 400, "whole number"),
+        ("POST", "webhooks", {"url": "http://127.0.0.1:1/", "envelope": []}, 400, "account_activity"),
+        ("POST", "webhooks", {"url": "http://"}, 400, "http"),
+        ("POST", "people/5/write", {"text": "\ud83d"}, 400, "text"),
+        ("POST", "faults", {"kinds": "503", "processed": "x"}, 400, "processed"),
         ("GET", "messages?wait=x", None, 400, "seconds"),
         ("GET", "messages?wait=301", None, 400, "300"),
         ("GET", "messages/latest", None, 404, "no such message"),
@@ -274,6 +280,8 @@ OURS = "127.0.0.1:8765"
         ("GET", {"Host": "localhost.evil.example"}, "127.0.0.1", False),
         ("GET", {"Host": "192.168.1.5:8765"}, "127.0.0.1", False),
         ("GET", {"Host": "evil.example"}, "0.0.0.0", False),  # noqa: S104 - as above
+        ("GET", {"Host": "sandbox:8765"}, "0.0.0.0", True),  # noqa: S104 - as above
+        ("GET", {"Host": "sandbox:8765"}, "127.0.0.1", False),
         ("GET", {"Host": "192.168.1.5:8765"}, "0.0.0.0", True),  # noqa: S104 - as above
         ("GET", {"Host": "box.example"}, "box.example", True),
         ("GET", {"Host": ""}, "", False),
@@ -323,6 +331,10 @@ async def test_another_site_can_do_nothing(api: Api, sandbox: Sandbox, client: C
     async with api.session.options(f"{api.url}/clear", headers=headers) as response:
         assert response.status >= 400
         assert not [name for name in response.headers if name.lower().startswith("access-control")]
+    # Its keys are known to everybody, so a signature is no proof.
+    for foreign in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+        async with api.session.get(f"{sandbox.url}/1.1/direct_messages/events/list.json", headers=foreign) as response:
+            assert response.status == 403
     for path in ("/", "/media/1"):
         async with api.session.get(f"{sandbox.url}{path}", headers={"Host": "evil.example"}) as response:
             assert response.status == 403
@@ -339,6 +351,25 @@ async def test_it_listens_on_this_machine_alone_unless_it_is_told_otherwise() ->
         assert [address[0] for address in sandbox._runner.addresses] == ["0.0.0.0"]  # noqa: S104 - as above
         async with sandbox.client() as client:
             await client.direct_messages.send(5, "hello")
+
+
+async def test_an_account_can_be_a_person_of_another_one(api: Api, sandbox: Sandbox) -> None:
+    other = sandbox.add_account()
+    sandbox.person(sandbox.credentials.user_id or "", other).writes("from one to the other")
+    [message] = (await api.get("messages"))["messages"]
+    assert (message["from"], message["account"], message["person"]) == ("person", other.user_id, "2244994945")
+
+
+async def test_a_page_that_is_closed_leaves_no_trace(
+    api: Api, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        stream = await api.session.get(f"{api.url}/events")
+        stream.close()
+        for number in range(20):
+            sandbox.person(5).writes(f"{number}")
+            await asyncio.sleep(0.001)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_an_account_s_quota_and_the_app_s_are_told_apart(api: Api, client: Client) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from twdm_async import Client, Credentials, InvalidInput
 from twdm_async._clock import Clock
 from twdm_async.endpoints import ENDPOINTS, Host
+from twdm_async.sandbox.clock import SandboxClock
 from twdm_async.sandbox.gate import Gate
 from twdm_async.sandbox.records import StoredAccount
 from twdm_async.sandbox.refusal import Refusal
@@ -74,7 +75,7 @@ HOSTS = {Host.API: "http://127.0.0.1:8765", Host.UPLOAD: "http://127.0.0.1:8765"
 
 
 def judge(keys: Credentials = KEYS) -> Gate:
-    gate = Gate(Clock())
+    gate = Gate(SandboxClock(Clock(), 1.0))
     gate.accounts[keys.access_token] = StoredAccount(keys, {"id_str": "1", "verified": True}, allowlisted=True)
     return gate
 

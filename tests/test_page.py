@@ -247,7 +247,7 @@ async def _busy(seconds: float) -> tuple[list[float], list[float]]:
                 clicks.append(
                     await page.evaluate(
                         """async (wanted) => {
-                          const button = [...document.querySelectorAll("#conversations button")].find((one) => one.textContent.includes(wanted));
+                          const button = [...document.querySelectorAll("#conversations button")].find((one) => one.dataset.key.endsWith(` ${wanted}`));
                           const began = performance.now();
                           button.click();
                           while (document.querySelector("#chat-title").textContent !== `Person ${wanted}` ||

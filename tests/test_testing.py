@@ -17,6 +17,7 @@ from twdm_async import Client, InvalidInput, LoopClock, Quota, QuotaTable, Quota
 from twdm_async.outbox import Outbox
 from twdm_async.sandbox import Sandbox
 from twdm_async.webhooks import Event, MessageEvent, Webhook
+from twdm_async.webhooks import webhook as webhook_module
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,6 +99,14 @@ async def test_may_fail_on_purpose(twdm_sandbox, twdm_client):
     twdm_sandbox.problems.clear()
 
 
+async def test_may_fail_on_purpose_and_be_waited_for(twdm_sandbox, twdm_client):
+    await twdm_sandbox.subscribe(bot(twdm_client, broken=True))
+    twdm_sandbox.person(5).writes("Hello")
+    with pytest.raises(AssertionError, match="LookupError"):
+        await twdm_sandbox.person(5).receives()
+    twdm_sandbox.problems.clear()
+
+
 @pytest.mark.twdm(faults=["404_page"])
 async def test_a_refusal_is_told(twdm_sandbox, twdm_client):
     await twdm_sandbox.person(5).receives(timeout=0.01)
@@ -151,7 +160,7 @@ async def test_a_bot_s_test_of_five_lines(tmp_path: Path, mode: str) -> None:
     (tmp_path / "test_it.py").write_text(TESTS.replace("MARKS", marks))
     code, out = await _pytest(tmp_path, *options)
     assert code == 1
-    assert "5 passed" in out, out
+    assert "6 passed" in out, out
     assert "3 failed" in out, out
     assert "error" not in out.splitlines()[-1], "each failure is reported once"
     assert "person 5 has received 0 of 1 messages, and a webhook has failed" in out
@@ -160,6 +169,27 @@ async def test_a_bot_s_test_of_five_lines(tmp_path: Path, mode: str) -> None:
     assert "A webhook failed:" in out
     assert "Nobody listens to webhooks" in out
     assert "the text of the message" not in out.replace('raise LookupError("the text of the message")', "")
+
+
+@pytest.mark.parametrize("scope", ["class", "module", "session"])
+async def test_a_test_may_run_in_the_loop_of_a_larger_scope(tmp_path: Path, scope: str) -> None:
+    (tmp_path / "bot.py").write_text(BOT)
+    test = TESTS[TESTS.index("async def test_five_lines") : TESTS.index("@pytest.mark.twdm")]
+    (tmp_path / "test_it.py").write_text(
+        f"import pytest\nfrom bot import bot\nmark = pytest.mark.asyncio(loop_scope='{scope}')\n\n\n"
+        "class TestIt:\n"
+        + "".join(f"    {line}\n" for line in f"@mark\n{test}".replace("(twdm_", "(self, twdm_", 1).splitlines())
+    )
+    code, out = await _pytest(tmp_path, *MODES["strict"][1])
+    assert (code, "1 passed" in out) == (0, True), out
+
+
+async def test_options_of_the_marker_have_names(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n@pytest.mark.asyncio\n@pytest.mark.twdm({})\nasync def test_it(twdm_sandbox): ...\n"
+    )
+    code, out = await _pytest(tmp_path, *MODES["strict"][1])
+    assert (code, "named options only" in out) == (1, True), out
 
 
 async def test_who_runs_no_async_tests_is_told(tmp_path: Path) -> None:
@@ -228,6 +258,108 @@ async def test_an_aiohttp_application(sandbox: Sandbox, client: Client) -> None:
     app.cleanup_ctx.append(webhook.lifespan)
     await sandbox.subscribe(app, path="/hooks/x")
     assert await _talks(sandbox)
+
+
+async def test_two_wait_for_one_person_s_messages_and_each_gets_one(sandbox: Sandbox, client: Client) -> None:
+    person = sandbox.person(5)
+    waiting = [asyncio.create_task(person.receives(timeout=HANGS)) for _ in range(2)]
+    await asyncio.sleep(0)
+    for text in ("one", "two"):
+        await client.direct_messages.send(5, text)
+    assert sorted(one.text for [one] in await asyncio.gather(*waiting)) == ["one", "two"]
+    waiting = [asyncio.create_task(person.receives(timeout=HANGS))]
+    await asyncio.sleep(0)
+    sandbox.clear()
+    await client.direct_messages.send(5, "after")
+    assert [one.text for [one] in await asyncio.gather(*waiting)] == ["after"]
+    for number in (0, -1, 1.5):
+        with pytest.raises(InvalidInput):
+            await person.receives(number)  # type: ignore[arg-type]
+
+
+async def test_half_a_character_is_refused_and_breaks_nothing(sandbox: Sandbox, client: Client) -> None:
+    with pytest.raises(InvalidInput):
+        sandbox.person(5).writes("\ud83d")
+    async with aiohttp.ClientSession() as session:
+        async with session.post(
+            f"{sandbox.url}/_sandbox/people/5/write", data=b'{"text": "\\ud83d"}', headers={"X-Sandbox": "1"}
+        ) as response:
+            assert response.status == 400
+        async with session.get(f"{sandbox.url}/_sandbox/messages") as response:
+            assert (await response.json())["messages"] == []
+    assert [one async for one in client.direct_messages.list()] == []
+
+
+async def test_an_application_may_go_on_after_its_answer(client: Client) -> None:
+    gone_on = asyncio.Event()
+    failing = False
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        body = (await receive())["body"]
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        reply = await webhook.receive(scope["method"], scope["query_string"].decode(), headers, body)
+        gone = asyncio.create_task(receive())  # as frameworks do, to learn that nobody waits any longer
+        await asyncio.sleep(0)
+        assert not gone.done()
+        await send({"type": "http.response.start", "status": reply.status, "headers": []})
+        await send({"type": "http.response.body", "body": reply.body})
+        assert (await gone)["type"] == "http.disconnect"
+        if scope["method"] == "POST":
+            await gone_on.wait()
+            assert not failing
+
+    async with Sandbox(webhook_timeout=HANGS) as sandbox, echo(client) as webhook:
+        await sandbox.subscribe(app)
+        await sandbox.subscribe(app)  # once more, as after unsubscribe(): it is not started again
+        sandbox.unsubscribe(app)
+        await sandbox.subscribe(app)
+        sandbox.person(5).writes("Hello")
+        while not sandbox.deliveries:
+            await asyncio.sleep(0.01)
+        assert sandbox.deliveries[0].statuses == (200,)
+        failing = True
+        gone_on.set()
+        await sandbox.delivered()
+        assert "after its answer" in sandbox.problems[0]
+
+
+async def test_who_unsubscribes_is_not_asked_again(sandbox: Sandbox, client: Client) -> None:
+    app = Asgi(echo(client))
+    await sandbox.subscribe(app)
+    app.problem = "raises"
+    sandbox.person(5).writes("Hello")
+    while not sandbox.problems:
+        await asyncio.sleep(0.01)
+    sandbox.unsubscribe(app)
+    sandbox.time.advance("1h")
+    await sandbox.delivered()
+    assert sandbox.deliveries[0].statuses == (500,)
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_a_handler_that_is_called_again_has_not_failed(retries: int) -> None:
+    told: list[str] = []
+    calls = 0
+
+    async def handle(_: Event) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise LookupError("-".join(["its", "words"]))
+
+    webhook_module.failure_observers.append(told.append)
+    try:
+        async with Sandbox() as sandbox:
+            await sandbox.subscribe(Webhook(sandbox.credentials, handle, retries=retries))
+            sandbox.person(5).writes("Hello")
+            await sandbox.delivered()
+    finally:
+        webhook_module.failure_observers.remove(told.append)
+    assert calls == 1 + retries
+    assert len(told) == 1 - retries
+    assert "its-words" not in "".join(told)
 
 
 class Asgi:
@@ -375,6 +507,34 @@ async def test_time_that_is_moved_frees_the_quota_of_an_outbox(tmp_path: Path) -
         assert not sandbox.breaches
 
 
+async def test_time_jumps_also_for_who_waits_for_a_file_s_store(tmp_path: Path) -> None:
+    async with Sandbox(quotas=_three_a_day(), autojump=True) as sandbox:
+        store = SQLiteQuotaStore(tmp_path / "quota.db", clock=sandbox.time)
+        moves = 0
+
+        def count() -> None:
+            nonlocal moves
+            moves += 1
+
+        sandbox.time.on_move = count
+        async with store, sandbox.client(quota_store=store) as client:
+            for number in range(7):
+                await client.direct_messages.send(5, f"{number}")
+        assert moves < 50, "it does not creep"
+        assert not sandbox.breaches
+
+
+async def test_time_that_is_moved_again_and_again_refuses_nobody() -> None:
+    table = QuotaTable.default().replace("direct_messages.send")
+    async with Sandbox(quotas=table, latency=(0.0, 0.02)) as sandbox, sandbox.client() as client:
+        sending = [asyncio.create_task(client.direct_messages.send(5, f"{number}")) for number in range(50)]
+        for _ in range(20):
+            sandbox.time.advance("10min")
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*sending)
+        assert {request.status for request in sandbox.requests} == {200}
+
+
 async def test_who_does_not_want_to_wait_so_long_is_told_at_once_when_time_is_moved() -> None:
     async with Sandbox(quotas=_three_a_day()) as sandbox, sandbox.client(max_wait=50_000.0) as client:
         for number in range(3):
@@ -449,7 +609,7 @@ async def test_a_clock_of_a_loop_whose_time_is_virtual() -> None:
 
 
 async def test_a_client_without_the_sandbox_s_clock_still_gets_in(sandbox: Sandbox) -> None:
-    sandbox.time.advance("24h")
+    sandbox.time.ahead = 86_400.0  # long ago
     async with Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client:
         await client.direct_messages.send(5, "hello")
     assert [request.status for request in sandbox.requests] == [401, 200], "it learns how much its clock is wrong"

@@ -35,6 +35,8 @@ class Clock:
     longest_block: float = 60.0
     """Seconds after which whoever waits looks at the clock again: while the machine sleeps, ``monotonic`` stands still
     and ``uptime`` goes on."""
+    longest_shared_block: float = 30.0
+    """Seconds after which whoever waits for a shared quota asks again: another process may have given a slot back."""
 
     def monotonic(self) -> float:
         """Seconds since some moment; never steps back. All quota arithmetic uses this one."""

@@ -13,18 +13,21 @@ It needs pytest-asyncio, in either mode, or anyio with its asyncio backend. A te
 takes. As `quotas` it also takes a mapping, such as ``{"direct_messages.send": "3/24h"}``. The fixture
 ``twdm_options`` returns the same for all tests of a module or a folder.
 
-A test fails if a webhook fails in it: if a handler raises, or if a webhook answers otherwise than with 200. To let
-one fail on purpose, call ``twdm_sandbox.problems.clear()`` afterwards.
+A marker's quotas take the place of those of ``twdm_options``; its other options are added to them.
+
+A test fails if a webhook fails in it: if a handler raises and is not called again, or if a webhook answers otherwise
+than with 200. To let one fail on purpose, call ``twdm_sandbox.problems.clear()`` afterwards.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 import pytest
 
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 _ANSWER_WITHIN: Final = 60.0  # seconds: a busy machine may be slow
 _SETTLE_WITHIN: Final = 5.0  # seconds, after the test
 
+_settled = WeakSet["Sandbox"]()
 _of_test = pytest.StashKey["Sandbox"]()
 
 
@@ -72,14 +76,16 @@ def twdm_client(request: pytest.FixtureRequest) -> Client:
 
 
 def _runner(request: pytest.FixtureRequest) -> str:
-    """Return which plugin runs the test."""
+    """Return which plugin runs the test, and in which of its loops."""
     if "anyio_backend" in request.fixturenames:
         if request.getfixturevalue("anyio_backend_name") != "asyncio":
             pytest.skip("twdm_async runs in asyncio")
         return "anyio"
     if not request.config.pluginmanager.has_plugin("asyncio"):
         raise pytest.UsageError("the fixtures of twdm_async need pytest-asyncio, or anyio and its marker")
-    return "asyncio"
+    marker = request.node.get_closest_marker("asyncio")
+    asked = marker.kwargs.get("loop_scope") if marker is not None else None
+    return f"asyncio_{asked or request.config.getini('asyncio_default_test_loop_scope')}"
 
 
 def _sandbox_fixture(decorate: Callable[..., Any], name: str) -> Any:
@@ -87,21 +93,22 @@ def _sandbox_fixture(decorate: Callable[..., Any], name: str) -> Any:
 
     async def open_sandbox(request: pytest.FixtureRequest, twdm_options: dict[str, Any]) -> AsyncGenerator[Sandbox]:
         from twdm_async.sandbox import Sandbox  # noqa: PLC0415 - imported when it is used
+        from twdm_async.webhooks import webhook  # noqa: PLC0415 - as above
 
         options: dict[str, Any] = {"webhook_timeout": _ANSWER_WITHIN, **twdm_options}
         for marker in reversed([*request.node.iter_markers("twdm")]):  # the test's own comes first
+            if marker.args:
+                raise pytest.UsageError("the marker twdm takes named options only, such as twdm(autojump=True)")
             options |= marker.kwargs
         options["quotas"] = _quotas(options.get("quotas"))
         async with Sandbox(**options) as sandbox:
             request.node.stash[_of_test] = sandbox
-            watch = _Watch(sandbox)
-            logger = logging.getLogger("twdm_async.webhooks.webhook")
-            logger.addHandler(watch)
+            webhook.failure_observers.append(sandbox.complain)
             try:
                 yield sandbox
                 await _settle(sandbox)
             finally:
-                logger.removeHandler(watch)
+                webhook.failure_observers.remove(sandbox.complain)
         if _of_test in request.node.stash:
             _fail_if_webhooks_did(sandbox)
 
@@ -119,14 +126,14 @@ def _client_fixture(decorate: Callable[..., Any], name: str) -> Any:
     return decorate(open_client, name=name)
 
 
-_asyncio_fixture: Any = pytest.fixture  # which says what is missing
+_runners: dict[str, Callable[..., Any]] = {"anyio": pytest.fixture}
 if find_spec("pytest_asyncio") is not None:
     _asyncio_fixture = import_module("pytest_asyncio").fixture
-
-_sandbox_in_asyncio = _sandbox_fixture(_asyncio_fixture, "_twdm_sandbox_asyncio")
-_client_in_asyncio = _client_fixture(_asyncio_fixture, "_twdm_client_asyncio")
-_sandbox_in_anyio = _sandbox_fixture(pytest.fixture, "_twdm_sandbox_anyio")
-_client_in_anyio = _client_fixture(pytest.fixture, "_twdm_client_anyio")
+    for _scope in ("function", "class", "module", "package", "session"):  # of the loop in which the test runs
+        _runners[f"asyncio_{_scope}"] = partial(_asyncio_fixture, loop_scope=_scope)
+for _name, _decorate in _runners.items():  # pytest finds fixtures by their names in the module
+    globals()[f"_sandbox_{_name}"] = _sandbox_fixture(_decorate, f"_twdm_sandbox_{_name}")
+    globals()[f"_client_{_name}"] = _client_fixture(_decorate, f"_twdm_client_{_name}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -142,20 +149,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     return result
 
 
-class _Watch(logging.Handler):
-    """Tells the sandbox of handlers that fail, wherever their webhook is mounted."""
-
-    def __init__(self, sandbox: Sandbox) -> None:
-        super().__init__(logging.ERROR)
-        self._sandbox = sandbox
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._sandbox.complain(record.getMessage())
-
-
 async def _settle(sandbox: Sandbox) -> None:
-    """Wait until what was delivered is handled, unless something has failed anyway."""
-    if not sandbox.problems:
+    """Wait once until what was delivered is handled, unless something has failed anyway."""
+    if not sandbox.problems and sandbox not in _settled:
+        _settled.add(sandbox)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_WITHIN):
                 await sandbox.delivered()

@@ -49,12 +49,19 @@ def serve(
 ) -> None:
     """Run a local double of the API until Ctrl-C. Its address shows a page on which you see what people see."""
     if context.invoked_subcommand is None:
-        faults = [Fault(kind, probability=0.1) for kind in fault or []]
-        double = Sandbox(port=port, host=host, time_scale=time_scale, list_lag=(0.0, list_lag), faults=faults)
-        run(_serve(double, webhook or []))
+        run(_serve(webhook or [], fault or [], port=port, host=host, time_scale=time_scale, list_lag=(0.0, list_lag)))
+        return
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        complain(f"--{given[0].replace('_', '-')} is for starting a sandbox; `--url` after the command names one")
+        raise typer.Exit(2)
 
 
-async def _serve(double: Sandbox, webhooks: list[str]) -> None:
+async def _serve(webhooks: list[str], kinds: list[str], **options: Any) -> None:
+    double = Sandbox(faults=[Fault(kind, probability=0.1) for kind in kinds], **options)
+    if wrong := [url for url in webhooks if not url.startswith(("http://", "https://"))]:
+        raise InvalidInput(parameter="--webhook", problem=f"{wrong[0]} is no http or https URL")
     try:
         await double.start()
     except OSError as error:

@@ -39,7 +39,7 @@ _MOST_PENDING: Final = 64  # questions to the store
 _STORE_PATIENCE: Final = 1.0  # seconds a store may take to answer, even for a call that does not want to wait
 _SHORTEST_BLOCK: Final = 0.001  # seconds
 _RECHECK: Final = 0.05  # seconds until it is looked again whether a message may be a free reply
-_LONGEST_SHARED_BLOCK, _SHORTEST_SHARED_BLOCK = 30.0, 0.02  # seconds: other processes may give slots back
+_SHORTEST_SHARED_BLOCK: Final = 0.02  # seconds
 
 
 class Dispatcher:
@@ -252,8 +252,9 @@ class Dispatcher:
 
     def _block(self, line: Line, priority: Priority, wait: Wait) -> None:
         longest = self._longest_block
-        if self._store.is_shared:
-            longest = max(_SHORTEST_SHARED_BLOCK, min(wait.seconds / 20, _LONGEST_SHARED_BLOCK))
+        longest_shared = self._store.clock.longest_shared_block
+        if self._store.is_shared and longest_shared < math.inf:
+            longest = max(_SHORTEST_SHARED_BLOCK, min(wait.seconds / 20, longest_shared))
         until = self._now() + max(_SHORTEST_BLOCK, min(wait.seconds, longest))
         blocked = self._blocked if wait.scope is Scope.APP else line.blocked
         for rank in Priority:

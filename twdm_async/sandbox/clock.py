@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import re
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from twdm_async.errors import InvalidInput
 _UNITS: Final = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _MARGIN: Final = 1.005
 _IDLE: Final = 0.01  # seconds
+_LATELY: Final = 60.0  # seconds
 
 
 def seconds_of(duration: float | str, parameter: str = "duration") -> float:
@@ -72,7 +74,7 @@ class SandboxClock(Clock):
         scale: how many times as fast time passes for quotas and webhooks.
     """
 
-    longest_block = math.inf
+    longest_block = longest_shared_block = math.inf
 
     def __init__(self, base: Clock, scale: float) -> None:
         self._base = base
@@ -81,6 +83,7 @@ class SandboxClock(Clock):
         self.ahead = 0.0
         """Seconds by which this clock is ahead of the one that it runs with."""
         self.timers: set[_Timer] = set()
+        self._moves: deque[tuple[float, float]] = deque()  # when it was moved, and how far
         self.on_move: Callable[[], None] = lambda: None
 
     def monotonic(self) -> float:
@@ -119,8 +122,18 @@ class SandboxClock(Clock):
         """
         self._move(seconds_of(duration) * _MARGIN / self.scale)
 
+    def moved_lately(self) -> float:
+        """Return the seconds by which it was moved within the last minute of the clock that it runs with: a request may
+        have been signed before.
+        """
+        now = self._base.monotonic()
+        while self._moves and self._moves[0][0] < now - _LATELY:
+            self._moves.popleft()
+        return sum(seconds for _, seconds in self._moves)
+
     def _move(self, seconds: float) -> None:
         self.ahead += seconds
+        self._moves.append((self._base.monotonic(), seconds))
         for timer in list(self.timers):
             with contextlib.suppress(RuntimeError):  # its loop is closed
                 timer.loop.call_soon_threadsafe(timer.arm)

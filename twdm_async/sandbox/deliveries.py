@@ -163,6 +163,8 @@ class Deliveries:
             if not problem or pause is None:
                 break
             await self._clock.sleep(pause / self._clock.scale)
+            if subscription not in self.subscriptions:
+                break
         self.done.append(Delivery(subscription.url, body, tuple(statuses)))
 
 

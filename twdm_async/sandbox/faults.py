@@ -257,6 +257,11 @@ def _an_endpoint(_: object, attribute: Attribute[str | None], endpoint: str | No
         raise InvalidInput(parameter=attribute.name, problem="must be an endpoint's name, such as direct_messages.send")
 
 
+def _yes_or_no(_: object, attribute: Attribute[bool | None], value: bool | None) -> None:
+    if value is not None and not isinstance(value, bool):
+        raise InvalidInput(parameter=attribute.name, problem="must be a bool, or None")
+
+
 def _an_id(value: str | int | None) -> str | None:
     return None if value is None else checked_id(value, "recipient_id")
 
@@ -282,7 +287,7 @@ class Fault:
     endpoint: str | None = field(default=None, validator=_an_endpoint, kw_only=True)
     nth: int | None = field(default=None, validator=validators.optional(valid(checked_count)), kw_only=True)
     probability: float = field(default=1.0, validator=valid(checked_number, 0, 1), kw_only=True)
-    processed: bool | None = field(default=None, kw_only=True)
+    processed: bool | None = field(default=None, validator=_yes_or_no, kw_only=True)
     recipient_id: str | None = field(default=None, converter=_an_id, kw_only=True)
     _seen: int = field(default=0, init=False, repr=False)
 

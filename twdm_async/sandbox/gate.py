@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from oauthlib.common import Request
 
-    from twdm_async._clock import Clock
+    from twdm_async.sandbox.clock import SandboxClock
     from twdm_async.sandbox.records import StoredAccount
 
 _OLDEST_TIMESTAMP: Final = 300.0  # seconds
@@ -26,7 +26,7 @@ class Gate:
         clock: for the age of timestamps.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: SandboxClock) -> None:
         self.clock = clock
         self.accounts: dict[str, StoredAccount] = {}  # by access token
         self.nonces: set[tuple[str | None, str, str]] = set()
@@ -72,7 +72,8 @@ class _Judge(RequestValidator):
         request_token: str | None = None,
         access_token: str | None = None,
     ) -> bool:
-        if abs(self._gate.clock.wall() - int(timestamp)) > _OLDEST_TIMESTAMP:
+        age = self._gate.clock.wall() - int(timestamp)
+        if not -_OLDEST_TIMESTAMP <= age <= _OLDEST_TIMESTAMP + self._gate.clock.moved_lately():
             self.refusal = Refusal(401, 135, "Timestamp out of bounds.", "It is more than five minutes off.")
             return False
         self.nonce = (access_token, timestamp, nonce)

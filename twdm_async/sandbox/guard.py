@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -25,20 +26,33 @@ FILE_HEADERS: Final = HEADERS | {"Content-Security-Policy": "default-src 'none';
 """For uploaded files, which may hold anything."""
 
 
+def why_foreign(headers: Mapping[str, str], bound_to: str) -> str | None:
+    """Return why a request comes from a page of another site; ``None`` if it does not.
+
+    Args:
+        headers: by name, in any case.
+        bound_to: the address at which the sandbox listens.
+    """
+    host, origin = headers.get("Host", ""), headers.get("Origin")
+    if not _is_ours(host, bound_to):
+        return "the Host header names another site; use the address that the sandbox prints"
+    if origin is not None and origin != f"http://{host}":
+        return "it comes from a page of another site"
+    return None
+
+
 def why_refused(method: str, headers: Mapping[str, str], bound_to: str) -> str | None:
-    """Return why a request is refused; ``None`` if it is not.
+    """Return why a request to the page or its API is refused; ``None`` if it is not.
 
     Args:
         method: the HTTP method.
         headers: by name, in any case.
         bound_to: the address at which the sandbox listens.
     """
-    host = headers.get("Host", "")
-    if not _is_ours(host, bound_to):
-        return "the Host header names another site; use the address that the sandbox prints"
-    origin, site = headers.get("Origin"), headers.get("Sec-Fetch-Site", "none")
-    if origin is not None and origin != f"http://{host}":
-        return "it comes from a page of another site"
+    problem = why_foreign(headers, bound_to)
+    if problem is not None:
+        return problem
+    site = headers.get("Sec-Fetch-Site", "none")
     is_link = headers.get("Sec-Fetch-Mode") == "navigate" and headers.get("Sec-Fetch-Dest") == "document"
     if site not in {"none", "same-origin"} and not (method == "GET" and is_link):
         return "it comes from a page of another site"
@@ -55,6 +69,8 @@ def _is_ours(host: str, bound_to: str) -> bool:
         return False
     if name in {"localhost", bound_to.lower()} and name:
         return True
+    if not is_loopback(bound_to) and name and ("." not in name or name == socket.getfqdn().lower()) and ":" not in name:
+        return True  # of a machine or a container: nobody can have it point elsewhere
     try:
         address = ipaddress.ip_address(name)
     except ValueError:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, get_args
 
 from aiohttp import web
 from attrs import frozen
@@ -13,21 +14,23 @@ from attrs import frozen
 from twdm_async._json import is_object
 from twdm_async.errors import InvalidInput
 from twdm_async.sandbox import guard, shown
+from twdm_async.sandbox.deliveries import Envelope
 from twdm_async.sandbox.faults import KINDS, Fault
 from twdm_async.sandbox.openapi import OPERATIONS, described
+from twdm_async.sandbox.state import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from twdm_async.credentials import Credentials
     from twdm_async.sandbox.call import Json
     from twdm_async.sandbox.clock import SandboxClock
-    from twdm_async.sandbox.deliveries import Deliveries, Envelope
+    from twdm_async.sandbox.deliveries import Deliveries
     from twdm_async.sandbox.gate import Gate
     from twdm_async.sandbox.journal import Entry
     from twdm_async.sandbox.people import Person
     from twdm_async.sandbox.records import Received, StoredAccount
-    from twdm_async.sandbox.state import Event, State
+    from twdm_async.sandbox.state import State
     from twdm_async.sandbox.windows import Windows
 
 _PAGE: Final = Path(__file__).with_name("page")
@@ -41,6 +44,7 @@ _LONGEST_WAIT: Final = 300.0  # seconds
 _BEAT: Final = 15.0  # seconds between two signs that a stream of events is alive
 _MOST: Final = 1000  # that are listed at once
 _LARGEST_BODY: Final = 100_000  # bytes
+_LONGEST_NUMBER: Final = 20  # digits
 
 
 @frozen
@@ -92,7 +96,7 @@ class Inspector:
         for path, (name, content_type) in _FILES.items():
             app.router.add_get(path, self._guarded(self._file(name, content_type)))
         app.router.add_get(r"/media/{id:\d+}", self._guarded(self._media))
-        app.router.add_get("/_sandbox/events", self._guarded(self._events))
+        app.router.add_get("/_sandbox/events", self._guarded(self._events), allow_head=False)
         for operation in OPERATIONS:
             if operation.path != "/_sandbox/events":
                 handler = getattr(self, f"_{operation.name}")
@@ -171,39 +175,39 @@ class Inspector:
     async def _list_people(self, _: web.Request) -> Json:
         latest: dict[tuple[str, str], Json] = {}
         for event in self._state.events.values():
-            one = shown.message(event, self._accounts)
+            one = shown.message(event)
             key = one["account"], one["person"]
             count = latest[key]["messages"] + 1 if key in latest else 1
             latest[key] = {"id": one["person"], "account": one["account"], "messages": count, "latest": one}
         return {"people": sorted(latest.values(), key=lambda person: -int(person["latest"]["id"]))}
 
     async def _list_messages(self, request: web.Request) -> Json:
-        at_least = _number(request, "count", 1, _MOST) if "count" in request.query else 1
-        found = await self._wait_for(request, lambda: [*self._messages(request)], at_least)
-        most = _number(request, "most", 50, _MOST)
-        return {"messages": [shown.message(event, self._accounts) for event in found[-most:]]}
+        count, most = _number(request, "count", 1, _MOST), _number(request, "most", 50, _MOST, 1)
+        found = await self._wait_for(request, lambda: self._messages(request, max(count, most)), count)
+        return {"messages": [shown.message(event) for event in found[-most:]]}
 
     async def _latest_message(self, request: web.Request) -> Json:
-        found = await self._wait_for(request, lambda: [*self._messages(request)], 1)
+        found = await self._wait_for(request, lambda: self._messages(request, 1), 1)
         if not found:
             raise _Missing("there is no such message")
-        return shown.message(found[-1], self._accounts)
+        return shown.message(found[-1])
 
-    def _messages(self, request: web.Request) -> Iterator[Event]:
-        """The messages that the query asks for, the oldest first."""
-        query = request.query
+    def _messages(self, request: web.Request, most: int) -> list[Event]:
+        """Return the latest messages that the query asks for, the oldest of them first."""
+        query, found = request.query, list[Event]()
         after, before = _number(request, "after", 0), _number(request, "before", 2**63)
-        accounts = self._accounts
-        for event_id, event in self._state.events.items():
-            if not after < int(event_id) < before:
-                continue
-            one = shown.message(event, accounts)
+        for event_id, event in reversed(self._state.events.items()):
+            if int(event_id) <= after or len(found) == most:
+                break
+            one = shown.message(event)
             if (
-                query.get("text", "") in one["text"]
+                int(event_id) < before
+                and query.get("text", "") in one["text"]
                 and all(query[name] == one[name] for name in ("account", "person", "from") if name in query)
                 and ("profile" not in query or query["profile"] == (event.profile and event.profile.id))
             ):
-                yield event
+                found.append(event)
+        return found[::-1]
 
     async def _list_requests(self, request: web.Request) -> Json:
         def found() -> list[Any]:
@@ -211,7 +215,7 @@ class Inspector:
             return [one for one in self._sandbox.requests[after:] if one.reason or one.fault or not only_refused]
 
         requests = await self._wait_for(request, found, 1)
-        most = _number(request, "most", 50, _MOST)
+        most = _number(request, "most", 50, _MOST, 1)
         return {"requests": [shown.request(one, self._sandbox.time) for one in requests[-most:]]}
 
     async def _wait_for(self, request: web.Request, find: Callable[[], Sequence[Any]], count: int) -> Sequence[Any]:
@@ -286,7 +290,7 @@ class Inspector:
         url, envelope = body.get("url"), body.get("envelope", "account_activity")
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             raise InvalidInput(parameter="url", problem="must be an http or https URL")
-        if envelope not in {"account_activity", "x_activity", "x_activity_flat"}:
+        if envelope not in get_args(Envelope):
             raise InvalidInput(parameter="envelope", problem="must be account_activity, x_activity or x_activity_flat")
         await self._sandbox.subscribe(url, self._account(body), envelope=envelope)
         return {"webhooks": self._webhooks()}
@@ -305,9 +309,15 @@ class Inspector:
         """Send what happens, as server-sent events; after the one of ``Last-Event-ID``, if that is given."""
         response = web.StreamResponse(headers=guard.HEADERS | {"Content-Type": "text/event-stream"})
         given = request.headers.get("Last-Event-ID", request.query.get("after", ""))
-        last = int(given) if given.isascii() and given.isdigit() else self._journal.last
-        await response.prepare(request)
-        await response.write(b"retry: 1000\n\n")
+        is_number = given.isascii() and given.isdigit() and len(given) < _LONGEST_NUMBER
+        last = int(given) if is_number else self._journal.last
+        with contextlib.suppress(ConnectionError):  # the page is gone
+            await response.prepare(request)
+            await response.write(b"retry: 1000\n\n")
+            await self._stream(response, last)
+        return response
+
+    async def _stream(self, response: web.StreamResponse, last: int) -> None:
         while True:
             entries = self._journal.since(last)
             last = self._journal.last
@@ -324,7 +334,7 @@ class Inspector:
     def _data(self, entry: Entry) -> Json:
         match entry.kind:
             case "message":
-                return shown.message(entry.what, self._accounts)
+                return shown.message(entry.what)
             case "request":
                 return shown.request(entry.what, self._sandbox.time)
             case "typing" | "read":
@@ -379,12 +389,12 @@ async def _body(request: web.Request) -> Json:
     return body
 
 
-def _number(request: web.Request, name: str, otherwise: int, most: int = 2**63) -> int:
+def _number(request: web.Request, name: str, otherwise: int, most: int = 2**63, least: int = 0) -> int:
     text = request.query.get(name)
     if text is None:
         return otherwise
-    if not text.isascii() or not text.isdigit() or not int(text) <= most:
-        raise InvalidInput(parameter=name, problem=f"must be a whole number up to {most}")
+    if not text.isascii() or not text.isdigit() or len(text) >= _LONGEST_NUMBER or not least <= int(text) <= most:
+        raise InvalidInput(parameter=name, problem=f"must be a whole number from {least} to {most}")
     return int(text)
 
 

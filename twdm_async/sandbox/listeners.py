@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 from urllib.parse import unquote
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, web
+from aiohttp import ClientError, ClientSession, ClientTimeout, InvalidURL, web
 from attrs import frozen
 
 from twdm_async.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from contextlib import AsyncExitStack
     from types import TracebackType
 
 AsgiMessage = MutableMapping[str, Any]
@@ -88,7 +89,9 @@ class Remote:
                 return Response(response.status, await response.read())
         except TimeoutError:
             return Response(0, problem=f"no answer within {self._timeout:g} s")
-        except (ClientError, OSError, ValueError) as error:
+        except (InvalidURL, ValueError):
+            return Response(0, problem="this is no URL")
+        except (ClientError, OSError) as error:
             return Response(0, problem=str(error) or type(error).__name__)
 
     async def settled(self) -> None: ...
@@ -130,12 +133,15 @@ class Asgi:
         app: the application.
         path: of the webhook.
         timeout: seconds in which it has to answer.
+        complain: is told of what it raises after its answer.
     """
 
-    def __init__(self, app: AsgiApp, path: str, timeout: float) -> None:
+    def __init__(self, app: AsgiApp, path: str, timeout: float, complain: Callable[[str], None]) -> None:
         self._app = app
         self._path = path
         self._timeout = timeout
+        self._complain = complain
+        self._running: set[asyncio.Task[None]] = set()
         self._state: dict[str, Any] = {}
         self._stop = asyncio.Event()
         self._lifespan: asyncio.Task[None] | None = None
@@ -199,11 +205,24 @@ class Asgi:
             "server": ("bot.test", 443),
             "state": dict(self._state),
         }
+        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._answer(scope, body, answer), name="twdm_async sandbox request")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await asyncio.shield(answer)
+        except TimeoutError:
+            return Response(0, problem=f"no answer within {self._timeout:g} s")
+
+    async def _answer(self, scope: AsgiMessage, body: bytes, answer: asyncio.Future[Response]) -> None:
+        """Let the application handle a request. It may go on after it has answered."""
         status, parts, is_read = 0, list[bytes](), False
 
         async def receive() -> AsgiMessage:
             nonlocal is_read
             if is_read:
+                await asyncio.wait([answer])
                 return {"type": "http.disconnect"}
             is_read = True
             return {"type": "http.request", "body": body, "more_body": False}
@@ -212,62 +231,92 @@ class Asgi:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            elif message["type"] == "http.response.body":
+            elif message["type"] == "http.response.body" and not answer.done():
                 parts.append(message.get("body", b""))
+                if not message.get("more_body", False):
+                    answer.set_result(Response(status, b"".join(parts)))
 
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._app(scope, receive, send)
-        except TimeoutError:
-            return Response(0, problem=f"no answer within {self._timeout:g} s")
+            await self._app(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - whatever it is, a server would answer with 500
-            return Response(500, problem=f"it raised {described(error)}")
-        return Response(status, b"".join(parts), "" if status else "it ended without an answer")
+            if answer.done():
+                self._complain(f"({type(self._app).__name__}): after its answer, it raised {described(error)}")
+            else:
+                answer.set_result(Response(500, problem=f"it raised {described(error)}"))
+        if not answer.done():
+            answer.set_result(Response(0, problem="it ended without an answer"))
 
-    async def settled(self) -> None: ...
+    async def settled(self) -> None:
+        while self._running:
+            await asyncio.wait(self._running)
 
     async def close(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         self._stop.set()
         if self._lifespan is not None:
             await asyncio.gather(self._lifespan, return_exceptions=True)
 
 
-async def listen(target: Any, path: str, timeout: float, closing: AsyncExitStack) -> tuple[str, Listener]:
-    """Start whoever is to listen, if nobody has; `closing` stops it again.
+class Listeners:
+    """Starts whoever is to listen, if nobody has, and stops them again.
 
     Args:
-        target: a URL, a webhook or an application.
-        path: of the webhook within an application.
-        timeout: seconds in which it has to answer.
-        closing: gets what is to be closed.
-
-    Returns:
-        A name for it, and the listener.
-
-    Raises:
-        InvalidInput: `target` is nothing of this kind, or does not start.
+        timeout: seconds in which they have to answer.
+        complain: is told of what they do wrong.
     """
-    if isinstance(target, str):
-        remote = Remote(target, timeout)
-        closing.push_async_callback(remote.close)
-        return target, remote
-    if isinstance(target, web.Application):
-        runner = web.AppRunner(target, access_log=None, shutdown_timeout=1.0)
-        closing.push_async_callback(runner.cleanup)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return await listen(f"http://127.0.0.1:{runner.addresses[0][1]}{path}", "", timeout, closing)
-    if isinstance(target, Webhook):
-        local = Local(target)
-        closing.push_async_callback(local.close)
-        await local.start()
-        return f"({type(target).__name__})", local
-    if callable(target):
-        app = Asgi(cast("AsgiApp", target), path, timeout)
-        closing.push_async_callback(app.close)
-        await app.start()
-        return f"({type(target).__name__} {path})", app
-    raise InvalidInput(parameter="target", problem="must be a URL, a Webhook, or an ASGI or aiohttp application")
+
+    def __init__(self, timeout: float, complain: Callable[[str], None]) -> None:
+        self._timeout = timeout
+        self._complain = complain
+        self._known: dict[tuple[object, str], tuple[str, Listener]] = {}
+        self._closing = AsyncExitStack()
+
+    async def of(self, target: Any, path: str) -> tuple[str, Listener]:
+        """Return a name for who listens, and the listener.
+
+        Args:
+            target: a URL, a webhook or an application.
+            path: of the webhook within an application.
+
+        Raises:
+            InvalidInput: `target` is nothing of this kind, or does not start.
+        """
+        key = (target if isinstance(target, str) else id(target), path)
+        if key not in self._known:
+            self._known[key] = await self._start(target, path)
+        return self._known[key]
+
+    async def close(self) -> None:
+        """Stop those that were started here."""
+        self._known.clear()
+        await self._closing.aclose()
+
+    async def _start(self, target: Any, path: str) -> tuple[str, Listener]:
+        if isinstance(target, str):
+            if not re.fullmatch(r"https?://[!-~]+", target):
+                raise InvalidInput(parameter="target", problem="must be an http or https URL")
+            remote = Remote(target, self._timeout)
+            self._closing.push_async_callback(remote.close)
+            return target, remote
+        if isinstance(target, web.Application):
+            runner = web.AppRunner(target, access_log=None, shutdown_timeout=1.0)
+            self._closing.push_async_callback(runner.cleanup)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            return await self.of(f"http://127.0.0.1:{runner.addresses[0][1]}{path}", "")
+        if isinstance(target, Webhook):
+            local = Local(target)
+            self._closing.push_async_callback(local.close)
+            await local.start()
+            return f"({type(target).__name__})", local
+        if callable(target):
+            app = Asgi(cast("AsgiApp", target), path, self._timeout, self._complain)
+            self._closing.push_async_callback(app.close)
+            await app.start()
+            return f"({type(target).__name__} {path})", app
+        raise InvalidInput(parameter="target", problem="must be a URL, a Webhook, or an ASGI or aiohttp application")
 
 
 def described(error: BaseException) -> str:

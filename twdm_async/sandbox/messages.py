@@ -58,7 +58,8 @@ def send_message(state: State, call: Call) -> Answer:
     state.messages.append(message)
     if media is not None:
         media.uses += 1
-    event = new_event(state, message.id, call.account.id, recipient_id, (data, text, media), call.url)
+    parties = (call.account.id, recipient_id)
+    event = new_event(state, message.id, call.account.id, parties, (data, text, media), call.url)
     event.is_counted, shown = message.is_counted, event.shown
     if profile_id is not None:
         event.profile = state.profiles[profile_id]
@@ -73,13 +74,13 @@ def send_message(state: State, call: Call) -> Answer:
 def new_event(
     state: State,
     event_id: str,
-    sender_id: str,
-    recipient_id: str,
+    account_id: str,
+    parties: tuple[str, str],
     content: tuple[Json, str, StoredMedia | None],
     url: str,
 ) -> Event:
     """A message that both can see from now on."""
-    data, text, media = content
+    (sender_id, recipient_id), (data, text, media) = parties, content
     address = f"{url}/1.1/ton/data/dm/{event_id}/{media.id}/file" if media is not None else ""
     shown: Json = {
         "type": "message_create",
@@ -91,7 +92,7 @@ def new_event(
             "message_data": shown_data(data, text, media, address),
         },
     }
-    event = Event(shown, data, media, listed_from=state.clock.monotonic() + state.list_lag())
+    event = Event(shown, account_id, data, media, listed_from=state.clock.monotonic() + state.list_lag())
     state.events[event_id] = event
     return event
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define
 
+from twdm_async._numbers import checked_count
 from twdm_async.errors import InvalidInput
+from twdm_async.models.checks import checked_characters
 from twdm_async.sandbox.messages import new_event
 from twdm_async.sandbox.records import Reading, Typing
 from twdm_async.sandbox.state import State
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 class Person:
     """Somebody who has a conversation with an account. Made by :meth:`twdm_async.sandbox.Sandbox.person`.
 
-    What a person does reaches the webhooks of the account, and the list of its messages.
+    What a person does reaches the webhooks of the account, and the list of its messages. Use it in the sandbox's event
+    loop.
 
     Args:
         id: the person's user id.
@@ -62,15 +65,17 @@ class Person:
             The messages, in the order in which the sandbox accepted them.
 
         Raises:
+            InvalidInput: `n` is not a positive number.
             AssertionError: they have not come in time, or a webhook or its handler has failed meanwhile. The error says
                 what has happened instead.
         """
         __tracebackhide__ = True  # what matters is where it was called
+        checked_count(n, "n")
         key, journal = (self.account_id, self.id), self._state.journal
-        first = self._state.received[key]
         deadline = asyncio.get_running_loop().time() + timeout
         while True:
-            seen, new = journal.last, self.inbox[first : first + n]
+            seen, first = journal.last, self._state.received[key]
+            new = self.inbox[first : first + n]
             if len(new) == n:
                 self._state.received[key] += n
                 await self._state.quiet()
@@ -141,8 +146,11 @@ class Person:
         return self._tell(self.id, self.account_id, data)
 
     def _tell(self, sender_id: str, recipient_id: str, data: Json) -> str:
+        checked_characters(data["text"], "text")
+        asyncio.get_running_loop()  # so that nothing is kept if it cannot be delivered
         event_id = self._state.new_id()
-        event = new_event(self._state, event_id, sender_id, recipient_id, (data, data["text"], None), self._url)
+        content = (data, data["text"], None)
+        event = new_event(self._state, event_id, self.account_id, (sender_id, recipient_id), content, self._url)
         self._state.journal.add("message", event)
         self._state.on_event("message", event.shown)
         return event_id

@@ -25,8 +25,9 @@ from twdm_async.sandbox.clock import SandboxClock
 from twdm_async.sandbox.deliveries import Deliveries, Envelope, Subscription
 from twdm_async.sandbox.faults import REPEATS, Fault, Reply, commit, repeat_soon
 from twdm_async.sandbox.gate import Gate
+from twdm_async.sandbox.guard import why_foreign
 from twdm_async.sandbox.inspector import Inspector
-from twdm_async.sandbox.listeners import AsgiApp, Webhook, listen
+from twdm_async.sandbox.listeners import AsgiApp, Listeners, Webhook
 from twdm_async.sandbox.messages import recipient_of
 from twdm_async.sandbox.people import Person
 from twdm_async.sandbox.records import (
@@ -127,6 +128,7 @@ class Sandbox:
         self._deliveries = Deliveries(self._clock, self._state.complain, lambda: self._state.journal.add("webhook"))
         self._state.on_event = self._deliveries.tell
         self.time.on_move = lambda: self._state.journal.add("time")
+        self._listeners = Listeners(self._webhook_timeout, self._state.complain)
         self._closing = contextlib.AsyncExitStack()
         self._runner: web.AppRunner | None = None
         self.requests: list[Received] = []
@@ -258,7 +260,7 @@ class Sandbox:
         """
         account = account or self.credentials
         account_id = self._gate.accounts[account.access_token].id
-        url, listener = await listen(target, path, self._webhook_timeout, self._closing)
+        url, listener = await self._listeners.of(target, path)
         subscription = Subscription(account_id, url, target, listener, account.consumer_secret, envelope)
         await self._deliveries.subscribe(subscription)
         self._state.journal.add("webhook")
@@ -346,6 +348,7 @@ class Sandbox:
     async def close(self) -> None:
         """Stop listening. The records stay."""
         await self._deliveries.close()
+        await self._listeners.close()
         await self._closing.aclose()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -359,6 +362,9 @@ class Sandbox:
 
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
+            problem = why_foreign(request.headers, self.host)
+            if problem is not None:  # its keys are known to everybody
+                return web.Response(status=403, text=problem)
             self._state.under_way += 1
             try:
                 return await answer_to(request)

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from twdm_async.sandbox.state import Event, State
 
 
-def message(event: Event, accounts: Mapping[str, StoredAccount]) -> Json:
+def message(event: Event) -> Json:
     """A message as the person sees it."""
     create = event.shown["message_create"]
     sender, recipient = create["sender_id"], create["target"]["recipient_id"]
-    is_from_account = sender in accounts
+    is_from_account = sender == event.account_id
     media = event.media
     return {
         "id": event.shown["id"],
         "at": int(event.shown["created_timestamp"]),
         "from": "account" if is_from_account else "person",
-        "account": sender if is_from_account else recipient,
+        "account": event.account_id,
         "person": recipient if is_from_account else sender,
         **_content(event.data),
         "profile": event.profile and profile(event.profile),

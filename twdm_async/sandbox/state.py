@@ -37,6 +37,7 @@ class Event:
 
     Args:
         shown: how the API shows it.
+        account_id: whose conversation it is in; the other one is a person.
         data: its ``message_data``, as it was written.
         media: the file that hangs on it.
         profile: the custom profile it was sent under.
@@ -46,6 +47,7 @@ class Event:
     """
 
     shown: Json
+    account_id: str
     data: Json
     media: StoredMedia | None = None
     profile: StoredProfile | None = None

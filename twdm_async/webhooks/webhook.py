@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from urllib.parse import parse_qs
 
 from aiohttp import web
-from attrs import frozen
+from attrs import Factory, field, frozen
 
 from twdm_async._numbers import checked_count, checked_seconds
 from twdm_async._quiet import mistake
@@ -62,6 +62,9 @@ _LONGEST_PROBLEM: Final = 500  # characters
 _NOTE_EVERY: Final = 60.0  # seconds between two notes that X was heard of, if there is nothing else to write
 
 _log = logging.getLogger(__name__)
+
+failure_observers: list[Callable[[str], object]] = []
+"""Are told of each event that is set aside since its handler has failed: for tests."""
 
 
 @frozen
@@ -405,11 +408,13 @@ class Webhook:
         try:
             while line and not self._is_closed:
                 event, received = line[0]
-                problem = await self._handle_surely(event, received) if self._is_wanted(event) else None
-                if problem is None:
+                failure = await self._handle_surely(event, received) if self._is_wanted(event) else None
+                if failure is None:
                     await self._surely(partial(self._inbox.done, received))
                 else:
-                    await self._surely(partial(self._inbox.set_aside, received, problem))
+                    for observer in failure_observers:
+                        observer(f"the handler of event {event.key} failed: {failure.shown}")
+                    await self._surely(partial(self._inbox.set_aside, received, failure.problem))
                     _log.error("webhook: event %s is set aside; inbox.retry() lets it be handled", received.id)
                 self._in_hand.pop((received.account, received.id), None)
                 line.popleft()
@@ -419,7 +424,7 @@ class Webhook:
     def _is_wanted(self, event: Event) -> bool:
         return self._with_echoes or not (isinstance(event, MessageEvent) and event.is_echo)
 
-    async def _handle_surely(self, event: Event, received: Received) -> str | None:
+    async def _handle_surely(self, event: Event, received: Received) -> _Failure | None:
         """Handle an event, with retries. Return why it could not be handled, or ``None``."""
         retries = 0
         while True:
@@ -427,21 +432,21 @@ class Webhook:
                 deaths = await self._surely(partial(self._inbox.begin, received))
                 if deaths >= _MOST_DEATHS:
                     _log.error("webhook: event %s: %d processes ended while they handled it", event.key, deaths)
-                    return f"{deaths} processes ended while they handled it"
+                    return _Failure(f"{deaths} processes ended while they handled it")
                 try:
-                    problem = await self._handle_once(event)
+                    failure = await self._handle_once(event)
                 except _StillRunning:
-                    return "it was still being handled, in a thread, when the webhook was closed"
+                    return _Failure("it was still being handled, in a thread, when the webhook was closed")
                 except asyncio.CancelledError:  # it is closed; that is not the event's fault
                     await self._inbox.not_begun(received)
                     raise
-            if problem is None or retries == self._retries:
-                return problem
+            if failure is None or retries == self._retries:
+                return failure
             await self._surely(partial(self._inbox.not_begun, received))
             await asyncio.sleep(min(_FIRST_RETRY * 2**retries, _LONGEST_RETRY))
             retries += 1
 
-    async def _handle_once(self, event: Event) -> str | None:
+    async def _handle_once(self, event: Event) -> _Failure | None:
         """Call the handler. Return what it raised, or ``None``."""
         try:
             handling = self._handle(event) if self._threads is None else await self._in_thread(event)
@@ -456,12 +461,13 @@ class Webhook:
             if task is not None:
                 task.uncancel()
             _log.error("webhook: the handler of event %s cancelled itself", event.key)
-            return "the handler cancelled itself"
+            return _Failure("the handler cancelled itself")
         except BaseException as error:  # noqa: BLE001 - whatever it is, the others are to be handled
             # What it says may repeat a text, and is not logged.
             frames = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("webhook: the handler of event %s failed: %s\n%s", event.key, type(error).__name__, frames)
-            return _words_of(error)
+            shown = f"{type(error).__name__}\n{frames}"
+            _log.error("webhook: the handler of event %s failed: %s", event.key, shown)
+            return _Failure(_words_of(error), shown)
         return None
 
     async def _in_thread(self, event: Event) -> Awaitable[None] | None:
@@ -498,6 +504,19 @@ class Webhook:
             except InboxFailed as error:
                 _log.error("webhook: %s", error)
                 await asyncio.sleep(_PAUSE)
+
+
+@frozen
+class _Failure:
+    """Why an event could not be handled.
+
+    Args:
+        problem: what is kept with the event.
+        shown: what may be logged, without the error's words.
+    """
+
+    problem: str
+    shown: str = field(default=Factory(lambda self: self.problem, takes_self=True))
 
 
 class _StillRunning(Exception):

@@ -188,7 +188,8 @@ class _TablesQuotaStore(TransactionalQuotaStore):
             book.hold_unknown(batch.pages, held_until)
         batch.answers = []
         for operation in batch.operations:
-            if not self._storage.is_remote and not isinstance(operation, Take):  # it has waited for this transaction, too
+            # It has waited for this transaction, too; but the clock of a database is another one.
+            if not self._storage.is_remote and not isinstance(operation, Take):
                 operation.age = uptime - operation.noted_at
             answer = book.apply(operation, now)
             batch.answers.append(answer)

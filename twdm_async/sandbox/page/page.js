@@ -35,6 +35,7 @@ async function attempt(work) {
 const keyOf = (message) => `${message.account} ${message.person}`;
 const clockTime = (at) => new Date(at).toISOString().slice(11, 19);
 const span = (ms) => ms < 90e3 ? `${Math.ceil(ms / 1e3)} s` : ms < 90 * 60e3 ? `${Math.ceil(ms / 60e3)} min` : `${Math.ceil(ms / 3600e3)} h`;
+const nameOf = (id) => `${accountOf(id)?.name ?? ""}${shownState.accounts.length > 1 ? ` ${id}` : ""}`;
 const accountOf = (id) => shownState.accounts.find((account) => account.id === id);
 
 // ---- conversations ----
@@ -62,7 +63,7 @@ function showPeople() {
   const buttons = new Map([...list.querySelectorAll("button")].map((button) => [button.dataset.key, button]));
   const wanted = latestFirst.slice(0, MOST_SHOWN).map(([key, person]) => {
     const button = buttons.get(key) ?? element("button", { type: "button", data: { key } }, element("span"), element("span", { className: "quiet" }));
-    const account = shownState.accounts.length > 1 ? ` · ${accountOf(person.account)?.name ?? person.account}` : "";
+    const account = shownState.accounts.length > 1 ? ` · ${nameOf(person.account)}` : "";
     button.firstChild.textContent = `Person ${person.id}${account}`;
     button.lastChild.textContent = person.latest ? `${person.messages} · ${person.latest.text || "(no text)"}` : "nothing yet";
     button.setAttribute("aria-current", String(key === open));
@@ -113,7 +114,7 @@ function addMessage(message) {
 
 function bubble(message) {
   const isMine = message.from === "person";
-  const name = message.profile?.name ?? accountOf(message.account)?.name ?? message.account;
+  const name = message.profile?.name ?? nameOf(message.account);
   const face = message.profile ? element("img", { className: "face", src: message.profile.picture, alt: "" }) : element("span", { className: "face" });
   const media = message.media && (message.media.content_type.startsWith("image/")
     ? element("img", { src: message.media.url, alt: "Picture" })
@@ -184,7 +185,7 @@ async function showState() {
   byId("counts").textContent = `${messages} messages, ${free} of them free replies; ${requests} requests, ${breaches} over a quota`;
   const fullestFirst = state.quotas.toSorted((a, b) => b.used / b.limit - a.used / a.limit);
   byId("quotas").replaceChildren(...fullestFirst.map((quota) => {
-    const owner = quota.scope === "app" ? "app" : `account ${accountOf(quota.owner)?.name ?? quota.owner}`;
+    const owner = quota.scope === "app" ? "app" : `account ${nameOf(quota.owner)}`;
     const label = `${quota.endpoint}, ${owner}: ${quota.used} of ${quota.limit}`;
     const meter = element("meter", { max: quota.limit, value: quota.used, high: quota.limit * 0.8, optimum: 0 });
     meter.setAttribute("aria-label", label);
@@ -193,6 +194,9 @@ async function showState() {
   byId("webhooks").replaceChildren(...state.webhooks.map((webhook) =>
     element("li", {}, element("code", {}, webhook.url), element("small", { className: webhook.last === "delivered" || webhook.last === "checked" ? "good" : "bad" }, ` ${webhook.last}`))),
     ...(state.webhooks.length ? [] : [element("li", { className: "quiet" }, "Nobody listens.")]));
+  const chosen = byId("account").value;
+  byId("account").replaceChildren(...state.accounts.map(({ id }) => element("option", { value: id, selected: id === chosen }, nameOf(id))));
+  byId("account-choice").hidden = state.accounts.length < 2;
   const on = new Set(state.faults.flatMap((fault) => fault.kinds));
   byId("faults-on").textContent = on.size ? `On: ${[...on].join(", ")}` : "None is on.";
   if (byId("faults").children.length === 1) {
@@ -237,15 +241,16 @@ byId("new-person").addEventListener("submit", (event) => {
   event.preventDefault();
   const id = byId("person-id").value;
   byId("person-id").value = "";
-  attempt(() => openConversation(`${shownState.accounts[0].id} ${id}`));
+  attempt(() => openConversation(`${byId("account").value} ${id}`));
 });
 byId("write").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = byId("text").value;
-  attempt(async () => {
-    await toPerson("write", { text });
-    byId("text").value = "";
-  });
+  byId("text").value = "";
+  attempt(() => toPerson("write", { text }).catch((error) => {
+    byId("text").value ||= text; // it was not sent
+    throw error;
+  }));
 });
 byId("choices").addEventListener("click", (event) => {
   const { label } = event.target.dataset;
@@ -276,14 +281,25 @@ setInterval(showNow, 1000);
 
 // ---- what happens meanwhile ----
 
-const stream = new EventSource("/_sandbox/events");
-const on = (kind, handle) => stream.addEventListener(kind, (event) => handle(JSON.parse(event.data)));
-on("message", noteMessage);
-on("request", noteRequest);
-on("typing", (sign) => {
-  if (keyOf(sign) === open && sign.from === "account") byId("typing").textContent = "is typing …";
+let stream = null;
+
+function follow() {
+  stream = new EventSource("/_sandbox/events");
+  const on = (kind, handle) => stream.addEventListener(kind, (event) => handle(JSON.parse(event.data)));
+  on("message", noteMessage);
+  on("request", noteRequest);
+  on("typing", (sign) => {
+    if (keyOf(sign) === open && sign.from === "account") byId("typing").textContent = "is typing …";
+  });
+  for (const kind of ["time", "faults", "webhook", "problem"]) on(kind, showStateSoon);
+  for (const kind of ["cleared", "reset"]) on(kind, () => attempt(showAll));
+  stream.addEventListener("open", () => { byId("connection").textContent = ""; attempt(showAll); });
+  stream.addEventListener("error", () => { byId("connection").textContent = "The sandbox does not answer. Trying again …"; });
+}
+
+// A browser opens six connections to a host, and a tab that nobody sees needs none.
+document.addEventListener("visibilitychange", () => {
+  stream.close();
+  if (!document.hidden) follow();
 });
-for (const kind of ["time", "faults", "webhook", "problem"]) on(kind, showStateSoon);
-for (const kind of ["cleared", "reset"]) on(kind, () => attempt(showAll));
-stream.addEventListener("open", () => { byId("connection").textContent = ""; attempt(showAll); });
-stream.addEventListener("error", () => { byId("connection").textContent = "The sandbox does not answer. Trying again …"; });
+follow();
