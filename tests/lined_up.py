@@ -40,6 +40,12 @@ class Line(Generic[T]):
     def pop(self) -> T:
         return self.queue.pop().value
 
+    def take_first(self) -> tuple[T, Lane]:
+        """Remove the one whose turn it is; its lane may be charged later."""
+        first = self.queue.peek()
+        self.queue.discard(first)
+        return first.value, first.lane
+
     def discard(self, value: T, *, is_served: bool = False) -> None:
         """Nothing happens if it was never there, or is there no more."""
         if value in self._standing:

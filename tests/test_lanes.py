@@ -170,3 +170,30 @@ def test_the_place_in_line_is_at_least_what_was_said(pushes: list[tuple[int, flo
     order = [queue.pop() for _ in range(len(queue))]
     ties = len({which for which, _ in pushes})
     assert ahead <= order.index(-1) <= ahead + ties
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60))
+def test_who_pays_later_pays_the_same(steps: list[tuple[str, bool]]) -> None:
+    """A store is asked for whoever's turn it is before it is known whether it grants anything."""
+    lanes = {"a": A, "b": Lane("b", weight=2.0), "c": Lane("c", priority=Priority.BULK)}
+    at_once, later = Line[int](), Line[int]()
+    for number, (key, is_served) in enumerate(steps):
+        for queue in (at_once, later):
+            queue.push(number, lanes[key])
+        if is_served:
+            value, lane = later.take_first()
+            assert at_once.pop() == value
+            later.queue.charge(lane)
+    assert [at_once.pop() for _ in range(len(at_once))] == [later.pop() for _ in range(len(later))]
+
+
+def test_who_is_refused_keeps_its_turn_and_leaves_nothing_behind() -> None:
+    queue = Line[str]()
+    for key in "abcd":
+        queue.push(key, Lane(key))
+    for _ in range(100):  # the store refuses the one whose turn it is
+        queue.push(*queue.take_first())
+    for key in "abcd":
+        queue.push(f"{key} again", Lane(key))
+    assert sorted(queue.pop() for _ in range(4)) == list("abcd"), "none of them has paid"
+    assert len(queue.queue._finishes) <= 4

@@ -341,13 +341,13 @@ async def test_who_unsubscribes_is_not_asked_again(sandbox: Sandbox, client: Cli
 @pytest.mark.parametrize("retries", [0, 1])
 async def test_a_handler_that_is_called_again_has_not_failed(retries: int) -> None:
     told: list[str] = []
-    calls = 0
+    calls, words = 0, "its-words"
 
     async def handle(_: Event) -> None:
         nonlocal calls
         calls += 1
         if calls == 1:
-            raise LookupError("-".join(["its", "words"]))
+            raise LookupError(words)
 
     webhook_module.failure_observers.append(told.append)
     try:

@@ -54,6 +54,12 @@ class Clock:
         """Call `callback` in the running loop when ``monotonic()`` shows `when`."""
         return asyncio.get_running_loop().call_later(when - self.monotonic(), callback, *args)
 
+    def begin_work(self) -> None:
+        """Note that something begins that takes real time. A clock that jumps stands still until it has ended."""
+
+    def end_work(self) -> None:
+        """Note that it has ended."""
+
     async def sleep(self, seconds: float) -> None:
         """Wait for `seconds`."""
         await asyncio.sleep(seconds)
@@ -87,9 +93,8 @@ class LoopClock(Clock):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def monotonic(self) -> float:
-        if self._loop is None or self._loop.is_closed():
-            self._loop = asyncio.get_running_loop()
-        return self._loop.time()
+        self._loop = asyncio._get_running_loop() or self._loop  # noqa: SLF001 - else it raises in a thread
+        return (self._loop or asyncio.get_running_loop()).time()
 
     def uptime(self) -> float:
         return self.monotonic()

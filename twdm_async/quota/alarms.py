@@ -46,6 +46,8 @@ class Alarms(Generic[T]):
 
     def arm(self, at: float = math.inf) -> None:
         """Set the timer for the earliest moment, or for `at` if that is earlier."""
+        while self._heap and self._is_over(self._heap[0][2]):
+            heapq.heappop(self._heap)
         at = min(at, self._heap[0][0]) if self._heap else at
         if at < self._rings_at:
             if self._timer is not None:

@@ -210,10 +210,8 @@ class Dispatcher:
 
     def _take_in(self, line: Line, take: Take, priority: Priority, waiter: Waiter | None, answer: Answer) -> None:
         line.asking -= take.count
-        if isinstance(answer, Wait) and take.may_spend:
-            self._block(line, priority, answer)
-            if line.queue is None:
-                self._ready.refund(line.lane)
+        if take.may_spend:
+            self._end_turn(line, priority, answer)
         if waiter is not None:
             waiter.asked_at = None
             line.asked.discard(waiter)
@@ -233,6 +231,14 @@ class Dispatcher:
         elif isinstance(answer, Granted):
             for _ in range(answer.count):
                 self._hand_over(line, answer.slot, priority)
+
+    def _end_turn(self, line: Line, priority: Priority, answer: Answer) -> None:
+        """Let `line` pay for its turn if it was granted something; else note until when it need not ask again."""
+        if isinstance(answer, Wait):
+            self._block(line, priority, answer)
+        if line.turn is not None and isinstance(answer, Granted):
+            self._ready.charge(line.turn)
+        line.turn = None
 
     def _hand_over(self, line: Line, slot: Slot, priority: Priority) -> None:
         """Give a slot that was taken for calls of this priority to whoever's turn it is."""
@@ -286,9 +292,13 @@ class Dispatcher:
             while self._ready and self._pending < _MOST_PENDING and asked < _LARGEST_TURN:
                 if self._blocked[self._ready.next_priority()] > self._now():
                     break
-                line = self._ready.pop()
+                line = self._ready.peek()
+                self._ready.discard(line)  # it pays for its turn when it is granted a slot
                 if line.waiters and not line.asking:
+                    line.turn = line.lane
                     asked += self._ask_next(line)
+                    if not line.asking:
+                        line.turn = None
                     self._touch(line)
         finally:
             self._is_dispatching = False

@@ -157,9 +157,19 @@ class LaneQueue(Generic[T]):
         self._serve(rank, start, queue, item)
         return item
 
-    def refund(self, lane: Lane) -> None:
-        """Take back what `lane`, in which nobody waits, has paid for its last turn: it came to nothing."""
-        self._finished[int(lane.priority)].pop(lane.key, None)
+    def charge(self, lane: Lane) -> None:
+        """Let `lane` pay for a turn of one of its items, which was discarded before it was known to be served."""
+        if self._length == 0:
+            return  # nobody waits who could have had it
+        rank = int(lane.priority)
+        queue, now = self._queues[rank].get(lane.key), self._virtual_time[rank]
+        start = max(now, self._finished[rank].get(lane.key, now)) if queue is None else queue.start
+        self._advance(rank, start)
+        if queue is None:
+            self._finish(rank, lane.key, start + 1.0 / lane.weight)
+        else:
+            queue.start = start + 1.0 / lane.weight
+            self._announce(rank, queue)
 
     def discard(self, item: T, *, is_served: bool = False) -> None:
         """Remove `item`, wherever it stands; its lane pays if it was served. Nothing happens if it is not there."""
@@ -244,8 +254,12 @@ class LaneQueue(Generic[T]):
             for finished in self._finished:
                 finished.clear()
         elif queue.start > self._virtual_time[rank] and self._finished[rank].get(queue.key) != queue.start:
-            self._finished[rank][queue.key] = queue.start
-            heapq.heappush(self._finishes, (rank, queue.start, queue.key))
+            self._finish(rank, queue.key, queue.start)
+
+    def _finish(self, rank: int, key: str, start: float) -> None:
+        """Note at which virtual time a lane that ran empty would start again."""
+        self._finished[rank][key] = start
+        heapq.heappush(self._finishes, (rank, start, key))
 
     def _advance(self, rank: int, now: float) -> None:
         """Let the virtual time go on to `now`, and forget the lanes that would not start later."""

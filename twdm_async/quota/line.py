@@ -113,6 +113,7 @@ class Line:
     account: str = field(init=False)
     turns: tuple[Lane, ...] = field(init=False)  # as which it may wait for its turn among the accounts, by priority
     lane: Lane = field(init=False)  # as which it does, if it does
+    turn: Lane | None = None  # as which it has its turn: the store was asked, and has not answered yet
     queue: Any = None  # its place there
     before: Any = None
     after: Any = None

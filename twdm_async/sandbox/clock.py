@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import re
 from collections import deque
@@ -19,6 +18,7 @@ from twdm_async.errors import InvalidInput
 _UNITS: Final = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _MARGIN: Final = 1.005
 _IDLE: Final = 0.01  # seconds
+_FURTHEST: Final = 1000 * 365 * 86_400.0  # seconds
 _LATELY: Final = 60.0  # seconds
 
 
@@ -83,6 +83,7 @@ class SandboxClock(Clock):
         self.ahead = 0.0
         """Seconds by which this clock is ahead of the one that it runs with."""
         self.timers: set[_Timer] = set()
+        self._works = 0
         self._moves: deque[tuple[float, float]] = deque()  # when it was moved, and how far
         self.on_move: Callable[[], None] = lambda: None
 
@@ -108,7 +109,8 @@ class SandboxClock(Clock):
             await self.wait(asyncio.Event(), seconds)
 
     def advance(self, duration: float | str) -> None:
-        """Move this clock forward. Whatever is due by then is done at once.
+        """Move this clock forward. What its clients, the quotas and the webhooks wait for until then is due at once;
+        pauses of a webhook between two calls of its handler, and timeouts of requests, are not.
 
         The clock goes half a percent further than `duration`: the client counts a request a little longer than the
         server's window lasts, so that clocks may drift, and after a day's quota it should be able to send.
@@ -118,9 +120,18 @@ class SandboxClock(Clock):
                 scale, as the windows of the quotas are.
 
         Raises:
-            InvalidInput: `duration` is not a duration.
+            InvalidInput: `duration` is not a duration, or the clock would be ahead by more than a thousand years.
         """
-        self._move(seconds_of(duration) * _MARGIN / self.scale)
+        seconds = seconds_of(duration) * _MARGIN / self.scale
+        if self.ahead + seconds > _FURTHEST:
+            raise InvalidInput(parameter="duration", problem="would put the clock ahead by more than a thousand years")
+        self._move(seconds)
+
+    def begin_work(self) -> None:
+        self._works += 1
+
+    def end_work(self) -> None:
+        self._works -= 1
 
     def moved_lately(self) -> float:
         """Return the seconds by which it was moved within the last minute of the clock that it runs with: a request may
@@ -135,8 +146,10 @@ class SandboxClock(Clock):
         self.ahead += seconds
         self._moves.append((self._base.monotonic(), seconds))
         for timer in list(self.timers):
-            with contextlib.suppress(RuntimeError):  # its loop is closed
+            try:
                 timer.loop.call_soon_threadsafe(timer.arm)
+            except RuntimeError:  # its loop is closed
+                self.timers.discard(timer)
         self.on_move()
 
     async def jump_when_idle(self, activity: Callable[[], object]) -> None:
@@ -148,5 +161,5 @@ class SandboxClock(Clock):
         while True:
             before = activity()
             await asyncio.sleep(_IDLE)
-            if before is not None and before == activity() and self.timers:
+            if before is not None and before == activity() and self.timers and not self._works:
                 self._move(max(0.0, min(timer.when for timer in self.timers) - self.monotonic()))

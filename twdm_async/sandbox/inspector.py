@@ -42,6 +42,7 @@ _FILES: Final = {
 }
 _LONGEST_WAIT: Final = 300.0  # seconds
 _BEAT: Final = 15.0  # seconds between two signs that a stream of events is alive
+_BETWEEN_LOOKS: Final = 0.02  # seconds
 _MOST: Final = 1000  # that are listed at once
 _LARGEST_BODY: Final = 100_000  # bytes
 _LONGEST_NUMBER: Final = 20  # digits
@@ -227,6 +228,7 @@ class Inspector:
             left = deadline - loop.time()
             if len(found) >= count or left <= 0 or not await self._journal.wait(last, within=left):
                 return found
+            await asyncio.sleep(_BETWEEN_LOOKS)
 
     async def _show_quotas(self, _: web.Request) -> Json:
         return {"quotas": self._quotas()}

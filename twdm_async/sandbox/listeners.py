@@ -150,9 +150,20 @@ class Asgi:
         """Let the application start up.
 
         Raises:
-            InvalidInput: it says that it cannot.
+            InvalidInput: it says that it cannot, or says nothing.
         """
         is_up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._lifespan = asyncio.create_task(self._live(is_up), name="twdm_async sandbox application")
+        try:
+            async with asyncio.timeout(self._timeout):
+                problem = await is_up
+        except TimeoutError:
+            problem = f"the application did not start within {self._timeout:g} s"
+        if problem:
+            raise InvalidInput(parameter="target", problem=problem)
+
+    async def _live(self, is_up: asyncio.Future[str]) -> None:
+        """Let the application live until it is stopped; `is_up` gets why it does not start, or nothing."""
         is_asked = False
 
         async def receive() -> AsgiMessage:
@@ -168,22 +179,15 @@ class Asgi:
                 is_failed = message["type"] == "lifespan.startup.failed"
                 is_up.set_result(f"the application did not start: {message.get('message', '')}" if is_failed else "")
 
-        async def live() -> None:
-            scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self._state}
-            try:
-                await self._app(scope, receive, send)
-            except Exception as error:
-                if is_up.done():
-                    raise
-                del error
-            finally:
-                if not is_up.done():
-                    is_up.set_result("")
-
-        self._lifespan = asyncio.create_task(live(), name="twdm_async sandbox application")
-        problem = await is_up
-        if problem:
-            raise InvalidInput(parameter="target", problem=problem)
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self._state}
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            if is_up.done():
+                raise
+        finally:
+            if not is_up.done():  # by the specification, it does not care for lifespans
+                is_up.set_result("")
 
     async def request(self, method: str, query: str, headers: dict[str, str], body: bytes) -> Response:
         scope: AsgiMessage = {
@@ -256,6 +260,8 @@ class Asgi:
         await asyncio.gather(*self._running, return_exceptions=True)
         self._stop.set()
         if self._lifespan is not None:
+            await asyncio.wait([self._lifespan], timeout=self._timeout)
+            self._lifespan.cancel()
             await asyncio.gather(self._lifespan, return_exceptions=True)
 
 

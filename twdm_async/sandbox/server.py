@@ -50,6 +50,7 @@ from twdm_async.sandbox.windows import Windows
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+_ALL_ADDRESSES: Final = {"", "0.0.0.0"}  # noqa: S104 - only if it is asked for
 _LIMIT_EXCEEDED: Final = Answer({"errors": [{"code": 88, "message": "Rate limit exceeded"}]}, 429)
 
 # Not a secret: the sandbox listens on this machine alone, and `twdm sandbox` prints them.
@@ -72,7 +73,8 @@ class Sandbox:
         quotas: what it allows; the documented quotas if not given.
         time_scale: how many times as fast its windows pass; with 86 400 a day takes a second.
         port: 0 takes a free one.
-        host: the address to listen at. Whoever can reach it can read and write everything in the sandbox.
+        host: an address to listen at besides 127.0.0.1; ``"0.0.0.0"`` means all of this machine's. Whoever can reach it
+            can read and write everything in the sandbox.
         latency: seconds, at least and at most, that a request takes on the way in, and again on the way out.
         list_lag: seconds, at least and at most, after which a new message appears in the list of messages; each has its
             own. The API's has been seen to take three minutes.
@@ -129,7 +131,7 @@ class Sandbox:
         self._state.on_event = self._deliveries.tell
         self.time.on_move = lambda: self._state.journal.add("time")
         self._listeners = Listeners(self._webhook_timeout, self._state.complain)
-        self._closing = contextlib.AsyncExitStack()
+        self._jumping: asyncio.Task[None] | None = None
         self._runner: web.AppRunner | None = None
         self.requests: list[Received] = []
         """Every request, in the order it was answered."""
@@ -139,8 +141,7 @@ class Sandbox:
     @property
     def url(self) -> str:
         """Scheme and host, for both ``api_url`` and ``upload_url``; and the address of the page."""
-        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - it is not bound
-        return f"http://{host}:{self._port}"
+        return f"http://127.0.0.1:{self._port}"
 
     @property
     def port(self) -> int:
@@ -336,22 +337,26 @@ class Sandbox:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self.host, self._port).start()
+            for host in dict.fromkeys([self.host] if self.host in _ALL_ADDRESSES else ["127.0.0.1", self.host]):
+                await web.TCPSite(self._runner, host, self._port).start()
+                self._port = self._runner.addresses[0][1]
         except OSError:
             await self.close()
             raise
-        self._port = self._runner.addresses[0][1]
         if self._autojump:
-            jumping = asyncio.create_task(self.time.jump_when_idle(self._activity), name="twdm_async sandbox time")
-            self._closing.push_async_callback(_cancel, jumping)
+            self._jumping = asyncio.create_task(
+                self.time.jump_when_idle(self._activity), name="twdm_async sandbox time"
+            )
 
     async def close(self) -> None:
         """Stop listening. The records stay."""
-        await self._deliveries.close()
-        await self._listeners.close()
-        await self._closing.aclose()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        async with contextlib.AsyncExitStack() as closing:  # each of them, whatever the others raise
+            if self._runner is not None:
+                closing.push_async_callback(self._runner.cleanup)
+            closing.push_async_callback(self._listeners.close)
+            closing.push_async_callback(self._deliveries.close)
+            if self._jumping is not None:
+                self._jumping.cancel()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -514,11 +519,6 @@ class Sandbox:
         least, most = self._latency
         if most > 0:
             await asyncio.sleep(self._random.uniform(least, most))
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def _reason(answer: Answer, hint: str) -> str:

@@ -218,12 +218,19 @@ function showView(view) {
 }
 
 async function showAll() {
+  people.clear(); // what happens from now on comes over the stream, and is newer than what is asked for
+  byId("requests").replaceChildren();
   await showState();
   const [{ people: found }, { requests }] = await Promise.all([ask("GET", "/_sandbox/people"), ask("GET", "/_sandbox/requests?most=100")]);
-  people.clear();
-  for (const person of found) people.set(`${person.account} ${person.id}`, person);
+  for (const person of found) {
+    const key = `${person.account} ${person.id}`;
+    const newer = people.get(key);
+    const isNewer = newer?.latest && BigInt(newer.latest.id) > BigInt(person.latest.id);
+    people.set(key, isNewer ? { ...newer, messages: newer.messages + person.messages } : person);
+  }
   if (open !== null && !people.has(open)) people.set(open, { id: open.split(" ")[1], account: open.split(" ")[0], messages: 0, latest: null });
-  byId("requests").replaceChildren(...requests.reverse().map(requestItem));
+  const known = new Set([...byId("requests").children].map((item) => Number(item.dataset.number)));
+  byId("requests").append(...requests.reverse().filter((request) => !known.has(request.number)).map(requestItem));
   showPeople();
   if (open !== null) {
     byId("messages").replaceChildren();
