@@ -9,6 +9,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Any, Final
 
+import aiohttp
 import pytest
 
 from tests.support import HANGS, program
@@ -82,7 +83,11 @@ async def test_a_conversation() -> None:  # noqa: PLR0915 - a whole conversation
             assert isinstance(event, MessageEvent)
             texts.append(event.message.text)
             agent = agents[len(texts) % 2]
-            await agent.send(event.person_id, f"{MARKUP} {event.message.text}", quick_replies=[QuickReply("Order")])
+            await agent.send(
+                event.person_id,
+                f"{MARKUP} {event.message.text}",
+                quick_replies=[QuickReply("Order"), QuickReply(NAME[5:])],
+            )
 
         await sandbox.subscribe(Webhook(client.credentials, handle, clients=[client]))
         async with browser_page(sandbox) as page:
@@ -124,6 +129,12 @@ async def test_a_conversation() -> None:  # noqa: PLR0915 - a whole conversation
             with contextlib.suppress(Exception):
                 await client.direct_messages.send(8, "to nobody")
             await page.locator("#requests .bad", has_text="code 349").first.wait_for()
+
+            address = f"{sandbox.url}/1.1/<img src=x onerror=document.title=1>.json"  # it is text, too
+            async with aiohttp.ClientSession() as session, session.get(address):
+                pass
+            await page.locator("#requests code", has_text="onerror").first.wait_for()
+            assert await page.locator("#requests img, #choices img").count() == 0
 
             # A day later, the quota is free.
             for number in range(2):

@@ -91,6 +91,20 @@ async def test_fails_also_if_nobody_looks(twdm_sandbox, twdm_client):
     await twdm_sandbox.delivered()
 
 
+async def test_fails_also_after_its_end(twdm_sandbox, twdm_client):
+    await twdm_sandbox.subscribe(bot(twdm_client, broken=True))
+    twdm_sandbox.person(5).writes("Hello")
+
+
+@pytest.mark.twdm(list_lag=1.0, time_scale=2.0)
+class TestMarkers:
+    @pytest.mark.twdm(list_lag=2.0)
+    async def test_the_nearest_counts(self, twdm_sandbox):
+        assert (twdm_sandbox.list_lag, twdm_sandbox.time.scale) == ((2.0, 2.0), 2.0)
+        twdm_sandbox.time.advance("24h")
+        assert 43_200 <= twdm_sandbox.time.ahead < 43_500
+
+
 async def test_may_fail_on_purpose(twdm_sandbox, twdm_client):
     await twdm_sandbox.subscribe(bot(twdm_client, broken=True))
     twdm_sandbox.person(5).writes("Hello")
@@ -160,9 +174,10 @@ async def test_a_bot_s_test_of_five_lines(tmp_path: Path, mode: str) -> None:
     (tmp_path / "test_it.py").write_text(TESTS.replace("MARKS", marks))
     code, out = await _pytest(tmp_path, *options)
     assert code == 1
-    assert "6 passed" in out, out
+    assert "8 passed" in out, out
     assert "3 failed" in out, out
-    assert "error" not in out.splitlines()[-1], "each failure is reported once"
+    assert "1 error" in out.splitlines()[-1], "what fails after the test, and each other failure once"
+    assert "ERROR test_it.py::test_fails_also_after_its_end" in out
     assert "person 5 has received 0 of 1 messages, and a webhook has failed" in out
     assert "LookupError" in out
     assert "bot.py" in out
@@ -391,6 +406,8 @@ class Asgi:
         if self.problem == "no lifespan":
             raise NotImplementedError
         assert (await receive())["type"] == "lifespan.startup"
+        if self.problem == "hangs":
+            await asyncio.Event().wait()
         if self.problem == "does not start":
             await send({"type": "lifespan.startup.failed", "message": "no database"})
             return
@@ -436,14 +453,14 @@ async def test_fastapi(sandbox: Sandbox, client: Client) -> None:
         ("raises", "/webhook", "ZeroDivisionError"),
         ("silent", "/webhook", "without an answer"),
         ("does not start", "/webhook", "no database"),
+        ("hangs", "/webhook", "did not start within"),
         ("", "/other", "HTTP 404"),
     ],
 )
-async def test_why_the_check_failed_is_said(
-    sandbox: Sandbox, client: Client, problem: str, path: str, words: str
-) -> None:
-    with pytest.raises(InvalidInput, match=words):
-        await sandbox.subscribe(Asgi(echo(client), problem), path=path)
+async def test_why_the_check_failed_is_said(client: Client, problem: str, path: str, words: str) -> None:
+    async with Sandbox(webhook_timeout=0.2 if problem == "hangs" else HANGS) as sandbox:
+        with pytest.raises(InvalidInput, match=words):
+            await sandbox.subscribe(Asgi(echo(client), problem), path=path)
 
 
 async def test_why_the_check_of_a_url_failed_is_said(sandbox: Sandbox) -> None:
@@ -522,6 +539,41 @@ async def test_time_jumps_also_for_who_waits_for_a_file_s_store(tmp_path: Path) 
                 await client.direct_messages.send(5, f"{number}")
         assert moves < 50, "it does not creep"
         assert not sandbox.breaches
+
+
+async def test_time_does_not_jump_while_a_store_works(tmp_path: Path) -> None:
+    async with Sandbox(quotas=_three_a_day(), autojump=True) as sandbox:
+        store = SQLiteQuotaStore(tmp_path / "quota.db", clock=sandbox.time)
+        async with store, sandbox.client(quota_store=store, max_wait=200_000.0) as client:
+            for number in range(4):
+                await client.direct_messages.send(5, f"{number}")
+        assert sandbox.time.ahead < 100_000, "only as far as the quota, not to the end of anybody's patience"
+
+
+async def test_time_does_not_jump_to_what_nobody_waits_for() -> None:
+    async with Sandbox(quotas=_three_a_day(), autojump=True) as sandbox, sandbox.client(max_wait=500_000.0) as client:
+        for number in range(4):
+            await client.direct_messages.send(5, f"{number}")
+        await asyncio.sleep(0.1)
+        assert sandbox.time.ahead < 100_000
+        assert not sandbox.time.timers
+
+
+async def test_a_timer_of_a_loop_that_is_closed_holds_nobody_up(sandbox: Sandbox) -> None:
+    async def leave_one_behind() -> None:
+        sandbox.time.call_at(sandbox.time.monotonic() + 5, print)
+
+    await asyncio.to_thread(asyncio.run, leave_one_behind())
+    sandbox.time.advance("1s")
+    assert not sandbox.time.timers
+
+
+async def test_nobody_gets_beyond_a_thousand_years(sandbox: Sandbox, client: Client) -> None:
+    with pytest.raises(InvalidInput):
+        for _ in range(100):
+            sandbox.time.advance("10000d")
+            sandbox.time.advance(1e9)
+    await client.direct_messages.send(5, "hello")
 
 
 async def test_time_that_is_moved_again_and_again_refuses_nobody() -> None:

@@ -49,10 +49,10 @@ class Alarms(Generic[T]):
         while self._heap and self._is_over(self._heap[0][2]):
             heapq.heappop(self._heap)
         at = min(at, self._heap[0][0]) if self._heap else at
-        if at < self._rings_at:
+        if at < self._rings_at or at == math.inf:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._clock.call_at(at, self._come)
+            self._timer = None if at == math.inf else self._clock.call_at(at, self._come)
             self._rings_at = at
 
     def _come(self) -> None:
