@@ -53,7 +53,7 @@ FLOORS: Final = {
     "database": 7,
     "cli": 7.5,
     "sandbox": 6.5,
-    "testing": 6.5,
+    "testing": 7.5,
 }
 
 

@@ -340,6 +340,23 @@ async def test_an_application_may_go_on_after_its_answer(client: Client) -> None
         assert "after its answer" in sandbox.problems[0]
 
 
+async def test_a_handler_in_a_thread_may_be_a_person(sandbox: Sandbox) -> None:
+    heard: list[str | None] = []
+
+    def handle(event: Event) -> None:
+        assert isinstance(event, MessageEvent)
+        heard.append(event.message.text)
+        if len(heard) == 1:
+            sandbox.person(6).writes("and I")
+
+    await sandbox.subscribe(Webhook(sandbox.credentials, handle))
+    sandbox.person(5).writes("I")
+    async with asyncio.timeout(HANGS):
+        while len(heard) < 2:
+            await asyncio.sleep(0.01)
+    assert heard == ["I", "and I"]
+
+
 async def test_who_unsubscribes_is_not_asked_again(sandbox: Sandbox, client: Client) -> None:
     app = Asgi(echo(client))
     await sandbox.subscribe(app)

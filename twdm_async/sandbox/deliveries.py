@@ -73,6 +73,7 @@ class Deliveries:
         self._on_news = on_news
         self.subscriptions: list[Subscription] = []
         self._under_way: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # of those who subscribed
         self.trying = 0
         """How many requests are under way."""
         self.done: list[Delivery] = []
@@ -97,6 +98,7 @@ class Deliveries:
             problem = "" if is_right else "its answer is not signed with this app's consumer secret"
         if problem:
             raise InvalidInput(parameter="target", problem=f"did not pass the check: {subscription.url}: {problem}")
+        self._loop = asyncio.get_running_loop()
         self.subscriptions.append(subscription)
 
     def unsubscribe(self, target: object) -> None:
@@ -121,6 +123,12 @@ class Deliveries:
 
     def _send(self, subscription: Subscription, envelope: Json) -> None:
         body = json.dumps(envelope, ensure_ascii=False).encode()
+        if asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - a handler may run in a thread
+            self._begin(subscription, body)
+        elif self._loop is not None:
+            self._loop.call_soon_threadsafe(self._begin, subscription, body)
+
+    def _begin(self, subscription: Subscription, body: bytes) -> None:
         task = asyncio.get_running_loop().create_task(self._deliver(subscription, body))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)

@@ -10,7 +10,6 @@ from attrs import define
 
 from twdm_async._numbers import checked_count
 from twdm_async.errors import InvalidInput
-from twdm_async.models.checks import checked_characters
 from twdm_async.sandbox.messages import new_event
 from twdm_async.sandbox.records import Reading, Typing
 from twdm_async.sandbox.state import State
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 class Person:
     """Somebody who has a conversation with an account. Made by :meth:`twdm_async.sandbox.Sandbox.person`.
 
-    What a person does reaches the webhooks of the account, and the list of its messages. Use it in the sandbox's event
-    loop.
+    What a person does reaches the webhooks of the account, and the list of its messages.
 
     Args:
         id: the person's user id.
@@ -146,8 +144,10 @@ class Person:
         return self._tell(self.id, self.account_id, data)
 
     def _tell(self, sender_id: str, recipient_id: str, data: Json) -> str:
-        checked_characters(data["text"], "text")
-        asyncio.get_running_loop()  # so that nothing is kept if it cannot be delivered
+        try:
+            data["text"].encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(parameter="text", problem="must not hold half of a character") from None
         event_id = self._state.new_id()
         content = (data, data["text"], None)
         event = new_event(self._state, event_id, self.account_id, (sender_id, recipient_id), content, self._url)
