@@ -137,7 +137,9 @@ function showChoices() {
   const last = byId("messages").lastElementChild?.message;
   const [account] = (open ?? " ").split(" ");
   const offered = last ? (last.from === "account" ? last : null) : accountOf(account)?.welcome;
-  if (!last && offered?.text) byId("chat-help").textContent = `Welcome message: ${offered.text}`;
+  if (!last && offered?.text) {
+    byId("chat-help").textContent = `Welcome message of ${offered.profile?.name ?? nameOf(account)}: ${offered.text}`;
+  }
   byId("choices").replaceChildren(...(offered?.choices ?? []).map((choice) =>
     element("button", { type: "button", title: choice.description ?? "", data: { label: choice.label } }, choice.label)));
 }
