@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -359,6 +360,20 @@ async def test_it_listens_on_this_machine_alone_unless_it_is_told_otherwise() ->
         assert [address[0] for address in sandbox._runner.addresses] == ["0.0.0.0"]  # noqa: S104 - as above
         async with sandbox.client() as client:
             await client.direct_messages.send(5, "hello")
+
+
+async def test_it_listens_at_another_address_besides() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    async with Sandbox(host="::1") as sandbox, sandbox.client() as client:
+        await client.direct_messages.send(5, "hello")
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://[::1]:{sandbox.port}/_sandbox/messages/latest") as response,
+        ):
+            assert (await response.json())["text"] == "hello"
 
 
 async def test_each_account_is_spoken_to_by_its_id(api: Api, sandbox: Sandbox) -> None:

@@ -223,6 +223,17 @@ async def test_a_page_finds_its_way_back_to_a_sandbox_that_was_started_again() -
             await page.evaluate("window.stop()")
 
 
+async def test_a_tab_that_nobody_sees_holds_no_connection_and_catches_up() -> None:
+    async with Sandbox() as sandbox, browser_page(sandbox) as page:
+        hidden = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+        await page.evaluate(hidden % "true" + "document.dispatchEvent(new Event('visibilitychange'))")
+        sandbox.person(5).writes("meanwhile")
+        await asyncio.sleep(0.3)
+        assert await page.locator("#conversations li").count() == 0
+        await page.evaluate(hidden % "false" + "document.dispatchEvent(new Event('visibilitychange'))")
+        await page.locator("#conversations", has_text="meanwhile").wait_for()
+
+
 async def _busy(seconds: float) -> tuple[list[float], list[float]]:
     """Fifty conversations of 200 messages each, and 20 events a second for so many seconds: the milliseconds from a
     click to what it shows, and the megabytes of the page's heap.

@@ -520,6 +520,22 @@ async def test_a_message_is_received_once(sandbox: Sandbox, client: Client) -> N
         await sandbox.person(5).receives(timeout=0.01)
 
 
+async def test_a_listener_that_does_not_end_well_leaves_no_server_behind(client: Client) -> None:
+    class Bad(Webhook):
+        async def close(self, timeout: float = 5.0) -> None:
+            await super().close(timeout)
+            raise LookupError
+
+    sandbox = Sandbox()
+    await sandbox.start()
+    await sandbox.subscribe(Bad(client.credentials, print))
+    with pytest.raises(LookupError):
+        await sandbox.close()
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await session.get(sandbox.url)
+
+
 # ---- time ----
 
 
