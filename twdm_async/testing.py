@@ -85,7 +85,11 @@ def _runner(request: pytest.FixtureRequest) -> str:
         raise pytest.UsageError("the fixtures of twdm_async need pytest-asyncio, or anyio and its marker")
     marker = request.node.get_closest_marker("asyncio")
     asked = marker.kwargs.get("loop_scope") if marker is not None else None
-    return f"asyncio_{asked or request.config.getini('asyncio_default_test_loop_scope')}"
+    try:
+        usual = request.config.getini("asyncio_default_test_loop_scope")
+    except ValueError:  # before pytest-asyncio 0.26, it cannot be set
+        usual = "function"
+    return f"asyncio_{asked or usual}"
 
 
 def _sandbox_fixture(decorate: Callable[..., Any], name: str) -> Any:
