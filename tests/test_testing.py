@@ -440,10 +440,12 @@ class Asgi:
 
 @pytest.mark.parametrize("problem", ["", "no lifespan"])
 async def test_an_asgi_application_needs_no_server(sandbox: Sandbox, client: Client, problem: str) -> None:
-    app = Asgi(echo(client), problem)
+    webhook = echo(client)
+    app = Asgi(webhook, problem)
     await sandbox.subscribe(app)
     assert await _talks(sandbox)
     await sandbox.close()
+    await webhook.close()
     assert app.seen[:3] == ["lifespan", "http", "http"]
     assert ("stopped" in app.seen) is (problem == "")
 
@@ -476,8 +478,10 @@ async def test_fastapi(sandbox: Sandbox, client: Client) -> None:
 )
 async def test_why_the_check_failed_is_said(client: Client, problem: str, path: str, words: str) -> None:
     async with Sandbox(webhook_timeout=0.2 if problem == "hangs" else HANGS) as sandbox:
+        webhook = echo(client)
         with pytest.raises(InvalidInput, match=words):
-            await sandbox.subscribe(Asgi(echo(client), problem), path=path)
+            await sandbox.subscribe(Asgi(webhook, problem), path=path)
+        await webhook.close()
 
 
 async def test_why_the_check_of_a_url_failed_is_said(sandbox: Sandbox) -> None:
