@@ -242,8 +242,7 @@ async def _talks(sandbox: Sandbox) -> bool:
     return answer.text == "You said: Hello"
 
 
-async def test_a_webhook_of_this_process_is_opened_and_closed(client: Client) -> None:
-    webhook = echo(client)
+async def test_a_webhook_of_this_process_is_opened_and_closed() -> None:
     async with Sandbox() as sandbox, sandbox.client() as own:
         webhook = echo(own)
         states = [webhook.is_open]
