@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twdm_async import CallToAction, QuickReply
 from twdm_async.sandbox import Sandbox
@@ -56,12 +56,13 @@ async def main() -> None:
     async with Sandbox() as sandbox, sandbox.client() as client, async_playwright() as playwright:
         await conversation(client, sandbox)
         browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for name, width, height, scheme in (
+        pictures: list[tuple[str, int, int, Any]] = [
             ("light", 1280, 800, "light"),
             ("dark", 1280, 800, "dark"),
             ("small", 380, 780, "light"),
-        ):
-            page = await browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
+        ]
+        for name, width, height, scheme in pictures:
+            page = await browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             await page.goto(sandbox.url)
             await page.get_by_role("button", name="Person 844385345234").click()
             await page.locator("#messages li").nth(5).wait_for()
