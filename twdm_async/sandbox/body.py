@@ -80,7 +80,8 @@ def call_of(request: web.Request, body: Body, account: StoredAccount, url: str) 
     if body.raw and not body.form:
         try:
             document = json.loads(body.raw)
-            json.dumps(document, ensure_ascii=False).encode()  # half of a character is none
+            if b"\\u" in body.raw:
+                json.dumps(document, ensure_ascii=False).encode()  # half of a character is none
         except (ValueError, RecursionError):
             raise Refusal(400, 214, "Could not parse the request as JSON.") from None
     fields = {**request.query, **body.fields}

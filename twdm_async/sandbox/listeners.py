@@ -26,7 +26,7 @@ AsgiApp = Callable[
 
 
 @runtime_checkable
-class Webhook(Protocol):
+class WebhookLike(Protocol):
     """What :class:`twdm_async.webhooks.Webhook` can do. The sandbox opens one that is not open, and closes it."""
 
     @property
@@ -104,7 +104,7 @@ class Remote:
 class Local:
     """A :class:`twdm_async.webhooks.Webhook` in this process."""
 
-    def __init__(self, webhook: Webhook) -> None:
+    def __init__(self, webhook: WebhookLike) -> None:
         self._webhook = webhook
         self._is_ours = False
 
@@ -312,7 +312,7 @@ class Listeners:
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             return await self.of(f"http://127.0.0.1:{runner.addresses[0][1]}{path}", "")
-        if isinstance(target, Webhook):
+        if isinstance(target, WebhookLike):
             local = Local(target)
             self._closing.push_async_callback(local.close)
             await local.start()

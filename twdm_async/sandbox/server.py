@@ -27,7 +27,7 @@ from twdm_async.sandbox.faults import REPEATS, Fault, Reply, commit, repeat_soon
 from twdm_async.sandbox.gate import Gate
 from twdm_async.sandbox.guard import why_foreign
 from twdm_async.sandbox.inspector import Inspector
-from twdm_async.sandbox.listeners import AsgiApp, Listeners, Webhook
+from twdm_async.sandbox.listeners import AsgiApp, Listeners, WebhookLike
 from twdm_async.sandbox.messages import recipient_of
 from twdm_async.sandbox.people import Person
 from twdm_async.sandbox.records import (
@@ -106,7 +106,7 @@ class Sandbox:
     ) -> None:
         self.quotas = (quotas or QuotaTable.default()).scaled(time_scale)
         """What it allows, with windows as short as they are here. Give it to the client."""
-        self.time = self._clock = SandboxClock(clock or Clock(), time_scale)
+        self.time = SandboxClock(clock or Clock(), time_scale)
         """Its clock. ``time.advance("24h")`` moves it."""
         self._port = port
         self.host = host
@@ -116,21 +116,20 @@ class Sandbox:
         self._random = random.Random(seed)
         self.faults = [Fault(fault) if isinstance(fault, str) else fault for fault in faults]
         """What is to go wrong. Change it as you like."""
-        self._gate = Gate(self._clock)
+        self._gate = Gate(self.time)
         self._windows = Windows(self.quotas)
         self.list_lag = list_lag if isinstance(list_lag, tuple) else (list_lag, list_lag)
         """How late the list is, in seconds, at least and at most. Change it as you like."""
         self._state = State(
-            self._clock,
+            self.time,
             self._windows,
             self.quotas["direct_messages.send"].credit,
             lambda: self._random.uniform(*self.list_lag),
         )
-        self._webhook_timeout = checked_seconds(webhook_timeout, "webhook_timeout")
-        self._deliveries = Deliveries(self._clock, self._state.complain, lambda: self._state.journal.add("webhook"))
+        self._deliveries = Deliveries(self.time, self._state.complain, lambda: self._state.journal.add("webhook"))
         self._state.on_event = self._deliveries.tell
         self.time.on_move = lambda: self._state.journal.add("time")
-        self._listeners = Listeners(self._webhook_timeout, self._state.complain)
+        self._listeners = Listeners(checked_seconds(webhook_timeout, "webhook_timeout"), self._state.complain)
         self._jumping: asyncio.Task[None] | None = None
         self._runner: web.AppRunner | None = None
         self.requests: list[Received] = []
@@ -236,7 +235,7 @@ class Sandbox:
 
     async def subscribe(
         self,
-        target: str | Webhook | AsgiApp | web.Application,
+        target: str | WebhookLike | AsgiApp | web.Application,
         account: Credentials | None = None,
         *,
         path: str = "/webhook",
@@ -266,7 +265,7 @@ class Sandbox:
         await self._deliveries.subscribe(subscription)
         self._state.journal.add("webhook")
 
-    def unsubscribe(self, target: str | Webhook | AsgiApp | web.Application) -> None:
+    def unsubscribe(self, target: str | WebhookLike | AsgiApp | web.Application) -> None:
         """Send no events there any more, and tell nobody, as X has been seen to do.
 
         Args:
@@ -412,7 +411,7 @@ class Sandbox:
         if family == "direct_messages.send" and self._is_free(call):
             return True, None
         owners = {Scope.USER: call.account.id, Scope.APP: call.account.credentials.app}
-        return self._windows.count(family, owners, self._clock.monotonic())
+        return self._windows.count(family, owners, self.time.monotonic())
 
     def _is_free(self, call: Call) -> bool:
         try:
@@ -445,11 +444,11 @@ class Sandbox:
 
     def _response(self, answer: Answer, window: Window | None, account: StoredAccount | None = None) -> web.Response:
         headers = {
-            "Date": formatdate(self._clock.wall(), usegmt=True),
+            "Date": formatdate(self.time.wall(), usegmt=True),
             "x-access-level": account.permission if account else "read-write-directmessages",
         }
         if window is not None:
-            ends = self._clock.wall() + window.ends - self._clock.monotonic()
+            ends = self.time.wall() + window.ends - self.time.monotonic()
             headers["x-rate-limit-limit"] = str(window.limit)
             headers["x-rate-limit-remaining"] = str(window.limit - window.count)
             headers["x-rate-limit-reset"] = str(math.ceil(ends))
@@ -479,7 +478,7 @@ class Sandbox:
         fault: str | None = None,
         hint: str = "",
     ) -> None:
-        now = self._clock.monotonic()
+        now = self.time.monotonic()
         account_id = account.id if account else None
         status, reason = answer.status, _reason(answer, hint)
         number = len(self.requests) + 1
@@ -490,9 +489,9 @@ class Sandbox:
     def _spent(self, family: str) -> str:
         """Return which quota has just refused a request, for people."""
         breach = self._windows.breaches[-1]
-        for window in self._windows.current(self._clock.monotonic()):
+        for window in self._windows.current(self.time.monotonic()):
             if (window.family, window.scope, window.owner) == (family, breach.scope, breach.owner):
-                ends = self._clock.utc(window.ends - self._clock.monotonic())
+                ends = self.time.utc(window.ends - self.time.monotonic())
                 return f"{window.count} of {window.limit} of this {window.scope} are spent until {ends:%H:%M:%S} UTC"
         return ""
 
@@ -509,7 +508,7 @@ class Sandbox:
             lines += [f"- webhook {one.url}: {one.last}" for one in self._deliveries.subscriptions]
         lines += [
             f"- {window.family}: {window.count} of {window.limit} of this {window.scope} are spent"
-            for window in self._windows.current(self._clock.monotonic())
+            for window in self._windows.current(self.time.monotonic())
             if window.count >= window.limit
         ]
         latest = [f"- {one.method} {one.path}: {one.status} {one.reason}".rstrip() for one in self.requests[-5:]]

@@ -1,0 +1,181 @@
+"""Time in the sandbox, which can be moved, and jumps."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from tests.support import HANGS
+from tests.virtual_time import virtual_time
+from twdm_async import Client, InvalidInput, LoopClock, Quota, QuotaTable, QuotaWaitTooLong, Scope, SQLiteQuotaStore
+from twdm_async.outbox import Outbox
+from twdm_async.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _three_a_day(**options: Any) -> QuotaTable:
+    return QuotaTable.default().replace("direct_messages.send", Quota(3, per=86_400.0), **options)
+
+
+async def test_time_that_is_moved_frees_the_quota_of_an_outbox(tmp_path: Path) -> None:
+    async with Sandbox(quotas=_three_a_day(reserve=0.0)) as sandbox:
+        store = SQLiteQuotaStore(tmp_path / "quota.db", clock=sandbox.time)
+        async with store, sandbox.client(quota_store=store) as client, Outbox(client, tmp_path / "outbox.db") as outbox:
+            for number in range(7):
+                await outbox.put(5, f"{number}", key=f"{number}")
+            running = asyncio.create_task(outbox.drain(workers=4))
+            for count in (3, 3, 1):
+                await sandbox.person(5).receives(count, timeout=HANGS)
+                sandbox.time.advance("24h")
+            await running
+        assert not sandbox.breaches
+
+
+async def test_time_jumps_also_for_who_waits_for_a_file_s_store(tmp_path: Path) -> None:
+    async with Sandbox(quotas=_three_a_day(), autojump=True) as sandbox:
+        store = SQLiteQuotaStore(tmp_path / "quota.db", clock=sandbox.time)
+        moves = 0
+
+        def count() -> None:
+            nonlocal moves
+            moves += 1
+
+        sandbox.time.on_move = count
+        async with store, sandbox.client(quota_store=store) as client:
+            for number in range(7):
+                await client.direct_messages.send(5, f"{number}")
+        assert moves < 50, "it does not creep"
+        assert not sandbox.breaches
+
+
+async def test_time_does_not_jump_while_a_store_works(tmp_path: Path) -> None:
+    async with Sandbox(quotas=_three_a_day(), autojump=True) as sandbox:
+        store = SQLiteQuotaStore(tmp_path / "quota.db", clock=sandbox.time)
+        async with store, sandbox.client(quota_store=store, max_wait=200_000.0) as client:
+            for number in range(4):
+                await client.direct_messages.send(5, f"{number}")
+        assert sandbox.time.ahead < 100_000, "only as far as the quota, not to the end of anybody's patience"
+
+
+async def test_time_does_not_jump_to_what_nobody_waits_for() -> None:
+    async with Sandbox(quotas=_three_a_day(), autojump=True) as sandbox, sandbox.client(max_wait=500_000.0) as client:
+        for number in range(4):
+            await client.direct_messages.send(5, f"{number}")
+        await asyncio.sleep(0.1)
+        assert sandbox.time.ahead < 100_000
+        assert not sandbox.time.timers
+
+
+async def test_a_timer_of_a_loop_that_is_closed_holds_nobody_up(sandbox: Sandbox) -> None:
+    async def leave_one_behind() -> None:
+        sandbox.time.call_at(sandbox.time.monotonic() + 5, print)
+
+    await asyncio.to_thread(asyncio.run, leave_one_behind())
+    sandbox.time.advance("1s")
+    assert not sandbox.time.timers
+
+
+async def test_nobody_gets_beyond_a_thousand_years(sandbox: Sandbox, client: Client) -> None:
+    with pytest.raises(InvalidInput):
+        for _ in range(100):
+            sandbox.time.advance("10000d")
+            sandbox.time.advance(1e9)
+    await client.direct_messages.send(5, "hello")
+
+
+async def test_time_that_is_moved_again_and_again_refuses_nobody() -> None:
+    table = QuotaTable.default().replace("direct_messages.send")
+    async with Sandbox(quotas=table, latency=(0.0, 0.02)) as sandbox, sandbox.client() as client:
+        sending = [asyncio.create_task(client.direct_messages.send(5, f"{number}")) for number in range(50)]
+        for _ in range(20):
+            sandbox.time.advance("10min")
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*sending)
+        assert {request.status for request in sandbox.requests} == {200}
+
+
+async def test_who_does_not_want_to_wait_so_long_is_told_at_once_when_time_is_moved() -> None:
+    async with Sandbox(quotas=_three_a_day()) as sandbox, sandbox.client(max_wait=50_000.0) as client:
+        for number in range(3):
+            await client.direct_messages.send(5, f"{number}")
+        with pytest.raises(QuotaWaitTooLong):
+            await client.direct_messages.send(5, "too soon")
+        sandbox.time.advance("12h")
+        sending = asyncio.create_task(client.direct_messages.send(5, "soon enough"))
+        await asyncio.sleep(0.05)
+        assert not sending.done()
+        sandbox.time.advance("12h")
+        assert (await sending).text == "soon enough"
+
+
+async def test_the_scale_reaches_the_client_by_itself() -> None:
+    async with Sandbox(quotas=_three_a_day(), time_scale=864_000.0) as sandbox, sandbox.client() as client:
+        async with asyncio.timeout(HANGS):
+            for number in range(7):
+                await client.direct_messages.send(5, f"{number}")
+        assert not sandbox.breaches
+        windows = [one for one in sandbox.windows if one.scope is Scope.USER and one.family == "direct_messages.send"]
+        assert len(windows) >= 3
+
+
+@pytest.mark.parametrize("duration", ["soon", "", "1y", "-5s", -1, True, float("nan"), None])
+async def test_a_duration_that_is_none(sandbox: Sandbox, duration: Any) -> None:
+    with pytest.raises(InvalidInput):
+        sandbox.time.advance(duration)
+    assert sandbox.time.ahead == 0
+
+
+async def test_durations(sandbox: Sandbox) -> None:
+    durations: dict[float | str, float] = {"90s": 90, "+15 min": 900, "2m": 120, "24h": 86_400, "1.5d": 129_600, 5: 5}
+    for duration, seconds in durations.items():
+        before = sandbox.time.ahead
+        sandbox.time.advance(duration)
+        assert sandbox.time.ahead - before == pytest.approx(seconds, rel=0.006)
+
+
+async def test_sleep_and_wait_end_when_time_is_moved(sandbox: Sandbox) -> None:
+    event = asyncio.Event()
+    waiting = [
+        asyncio.create_task(sandbox.time.sleep(3600)),
+        asyncio.create_task(sandbox.time.wait(event, 3600)),
+        asyncio.create_task(sandbox.time.sleep(7200)),
+    ]
+    await asyncio.sleep(0)
+    sandbox.time.advance("1h")
+    async with asyncio.timeout(HANGS):
+        await asyncio.gather(*waiting[:2])
+    assert not waiting[2].done()
+    waiting[2].cancel()
+    await asyncio.gather(waiting[2], return_exceptions=True)
+    assert not sandbox.time.timers, "nothing is left behind"
+    event.set()
+    await sandbox.time.wait(event, 3600)
+    await sandbox.time.sleep(0)
+
+
+@virtual_time
+async def test_a_clock_of_a_loop_whose_time_is_virtual() -> None:
+    clock = LoopClock()
+    async with (
+        Sandbox(quotas=_three_a_day(), clock=clock) as sandbox,
+        Client(
+            sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, quotas=sandbox.quotas, clock=clock
+        ) as client,
+    ):
+        for number in range(7):
+            await client.direct_messages.send(5, f"{number}")
+        assert 2 * 86_400 < clock.monotonic() < 2.1 * 86_400
+
+
+async def test_a_client_without_the_sandbox_s_clock_still_gets_in(sandbox: Sandbox) -> None:
+    sandbox.time.ahead = 86_400.0  # long ago
+    async with Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client:
+        await client.direct_messages.send(5, "hello")
+    assert [request.status for request in sandbox.requests] == [401, 200], "it learns how much its clock is wrong"
+    async with aiohttp.ClientSession() as session, session.get(f"{sandbox.url}/_sandbox/time") as response:
+        assert (await response.json())["ahead"] == pytest.approx(86_400, rel=0.006)
