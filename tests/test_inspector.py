@@ -234,13 +234,16 @@ async def test_events_are_streamed_from_where_one_left_off(api: Api, client: Cli
 
 async def test_a_sandbox_that_is_closed_ends_what_waits() -> None:
     async with Sandbox() as other, aiohttp.ClientSession() as session:
+        stream = await session.get(f"{other.url}/_sandbox/events")
         waiting = asyncio.create_task(session.get(f"{other.url}/_sandbox/messages?wait=300"))
         await asyncio.sleep(0.05)
         assert other._runner is not None
-        await other._runner.shutdown()  # before the server would break them off
+        other._runner._shutdown_timeout = 2 * HANGS  # so long, the server would let them go on
         async with asyncio.timeout(HANGS):
+            await other.close()
             with pytest.raises(aiohttp.ClientError):
                 await waiting
+        stream.close()
 
 
 async def test_the_description_names_every_call(api: Api) -> None:
