@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import io
 import json
 import os
 import select
@@ -121,7 +123,11 @@ async def _reader(end: int) -> asyncio.StreamReader:
 
 def _serve(address: str) -> None:
     from tests import drainer, inserter, receiver  # noqa: F401, PLC0415 - so that they are there
-    from twdm_async.cli import app  # noqa: F401, PLC0415 - as above
+    from twdm_async.cli.app import app  # noqa: PLC0415 - as above
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        app(["outbox", "--help"])  # the libraries of the command line import the rest when a command is read
+    gc.freeze()  # else each child copies what is shared, as soon as it counts what is garbage
 
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)

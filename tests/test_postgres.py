@@ -509,6 +509,24 @@ async def test_one_at_a_time_has_a_turn(database: PostgresDatabase) -> None:
     assert take(other)
 
 
+async def test_one_that_waits_for_its_turn_keeps_no_other_of_its_process_up(
+    postgres: PostgresServer, database: PostgresDatabase, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Python 3.12, functools.cached_property shuts out all threads, of all objects, while one computes."""
+    monkeypatch.setattr(connections, "LONGEST_TURN", HANGS)
+    async with box(sandbox, database) as outbox, Inbox(database) as inbox:
+        await outbox.put("5", TEXT)
+        with contextlib.closing(psycopg.connect(postgres.url)) as other:
+            other.execute(f"SELECT FROM {database.schema}.turn WHERE name LIKE 'outbox%' FOR UPDATE")  # noqa: S608 - of the test
+            putting = asyncio.create_task(outbox.put("6", TEXT))
+            async with asyncio.timeout(HANGS / 2):
+                while not other.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall():
+                    await asyncio.sleep(0.01)
+                assert await inbox.failed() == ()
+            assert not putting.done()
+        assert (await putting).state is State.QUEUED
+
+
 # ---- losses ----
 
 

@@ -30,7 +30,6 @@ import secrets
 import socket
 import time
 from contextlib import suppress
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from twdm_async._forks import forks
@@ -141,11 +140,15 @@ class _ServerTransaction(Transaction):
     def __init__(self, session: Session, begun: Callable[[], _Turn]) -> None:
         self._session = session
         self._begun = begun
+        self._turn: _Turn | None = None
         self._has_told = False
 
-    @cached_property
+    @property
     def turn(self) -> _Turn:
-        return self._begun()
+        # Not functools.cached_property: before Python 3.12, whoever waits in one keeps all threads out of all of them.
+        if self._turn is None:
+            self._turn = self._begun()
+        return self._turn
 
     @property
     def wall(self) -> float:
