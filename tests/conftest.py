@@ -7,7 +7,7 @@ import os
 import secrets as secrets_module
 import warnings
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 
 secrets.watch()
-# No test may depend on how fast the machine is.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+# No test may depend on how fast the machine is. `pytest -m hypothesis --hypothesis-profile=thorough` takes its time.
+ANY_MACHINE: Final = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", ANY_MACHINE, max_examples=30)
+settings.register_profile("thorough", ANY_MACHINE, max_examples=1000)
+settings.load_profile("quick")
 if os.environ.get("TWDM_TEST_LOOP") == "uvloop":
     warnings.simplefilter("ignore", DeprecationWarning)  # of policies, from Python 3.14 on
     asyncio.set_event_loop_policy(import_module("uvloop").EventLoopPolicy())
@@ -42,7 +44,7 @@ if os.environ.get("TWDM_TEST_LOOP") == "uvloop":
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """More workers than processors: much of the time, tests wait for processes of their own and for timers."""
-    return 3 * (os.cpu_count() or 1)
+    return 2 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(autouse=True)

@@ -60,12 +60,13 @@ def program(name: str) -> ModuleType:
 
 
 def keep_files_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let outboxes live in virtual time, and look around every five seconds only, so that a day passes quickly."""
+    """Let outboxes live in virtual time, and look around seldom, so that a day passes quickly."""
     monkeypatch.setattr("twdm_async.storage.contract._Thread", _NoThread)
-    monkeypatch.setattr(sending, "_LOOK_EVERY", 5.0)
-    monkeypatch.setattr(sending, "_RECLAIM_EVERY", 30.0)
+    monkeypatch.setattr(sending, "_LOOK_EVERY", 30.0)
+    monkeypatch.setattr(sending, "_WAKE_EVERY", 30.0)
+    monkeypatch.setattr(sending, "_RECLAIM_EVERY", 60.0)
     monkeypatch.setattr(settling, "_LOOK_EVERY", 60.0)
-    monkeypatch.setattr("twdm_async.outbox.outbox._LOOK_EVERY", 5.0)
+    monkeypatch.setattr("twdm_async.outbox.outbox._LOOK_EVERY", 30.0)
 
 
 @contextlib.asynccontextmanager

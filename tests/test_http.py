@@ -198,7 +198,7 @@ WITHOUT_ANSWER: dict[str, Script] = {
     "fault_12_many_headers": saying(OK_HEAD + b"".join(b"X%d: y\r\n" % n for n in range(100_000)) + b"\r\n"),
     "fault_12_two_lengths": saying(OK_HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}"),
     "fault_13_too_long": saying(http(b" " * 9 * 1024 * 1024)),
-    "fault_13_bomb": saying(http(gzip.compress(b" " * 10**8), "200 OK", "Content-Encoding: gzip")),
+    "fault_13_bomb": saying(http(gzip.compress(b" " * 20 * 1024 * 1024), "200 OK", "Content-Encoding: gzip")),
     "fault_14_broken_gzip": saying(http(b"no gzip", "200 OK", "Content-Encoding: gzip")),
     "fault_16_garbage_chunks": saying(OK_HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
     "fault_17_503_html": saying(http(b"<html>503</html>", "503 Service Unavailable", "Content-Type: text/html")),

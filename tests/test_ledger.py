@@ -7,7 +7,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twdm_async import InvalidInput, Pace, Quota, QuotaTable, Scope
@@ -218,7 +218,6 @@ REQUESTS = st.lists(
 )
 
 
-@settings(max_examples=500, deadline=None)
 @given(REQUESTS, st.integers(1, 5), st.floats(1, 60))
 def test_no_window_ever_holds_more_than_the_limit(
     requests: list[tuple[float, float, float, bool, bool, bool]], limit: int, per: float

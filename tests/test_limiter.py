@@ -606,7 +606,6 @@ AGENTS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(AGENTS, st.integers(1, 4), st.booleans())
 def test_fault_45_cancelled_anywhere_slots_stay_exact(
     agents: list[tuple[float, float, float, float | None, float | None, int]], limit: int, paced: bool
@@ -682,7 +681,7 @@ class SlowStore(SQLiteQuotaStore):
         batch.is_unsure = False
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.floats(0, 3), st.none() | st.floats(0, 4), st.booleans()), min_size=1, max_size=25),
     st.booleans(),

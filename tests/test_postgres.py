@@ -517,7 +517,7 @@ async def test_one_that_waits_for_its_turn_keeps_no_other_of_its_process_up(
     async with box(sandbox, database) as outbox, Inbox(database) as inbox:
         await outbox.put("5", TEXT)
         with contextlib.closing(psycopg.connect(postgres.url)) as other:
-            other.execute(f"SELECT FROM {database.schema}.turn WHERE name LIKE 'outbox%' FOR UPDATE")  # noqa: S608 - of the test
+            other.execute(f"SELECT FROM {database.schema}.turn WHERE name LIKE 'outbox%' FOR UPDATE")
             putting = asyncio.create_task(outbox.put("6", TEXT))
             async with asyncio.timeout(HANGS / 2):
                 while not other.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall():

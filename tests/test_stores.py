@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from attrs import define, field
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule, run_state_machine_as_test
 
@@ -165,8 +165,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.loop.close()
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.timeout(150)
 def test_conformance(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     class Machine(StoreMachine):
         pass
@@ -175,11 +175,9 @@ def test_conformance(kind: str, tmp_path: Path, request: pytest.FixtureRequest) 
     Machine.url = server_url(kind, request)
     run_state_machine_as_test(
         Machine,
+        # An example is as long as those of other tests, and each makes its tables anew in PostgreSQL.
         settings=settings(
-            max_examples=15 if kind == "postgres" else 40,
-            stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
+            max_examples=settings.default.max_examples // (5 if kind == "postgres" else 2), stateful_step_count=40
         ),
     )
 

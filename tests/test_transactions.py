@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import sqlite3
 import threading
@@ -381,8 +382,7 @@ async def test_conversations_that_are_over_are_forgotten(
     """Also of people who only write, and of those who never do."""
     clock = HandClock()
     async with make(kind, clock, tmp_path, url) as store:
-        page = Conversant("brand", "anna", "0").page
-        people = [str(n) for n in range(200_000) if Conversant("brand", "anna", str(n)).page == page]
+        page, people = of_one_page()
         for person in people:
             clock.now += DAY / 16
             conversant = Conversant("brand", "anna", person)
@@ -394,6 +394,13 @@ async def test_conversations_that_are_over_are_forgotten(
         await store.flush()
         assert 100 < len(people) < 300
         assert len(await known_on(store, page, tmp_path)) < 100
+
+
+@functools.cache
+def of_one_page() -> tuple[str, list[str]]:
+    """A page, and people who are on it."""
+    page = Conversant("brand", "anna", "0").page
+    return page, [str(n) for n in range(200_000) if Conversant("brand", "anna", str(n)).page == page]
 
 
 async def known_on(store: QuotaStore, page: str, folder: Path) -> Any:
