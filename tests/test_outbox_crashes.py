@@ -145,7 +145,7 @@ async def kill_again_and_again(
 async def test_fault_50_an_outbox_whose_process_is_killed_loses_and_doubles_nothing(
     fork_server: ForkServer, tmp_path: Path
 ) -> None:
-    await kill_again_and_again(fork_server, tmp_path / "state.db", messages=40, kills=2, latency=0.05)
+    await kill_again_and_again(fork_server, tmp_path / "state.db", messages=20, kills=2, latency=0.05)
 
 
 @pytest.mark.soak
@@ -162,9 +162,9 @@ async def test_fault_50_a_thousand_messages_and_a_hundred_kills_in_every_state(
 async def test_two_processes_on_one_outbox_send_each_message_once(fork_server: ForkServer, tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     async with Sandbox(quotas=table(), faults=[HOSTILE], latency=(0.0, 0.02), seed=3) as sandbox:
-        await fill(sandbox, path, 300)
+        await fill(sandbox, path, 100)
         processes = [await drainer(fork_server, sandbox, path) for _ in range(2)]
         for process in processes:
             assert await asyncio.wait_for(process.wait(), HANGS) == 0
-        assert all_arrived_once(sandbox, 300)
-        assert states(path) == {"sent": 300}
+        assert all_arrived_once(sandbox, 100)
+        assert states(path) == {"sent": 100}

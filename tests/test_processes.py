@@ -76,7 +76,7 @@ async def kill_at_random(sandbox: Sandbox, store_url: str, kills: int) -> None:
     assert len(sandbox.messages) == len(sandbox.requests)
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.soak)])
 @pytest.mark.timeout(150)
 async def test_fault_50_four_processes_on_one_file_are_killed_at_random(tmp_path: Path, kills: int) -> None:
     async with Sandbox(quotas=table(LIMIT, PER), latency=(0.0, 0.05)) as sandbox:

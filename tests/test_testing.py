@@ -137,38 +137,35 @@ async def _pytest(folder: Path, *options: str) -> tuple[int | None, str]:
     return process.returncode, out.decode()
 
 
-MODES: Final[dict[str, tuple[str, Sequence[str]]]] = {
-    "strict": (
-        "pytest.mark.asyncio",
-        ["-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function"],
-    ),
-    "auto": ("[]", ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]),
-    "anyio": (
-        "[pytest.mark.anyio, pytest.mark.parametrize('anyio_backend', ['asyncio'])]",
-        ["-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function"],
-    ),
-    "anyio alone": (
-        "[pytest.mark.anyio, pytest.mark.parametrize('anyio_backend', ['asyncio'])]",
-        ["-p", "no:asyncio"],
-    ),
-}
+FUNCTION: Final = ("-o", "asyncio_default_fixture_loop_scope=function")
+ASYNCIO: Final = "pytest.mark.asyncio"
+ANYIO: Final = "[pytest.mark.anyio, pytest.mark.parametrize('anyio_backend', ['asyncio'])]"
 
 
-@pytest.mark.parametrize("mode", MODES)
-async def test_a_bot_s_test_of_five_lines(tmp_path: Path, mode: str) -> None:
-    if mode.startswith("anyio"):
+@pytest.mark.parametrize(
+    ("options", "marks"),
+    [
+        pytest.param(("-o", "asyncio_mode=strict", *FUNCTION), (ASYNCIO, ANYIO), id="strict"),
+        pytest.param(("-o", "asyncio_mode=auto", *FUNCTION), ("[]",), id="auto"),
+        pytest.param(("-p", "no:asyncio"), (ANYIO,), id="anyio alone"),
+    ],
+)
+async def test_a_bot_s_test_of_five_lines(tmp_path: Path, options: Sequence[str], marks: Sequence[str]) -> None:
+    if ANYIO in marks:
         pytest.importorskip("anyio")
-    marks, options = MODES[mode]
     (tmp_path / "bot.py").write_text(BOT)
     (tmp_path / "conftest.py").write_text(CONFTEST)
-    (tmp_path / "test_it.py").write_text(TESTS.replace("MARKS", marks))
+    for number, mark in enumerate(marks):
+        (tmp_path / f"test_{number}.py").write_text(TESTS.replace("MARKS", mark))
     code, out = await _pytest(tmp_path, *options)
+    count = len(marks)
     assert code == 1
-    assert "8 passed" in out, out
-    assert "3 failed" in out, out
-    assert "1 error" in out.splitlines()[-1], "what fails after the test, and each other failure once"
-    assert "ERROR test_it.py::test_fails_also_after_its_end" in out
-    assert "person 5 has received 0 of 1 messages, and a webhook has failed" in out
+    assert f"{8 * count} passed" in out, out
+    assert f"{3 * count} failed" in out, out
+    assert f"{count} error" in out.splitlines()[-1], "what fails after the test, and each other failure once"
+    for number in range(count):
+        assert f"ERROR test_{number}.py::test_fails_also_after_its_end" in out
+    assert out.count("AssertionError: person 5 has received 0 of 1 messages, and a webhook has failed") >= count
     assert "LookupError" in out
     assert "bot.py" in out
     assert "A webhook failed:" in out
@@ -176,24 +173,24 @@ async def test_a_bot_s_test_of_five_lines(tmp_path: Path, mode: str) -> None:
     assert "the text of the message" not in out.replace('raise LookupError("the text of the message")', "")
 
 
-@pytest.mark.parametrize("scope", ["class", "module", "session"])
-async def test_a_test_may_run_in_the_loop_of_a_larger_scope(tmp_path: Path, scope: str) -> None:
+async def test_a_test_may_run_in_the_loop_of_a_larger_scope(tmp_path: Path) -> None:
     (tmp_path / "bot.py").write_text(BOT)
     test = TESTS[TESTS.index("async def test_five_lines") : TESTS.index("@pytest.mark.twdm")]
-    (tmp_path / "test_it.py").write_text(
-        f"import pytest\nfrom bot import bot\nmark = pytest.mark.asyncio(loop_scope='{scope}')\n\n\n"
-        "class TestIt:\n"
-        + "".join(f"    {line}\n" for line in f"@mark\n{test}".replace("(twdm_", "(self, twdm_", 1).splitlines())
-    )
-    code, out = await _pytest(tmp_path, *MODES["strict"][1])
-    assert (code, "1 passed" in out) == (0, True), out
+    for scope in ("class", "module", "session"):
+        (tmp_path / f"test_{scope}.py").write_text(
+            f"import pytest\nfrom bot import bot\nmark = pytest.mark.asyncio(loop_scope='{scope}')\n\n\n"
+            "class TestIt:\n"
+            + "".join(f"    {line}\n" for line in f"@mark\n{test}".replace("(twdm_", "(self, twdm_", 1).splitlines())
+        )
+    code, out = await _pytest(tmp_path, "-o", "asyncio_mode=strict", *FUNCTION)
+    assert (code, "3 passed" in out) == (0, True), out
 
 
 async def test_options_of_the_marker_have_names(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import pytest\n@pytest.mark.asyncio\n@pytest.mark.twdm({})\nasync def test_it(twdm_sandbox): ...\n"
     )
-    code, out = await _pytest(tmp_path, *MODES["strict"][1])
+    code, out = await _pytest(tmp_path, "-o", "asyncio_mode=strict", *FUNCTION)
     assert (code, "named options only" in out) == (1, True), out
 
 
@@ -211,5 +208,5 @@ async def test_the_plugin_imports_nothing_until_it_is_used(tmp_path: Path) -> No
         "    found = [name for name in sys.modules if name.split('.')[0] in {'twdm_async', 'aiohttp'}]\n"
         "    assert set(found) <= {'twdm_async', 'twdm_async._lazy', 'twdm_async.testing'}, found\n"
     )
-    code, out = await _pytest(tmp_path, "-o", "asyncio_default_fixture_loop_scope=function")
+    code, out = await _pytest(tmp_path, *FUNCTION)
     assert code == 0, out
