@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import secrets as secrets_module
 import warnings
@@ -45,6 +46,16 @@ if os.environ.get("TWDM_TEST_LOOP") == "uvloop":
 def pytest_xdist_auto_num_workers() -> int:
     """More workers than processors: much of the time, tests wait for processes of their own and for timers."""
     return 2 * (os.cpu_count() or 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that may take long come first, so that no worker begins with them when the others have done all else."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: it need not be looked through each time that garbage is collected."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
