@@ -36,6 +36,29 @@ async def test_time_that_is_moved_frees_the_quota_of_an_outbox(tmp_path: Path) -
         assert not sandbox.breaches
 
 
+async def test_who_has_received_knows_that_the_answer_was_read() -> None:
+    """On its way back the answer is held up, as by a busy machine: time may be moved when the client has read it."""
+    ports = list[int]()
+
+    async def hold_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def pass_on(source: asyncio.StreamReader, to: asyncio.StreamWriter, after: float) -> None:
+            while data := await source.read(65_536):
+                await asyncio.sleep(after)
+                to.write(data)
+            to.close()
+
+        there, back = await asyncio.open_connection("127.0.0.1", ports[0])
+        await asyncio.gather(pass_on(reader, back, 0.0), pass_on(there, writer, 0.1))
+
+    async with await asyncio.start_server(hold_up, "127.0.0.1", 0) as server, Sandbox() as sandbox:
+        ports.append(sandbox.port)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with Client(sandbox.credentials, api_url=url, upload_url=url, clock=sandbox.time) as client:
+            sending = asyncio.create_task(client.direct_messages.send(5, "Hello"))
+            await sandbox.person(5).receives()
+            assert sending.done()
+
+
 async def test_time_jumps_also_for_who_waits_for_a_file_s_store(tmp_path: Path) -> None:
     async with Sandbox(quotas=_three_a_day(), autojump=True) as sandbox:
         store = SQLiteQuotaStore(tmp_path / "quota.db", clock=sandbox.time)

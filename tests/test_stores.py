@@ -177,7 +177,7 @@ def test_conformance(kind: str, tmp_path: Path, request: pytest.FixtureRequest) 
         Machine,
         # An example is as long as those of other tests, and each makes its tables anew in PostgreSQL.
         settings=settings(
-            max_examples=settings.default.max_examples // (5 if kind == "postgres" else 2), stateful_step_count=40
+            max_examples=settings().max_examples // (5 if kind == "postgres" else 2), stateful_step_count=40
         ),
     )
 

@@ -83,7 +83,8 @@ class SandboxClock(Clock):
         self.ahead = 0.0
         """Seconds by which this clock is ahead of the one that it runs with."""
         self.timers: set[_Timer] = set()
-        self._works = 0
+        self.works = 0
+        """How much is under way that takes real time: requests of its clients, and transactions of their stores."""
         self._moves: deque[tuple[float, float]] = deque()  # when it was moved, and how far
         self.on_move: Callable[[], None] = lambda: None
 
@@ -128,10 +129,10 @@ class SandboxClock(Clock):
         self._move(seconds)
 
     def begin_work(self) -> None:
-        self._works += 1
+        self.works += 1
 
     def end_work(self) -> None:
-        self._works -= 1
+        self.works -= 1
 
     def moved_lately(self) -> float:
         """Return the seconds by which it was moved within the last minute of the clock that it runs with: a request may
@@ -161,5 +162,5 @@ class SandboxClock(Clock):
         while True:
             before = activity()
             await asyncio.sleep(_IDLE)
-            if before is not None and before == activity() and self.timers and not self._works:
+            if before is not None and before == activity() and self.timers and not self.works:
                 self._move(max(0.0, min(timer.when for timer in self.timers) - self.monotonic()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import math
 from collections import defaultdict
@@ -19,13 +18,14 @@ from twdm_async.sandbox.refusal import Refusal, invalid, no_such_page, not_permi
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twdm_async._clock import Clock
     from twdm_async.quota.spec import ReplyCredit
+    from twdm_async.sandbox.clock import SandboxClock
     from twdm_async.sandbox.records import Reading, StoredAccount, StoredMessage, Typing
     from twdm_async.sandbox.windows import Windows
 
 _LONGEST_QUIET: Final = 1.0  # seconds
-_CALM: Final = 20  # turns of the loop in which an answer on loopback is read
+_BUSY: Final = 0.001  # seconds between two looks
+_CALM: Final = 20  # turns of the loop in which a client of another clock reads an answer on loopback
 
 APPS = {"1": {"id": "1", "name": "sandbox", "url": "https://example.com"}}
 """The one app there is."""
@@ -80,7 +80,11 @@ class State:
     """
 
     def __init__(
-        self, clock: Clock, windows: Windows, credit: ReplyCredit | None, list_lag: Callable[[], float] = lambda: 0.0
+        self,
+        clock: SandboxClock,
+        windows: Windows,
+        credit: ReplyCredit | None,
+        list_lag: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.clock = clock
         self.windows = windows
@@ -113,15 +117,15 @@ class State:
         return str(next(self._ids))
 
     async def quiet(self) -> None:
-        """Wait until no request is under way, and clients in this loop have read the answers; a second at the most.
-        Else time could be moved between a request and its answer, and a client would take it for a slow one.
+        """Wait until no request is under way, and clients have read the answers; a second at the most where they do not
+        come. Else time could be moved between a request and its answer, and a client would take it for a slow one.
         """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LONGEST_QUIET):
-                calm = 0
-                while calm < _CALM:
-                    await asyncio.sleep(0)
-                    calm = 0 if self.under_way else calm + 1
+        loop, calm = asyncio.get_running_loop(), 0
+        deadline = loop.time() + _LONGEST_QUIET
+        while calm < _CALM:
+            is_busy = (self.under_way or self.clock.works) and loop.time() < deadline
+            await asyncio.sleep(_BUSY if is_busy else 0)
+            calm = 0 if is_busy else calm + 1
 
     def complain(self, problem: str) -> None:
         """Record that a webhook, or whoever handles its events, has failed."""

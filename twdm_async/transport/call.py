@@ -408,13 +408,15 @@ class Caller:
     async def _attempt(self, call: _Call[T]) -> Outcome[T]:
         """Make an attempt; or in a task of the client's, go on with one whose caller was cancelled."""
         attempt = call.attempt
-        if attempt is None and not self.places.take_now():
-            try:
-                await self.places.take(call.request.endpoint.name)
-            except BaseException:
-                self._give_back(call)
-                raise
-        self._under_way.add(call)
+        if attempt is None:
+            if not self.places.take_now():
+                try:
+                    await self.places.take(call.request.endpoint.name)
+                except BaseException:
+                    self._give_back(call)
+                    raise
+            self._under_way.add(call)
+            self.clock.begin_work()
         is_over = True
         try:
             attempt = attempt or self._attempt_for(call)
@@ -460,6 +462,7 @@ class Caller:
         """Free what the attempt held."""
         self.places.give_back()
         self._under_way.discard(call)
+        self.clock.end_work()
         if not self._under_way:
             self._idle.set()
         for watcher in call.watchers:
