@@ -45,7 +45,7 @@ if os.environ.get("TWDM_TEST_LOOP") == "uvloop":
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """More workers than processors: much of the time, tests wait for processes of their own and for timers."""
-    return 2 * (os.cpu_count() or 1)
+    return 2 * (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

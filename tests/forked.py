@@ -122,7 +122,7 @@ async def _reader(end: int) -> asyncio.StreamReader:
 
 
 def _serve(address: str) -> None:
-    from tests import drainer, inserter, receiver  # noqa: F401, PLC0415 - so that they are there
+    from tests import drainer, inserter, receiver, sender  # noqa: F401, PLC0415 - so that they are there
     from twdm_async.cli.app import app  # noqa: PLC0415 - as above
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):

@@ -1,12 +1,10 @@
-"""A process that sends as much as the quota lets it, until it is told to stop or killed.
-
-``python -m tests.sender URL STORE LIMIT PER KEYS-AS-JSON``
-"""
+"""A program that sends as much as the quota lets it, until it is told to stop, by SIGTERM, or killed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 
 from twdm_async import Client, Credentials, Quota, QuotaStore, QuotaTable, TwdmError
@@ -21,13 +19,7 @@ def table(limit: int, per: float) -> QuotaTable:
 
 async def main(url: str, store_url: str, limit: str, per: str, keys: str) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_closed() -> None:
-        loop.remove_reader(sys.stdin)
-        stop.set()
-
-    loop.add_reader(sys.stdin, on_closed)  # whoever started it closes the other end
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     quotas = table(int(limit), float(per))
     async with (
         QuotaStore.from_url(store_url) as store,
@@ -49,7 +41,3 @@ async def main(url: str, store_url: str, limit: str, per: str, keys: str) -> Non
                     print(error, file=sys.stderr, flush=True)  # noqa: T201 - for whoever looks why a test failed
 
         await asyncio.gather(*(agent(name) for name in range(AGENTS)))
-
-
-if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))

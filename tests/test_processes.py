@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import signal
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,21 +22,21 @@ from twdm_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+
+    from tests.forked import Forked, ForkServer
 
 LIMIT, PER = 60, 1.5
 
 
-async def start(sandbox: Sandbox, store_url: str) -> asyncio.subprocess.Process:
+async def start(fork_server: ForkServer, sandbox: Sandbox, store_url: str) -> Forked:
     keys = json.dumps(asdict(sandbox.credentials))
-    command = [sys.executable, "-m", "tests.sender", sandbox.url, store_url, str(LIMIT), str(PER), keys]
-    pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(*command, stdin=pipe, stderr=pipe, cwd=Path(__file__).parents[1])
+    return await fork_server.start("sender", [sandbox.url, store_url, str(LIMIT), str(PER), keys], os.environ)
 
 
-async def end(processes: Sequence[asyncio.subprocess.Process]) -> str:
+async def end(processes: Sequence[Forked]) -> str:
     for process in processes:
-        assert process.stdin is not None
-        process.stdin.close()
+        process.send_signal(signal.SIGTERM)
     said = await asyncio.gather(*(process.communicate() for process in processes))
     return b"".join(err for _, err in said).decode()
 
@@ -58,16 +57,16 @@ def assert_no_breach(sandbox: Sandbox) -> None:
     assert closest >= PER
 
 
-async def kill_at_random(sandbox: Sandbox, store_url: str, kills: int) -> None:
+async def kill_at_random(fork_server: ForkServer, sandbox: Sandbox, store_url: str, kills: int) -> None:
     generator = random.Random(kills)
-    processes = [await start(sandbox, store_url) for _ in range(4)]
+    processes = [await start(fork_server, sandbox, store_url) for _ in range(4)]
     await working(sandbox, LIMIT)
     for _ in range(kills):
         await asyncio.sleep(generator.uniform(0, 0.6))
         victim = processes.pop(generator.randrange(4))
         victim.kill()
         await victim.wait()
-        processes.append(await start(sandbox, store_url))
+        processes.append(await start(fork_server, sandbox, store_url))
     await working(sandbox, 2 * LIMIT)
     said = await end(processes)
     assert_no_breach(sandbox)
@@ -78,9 +77,11 @@ async def kill_at_random(sandbox: Sandbox, store_url: str, kills: int) -> None:
 
 @pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.soak)])
 @pytest.mark.timeout(150)
-async def test_fault_50_four_processes_on_one_file_are_killed_at_random(tmp_path: Path, kills: int) -> None:
+async def test_fault_50_four_processes_on_one_file_are_killed_at_random(
+    fork_server: ForkServer, tmp_path: Path, kills: int
+) -> None:
     async with Sandbox(quotas=table(LIMIT, PER), latency=(0.0, 0.05)) as sandbox:
-        await kill_at_random(sandbox, f"sqlite:///{tmp_path}/quota.db", kills)
+        await kill_at_random(fork_server, sandbox, f"sqlite:///{tmp_path}/quota.db", kills)
 
 
 @pytest.mark.soak
@@ -88,17 +89,17 @@ async def test_fault_50_four_processes_on_one_file_are_killed_at_random(tmp_path
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 @pytest.mark.timeout(200)
 async def test_fault_84_processes_that_are_suspended_for_longer_than_a_lease(
-    kind: str, stops: int, tmp_path: Path, redis_url: str
+    fork_server: ForkServer, kind: str, stops: int, tmp_path: Path, redis_url: str
 ) -> None:
     """What they had a slot for when they were stopped may not leave when they go on: others have had that slot since."""
     generator, address = random.Random(stops), f"sqlite:///{tmp_path}/quota.db" if kind == "sqlite" else redis_url
     longer = RequestLifetime.from_timeout(TIMEOUT).lease + PER + 0.2
 
     async with Sandbox(quotas=table(LIMIT, PER), latency=(0.0, 0.05)) as sandbox:
-        processes = [await start(sandbox, address) for _ in range(4)]
+        processes = [await start(fork_server, sandbox, address) for _ in range(4)]
         await working(sandbox, LIMIT)
 
-        async def suspend(victim: asyncio.subprocess.Process, times: int) -> None:
+        async def suspend(victim: Forked, times: int) -> None:
             for _ in range(times):
                 await asyncio.sleep(generator.uniform(0, 2 * PER))
                 victim.send_signal(signal.SIGSTOP)
@@ -111,10 +112,10 @@ async def test_fault_84_processes_that_are_suspended_for_longer_than_a_lease(
         assert_no_breach(sandbox)
 
 
-async def used_after_one_of_four_is_killed(redis_url: str) -> float:
+async def used_after_one_of_four_is_killed(fork_server: ForkServer, redis_url: str) -> float:
     """The share of the quota that the others use then."""
     async with Sandbox(quotas=table(LIMIT, PER), latency=(0.0, 0.01)) as sandbox:
-        processes = [await start(sandbox, f"{redis_url}/5") for _ in range(4)]
+        processes = [await start(fork_server, sandbox, f"{redis_url}/5") for _ in range(4)]
         await working(sandbox, 2 * LIMIT)
         processes[0].kill()
         killed_at = time.monotonic()
@@ -129,10 +130,10 @@ async def used_after_one_of_four_is_killed(redis_url: str) -> float:
 
 @pytest.mark.soak
 @pytest.mark.timeout(150)
-async def test_four_processes_on_one_redis_of_which_one_is_killed(redis_url: str) -> None:
+async def test_four_processes_on_one_redis_of_which_one_is_killed(fork_server: ForkServer, redis_url: str) -> None:
     shares: list[float] = []
     while max(shares, default=0.0) < 0.95 and len(shares) < 4:  # where others want the processor, too, it may take some
-        shares.append(await used_after_one_of_four_is_killed(redis_url))
+        shares.append(await used_after_one_of_four_is_killed(fork_server, redis_url))
     assert max(shares) >= 0.95, shares
 
 

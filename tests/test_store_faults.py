@@ -344,7 +344,8 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 _TAKE_ONE = """
 import asyncio, os, resource, signal, sys
-from tests.test_store_faults import SQLiteQuotaStore, taken
+from tests.stores import taken
+from twdm_async import SQLiteQuotaStore
 async def main():
     store = SQLiteQuotaStore(sys.argv[1])
     {before}
