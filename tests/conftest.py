@@ -35,7 +35,7 @@ secrets.watch()
 # No test may depend on how fast the machine is. `pytest -m hypothesis --hypothesis-profile=thorough` takes its time.
 ANY_MACHINE: Final = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", ANY_MACHINE, max_examples=30)
-settings.register_profile("thorough", ANY_MACHINE, max_examples=1000)
+settings.register_profile("thorough", ANY_MACHINE, max_examples=200)
 settings.load_profile("quick")
 if os.environ.get("TWDM_TEST_LOOP") == "uvloop":
     warnings.simplefilter("ignore", DeprecationWarning)  # of policies, from Python 3.14 on
