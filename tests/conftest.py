@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 
 secrets.watch()
-# No test may depend on how fast the machine is. `pytest -m hypothesis --hypothesis-profile=thorough` takes its time.
+# No test may depend on how fast the machine is. `pytest -m hypothesis --hypothesis-profile=many` takes its time.
 ANY_MACHINE: Final = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("quick", ANY_MACHINE, max_examples=30)
-settings.register_profile("thorough", ANY_MACHINE, max_examples=200)
-settings.load_profile("quick")
+settings.register_profile("few", ANY_MACHINE, max_examples=30)
+settings.register_profile("many", ANY_MACHINE, max_examples=300)
+settings.load_profile("few")
 if os.environ.get("TWDM_TEST_LOOP") == "uvloop":
     warnings.simplefilter("ignore", DeprecationWarning)  # of policies, from Python 3.14 on
     asyncio.set_event_loop_policy(import_module("uvloop").EventLoopPolicy())
@@ -55,6 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What was imported stays: it need not be looked through each time that garbage is collected."""
+    gc.collect()
     gc.freeze()
 
 

@@ -125,8 +125,9 @@ def _serve(address: str) -> None:
     from tests import drainer, inserter, receiver, sender  # noqa: F401, PLC0415 - so that they are there
     from twdm_async.cli.app import app  # noqa: PLC0415 - as above
 
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-        app(["outbox", "--help"])  # the libraries of the command line import the rest when a command is read
+    with contextlib.redirect_stdout(io.StringIO()):  # the command line's libraries import the rest when they read one
+        app(["outbox", "--help"], standalone_mode=False)
+    gc.collect()
     gc.freeze()  # else each child copies what is shared, as soon as it counts what is garbage
 
     listener = socket.socket(socket.AF_UNIX)

@@ -28,7 +28,7 @@ from twdm_async.sandbox.routes import ROUTES
 from twdm_async.webhooks import Event, Webhook
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
-PEOPLE: Final = 60
+PEOPLE: Final = 120  # more than are handled at once, and than there are connections
 APIS: Final[tuple[MediaApi, ...]] = ("v1.1", "v2")
 
 

@@ -517,10 +517,12 @@ async def test_one_that_waits_for_its_turn_keeps_no_other_of_its_process_up(
     async with box(sandbox, database) as outbox, Inbox(database) as inbox:
         await outbox.put("5", TEXT)
         with contextlib.closing(psycopg.connect(postgres.url)) as other:
-            other.execute(f"SELECT FROM {database.schema}.turn WHERE name LIKE 'outbox%' FOR UPDATE")
+            turns = f"SELECT FROM {database.schema}.turn WHERE name LIKE 'outbox%' FOR UPDATE"
+            assert len(other.execute(turns).fetchall()) == 1
             putting = asyncio.create_task(outbox.put("6", TEXT))
+            is_waited_for = "SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
             async with asyncio.timeout(HANGS / 2):
-                while not other.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall():
+                while not other.execute(is_waited_for).fetchall():
                     await asyncio.sleep(0.01)
                 assert await inbox.failed() == ()
             assert not putting.done()

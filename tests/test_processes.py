@@ -38,6 +38,7 @@ async def end(processes: Sequence[Forked]) -> str:
     for process in processes:
         process.send_signal(signal.SIGTERM)
     said = await asyncio.gather(*(process.communicate() for process in processes))
+    assert {process.returncode for process in processes} <= {0, -signal.SIGTERM}, "some may not have begun"
     return b"".join(err for _, err in said).decode()
 
 

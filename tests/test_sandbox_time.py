@@ -12,10 +12,13 @@ from tests.support import HANGS
 from tests.virtual_time import virtual_time
 from twdm_async import Client, InvalidInput, LoopClock, Quota, QuotaTable, QuotaWaitTooLong, Scope, SQLiteQuotaStore
 from twdm_async.outbox import Outbox
-from twdm_async.sandbox import Sandbox
+from twdm_async.sandbox import Fault, Sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+MANY = QuotaTable.default().replace("direct_messages.send", Quota(10**6, per=86_400.0))
 
 
 def _three_a_day(**options: Any) -> QuotaTable:
@@ -36,8 +39,9 @@ async def test_time_that_is_moved_frees_the_quota_of_an_outbox(tmp_path: Path) -
         assert not sandbox.breaches
 
 
-async def test_who_has_received_knows_that_the_answer_was_read() -> None:
+async def test_who_has_received_knows_that_the_answer_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """On its way back the answer is held up, as by a busy machine: time may be moved when the client has read it."""
+    monkeypatch.setattr("twdm_async.sandbox.state._LONGEST_QUIET", HANGS)
     ports = list[int]()
 
     async def hold_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -57,6 +61,53 @@ async def test_who_has_received_knows_that_the_answer_was_read() -> None:
             sending = asyncio.create_task(client.direct_messages.send(5, "Hello"))
             await sandbox.person(5).receives()
             assert sending.done()
+
+
+async def test_who_receives_does_not_wait_for_what_is_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twdm_async.sandbox.state._LONGEST_QUIET", 2 * HANGS)
+    async with Sandbox() as sandbox, sandbox.client(quotas=MANY, max_wait=None) as client:
+
+        async def send_for_ever() -> None:
+            while True:
+                await client.direct_messages.send(99, "Hello")
+
+        sending = asyncio.create_task(send_for_ever())
+        async with asyncio.timeout(HANGS):
+            await sandbox.person(99).receives(3)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+async def test_who_is_cancelled_while_answers_are_awaited_receives_it_again() -> None:
+    silence = Fault("silence", endpoint="direct_messages.send", nth=1)
+    async with Sandbox(faults=[silence]) as sandbox, sandbox.client(timeout=HANGS) as client:
+        sending = asyncio.create_task(client.direct_messages.send(5, "Hello"))
+        receiving = asyncio.create_task(sandbox.person(5).receives())
+        while not sandbox._state.received:
+            await asyncio.sleep(0)
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
+        assert len(await sandbox.person(5).receives()) == 1
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3, 10, 30])
+async def test_nothing_is_under_way_for_the_clock_when_the_client_is_closed(turns: int) -> None:
+    """Whatever was cancelled, repeated, refused or left to the client before."""
+    faults = [
+        Fault(kind, endpoint="direct_messages.send", nth=nth) for nth, kind in enumerate(("reset", "503", "429"), 1)
+    ]
+    async with Sandbox(faults=faults) as sandbox:
+        async with sandbox.client(quotas=MANY) as client:
+            sending = [asyncio.create_task(client.direct_messages.send(5, "Hello")) for _ in range(9)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for task in sending[::2]:
+                task.cancel()
+            await asyncio.gather(*sending[:4], return_exceptions=True)
+        await asyncio.gather(*sending, return_exceptions=True)
+        assert sandbox.time.under_way() == set()
 
 
 async def test_time_jumps_also_for_who_waits_for_a_file_s_store(tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.hypothesis
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", KINDS)
 def test_conformance(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     class Machine(StoreMachine):
@@ -175,7 +176,7 @@ def test_conformance(kind: str, tmp_path: Path, request: pytest.FixtureRequest) 
     Machine.url = server_url(kind, request)
     run_state_machine_as_test(
         Machine,
-        # An example is as long as those of other tests, and each makes its tables anew in PostgreSQL.
+        # Each example has forty steps, so fewer will do; in PostgreSQL, each makes its tables as well.
         settings=settings(
             max_examples=settings().max_examples // (5 if kind == "postgres" else 2), stateful_step_count=40
         ),

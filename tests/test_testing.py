@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -30,6 +32,8 @@ def bot(client, *, broken=False):
 
 TESTS: Final = """
 import asyncio
+import importlib.util
+import re
 
 import pytest
 
@@ -137,7 +141,7 @@ async def _pytest(folder: Path, *options: str) -> tuple[int | None, str]:
     return process.returncode, out.decode()
 
 
-FUNCTION: Final = ("-o", "asyncio_default_fixture_loop_scope=function")
+LOOP_PER_TEST: Final = ("-o", "asyncio_default_fixture_loop_scope=function")
 ASYNCIO: Final = "pytest.mark.asyncio"
 ANYIO: Final = "[pytest.mark.anyio, pytest.mark.parametrize('anyio_backend', ['asyncio'])]"
 
@@ -145,14 +149,14 @@ ANYIO: Final = "[pytest.mark.anyio, pytest.mark.parametrize('anyio_backend', ['a
 @pytest.mark.parametrize(
     ("options", "marks"),
     [
-        pytest.param(("-o", "asyncio_mode=strict", *FUNCTION), (ASYNCIO, ANYIO), id="strict"),
-        pytest.param(("-o", "asyncio_mode=auto", *FUNCTION), ("[]",), id="auto"),
+        pytest.param(("-o", "asyncio_mode=strict", *LOOP_PER_TEST), (ASYNCIO, ANYIO), id="strict"),
+        pytest.param(("-o", "asyncio_mode=auto", *LOOP_PER_TEST), ("[]",), id="auto"),
         pytest.param(("-p", "no:asyncio"), (ANYIO,), id="anyio alone"),
     ],
 )
 async def test_a_bot_s_test_of_five_lines(tmp_path: Path, options: Sequence[str], marks: Sequence[str]) -> None:
-    if ANYIO in marks:
-        pytest.importorskip("anyio")
+    if importlib.util.find_spec("anyio") is None:
+        marks = [mark for mark in marks if mark != ANYIO] or pytest.skip("anyio is not installed")
     (tmp_path / "bot.py").write_text(BOT)
     (tmp_path / "conftest.py").write_text(CONFTEST)
     for number, mark in enumerate(marks):
@@ -160,9 +164,8 @@ async def test_a_bot_s_test_of_five_lines(tmp_path: Path, options: Sequence[str]
     code, out = await _pytest(tmp_path, *options)
     count = len(marks)
     assert code == 1
-    assert f"{8 * count} passed" in out, out
-    assert f"{3 * count} failed" in out, out
-    assert f"{count} error" in out.splitlines()[-1], "what fails after the test, and each other failure once"
+    numbers = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", out.splitlines()[-1])}
+    assert numbers == {"passed": 8 * count, "failed": 3 * count, "error": count}, out
     for number in range(count):
         assert f"ERROR test_{number}.py::test_fails_also_after_its_end" in out
     assert out.count("AssertionError: person 5 has received 0 of 1 messages, and a webhook has failed") >= count
@@ -182,7 +185,7 @@ async def test_a_test_may_run_in_the_loop_of_a_larger_scope(tmp_path: Path) -> N
             "class TestIt:\n"
             + "".join(f"    {line}\n" for line in f"@mark\n{test}".replace("(twdm_", "(self, twdm_", 1).splitlines())
         )
-    code, out = await _pytest(tmp_path, "-o", "asyncio_mode=strict", *FUNCTION)
+    code, out = await _pytest(tmp_path, "-o", "asyncio_mode=strict", *LOOP_PER_TEST)
     assert (code, "3 passed" in out) == (0, True), out
 
 
@@ -190,7 +193,7 @@ async def test_options_of_the_marker_have_names(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import pytest\n@pytest.mark.asyncio\n@pytest.mark.twdm({})\nasync def test_it(twdm_sandbox): ...\n"
     )
-    code, out = await _pytest(tmp_path, "-o", "asyncio_mode=strict", *FUNCTION)
+    code, out = await _pytest(tmp_path, "-o", "asyncio_mode=strict", *LOOP_PER_TEST)
     assert (code, "named options only" in out) == (1, True), out
 
 
@@ -208,5 +211,5 @@ async def test_the_plugin_imports_nothing_until_it_is_used(tmp_path: Path) -> No
         "    found = [name for name in sys.modules if name.split('.')[0] in {'twdm_async', 'aiohttp'}]\n"
         "    assert set(found) <= {'twdm_async', 'twdm_async._lazy', 'twdm_async.testing'}, found\n"
     )
-    code, out = await _pytest(tmp_path, *FUNCTION)
+    code, out = await _pytest(tmp_path, *LOOP_PER_TEST)
     assert code == 0, out

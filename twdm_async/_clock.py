@@ -54,11 +54,13 @@ class Clock:
         """Call `callback` in the running loop when ``monotonic()`` shows `when`."""
         return asyncio.get_running_loop().call_later(when - self.monotonic(), callback, *args)
 
-    def begin_work(self) -> None:
-        """Note that something begins that takes real time. A clock that jumps stands still until it has ended."""
+    def begin_work(self, work: object) -> None:
+        """Note that `work` begins, which takes real time: a request, or a transaction. The sandbox's clock does not
+        jump until it has ended.
+        """
 
-    def end_work(self) -> None:
-        """Note that it has ended."""
+    def end_work(self, work: object) -> None:
+        """Note that `work` has ended."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait for `seconds`."""

@@ -83,8 +83,7 @@ class SandboxClock(Clock):
         self.ahead = 0.0
         """Seconds by which this clock is ahead of the one that it runs with."""
         self.timers: set[_Timer] = set()
-        self.works = 0
-        """How much is under way that takes real time: requests of its clients, and transactions of their stores."""
+        self._works: dict[object, asyncio.AbstractEventLoop] = {}  # in which loop each is under way
         self._moves: deque[tuple[float, float]] = deque()  # when it was moved, and how far
         self.on_move: Callable[[], None] = lambda: None
 
@@ -128,11 +127,15 @@ class SandboxClock(Clock):
             raise InvalidInput(parameter="duration", problem="would put the clock ahead by more than a thousand years")
         self._move(seconds)
 
-    def begin_work(self) -> None:
-        self.works += 1
+    def begin_work(self, work: object) -> None:
+        self._works[work] = asyncio.get_running_loop()
 
-    def end_work(self) -> None:
-        self.works -= 1
+    def end_work(self, work: object) -> None:
+        self._works.pop(work, None)
+
+    def under_way(self) -> set[object]:
+        """Return what is under way that takes real time: requests of its clients, and transactions of their stores."""
+        return {work for work, loop in list(self._works.items()) if not loop.is_closed()}
 
     def moved_lately(self) -> float:
         """Return the seconds by which it was moved within the last minute of the clock that it runs with: a request may
@@ -162,5 +165,5 @@ class SandboxClock(Clock):
         while True:
             before = activity()
             await asyncio.sleep(_IDLE)
-            if before is not None and before == activity() and self.timers and not self.works:
+            if before is not None and before == activity() and self.timers and not self.under_way():
                 self._move(max(0.0, min(timer.when for timer in self.timers) - self.monotonic()))

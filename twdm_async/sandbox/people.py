@@ -55,6 +55,9 @@ class Person:
     async def receives(self, n: int = 1, *, timeout: float = 10.0) -> list[StoredMessage]:
         """Wait for the next messages to this person. A message that was returned once is not returned again.
 
+        It returns when the clients have read the answers to what they have sent, so that time may be moved then. If an
+        answer does not come, as with the fault ``silence``, it waits a second for that.
+
         Args:
             n: how many.
             timeout: seconds to wait for all of them.
@@ -76,7 +79,11 @@ class Person:
             new = self.inbox[first : first + n]
             if len(new) == n:
                 self._state.received[key] += n
-                await self._state.quiet()
+                try:
+                    await self._state.quiet()
+                except BaseException:
+                    self._state.received[key] -= n
+                    raise
                 return [*new]
             left = deadline - asyncio.get_running_loop().time()
             if self._state.problems or left <= 0 or not await journal.wait(seen, within=left):

@@ -369,11 +369,12 @@ class Sandbox:
             problem = why_foreign(request.headers, self.host)
             if problem is not None:  # its keys are known to everybody
                 return web.Response(status=403, text=problem)
-            self._state.under_way += 1
+            under_way = object()
+            self._state.under_way.add(under_way)
             try:
                 return await answer_to(request)
             finally:
-                self._state.under_way -= 1
+                self._state.under_way.discard(under_way)
 
         async def answer_to(request: web.Request) -> web.Response:
             await self._travel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from twdm_async.sandbox.windows import Windows
 
 _LONGEST_QUIET: Final = 1.0  # seconds
-_BUSY: Final = 0.001  # seconds between two looks
 _CALM: Final = 20  # turns of the loop in which a client of another clock reads an answer on loopback
 
 APPS = {"1": {"id": "1", "name": "sandbox", "url": "https://example.com"}}
@@ -105,8 +105,8 @@ class State:
         self.free_replies: dict[str, int] = defaultdict(int)
         self.received: dict[tuple[str, str], int] = defaultdict(int)
         """How many messages of an account a test has seen a person receive."""
-        self.under_way = 0
-        """How many requests have come and are not answered."""
+        self.under_way: set[object] = set()
+        """The requests that have come and are not answered."""
         self.journal = Journal()
         self.problems: list[str] = []
         self.on_event: Callable[[str, Any], None] = lambda _kind, _event: None
@@ -117,15 +117,16 @@ class State:
         return str(next(self._ids))
 
     async def quiet(self) -> None:
-        """Wait until no request is under way, and clients have read the answers; a second at the most where they do not
-        come. Else time could be moved between a request and its answer, and a client would take it for a slow one.
+        """Wait until the requests that are under way are answered, and clients have read the answers. Else time could
+        be moved between a request and its answer, and a client would take it for a slow one. If an answer does not
+        come, wait no longer than a second.
         """
-        loop, calm = asyncio.get_running_loop(), 0
-        deadline = loop.time() + _LONGEST_QUIET
+        awaited, calm = self.under_way | self.clock.under_way(), 0
+        deadline = time.monotonic() + _LONGEST_QUIET  # of real time: this takes none of a virtual one
         while calm < _CALM:
-            is_busy = (self.under_way or self.clock.works) and loop.time() < deadline
-            await asyncio.sleep(_BUSY if is_busy else 0)
-            calm = 0 if is_busy else calm + 1
+            await asyncio.sleep(0)
+            is_answered = awaited.isdisjoint(self.under_way | self.clock.under_way()) or time.monotonic() > deadline
+            calm = calm + 1 if is_answered else 0
 
     def complain(self, problem: str) -> None:
         """Record that a webhook, or whoever handles its events, has failed."""

@@ -416,7 +416,7 @@ class Caller:
                     self._give_back(call)
                     raise
             self._under_way.add(call)
-            self.clock.begin_work()
+            self.clock.begin_work(call)
         is_over = True
         try:
             attempt = attempt or self._attempt_for(call)
@@ -428,8 +428,9 @@ class Caller:
                 reply, outcome = await self._exchange(call, attempt)
             except asyncio.CancelledError:
                 if call.may_go_on:
-                    is_over, call.is_abandoned = False, True
+                    call.is_abandoned = True
                     self._begin(call)
+                    is_over = False
                 raise
             try:
                 self._note(call, outcome)
@@ -462,7 +463,7 @@ class Caller:
         """Free what the attempt held."""
         self.places.give_back()
         self._under_way.discard(call)
-        self.clock.end_work()
+        self.clock.end_work(call)
         if not self._under_way:
             self._idle.set()
         for watcher in call.watchers:

@@ -120,11 +120,11 @@ class _Queue:
         if self.worker is None:
             worker = asyncio.get_running_loop().create_task(self._work(), name="twdm_async quota store")
             self.worker = worker
-            self._store.clock.begin_work()
+            self._store.clock.begin_work(worker)
             worker.add_done_callback(self._ended)  # also of one that was cancelled before its first step
 
     def _ended(self, worker: asyncio.Task[None]) -> None:
-        self._store.clock.end_work()
+        self._store.clock.end_work(worker)
         error = None if worker.cancelled() else worker.exception()
         if isinstance(error, Exception):
             _log.error("%s: %s", self._store.address, mistake(error))

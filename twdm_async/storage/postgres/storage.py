@@ -145,7 +145,8 @@ class _ServerTransaction(Transaction):
 
     @property
     def turn(self) -> _Turn:
-        # Not functools.cached_property: before Python 3.12, whoever waits in one keeps all threads out of all of them.
+        # Not functools.cached_property: before Python 3.12, it holds one lock for all objects of the class while it
+        # computes, and this waits for the database.
         if self._turn is None:
             self._turn = self._begun()
         return self._turn
