@@ -512,7 +512,7 @@ async def test_one_at_a_time_has_a_turn(database: PostgresDatabase) -> None:
 async def test_one_that_waits_for_its_turn_keeps_no_other_of_its_process_up(
     postgres: PostgresServer, database: PostgresDatabase, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before Python 3.12, functools.cached_property shuts out all threads, of all objects, while one computes."""
+    """Before Python 3.12, functools.cached_property holds one lock for all objects of a class while it computes."""
     monkeypatch.setattr(connections, "LONGEST_TURN", HANGS)
     async with box(sandbox, database) as outbox, Inbox(database) as inbox:
         await outbox.put("5", TEXT)

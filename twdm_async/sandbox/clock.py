@@ -134,7 +134,9 @@ class SandboxClock(Clock):
         self._works.pop(work, None)
 
     def under_way(self) -> set[object]:
-        """Return what is under way that takes real time: requests of its clients, and transactions of their stores."""
+        """Return what is under way that takes real time: requests, until they are answered and, where the client shares
+        this clock, until the answer is read; and transactions of stores.
+        """
         return {work for work, loop in list(self._works.items()) if not loop.is_closed()}
 
     def moved_lately(self) -> float:

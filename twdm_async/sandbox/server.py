@@ -369,12 +369,12 @@ class Sandbox:
             problem = why_foreign(request.headers, self.host)
             if problem is not None:  # its keys are known to everybody
                 return web.Response(status=403, text=problem)
-            under_way = object()
-            self._state.under_way.add(under_way)
+            work = object()
+            self.time.begin_work(work)
             try:
                 return await answer_to(request)
             finally:
-                self._state.under_way.discard(under_way)
+                self.time.end_work(work)
 
         async def answer_to(request: web.Request) -> web.Response:
             await self._travel()
@@ -497,8 +497,8 @@ class Sandbox:
         return ""
 
     def _activity(self) -> object:
-        """Return what changes whenever something happens; ``None`` while something is under way."""
-        return None if self._state.under_way or self._deliveries.trying else self._state.journal.last
+        """Return what changes whenever something happens; ``None`` while webhooks are told."""
+        return None if self._deliveries.trying else self._state.journal.last
 
     def _story(self) -> list[str]:
         """Tell what has happened lately, for somebody who waits for a message in vain."""

@@ -105,8 +105,6 @@ class State:
         self.free_replies: dict[str, int] = defaultdict(int)
         self.received: dict[tuple[str, str], int] = defaultdict(int)
         """How many messages of an account a test has seen a person receive."""
-        self.under_way: set[object] = set()
-        """The requests that have come and are not answered."""
         self.journal = Journal()
         self.problems: list[str] = []
         self.on_event: Callable[[str, Any], None] = lambda _kind, _event: None
@@ -121,11 +119,11 @@ class State:
         be moved between a request and its answer, and a client would take it for a slow one. If an answer does not
         come, wait no longer than a second.
         """
-        awaited, calm = self.under_way | self.clock.under_way(), 0
+        awaited, calm = self.clock.under_way(), 0
         deadline = time.monotonic() + _LONGEST_QUIET  # of real time: this takes none of a virtual one
         while calm < _CALM:
             await asyncio.sleep(0)
-            is_answered = awaited.isdisjoint(self.under_way | self.clock.under_way()) or time.monotonic() > deadline
+            is_answered = awaited.isdisjoint(self.clock.under_way()) or time.monotonic() > deadline
             calm = calm + 1 if is_answered else 0
 
     def complain(self, problem: str) -> None:
