@@ -65,7 +65,7 @@ async def test_who_has_received_knows_that_the_answer_was_read(monkeypatch: pyte
 
 async def test_who_receives_does_not_wait_for_what_is_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twdm_async.sandbox.state._LONGEST_QUIET", 2 * HANGS)
-    async with Sandbox() as sandbox, sandbox.client(quotas=MANY, max_wait=None) as client:
+    async with Sandbox(quotas=MANY) as sandbox, sandbox.client() as client:
 
         async def send_for_ever() -> None:
             while True:
@@ -83,7 +83,7 @@ async def test_who_is_cancelled_while_answers_are_awaited_receives_it_again() ->
     async with Sandbox(faults=[silence]) as sandbox, sandbox.client(timeout=HANGS) as client:
         sending = asyncio.create_task(client.direct_messages.send(5, "Hello"))
         receiving = asyncio.create_task(sandbox.person(5).receives())
-        while not sandbox._state.received:
+        while not any(sandbox._state.received.values()):
             await asyncio.sleep(0)
         receiving.cancel()
         await asyncio.gather(receiving, return_exceptions=True)
@@ -98,8 +98,8 @@ async def test_nothing_is_under_way_for_the_clock_when_the_client_is_closed(turn
     faults = [
         Fault(kind, endpoint="direct_messages.send", nth=nth) for nth, kind in enumerate(("reset", "503", "429"), 1)
     ]
-    async with Sandbox(faults=faults) as sandbox:
-        async with sandbox.client(quotas=MANY) as client:
+    async with Sandbox(quotas=MANY, faults=faults) as sandbox:
+        async with sandbox.client() as client:
             sending = [asyncio.create_task(client.direct_messages.send(5, "Hello")) for _ in range(9)]
             for _ in range(turns):
                 await asyncio.sleep(0)
