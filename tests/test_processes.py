@@ -118,7 +118,9 @@ async def used_after_one_of_four_is_killed(fork_server: ForkServer, redis_url: s
     async with Sandbox(quotas=table(LIMIT, PER), latency=(0.0, 0.01)) as sandbox:
         processes = [await start(fork_server, sandbox, f"{redis_url}/5") for _ in range(4)]
         await working(sandbox, 2 * LIMIT)
-        processes[0].kill()
+        victim = processes.pop()
+        victim.kill()
+        await victim.wait()
         killed_at = time.monotonic()
         await working(sandbox, 5 * LIMIT)
         said = await end(processes)
