@@ -60,6 +60,7 @@ async def films(client: Client, film: Path) -> None:
 
 
 async def account(client: Client) -> None:
+    print(await client.users.id_of("@person_844385345234"))  # messages are sent to ids, not to handles
     print((await client.account.verify_credentials()).screen_name)
     await client.account.update_profile(description="We answer within the hour.")
     for finding in await client.account.check_access():

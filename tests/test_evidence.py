@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twdm_async import DirectMessage, InvalidInput, MalformedResponse
-from twdm_async.models.direct_messages import DirectMessagePage
 from twdm_async.resources.evidence import Reading, Search, checked_settle_after, read_back
+from twdm_async.resources.listing import Page
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -35,9 +35,9 @@ async def reading(
 ) -> Reading:
     """Pages with messages of these ages, while those of `known` exist."""
 
-    async def pages() -> AsyncGenerator[DirectMessagePage]:
+    async def pages() -> AsyncGenerator[Page[DirectMessage]]:
         for page in shown:
-            yield DirectMessagePage(events=tuple(map(message, page)))
+            yield Page(tuple(map(message, page)))
         if not ends:
             raise MalformedResponse(endpoint="direct_messages.list", status=200, problem="a cursor that repeats")
 
@@ -85,11 +85,11 @@ async def test_fault_59_an_old_message_at_the_top_is_not_the_end() -> None:
 async def test_fault_60_pages_that_bring_nothing_new_are_not_the_end_and_are_not_read_for_ever() -> None:
     pages = 0
 
-    async def circle() -> AsyncGenerator[DirectMessagePage]:
+    async def circle() -> AsyncGenerator[Page[DirectMessage]]:
         nonlocal pages
         while True:
             pages += 1
-            yield DirectMessagePage(events=(message(100.0),), next_cursor=str(pages))
+            yield Page((message(100.0),), str(pages))
 
     found = await read_back(circle(), ago(2000.0))
     assert (found.is_whole, pages) == (False, 4)

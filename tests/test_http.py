@@ -549,10 +549,10 @@ async def test_what_waits_for_a_borrowed_pool_is_not_signed_yet() -> None:
 
 
 async def test_fault_2_a_name_that_is_not_found() -> None:
-    transport = HttpTransport(None, timeout=5.0)
+    transport = HttpTransport(None)
     hosts = {Host.API: "http://no-such-name.invalid", Host.UPLOAD: ""}
     request = wire.encode(ENDPOINTS["direct_messages.send"], hosts, {})
-    fault = await transport.exchange(request, Attempt())
+    fault = await transport.exchange(request, Attempt(5.0))
     await transport.close()
     assert isinstance(fault, wire.Fault)
     assert not fault.sent

@@ -206,9 +206,9 @@ async def test_fault_108_a_server_that_always_speaks_first_ends_the_tries(monkey
 
 
 async def test_a_closed_transport_opens_nothing() -> None:
-    closed = HttpTransport(None, 5.0)
+    closed = HttpTransport(None)
     await closed.close()
     request = wire.Request(ENDPOINTS["direct_messages.send"], "http://127.0.0.1:9", "/", body=b"{}")
     with pytest.raises(ClientClosed):
-        await closed.exchange(request, Attempt())
+        await closed.exchange(request, Attempt(5.0))
     assert not closed.is_open

@@ -170,7 +170,7 @@ def test_fault_101_downloads_keep_to_what_users_of_an_app_were_let_have() -> Non
 @pytest.mark.parametrize("length", [250, 300])
 async def test_fault_101_a_name_that_is_too_long_is_bad_input(client: Client, tmp_path: Path, length: int) -> None:
     path = tmp_path / ("x" * length)
-    with pytest.raises(InvalidInput, match=r"source: cannot be read|source: is not"):
+    with pytest.raises(InvalidInput, match=r"source: .* cannot be read|source: .* is not"):
         await client.media.upload(path)
     media = await client.media.upload(PNG, category="dm_image")
     sent = await client.direct_messages.send(5, "here", attachment=media)
@@ -196,7 +196,7 @@ def test_fault_43_an_odd_time_to_check_after(said: int | None, seconds: float) -
      (MP4, {"category": "dm_image"}, "does not take"), (PNG, {"category": "dm_video"}, "does not take"),
      (PNG, {"category": "dm_gif"}, "does not take"), (PNG, {"category": "DmImage"}, "must be one of"),
      (PNG + b"\0" * 5_300_000, {}, "may have"), (GIF + b"\0" * 16_000_000, {"category": "dm_gif"}, "may have"),
-     ("a.png", {}, "pathlib.Path"), (io.StringIO("x"), {}, "file of bytes"), (5, {}, "pathlib.Path"),
+     ("a.png", {}, "cannot be read: No such file"), (io.StringIO("x"), {}, "file of bytes"), (5, {}, "must be a path"),
      (PNG, {"size": -1}, "size"), (PNG, {"processing_timeout": -1}, "processing_timeout")],
     ids=range(14),
 )  # fmt: skip
@@ -280,7 +280,7 @@ def test_a_lost_answer_to_the_last_step_is_asked_for(media_api: str, kind: str) 
 
 async def test_a_pipe_is_not_opened(client: Client, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InvalidInput, match="no regular file"):
+    with pytest.raises(InvalidInput, match="pipe is not a regular file"):
         await client.media.upload(tmp_path / "pipe")
 
 

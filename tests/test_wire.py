@@ -88,6 +88,13 @@ GOLDEN: dict[str, tuple[dict[str, Any], str | None, str, str, Any]] = {
         "https://api.twitter.com/1.1/account/verify_credentials.json?skip_status=true",
         b"",
     ),
+    "users.get": (
+        {"screen_name": "jane_doe"},
+        None,
+        "GET",
+        "https://api.twitter.com/1.1/users/show.json?screen_name=jane_doe",
+        b"",
+    ),
     "application.rate_limit_status": (
         {"resources": "account,custom_profiles"},
         None,

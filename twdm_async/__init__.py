@@ -4,10 +4,12 @@ from typing import TYPE_CHECKING
 
 from twdm_async._lazy import lazily
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from twdm_async._clock import Clock, LoopClock
     from twdm_async.agent import Agent
-    from twdm_async.client import Client
+    from twdm_async.client import Client, ClientOptions
     from twdm_async.credentials import Credentials
     from twdm_async.errors import (
         BadRequest,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     )
     from twdm_async.models.direct_messages import DirectMessage, InitiatedVia, SourceApp
     from twdm_async.observers import AttemptReport
+    from twdm_async.outbox import Outbox
     from twdm_async.quota.lanes import Lane
     from twdm_async.quota.limiter import QuotaState
     from twdm_async.quota.spec import Pace, Priority, Quota, QuotaTable, ReplyCredit, Scope
@@ -66,15 +69,18 @@ if TYPE_CHECKING:
     from twdm_async.quota.store.memory import MemoryQuotaStore
     from twdm_async.resources.access import AccessFinding
     from twdm_async.resources.inbox import Inbox, SetAside
+    from twdm_async.resources.listing import Listing, Page
     from twdm_async.resources.media import UploadProgress
     from twdm_async.resources.reconcile import Reconciled
     from twdm_async.resources.send_many import Draft, SendOutcome
+    from twdm_async.sandbox import Sandbox
     from twdm_async.storage.postgres.database import PostgresDatabase
+    from twdm_async.webhooks import Webhook
 else:
     __getattr__, __dir__ = lazily(__name__, {
         "_clock": ["Clock", "LoopClock"],
         "agent": ["Agent"],
-        "client": ["Client"],
+        "client": ["Client", "ClientOptions"],
         "credentials": ["Credentials"],
         "errors": [
             "BadRequest", "ClientClosed", "ConnectFailed", "DatabaseFailed", "DeliveryUnknown", "Forbidden",
@@ -97,11 +103,15 @@ else:
         "quota.store.contract": ["QuotaStore"],
         "quota.store.memory": ["MemoryQuotaStore"],
         "resources.access": ["AccessFinding"],
+        "outbox": ["Outbox"],
         "resources.inbox": ["Inbox", "SetAside"],
+        "resources.listing": ["Listing", "Page"],
         "resources.media": ["UploadProgress"],
         "resources.reconcile": ["Reconciled"],
         "resources.send_many": ["Draft", "SendOutcome"],
+        "sandbox": ["Sandbox"],
         "storage.postgres.database": ["PostgresDatabase"],
+        "webhooks": ["Webhook"],
     })  # fmt: skip
 
 __all__ = [
@@ -112,6 +122,7 @@ __all__ = [
     "CallToAction",
     "Client",
     "ClientClosed",
+    "ClientOptions",
     "Clock",
     "ConnectFailed",
     "Credentials",
@@ -128,6 +139,7 @@ __all__ = [
     "InternalError",
     "InvalidInput",
     "Lane",
+    "Listing",
     "LocationRequest",
     "LooksAutomated",
     "LoopClock",
@@ -138,8 +150,10 @@ __all__ = [
     "MessageMedia",
     "NotAllowlisted",
     "NotFound",
+    "Outbox",
     "OutboxFailed",
     "Pace",
+    "Page",
     "Person",
     "PostgresDatabase",
     "PostgresQuotaStore",
@@ -163,6 +177,7 @@ __all__ = [
     "ReplyCredit",
     "ResponseError",
     "SQLiteQuotaStore",
+    "Sandbox",
     "Scope",
     "SendOutcome",
     "ServerError",
@@ -175,6 +190,7 @@ __all__ = [
     "Unauthorized",
     "UploadProgress",
     "User",
+    "Webhook",
     "WelcomeMessage",
     "WelcomeMessageRule",
     "WrongEventLoop",

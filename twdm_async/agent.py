@@ -43,6 +43,7 @@ class Agent:
         attachment: Attachable | None = None,
         priority: Priority | None = None,
         max_wait: float | None = None,
+        timeout: float | None = None,
         lane: str | Lane | None = None,
     ) -> Coroutine[Any, Any, DirectMessage]:
         """Send one message under this agent's profile.
@@ -61,5 +62,6 @@ class Agent:
             attachment=attachment,
             priority=priority,
             max_wait=max_wait,
+            timeout=timeout,
             lane=evolve(self.lane, key=lane) if isinstance(lane, str) else lane or self.lane,
         )

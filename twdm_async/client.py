@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import inspect
 import itertools
+import os
 import warnings
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, Unpack, get_args
+
+from attrs import evolve
 
 from twdm_async import telemetry
 from twdm_async._clock import Clock
 from twdm_async._numbers import checked_count, checked_number
+from twdm_async._quiet import quiet_call
 from twdm_async.agent import Agent
 from twdm_async.credentials import Credentials
 from twdm_async.endpoints import ENDPOINTS, Host, MediaApi
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
-from twdm_async.models.checks import checked_id
+from twdm_async.models.custom_profiles import checked_profile_id
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.limiter import QuotaLimiter, QuotaState
 from twdm_async.quota.spec import Priority, QuotaTable
@@ -29,7 +34,7 @@ from twdm_async.transport.http import HttpTransport
 from twdm_async.transport.oauth1 import OAuth1Signer, checked_host
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import aiohttp
 
@@ -39,7 +44,39 @@ if TYPE_CHECKING:
     from twdm_async.resources.application import Application
     from twdm_async.resources.custom_profiles import CustomProfiles
     from twdm_async.resources.media import MediaUploads
+    from twdm_async.resources.users import Users
     from twdm_async.resources.welcome_messages import WelcomeMessageRules, WelcomeMessages
+
+
+_VARIABLES: Final = {
+    "TWDM_API_URL": "api_url",
+    "TWDM_UPLOAD_URL": "upload_url",
+    "TWDM_MAX_WAIT": "max_wait",
+    "TWDM_QUOTA_STORE": "quota_store",
+    "TWDM_PROXY": "proxy",
+    "TWDM_CA_FILE": "ca_file",
+}
+"""The options of :meth:`Client.from_env`, by the names of their environment variables."""
+
+
+class ClientOptions(TypedDict, total=False):
+    """The options of :class:`Client`, for functions that pass them on."""
+
+    api_url: str
+    upload_url: str | None
+    quotas: QuotaTable | None
+    quota_store: QuotaStore | None
+    session: aiohttp.ClientSession | None
+    timeout: float
+    max_wait: float | None
+    max_waiting: int
+    uncounted_reads: bool
+    media_api: MediaApi
+    proxy: str | None
+    ca_file: str | os.PathLike[str] | None
+    trace_configs: Sequence[aiohttp.TraceConfig]
+    observers: Sequence[Observer]
+    clock: Clock | None
 
 
 class Client:
@@ -51,7 +88,7 @@ class Client:
     Args:
         credentials: the keys of app and account.
         api_url: scheme and host of the API; ``https://api.x.com`` works too.
-        upload_url: scheme and host of the upload API.
+        upload_url: scheme and host of the upload API; if not given, the one that goes with `api_url`.
         quotas: what binds each endpoint; the documented quotas if not given.
         quota_store: where the ledgers live; one in memory if not given, which forgets what was spent when the process
             ends. Share one among all clients of an app. It is yours to close.
@@ -66,6 +103,10 @@ class Client:
         uncounted_reads: whether calls that only read may leave while the quota store fails. They are not counted then.
             Nothing that writes ever leaves uncounted.
         media_api: which of the API's two ways to upload is taken, ``"v1.1"`` or ``"v2"``.
+        proxy: the address of an HTTP proxy that all requests go through, such as
+            ``"http://user:password@proxy.example.com:3128"``. Proxies of the environment are used only if `session` has
+            ``trust_env``.
+        ca_file: a file of certificates in PEM format that are trusted besides the system's own.
         clock: where time comes from; for tests.
 
     Attributes:
@@ -76,9 +117,11 @@ class Client:
         account: :class:`~twdm_async.resources.account.Account`
         application: :class:`~twdm_async.resources.application.Application`
         media: :class:`~twdm_async.resources.media.MediaUploads`
+        users: :class:`~twdm_async.resources.users.Users`
 
     Raises:
-        InvalidInput: a host that requests are not signed for, or a time that is no positive number.
+        InvalidInput: an argument is not what it must be; for example, requests are not signed for the host of
+            `api_url`.
     """
 
     def __init__(
@@ -86,7 +129,7 @@ class Client:
         credentials: Credentials,
         *,
         api_url: str = "https://api.twitter.com",
-        upload_url: str = "https://upload.twitter.com",
+        upload_url: str | None = None,
         quotas: QuotaTable | None = None,
         quota_store: QuotaStore | None = None,
         session: aiohttp.ClientSession | None = None,
@@ -95,6 +138,8 @@ class Client:
         max_waiting: int = 100_000,
         uncounted_reads: bool = False,
         media_api: MediaApi = "v1.1",
+        proxy: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
         trace_configs: Sequence[aiohttp.TraceConfig] = (),
         observers: Sequence[Observer] = (),
         clock: Clock | None = None,
@@ -111,12 +156,14 @@ class Client:
                 parameter="quota_store", problem="must be a QuotaStore, such as QuotaStore.from_url(...)"
             )
         checked_count(max_waiting, "max_waiting", 0)
-        if not all(callable(one) and not inspect.iscoroutinefunction(one) for one in observers):
-            raise InvalidInput(parameter="observers", problem="must be functions, and none that has to be awaited")
+        _check_observers(observers)
         self._credentials = credentials
         self._clock = clock = clock or Clock()
-        hosts = {Host.API: checked_host(api_url, "api_url"), Host.UPLOAD: checked_host(upload_url, "upload_url")}
-        self._http = HttpTransport(session, timeout, trace_configs)
+        api_url = checked_host(api_url, "api_url")
+        # The API's own hosts come in pairs; a double on this machine serves both.
+        upload_url = api_url.replace("//api.", "//upload.") if upload_url is None else upload_url
+        hosts = {Host.API: api_url, Host.UPLOAD: checked_host(upload_url, "upload_url")}
+        self._http = HttpTransport(session, trace_configs, proxy=proxy, ca_file=ca_file)
         self._store = MemoryQuotaStore(clock=clock) if quota_store is None else quota_store
         self._limiter = QuotaLimiter(
             QuotaTable.default() if quotas is None else quotas,
@@ -135,13 +182,87 @@ class Client:
             self._http,
             credentials=credentials,
             clock=clock,
+            timeout=timeout,
             max_wait=max_wait,
             uncounted_reads=self._uncounted_reads,
             observers=(*observers, *telemetry.observers()),
         )
         self._agents = itertools.count(1)
         self._media_api: MediaApi = media_api
+        self._timeout = timeout
+        self._opened_store: QuotaStore | None = None  # by from_env, so it is closed with the client
+        self._is_view = False
         self.direct_messages = DirectMessages(self._caller, credentials, timeout)
+
+    @classmethod
+    @quiet_call
+    def from_env(cls, environ: Mapping[str, str] | None = None, **options: Unpack[ClientOptions]) -> Self:
+        """Make a client with the keys and the settings that the environment names.
+
+        The keys are those of :meth:`Credentials.from_env <twdm_async.Credentials.from_env>`. ``TWDM_API_URL``,
+        ``TWDM_UPLOAD_URL``, ``TWDM_QUOTA_STORE`` (an address as of :meth:`QuotaStore.from_url
+        <twdm_async.QuotaStore.from_url>`), ``TWDM_MAX_WAIT`` (seconds), ``TWDM_PROXY`` and ``TWDM_CA_FILE`` stand for
+        the options of these names. A variable that is empty counts as not set.
+
+        Args:
+            environ: the variables; those of the process if not given.
+            options: of :class:`Client`. They go before the environment.
+
+        Returns:
+            The client. The quota store that ``TWDM_QUOTA_STORE`` names is closed with it.
+
+        Raises:
+            InvalidInput: the keys are missing, or the value of a variable is wrong. The error names the variable.
+        """
+        environ = os.environ if environ is None else environ
+        credentials = Credentials.from_env(environ)
+        names = {name: variable for variable, name in _VARIABLES.items() if name not in options}
+        given: dict[str, Any] = {name: environ[variable] for name, variable in names.items() if environ.get(variable)}
+        try:
+            if "max_wait" in given:
+                given["max_wait"] = _seconds(given["max_wait"])
+            opened = None
+            if "quota_store" in given:
+                opened = given["quota_store"] = QuotaStore.from_url(given["quota_store"], clock=options.get("clock"))
+            client = cls(credentials, **{**given, **options})
+        except InvalidInput as error:
+            parameter = "quota_store" if error.parameter == "url" else error.parameter
+            problem = evolve(error, parameter=names[parameter] if parameter in given else parameter)
+        else:
+            client._opened_store = opened
+            return client
+        raise problem
+
+    def with_options(
+        self, *, timeout: float | None = None, max_wait: float | None = None, observers: Sequence[Observer] = ()
+    ) -> Self:
+        """Return this client with other defaults, for some of its calls.
+
+        Connections, quotas, queues and what is known of messages are shared, and to close one is to close the other.
+        An observer of its own tells status, headers and duration of the calls that are made with it, and of no others::
+
+            seen = []
+            await client.with_options(observers=[seen.append]).custom_profiles.get(profile)
+            print(seen[-1].status, seen[-1].headers["x-rate-limit-remaining"], seen[-1].took)
+
+        Args:
+            timeout: seconds one attempt may take, at most this client's own: the leases of slots are made for that.
+            max_wait: seconds a call may wait for quota; ``math.inf`` waits as long as it takes.
+            observers: functions that are called with an :class:`~twdm_async.observers.AttemptReport` after every
+                attempt, besides the client's own.
+
+        Raises:
+            InvalidInput: an argument is not what it must be.
+        """
+        _check_observers(observers)
+        view = copy.copy(self)
+        for name in [name for name in vars(view) if isinstance(getattr(type(self), name, None), cached_property)]:
+            del vars(view)[name]
+        view._is_view = True  # noqa: SLF001 - it is one of ours
+        caller = self._caller.with_options(timeout=timeout, max_wait=max_wait, observers=observers)
+        view._caller = caller  # noqa: SLF001 - as above
+        view.direct_messages = DirectMessages(caller, self._credentials, self._timeout, self.direct_messages)
+        return view
 
     @cached_property
     def account(self) -> Account:
@@ -185,6 +306,13 @@ class Client:
 
         return WelcomeMessageRules(self._caller)
 
+    @cached_property
+    def users(self) -> Users:
+        """Calls about other people's accounts."""
+        from twdm_async.resources.users import Users  # noqa: PLC0415 - as above
+
+        return Users(self._caller)
+
     @property
     def credentials(self) -> Credentials:
         """The keys. They do not show themselves."""
@@ -208,7 +336,8 @@ class Client:
         weight: float = 1.0,
         priority: Priority = Priority.INTERACTIVE,
     ) -> Agent:
-        """Somebody who writes under `profile`. Each agent waits for quota in a lane of its own, and lanes share fairly.
+        """Return an agent, who writes under `profile`. Each agent waits for quota in a lane of its own, and lanes share
+        fairly.
 
         Args:
             profile: a custom profile or its id.
@@ -217,13 +346,9 @@ class Client:
             priority: what its messages have if they do not say.
 
         Raises:
-            InvalidInput: the id is none, or the weight is not a positive number.
+            InvalidInput: `profile` is neither a profile nor an id, or `weight` is not a positive number.
         """
-        if not isinstance(profile, (str, int)):
-            from twdm_async.models.custom_profiles import CustomProfile  # noqa: PLC0415 - paid for by who uses it
-
-            profile = profile.id if isinstance(profile, CustomProfile) else ""
-        profile_id = checked_id(profile, "profile")
+        profile_id = checked_profile_id(profile, "profile")
         lane = Lane(name if name is not None else f"agent {next(self._agents)}", weight, priority)
         return Agent(self._caller, profile_id, lane)
 
@@ -239,7 +364,9 @@ class Client:
         messages, nor those that make or delete custom profiles; for these, see ``assume_spent`` of the quota store.
 
         Raises:
-            ResponseError, ConnectFailed, MalformedResponse, QuotaStoreFailed: it could not be had.
+            ResponseError, MalformedResponse: the API refused the request, or answered something else.
+            ConnectFailed: no connection could be made.
+            QuotaStoreFailed: what the API told cannot be kept.
         """
         listing = await self.application.rate_limit_status()
         for endpoint in ENDPOINTS.values():
@@ -263,6 +390,8 @@ class Client:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._store.flush()
+        if self._opened_store is not None and not self._opened_store.is_closed:
+            await self._opened_store.close()
 
     async def __aenter__(self) -> Self:
         self._caller.bind_loop()
@@ -278,5 +407,18 @@ class Client:
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         http = getattr(self, "_http", None)  # absent if the arguments were refused
-        if http is not None and http.is_open:
+        if http is not None and http.is_open and not self._is_view:
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+
+def _seconds(text: str) -> float:
+    """Return the number that `text` spells; an InvalidInput names the parameter ``max_wait``."""
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInput(parameter="max_wait", problem="must be a number of seconds") from None
+
+
+def _check_observers(observers: Sequence[Observer]) -> None:
+    if not all(callable(one) and not inspect.iscoroutinefunction(one) for one in observers):
+        raise InvalidInput(parameter="observers", problem="must be functions, and none that has to be awaited")

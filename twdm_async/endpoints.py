@@ -131,6 +131,7 @@ ENDPOINTS: dict[str, Endpoint] = {
         _row("account.update_profile", "POST account/update_profile.json", _FORM, _IDEMPOTENT, "", listed_as="/account/update_profile"),
         _row("account.verify_credentials", "GET account/verify_credentials.json", _QUERY, _READ, "", listed_as="/account/verify_credentials"),
         _row("application.rate_limit_status", "GET application/rate_limit_status.json", _QUERY, _READ, "", listed_as="/application/rate_limit_status"),
+        _row("users.get", "GET users/show.json", _QUERY, _READ, "", listed_as="/users/show/:id"),
         # An upload that is done twice leaves an unused file that the API forgets after a day; a segment that is sent
         # twice is the same segment.
         _row("media.upload", f"POST {_MEDIA}", _MULTIPART, _IDEMPOTENT, "", host=_UPLOAD),

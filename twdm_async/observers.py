@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +25,7 @@ class AttemptReport:
         took: seconds from then until its outcome was known.
         left: whether a byte left the machine.
         status: the HTTP status; ``None`` if no reply came.
+        headers: those of the reply, by any case of their names; empty if no reply came.
         problem: what happened instead of a reply.
         outcome: the answer, the error that the caller got, or the library's own sign that it is tried again.
         is_abandoned: whether the caller had given up meanwhile, so that only this report tells what became of it.
@@ -39,6 +40,7 @@ class AttemptReport:
     took: float
     left: bool
     status: int | None
+    headers: Mapping[str, str] = field(repr=False)
     problem: str | None
     outcome: Any = field(repr=False)
     is_abandoned: bool

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_type
@@ -19,6 +18,7 @@ from twdm_async import (
     DirectMessage,
     Inbox,
     InvalidInput,
+    Listing,
     LocationRequest,
     Media,
     MemoryQuotaStore,
@@ -83,7 +83,7 @@ async def every_call(session: aiohttp.ClientSession) -> None:
         assert_type(profile, CustomProfile)
         assert_type(await client.custom_profiles.create("Anna", b""), CustomProfile)
         assert_type(await client.custom_profiles.get(profile.id), CustomProfile)
-        assert_type(client.custom_profiles.list(), AsyncIterator[CustomProfile])
+        assert_type(client.custom_profiles.list(), Listing[CustomProfile])
         async for listed in client.custom_profiles.list():
             assert_type(listed, CustomProfile)
         await client.custom_profiles.delete(5)
@@ -189,9 +189,9 @@ async def family(client: Client) -> None:
     )
     welcome = await client.welcome_messages.update("1", "hello")
     assert_type(welcome, WelcomeMessage)
-    assert_type(client.welcome_messages.list(), AsyncIterator[WelcomeMessage])
+    assert_type(client.welcome_messages.list(), Listing[WelcomeMessage])
     assert_type(await client.welcome_message_rules.set_default(welcome), WelcomeMessageRule)
-    assert_type(client.welcome_message_rules.list(), AsyncIterator[WelcomeMessageRule])
+    assert_type(client.welcome_message_rules.list(), Listing[WelcomeMessageRule])
     assert_type(await client.application.rate_limit_status("account"), RateLimitStatus)
     assert_type(await client.account.check_access(), tuple[AccessFinding, ...])
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from attrs import field, frozen
 
+from twdm_async.errors import InvalidInput
+from twdm_async.models.checks import checked_id
 from twdm_async.models.convert import ID, MILLISECONDS, TEXT, at, listed
 
 
@@ -45,3 +47,18 @@ class CustomProfilePage:
     )
     next_cursor: str | None = field(default=None, metadata=at(TEXT, "next_cursor"))
     extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)
+
+
+def checked_profile_id(profile: CustomProfile | str | int, parameter: str) -> str:
+    """Return the id of a custom profile that is given as itself or as its id.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    if isinstance(profile, CustomProfile):
+        return profile.id
+    try:
+        return checked_id(profile, parameter)
+    except InvalidInput as error:
+        problem = error.problem.replace("must be an id", "must be a CustomProfile or its id")
+    raise InvalidInput(parameter=parameter, problem=problem)

@@ -38,6 +38,7 @@ from twdm_async.storage.postgres.database import PostgresDatabase
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
+    from twdm_async.models.custom_profiles import CustomProfile
     from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
     from twdm_async.outbox.entry import Entry
     from twdm_async.outbox.insertion import Insertion
@@ -101,7 +102,7 @@ class Outbox:
         recipient_id: str | int,
         text: str | None = None,
         *,
-        custom_profile_id: str | int | None = None,
+        custom_profile_id: CustomProfile | str | int | None = None,
         key: str | None = None,
         priority: Priority = Priority.INTERACTIVE,
         not_after: datetime | None = None,
@@ -114,7 +115,8 @@ class Outbox:
         Args:
             recipient_id: the person's user id.
             text: at most 10 000 characters; may be left out if there is an attachment.
-            custom_profile_id: the custom profile it shows under; the account's own name and picture if not given.
+            custom_profile_id: the custom profile it shows under, or its id; the account's own name and picture if not
+                given.
             key: a name for the message, of at most 500 characters. The same message (to the same person, under the same
                 profile, with the same content) under the same key is kept, and sent, once; `priority` and `not_after`
                 stay as they were first. A name of its own if not given.
@@ -155,7 +157,7 @@ class Outbox:
         text: str | None = None,
         *,
         key: str,
-        custom_profile_id: str | int | None = None,
+        custom_profile_id: CustomProfile | str | int | None = None,
         priority: Priority = Priority.INTERACTIVE,
         not_after: datetime | None = None,
         quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,

@@ -141,6 +141,7 @@ _DOCUMENTED: dict[str, QuotaRow] = {
     "account.update_profile": _FIFTEEN,
     "account.verify_credentials": QuotaRow((Quota(75, per=_QUARTER_HOUR),)),
     "application.rate_limit_status": _HUNDRED_EIGHTY,
+    "users.get": QuotaRow((Quota(900, per=_QUARTER_HOUR),)),
     # Upload limits are not documented. These were seen in recorded replies, with windows of up to an hour.
     "media.upload": QuotaRow((Quota(415, per=_HOUR),)),
     "media.upload_init": QuotaRow((Quota(200, per=_HOUR),)),

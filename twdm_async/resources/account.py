@@ -27,6 +27,7 @@ class Account:
         skip_status: bool | None = None,
         *,
         max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> User:
         """Change what the account's own profile says (page *POST account/update_profile*). Only what is given is sent.
 
@@ -38,6 +39,7 @@ class Account:
             include_entities: whether the answer has the links of its texts.
             skip_status: whether the answer leaves out the last post.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: nothing to change was given, or a text that no request can carry.
@@ -49,10 +51,15 @@ class Account:
         if not arguments:
             raise InvalidInput(parameter="name", problem="give at least one of name, url, location, description")
         arguments |= _flags(include_entities=include_entities, skip_status=skip_status)
-        return await self._caller.call("account.update_profile", arguments, User, max_wait=max_wait)
+        return await self._caller.call("account.update_profile", arguments, User, max_wait=max_wait, timeout=timeout)
 
     async def verify_credentials(
-        self, *, include_entities: bool | None = None, skip_status: bool | None = None, max_wait: float | None = None
+        self,
+        *,
+        include_entities: bool | None = None,
+        skip_status: bool | None = None,
+        max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> User:
         """The account that the keys belong to (page *GET account/verify_credentials*; 75 in 15 minutes).
 
@@ -60,13 +67,16 @@ class Account:
             include_entities: whether the answer has the links of its texts.
             skip_status: whether the answer leaves out the last post.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             Unauthorized: the keys are not accepted.
             ResponseError, ConnectFailed, MalformedResponse: it could not be had.
         """
         arguments = _flags(include_entities=include_entities, skip_status=skip_status)
-        return await self._caller.call("account.verify_credentials", arguments, User, max_wait=max_wait)
+        return await self._caller.call(
+            "account.verify_credentials", arguments, User, max_wait=max_wait, timeout=timeout
+        )
 
     async def check_access(self, *, max_wait: float | None = 0.0) -> tuple[AccessFinding, ...]:
         """Find out what the account and its keys are good for, and what is missing, in words. It takes a read of three

@@ -20,13 +20,16 @@ class Application:
 
     _caller: Caller
 
-    async def rate_limit_status(self, *groups: str, max_wait: float | None = None) -> RateLimitStatus:
+    async def rate_limit_status(
+        self, *groups: str, max_wait: float | None = None, timeout: float | None = None
+    ) -> RateLimitStatus:
         """How far the API's windows are used, where it lists them (page *GET application/rate_limit_status*; 180 in 15
         minutes). The calls that send messages, or make or delete custom profiles, are not listed.
 
         Args:
             groups: which, such as ``"direct_messages"`` and ``"custom_profiles"``; all if none is given.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: a group is no such word.
@@ -35,4 +38,6 @@ class Application:
         if not all(isinstance(group, str) and _GROUP.fullmatch(group) for group in groups):
             raise InvalidInput(parameter="groups", problem="must be words such as direct_messages")
         arguments = {"resources": ",".join(groups)} if groups else {}
-        return await self._caller.call("application.rate_limit_status", arguments, RateLimitStatus, max_wait=max_wait)
+        return await self._caller.call(
+            "application.rate_limit_status", arguments, RateLimitStatus, max_wait=max_wait, timeout=timeout
+        )

@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import evolve, frozen
 
 from twdm_async.errors import InvalidInput
-from twdm_async.models.checks import checked_id, checked_length
-from twdm_async.models.custom_profiles import CustomProfile, CustomProfilePage
+from twdm_async.models.checks import checked_length, is_id
+from twdm_async.models.custom_profiles import CustomProfile, CustomProfilePage, checked_profile_id
+from twdm_async.resources.listing import Listing
 from twdm_async.resources.media import MediaUploads
 from twdm_async.resources.message_data import media_id
 from twdm_async.transport.call import Caller
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from twdm_async.models.media import Media
 
 _LONGEST_NAME: Final = 48
-_LARGEST_PAGE: Final = 50
 
 
 @frozen
@@ -35,15 +33,22 @@ class CustomProfiles:
     _media: MediaUploads
 
     async def create(
-        self, name: str, avatar: Media | Path | bytes | str | int, *, max_wait: float | None = None
+        self,
+        name: str,
+        avatar: Media | Path | bytes | str | int,
+        *,
+        max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> CustomProfile:
         """Make a custom profile (page *POST custom_profiles/new*; 1000 a day).
 
         Args:
             name: what people see, at most 48 characters. How the API counts them is not documented; a name is refused
                 here only if it is too long by every way of counting.
-            avatar: the picture: a media id, an uploaded file, or a path or bytes that are uploaded first.
+            avatar: the picture: an uploaded file (:class:`Media`) or its id; or a path, or the content in bytes, which
+                is uploaded first. A string of digits is an id, any other string a path.
             max_wait: seconds to wait for quota, for each of the requests; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: the name or the picture cannot be right; nothing was sent or spent.
@@ -52,57 +57,72 @@ class CustomProfiles:
             ResponseError: the API refused it.
         """
         checked_length(name, "name", _LONGEST_NAME)
+        if isinstance(avatar, str) and not is_id(avatar):
+            avatar = Path(avatar)
         if isinstance(avatar, (Path, bytes)):
             try:
-                avatar = await self._media.upload(avatar, max_wait=max_wait)
+                avatar = await self._media.upload(avatar, max_wait=max_wait, timeout=timeout)
             except InvalidInput as error:
                 raise evolve(error, parameter="avatar") from None
         profile = {"name": name, "avatar": {"media": {"id": media_id(avatar, "avatar")}}}
         return await self._caller.call(
-            "custom_profiles.create", {"custom_profile": profile}, CustomProfile, max_wait=max_wait
+            "custom_profiles.create", {"custom_profile": profile}, CustomProfile, max_wait=max_wait, timeout=timeout
         )
 
-    async def get(self, profile_id: str | int, *, max_wait: float | None = None) -> CustomProfile:
+    async def get(
+        self, profile_id: CustomProfile | str | int, *, max_wait: float | None = None, timeout: float | None = None
+    ) -> CustomProfile:
         """Look up a custom profile (page *GET custom_profiles/:id*; 180 in 15 minutes).
 
         Args:
-            profile_id: its id.
+            profile_id: the profile or its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: the id is none.
             NotFound: there is no such profile.
             ResponseError, ConnectFailed, MalformedResponse: it could not be had.
         """
-        path_id = checked_id(profile_id, "profile_id")
-        return await self._caller.call("custom_profiles.get", {}, CustomProfile, path_id=path_id, max_wait=max_wait)
+        path_id = checked_profile_id(profile_id, "profile_id")
+        return await self._caller.call(
+            "custom_profiles.get", {}, CustomProfile, path_id=path_id, max_wait=max_wait, timeout=timeout
+        )
 
-    async def list(self, *, max_wait: float | None = None) -> AsyncIterator[CustomProfile]:
+    def list(self, *, max_wait: float | None = None, timeout: float | None = None) -> Listing[CustomProfile]:
         """Go through all custom profiles of the account (page *GET custom_profiles/list*; 180 pages in 15 minutes).
 
         A page may be empty and still not be the last.
 
         Args:
             max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
         """
-        pages = self._caller.pages("custom_profiles.list", CustomProfilePage, count=_LARGEST_PAGE, max_wait=max_wait)
-        async for page in pages:
-            for profile in page.custom_profiles:
-                yield profile
+        return Listing(
+            self._caller,
+            "custom_profiles.list",
+            CustomProfilePage,
+            lambda page: page.custom_profiles,
+            max_wait=max_wait,
+            timeout=timeout,
+        )
 
-    async def delete(self, profile_id: str | int, *, max_wait: float | None = None) -> None:
+    async def delete(
+        self, profile_id: CustomProfile | str | int, *, max_wait: float | None = None, timeout: float | None = None
+    ) -> None:
         """Delete a custom profile (page *DELETE custom_profiles/destroy*; 1000 a day). Doing it twice does no harm.
 
         Args:
-            profile_id: its id.
+            profile_id: the profile or its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: the id is none.
             ResponseError, ConnectFailed: it could not be done.
         """
-        arguments: dict[str, Any] = {"id": checked_id(profile_id, "profile_id")}
-        await self._caller.call("custom_profiles.delete", arguments, type(None), max_wait=max_wait)
+        arguments: dict[str, Any] = {"id": checked_profile_id(profile_id, "profile_id")}
+        await self._caller.call("custom_profiles.delete", arguments, type(None), max_wait=max_wait, timeout=timeout)

@@ -18,9 +18,11 @@ from twdm_async._quiet import quiet
 from twdm_async.errors import InvalidInput
 from twdm_async.models.attachments import MessageMedia
 from twdm_async.models.checks import checked_id, checked_length, is_id
+from twdm_async.models.custom_profiles import checked_profile_id
 from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.operations import Slot
+from twdm_async.resources.listing import Listing
 from twdm_async.transport.wire import Message, encode_json
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from twdm_async.credentials import Credentials
     from twdm_async.errors import DeliveryUnknown
+    from twdm_async.models.custom_profiles import CustomProfile
     from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
     from twdm_async.quota.spec import Priority
     from twdm_async.resources.inbox import Inbox
@@ -41,7 +44,6 @@ if TYPE_CHECKING:
 _SEND: Final = "direct_messages.send"
 _LONGEST_TEXT: Final = 10_000
 _MOST_AT_ONCE: Final = 10_000
-_LARGEST_PAGE: Final = 50
 _LARGEST_FILE: Final = 512 * 1024 * 1024  # bytes: no film may be larger
 
 
@@ -80,7 +82,7 @@ def outgoing(
     recipient_id: str | int,
     text: str | None = None,
     *,
-    custom_profile_id: str | int | None = None,
+    custom_profile_id: CustomProfile | str | int | None = None,
     quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
     ctas: Sequence[CallToAction] | None = None,
     attachment: Attachable | None = None,
@@ -92,7 +94,7 @@ def outgoing(
     """
     recipient_id = _plain(checked_id(recipient_id, "recipient_id"))
     if custom_profile_id is not None:
-        custom_profile_id = _plain(checked_id(custom_profile_id, "custom_profile_id"))
+        custom_profile_id = _plain(checked_profile_id(custom_profile_id, "custom_profile_id"))
     data, content = None, ""
     if text is None or quick_replies is not None or ctas is not None or attachment is not None:
         from twdm_async.resources.message_data import message_data  # noqa: PLC0415 - paid for by who needs it
@@ -134,12 +136,13 @@ async def send_message(
     recipient_id: str | int,
     text: str | None,
     *,
-    custom_profile_id: str | int | None,
+    custom_profile_id: CustomProfile | str | int | None,
     quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None,
     ctas: Sequence[CallToAction] | None,
     attachment: Attachable | None,
     priority: Priority | None,
     max_wait: float | None,
+    timeout: float | None,
     lane: str | Lane | None,
 ) -> DirectMessage:
     """Send one message. Arguments and errors are those of :meth:`DirectMessages.send`."""
@@ -175,6 +178,7 @@ async def send_message(
         message=message.message,
         lane=lane,
         max_wait=max_wait,
+        timeout=timeout,
         slot=slot,
         waited=caller.clock.monotonic() - began,
     )
@@ -183,14 +187,19 @@ async def send_message(
 class DirectMessages:
     """Calls on direct messages."""
 
-    def __init__(self, caller: Caller, credentials: Credentials, timeout: float) -> None:
+    def __init__(
+        self, caller: Caller, credentials: Credentials, timeout: float, origin: DirectMessages | None = None
+    ) -> None:
         self._caller = caller
         self._credentials = credentials
         self._timeout = timeout
+        self._origin = origin  # whose messages these are, too
 
     @cached_property
     def reconciler(self) -> Reconciler:
         """What finds out what became of messages."""
+        if self._origin is not None:
+            return self._origin.reconciler
         from twdm_async.resources.reconcile import Reconciler  # noqa: PLC0415 - paid for by who needs it
 
         return Reconciler(self._caller, self._credentials, self._caller.clock, self._timeout)
@@ -201,12 +210,13 @@ class DirectMessages:
         recipient_id: str | int,
         text: str | None = None,
         *,
-        custom_profile_id: str | int | None = None,
+        custom_profile_id: CustomProfile | str | int | None = None,
         quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
         ctas: Sequence[CallToAction] | None = None,
         attachment: Attachable | None = None,
         priority: Priority | None = None,
         max_wait: float | None = None,
+        timeout: float | None = None,
         lane: str | Lane | None = None,
     ) -> Coroutine[Any, Any, DirectMessage]:
         """Send one message (page *Send a Direct Message with custom profile*: POST direct_messages/events/new).
@@ -219,13 +229,15 @@ class DirectMessages:
         Args:
             recipient_id: the person's user id.
             text: at most 10 000 characters; may be left out if there is an attachment.
-            custom_profile_id: the custom profile it shows under; the account's own name and picture if not given.
+            custom_profile_id: the custom profile it shows under, or its id; the account's own name and picture if not
+                given.
             quick_replies: 1 to 20 answers to tap; or a :class:`TextInput` or :class:`LocationRequest`.
             ctas: 1 to 3 buttons.
             attachment: a file that was uploaded with a category such as ``"dm_image"``, or its media id; or a
                 :class:`SharedCoordinate` or :class:`SharedPlace`.
             priority: which waiting calls go first; :attr:`Priority.INTERACTIVE` if not given.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
             lane: the line to wait in, which shares fairly with the others; one for each profile if not given.
 
         Raises:
@@ -245,6 +257,7 @@ class DirectMessages:
             attachment=attachment,
             priority=priority,
             max_wait=max_wait,
+            timeout=timeout,
             lane=lane,
         )
 
@@ -289,7 +302,7 @@ class DirectMessages:
             journal=journal,
         )
 
-    async def list(self, *, max_wait: float | None = None) -> AsyncIterator[DirectMessage]:
+    def list(self, *, max_wait: float | None = None, timeout: float | None = None) -> Listing[DirectMessage]:
         """Go through the messages of the last 30 days, sent and received, the newest first (page *GET
         direct_messages/events/list*; 15 pages of 50 in 15 minutes).
 
@@ -297,30 +310,26 @@ class DirectMessages:
 
         Args:
             max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             ResponseError, ConnectFailed: the API refused the request, or could not be reached.
             MalformedResponse: a page is none, or the list goes in circles.
         """
-        async with contextlib.aclosing(self._pages(max_wait)) as pages:
-            async for page in pages:
-                for message in page.events:
-                    yield message
+        return Listing(
+            self._caller, "direct_messages.list", DirectMessagePage, _with_apps, max_wait=max_wait, timeout=timeout
+        )
 
-    async def _pages(self, max_wait: float | None = None) -> AsyncGenerator[DirectMessagePage]:
-        """The pages of the list. Each message carries what the page says of its app."""
-        pages = self._caller.pages("direct_messages.list", DirectMessagePage, count=_LARGEST_PAGE, max_wait=max_wait)
-        async with contextlib.aclosing(pages):
-            async for page in pages:
-                yield evolve(page, events=tuple([_with_app(message, page.apps) for message in page.events]))
-
-    async def get(self, message_id: str | int, *, max_wait: float | None = None) -> DirectMessage:
+    async def get(
+        self, message_id: str | int, *, max_wait: float | None = None, timeout: float | None = None
+    ) -> DirectMessage:
         """Look up a message of the last 30 days, sent or received (page *GET direct_messages/events/show*; 15 in 15
         minutes).
 
         Args:
             message_id: its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: the id is none.
@@ -328,15 +337,20 @@ class DirectMessages:
             ResponseError, ConnectFailed, MalformedResponse: it could not be had.
         """
         arguments = {"id": checked_id(message_id, "message_id")}
-        return await self._caller.call("direct_messages.get", arguments, DirectMessage, max_wait=max_wait)
+        return await self._caller.call(
+            "direct_messages.get", arguments, DirectMessage, max_wait=max_wait, timeout=timeout
+        )
 
-    async def delete(self, message_id: str | int, *, max_wait: float | None = None) -> None:
+    async def delete(
+        self, message_id: str | int, *, max_wait: float | None = None, timeout: float | None = None
+    ) -> None:
         """Hide a message of the last 30 days from this account (page *DELETE direct_messages/events/destroy*). The
         other one goes on seeing it.
 
         Args:
             message_id: its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: the id is none.
@@ -344,26 +358,36 @@ class DirectMessages:
             ResponseError, ConnectFailed: it could not be done.
         """
         arguments = {"id": checked_id(message_id, "message_id")}
-        await self._caller.call("direct_messages.delete", arguments, type(None), max_wait=max_wait)
+        await self._caller.call("direct_messages.delete", arguments, type(None), max_wait=max_wait, timeout=timeout)
         self._caller.sent.note_deleted(arguments["id"])
 
-    async def indicate_typing(self, recipient_id: str | int, *, max_wait: float | None = None) -> None:
+    async def indicate_typing(
+        self, recipient_id: str | int, *, max_wait: float | None = None, timeout: float | None = None
+    ) -> None:
         """Let a person see for three seconds that somebody is typing (page *POST direct_messages/indicate_typing*;
         1000 in 15 minutes).
 
         Args:
             recipient_id: the person's user id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: the id is none.
             ResponseError, ConnectFailed: it could not be done.
         """
         arguments = {"recipient_id": checked_id(recipient_id, "recipient_id")}
-        await self._caller.call("direct_messages.indicate_typing", arguments, type(None), max_wait=max_wait)
+        await self._caller.call(
+            "direct_messages.indicate_typing", arguments, type(None), max_wait=max_wait, timeout=timeout
+        )
 
     async def mark_read(
-        self, recipient_id: str | int, last_read_event_id: str | int, *, max_wait: float | None = None
+        self,
+        recipient_id: str | int,
+        last_read_event_id: str | int,
+        *,
+        max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Let a person see that their messages were read (page *POST direct_messages/mark_read*; 1000 in 15 minutes).
 
@@ -371,6 +395,7 @@ class DirectMessages:
             recipient_id: the user id of the person who wrote.
             last_read_event_id: the id of the last message that was read; those before it are read, too.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: an id is none.
@@ -380,7 +405,7 @@ class DirectMessages:
             "last_read_event_id": checked_id(last_read_event_id, "last_read_event_id"),
             "recipient_id": checked_id(recipient_id, "recipient_id"),
         }
-        await self._caller.call("direct_messages.mark_read", arguments, type(None), max_wait=max_wait)
+        await self._caller.call("direct_messages.mark_read", arguments, type(None), max_wait=max_wait, timeout=timeout)
 
     async def poll(
         self, inbox: Inbox | None = None, *, every: float = 60.0, since: datetime | None = None, sent: bool = False
@@ -417,7 +442,7 @@ class DirectMessages:
         poll = Poll(
             account,
             known,
-            self._pages,
+            lambda: self.list().pages(),
             lambda message: self.note_event(message, account),
             self._caller.server_time,
             self._caller.clock,
@@ -466,6 +491,7 @@ class DirectMessages:
         *,
         most: int = _LARGEST_FILE,
         max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> int:
         """Save a file that hangs on a message (page *Message attachments*, *Downloading media*).
 
@@ -479,6 +505,7 @@ class DirectMessages:
             path: where it goes. What is there is replaced.
             most: bytes that it may have.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Returns:
             Its size in bytes.
@@ -491,7 +518,7 @@ class DirectMessages:
         from twdm_async.resources.download import download  # noqa: PLC0415 - as above
 
         address = media.url if isinstance(media, MessageMedia) else media
-        return await download(self._caller, address, Path(path), most, max_wait)
+        return await download(self._caller, address, Path(path), most, max_wait, timeout)
 
     @quiet
     async def reconcile(self, *unknowns: DeliveryUnknown, settle_after: float | None = None) -> tuple[Reconciled, ...]:
@@ -518,6 +545,11 @@ class DirectMessages:
             ResponseError, ConnectFailed, MalformedResponse, QuotaWaitTooLong: the list could not be read.
         """
         return await self.reconciler.reconcile(unknowns, settle_after)
+
+
+def _with_apps(page: DirectMessagePage) -> Sequence[DirectMessage]:
+    """Return the page's messages, each with what the page says of the app that sent it."""
+    return [_with_app(message, page.apps) for message in page.events]
 
 
 def _with_app(message: DirectMessage, apps: Mapping[str, Any] | None) -> DirectMessage:

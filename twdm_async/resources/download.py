@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 _PATH: Final = re.compile(r"/([A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~:-]+)*)")
 
 
-async def download(caller: Caller, address: str | None, path: Path, most: int, max_wait: float | None) -> int:
+async def download(
+    caller: Caller, address: str | None, path: Path, most: int, max_wait: float | None, timeout: float | None
+) -> int:
     """Save what is at `address`. Returns its size in bytes.
 
     Raises:
@@ -38,7 +40,14 @@ async def download(caller: Caller, address: str | None, path: Path, most: int, m
         with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as target:
             sink = Sink(target, most)
             await caller.call(
-                "direct_messages.download", {}, type(None), path_id=file, files_host=host, sink=sink, max_wait=max_wait
+                "direct_messages.download",
+                {},
+                type(None),
+                path_id=file,
+                files_host=host,
+                sink=sink,
+                max_wait=max_wait,
+                timeout=timeout,
             )
         if not sink.is_whole:
             raise MalformedResponse(

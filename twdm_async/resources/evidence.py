@@ -49,7 +49,8 @@ from twdm_async.quota.lifetime import RequestLifetime
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from twdm_async.models.direct_messages import DirectMessagePage
+    from twdm_async.resources.listing import Page
+
 
 SETTLE_AFTER: Final = 600.0
 """Seconds until a message that is not in the list is believed not to have arrived."""
@@ -152,7 +153,7 @@ class Reading:
 
 
 async def read_back(
-    pages: AsyncGenerator[DirectMessagePage], since: datetime, known: Mapping[str, datetime] | None = None
+    pages: AsyncGenerator[Page[DirectMessage]], since: datetime, known: Mapping[str, datetime] | None = None
 ) -> Reading:
     """Read the list, the newest first, back to `since`.
 
@@ -169,7 +170,7 @@ async def read_back(
     async with contextlib.aclosing(pages):
         try:
             async for page in pages:
-                barren = 0 if reading.take(page.events) else barren + 1
+                barren = 0 if reading.take(page.items) else barren + 1
                 if reading.is_whole or barren == _MOST_BARREN:
                     return reading
         except MalformedResponse:

@@ -71,12 +71,14 @@ class MediaUploads:
         progress: Callable[[UploadProgress], None] | None = None,
         processing_timeout: float = 600.0,
         max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> Media:
         """Upload a picture, an animation or a film (page *Uploading media*). When this returns, it can be used.
 
         Args:
-            source: a ``pathlib.Path``, ``bytes``, a file opened for reading bytes, or an async iterator of ``bytes``: a
-                PNG, JPEG or WEBP of at most 5 MB, a GIF of at most 15 MB, an MP4 or MOV of at most 512 MB.
+            source: a path (``pathlib.Path`` or ``str``), ``bytes``, a file opened for reading bytes, or an async
+                iterator of ``bytes``: a PNG, JPEG or WEBP of at most 5 MB, a GIF of at most 15 MB, an MP4 or MOV of at
+                most 512 MB.
             category: what it is for: ``"dm_image"``, ``"dm_gif"`` or ``"dm_video"`` for messages; none suits avatars.
                 A film needs one. With that of a film or an animation, it goes in segments.
             shared: whether it may be used in several messages, or in a welcome message. Whoever has its address can
@@ -85,6 +87,7 @@ class MediaUploads:
             progress: is called with an :class:`UploadProgress` after every segment, and while the API processes.
             processing_timeout: seconds to wait for the API to process it.
             max_wait: seconds to wait for quota, for each of the requests; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: it cannot be read, is empty, too large, of no known type, not what `category` says, or changed
@@ -97,7 +100,7 @@ class MediaUploads:
         tell = progress or _nobody
         async with opened(source, size) as file:
             content_type = checked_type(file.head[:HEAD], file.size, category, "source")
-            back: _BackEnd = {"v1.1": _V1, "v2": _V2}[self.media_api](self._caller, max_wait)
+            back: _BackEnd = {"v1.1": _V1, "v2": _V2}[self.media_api](self._caller, max_wait, timeout)
             in_segments = content_type.startswith("video/") or (category or "").endswith("_gif")
             if not in_segments and not (shared and self.media_api == "v2"):
                 content = b"".join([piece async for piece in file.pieces(file.size)])
@@ -168,12 +171,15 @@ class _BackEnd(ABC):
 
     status_name: str
 
-    def __init__(self, caller: Caller, max_wait: float | None) -> None:
+    def __init__(self, caller: Caller, max_wait: float | None, timeout: float | None) -> None:
         self._caller = caller
         self._max_wait = max_wait
+        self._timeout = timeout
 
     async def _call(self, name: str, arguments: Mapping[str, Any], into: type[T], path_id: str | None = None) -> T:
-        return await self._caller.call(name, arguments, into, path_id=path_id, max_wait=self._max_wait)
+        return await self._caller.call(
+            name, arguments, into, path_id=path_id, max_wait=self._max_wait, timeout=self._timeout
+        )
 
     @abstractmethod
     async def whole(self, file: File, category: MediaCategory | None, *, shared: bool) -> Media:

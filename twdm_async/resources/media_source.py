@@ -16,7 +16,7 @@ from twdm_async._numbers import checked_count
 from twdm_async.errors import InvalidInput
 from twdm_async.models.media import HEAD
 
-Source = Path | bytes | IO[bytes] | AsyncIterator[bytes]
+Source = Path | str | bytes | IO[bytes] | AsyncIterator[bytes]
 """A file, its content, an opened file, or an async iterator of its pieces."""
 
 
@@ -75,14 +75,14 @@ async def opened(source: Source, size: int | None) -> AsyncGenerator[Opened]:
         yield await _begin(_checked(source), size)
         return
     with contextlib.ExitStack() as stack:
-        if isinstance(source, Path):
-            file: Any = stack.enter_context(await asyncio.to_thread(_open, source))
+        if isinstance(source, (Path, str)):
+            file: Any = stack.enter_context(await asyncio.to_thread(_open, Path(source)))
         else:
             file = io.BytesIO(source) if isinstance(source, bytes) else source
         if not callable(getattr(file, "read", None)) or isinstance(file, io.TextIOBase):
             raise InvalidInput(
                 parameter="source",
-                problem="must be a pathlib.Path, bytes, a file of bytes or an async iterator of bytes",
+                problem="must be a path, bytes, a file of bytes or an async iterator of bytes",
             )
         yield await _begin(_read(file), await asyncio.to_thread(_size_of, file) if size is None else size)
 
@@ -102,9 +102,9 @@ def _open(path: Path) -> IO[bytes]:
     try:
         if not path.exists() or path.is_file() or path.is_dir():
             return path.open("rb")
-        problem = "is no regular file"  # to open a pipe may take for ever
+        problem = f"{path} is not a regular file"  # to open a pipe may take for ever
     except OSError as error:
-        problem = f"cannot be read: {error.strerror}"
+        problem = f"{path} cannot be read: {error.strerror}"
     except ValueError:  # a NUL in the path
         problem = "is not a path"
     raise InvalidInput(parameter="source", problem=problem)

@@ -66,7 +66,7 @@ def media_id(media: Media | str | int, parameter: str) -> str:
     try:
         return checked_id(media, parameter)
     except InvalidInput:
-        problem = "must be an uploaded file or its media id; client.media.upload(...) makes one of a pathlib.Path"
+        problem = "must be an uploaded file or its media id; client.media.upload(...) makes one of a file"
     raise InvalidInput(parameter=parameter, problem=problem)
 
 

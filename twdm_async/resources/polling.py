@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from twdm_async._clock import Clock
-    from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
+    from twdm_async.models.direct_messages import DirectMessage
+    from twdm_async.resources.listing import Page
 
 _LATE: Final = timedelta(minutes=15)
 _SHORTEST: Final = 1.0  # seconds between two rounds
@@ -54,7 +55,7 @@ class Poll:
         self,
         account: str,
         inbox: Inbox,
-        pages: Callable[[], AsyncGenerator[DirectMessagePage]],
+        pages: Callable[[], AsyncGenerator[Page[DirectMessage]]],
         note: Callable[[DirectMessage], None],
         server_time: Callable[[], float],
         clock: Clock,

@@ -28,6 +28,7 @@ from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
 from twdm_async.models.texts import readings
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.resources.evidence import Reading, Search, checked_settle_after, pause, read_back
+from twdm_async.resources.listing import Listing
 from twdm_async.transport.sent import SentMessages, Sought
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 _OLDEST_STAMP: Final = timedelta(seconds=300 + 10)  # what the server lets in, and some seconds for its own clocks
 _REMEMBERED: Final = timedelta(days=29)  # the list goes back 30
 _MOST_FOUND: Final = 10_000
-_LARGEST_PAGE: Final = 50
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -369,8 +369,15 @@ class Reconciler:
         since = min(span(one, self.timeout)[0] for one in [*sought, *nameless])
         others = {key: at for key, at in (known or {}).items() if key not in self.sent.deleted}
         known = {key: at for key, at in (others | self.sent.listable).items() if at >= since}
-        pages = self._caller.pages("direct_messages.list", DirectMessagePage, count=_LARGEST_PAGE, max_wait=None)
-        reading = await read_back(pages, since, known)
+        listing = Listing(
+            self._caller,
+            "direct_messages.list",
+            DirectMessagePage,
+            lambda page: page.events,
+            max_wait=None,
+            timeout=None,
+        )
+        reading = await read_back(listing.pages(), since, known)
         for message in reading.messages:
             if message.id is not None and message.created_at is not None:
                 self.sent.note_listable(message.id, message.created_at)

@@ -18,6 +18,7 @@ from twdm_async.errors import (
     TwdmError,
     WrongEventLoop,
 )
+from twdm_async.models.custom_profiles import CustomProfile
 from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
 from twdm_async.quota.lanes import Lane
@@ -40,7 +41,7 @@ class Draft:
 
     recipient_id: str | int
     text: str | None = field(default=None, repr=False)
-    custom_profile_id: str | int | None = field(default=None, kw_only=True)
+    custom_profile_id: CustomProfile | str | int | None = field(default=None, kw_only=True)
     quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = field(
         default=None, kw_only=True, repr=False
     )
@@ -48,6 +49,7 @@ class Draft:
     attachment: Attachable | None = field(default=None, kw_only=True, repr=False)
     priority: Priority | None = field(default=None, kw_only=True)
     max_wait: float | None = field(default=None, kw_only=True)
+    timeout: float | None = field(default=None, kw_only=True)
     lane: str | Lane | None = field(default=None, kw_only=True)
 
 

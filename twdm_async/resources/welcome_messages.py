@@ -24,23 +24,25 @@ from twdm_async.errors import (
     TwdmError,
 )
 from twdm_async.models.checks import checked_id
+from twdm_async.models.custom_profiles import checked_profile_id
 from twdm_async.models.welcome_messages import (
     WelcomeMessage,
     WelcomeMessagePage,
     WelcomeMessageRule,
     WelcomeMessageRulePage,
 )
+from twdm_async.resources.listing import Listing
 from twdm_async.resources.message_data import Attachable, message_data
 from twdm_async.transport.call import Caller
 from twdm_async.transport.wire import Message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Sequence
+    from collections.abc import Coroutine, Sequence
 
+    from twdm_async.models.custom_profiles import CustomProfile
     from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
 
 _LONGEST_TEXT: Final = 9_990
-_LARGEST_PAGE: Final = 50
 _PAUSES: Final = (0.0, 0.5, 2.0, 8.0)  # seconds before each try to have a rule again
 _NAME: Final = re.compile(r"[A-Za-z0-9\-_ #@]{1,100}")
 
@@ -64,8 +66,9 @@ class WelcomeMessages:
         quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
         ctas: Sequence[CallToAction] | None = None,
         attachment: Attachable | None = None,
-        custom_profile_id: str | int | None = None,
+        custom_profile_id: CustomProfile | str | int | None = None,
         max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> WelcomeMessage:
         """Make a welcome message (page *POST direct_messages/welcome_messages/new*). Nobody sees it before a rule says
         so: :meth:`WelcomeMessageRules.set_default`.
@@ -81,6 +84,7 @@ class WelcomeMessages:
                 and do not say where it goes. It is passed as ``welcome_message.custom_profile_id``, which nobody has
                 confirmed; if the reply does not repeat it, that is logged as a warning.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: something is wrong with the arguments; nothing was sent or spent.
@@ -96,24 +100,28 @@ class WelcomeMessages:
                 )
             message["name"] = name
         if custom_profile_id is not None:
-            message["custom_profile_id"] = checked_id(custom_profile_id, "custom_profile_id")
+            message["custom_profile_id"] = checked_profile_id(custom_profile_id, "custom_profile_id")
         made = await self._caller.call(
             "welcome_messages.create",
             {"welcome_message": message},
             WelcomeMessage,
             message=Message(custom_profile_id=message.get("custom_profile_id"), text=text),
             max_wait=max_wait,
+            timeout=timeout,
         )
         if made.custom_profile_id != message.get("custom_profile_id"):
             _log.warning("welcome message %s: the API did not say that it shows under the custom profile", made.id)
         return made
 
-    async def get(self, welcome_message_id: str | int, *, max_wait: float | None = None) -> WelcomeMessage:
+    async def get(
+        self, welcome_message_id: str | int, *, max_wait: float | None = None, timeout: float | None = None
+    ) -> WelcomeMessage:
         """Look up a welcome message (page *GET direct_messages/welcome_messages/show*; 15 in 15 minutes).
 
         Args:
             welcome_message_id: its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: the id is none.
@@ -121,22 +129,29 @@ class WelcomeMessages:
             ResponseError, ConnectFailed, MalformedResponse: it could not be had.
         """
         arguments = {"id": checked_id(welcome_message_id, "welcome_message_id")}
-        return await self._caller.call("welcome_messages.get", arguments, WelcomeMessage, max_wait=max_wait)
+        return await self._caller.call(
+            "welcome_messages.get", arguments, WelcomeMessage, max_wait=max_wait, timeout=timeout
+        )
 
-    async def list(self, *, max_wait: float | None = None) -> AsyncIterator[WelcomeMessage]:
+    def list(self, *, max_wait: float | None = None, timeout: float | None = None) -> Listing[WelcomeMessage]:
         """Go through all welcome messages of the account (page *GET direct_messages/welcome_messages/list*; 15 pages of
         50 in 15 minutes).
 
         Args:
             max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
         """
-        pages = self._caller.pages("welcome_messages.list", WelcomeMessagePage, count=_LARGEST_PAGE, max_wait=max_wait)
-        async for page in pages:
-            for message in page.welcome_messages or ():
-                yield message
+        return Listing(
+            self._caller,
+            "welcome_messages.list",
+            WelcomeMessagePage,
+            lambda page: page.welcome_messages or (),
+            max_wait=max_wait,
+            timeout=timeout,
+        )
 
     @quiet
     async def update(
@@ -148,6 +163,7 @@ class WelcomeMessages:
         ctas: Sequence[CallToAction] | None = None,
         attachment: Attachable | None = None,
         max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> WelcomeMessage:
         """Say something else in a welcome message (page *PUT direct_messages/welcome_messages/update*). All of it is
         replaced: what is not given is gone. Its name stays.
@@ -159,6 +175,7 @@ class WelcomeMessages:
             ctas: as in :meth:`create`.
             attachment: as in :meth:`create`.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: something is wrong with the arguments; nothing was sent or spent.
@@ -174,14 +191,18 @@ class WelcomeMessages:
             path_id=path_id,
             message=Message(text=text),
             max_wait=max_wait,
+            timeout=timeout,
         )
 
-    async def delete(self, welcome_message_id: str | int, *, max_wait: float | None = None) -> None:
+    async def delete(
+        self, welcome_message_id: str | int, *, max_wait: float | None = None, timeout: float | None = None
+    ) -> None:
         """Delete a welcome message (page *DELETE direct_messages/welcome_messages/destroy*).
 
         Args:
             welcome_message_id: its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: the id is none.
@@ -189,7 +210,7 @@ class WelcomeMessages:
             ResponseError, ConnectFailed: it could not be done.
         """
         arguments = {"id": checked_id(welcome_message_id, "welcome_message_id")}
-        await self._caller.call("welcome_messages.delete", arguments, type(None), max_wait=max_wait)
+        await self._caller.call("welcome_messages.delete", arguments, type(None), max_wait=max_wait, timeout=timeout)
 
 
 @frozen
@@ -199,7 +220,11 @@ class WelcomeMessageRules:
     _caller: Caller
 
     async def create(
-        self, welcome_message: WelcomeMessage | str | int, *, max_wait: float | None = None
+        self,
+        welcome_message: WelcomeMessage | str | int,
+        *,
+        max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> WelcomeMessageRule:
         """Make a rule (page *POST direct_messages/welcome_messages/rules/new*).
 
@@ -209,6 +234,7 @@ class WelcomeMessageRules:
         Args:
             welcome_message: the message that everybody is to see, or its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: the id is none.
@@ -216,14 +242,19 @@ class WelcomeMessageRules:
             ResponseError: the API refused it; with code 214 if the account does not take messages from everybody.
         """
         arguments = {"welcome_message_rule": {"welcome_message_id": _id_of(welcome_message)}}
-        return await self._caller.call("welcome_message_rules.create", arguments, WelcomeMessageRule, max_wait=max_wait)
+        return await self._caller.call(
+            "welcome_message_rules.create", arguments, WelcomeMessageRule, max_wait=max_wait, timeout=timeout
+        )
 
-    async def get(self, rule_id: str | int, *, max_wait: float | None = None) -> WelcomeMessageRule:
+    async def get(
+        self, rule_id: str | int, *, max_wait: float | None = None, timeout: float | None = None
+    ) -> WelcomeMessageRule:
         """Look up a rule (page *GET direct_messages/welcome_messages/rules/show*; 15 in 15 minutes).
 
         Args:
             rule_id: its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: the id is none.
@@ -231,31 +262,37 @@ class WelcomeMessageRules:
             ResponseError, ConnectFailed, MalformedResponse: it could not be had.
         """
         arguments = {"id": checked_id(rule_id, "rule_id")}
-        return await self._caller.call("welcome_message_rules.get", arguments, WelcomeMessageRule, max_wait=max_wait)
+        return await self._caller.call(
+            "welcome_message_rules.get", arguments, WelcomeMessageRule, max_wait=max_wait, timeout=timeout
+        )
 
-    async def list(self, *, max_wait: float | None = None) -> AsyncIterator[WelcomeMessageRule]:
+    def list(self, *, max_wait: float | None = None, timeout: float | None = None) -> Listing[WelcomeMessageRule]:
         """Go through the rules of the account (page *GET direct_messages/welcome_messages/rules/list*; 15 pages of 50
         in 15 minutes).
 
         Args:
             max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
         """
-        pages = self._caller.pages(
-            "welcome_message_rules.list", WelcomeMessageRulePage, count=_LARGEST_PAGE, max_wait=max_wait
+        return Listing(
+            self._caller,
+            "welcome_message_rules.list",
+            WelcomeMessageRulePage,
+            lambda page: page.welcome_message_rules or (),
+            max_wait=max_wait,
+            timeout=timeout,
         )
-        async for page in pages:
-            for rule in page.welcome_message_rules or ():
-                yield rule
 
-    async def delete(self, rule_id: str | int, *, max_wait: float | None = None) -> None:
+    async def delete(self, rule_id: str | int, *, max_wait: float | None = None, timeout: float | None = None) -> None:
         """Delete a rule (page *DELETE direct_messages/welcome_messages/rules/destroy*).
 
         Args:
             rule_id: its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Raises:
             InvalidInput: the id is none.
@@ -263,10 +300,16 @@ class WelcomeMessageRules:
             ResponseError, ConnectFailed: it could not be done.
         """
         arguments = {"id": checked_id(rule_id, "rule_id")}
-        await self._caller.call("welcome_message_rules.delete", arguments, type(None), max_wait=max_wait)
+        await self._caller.call(
+            "welcome_message_rules.delete", arguments, type(None), max_wait=max_wait, timeout=timeout
+        )
 
     async def set_default(
-        self, welcome_message: WelcomeMessage | str | int, *, max_wait: float | None = None
+        self,
+        welcome_message: WelcomeMessage | str | int,
+        *,
+        max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> WelcomeMessageRule:
         """Let everybody see this welcome message from now on (guide *Welcome messages*, *Setting a default*).
 
@@ -278,6 +321,7 @@ class WelcomeMessageRules:
         Args:
             welcome_message: the message, or its id.
             max_wait: seconds to wait for quota, for each of the requests; the client's ``max_wait`` if not given.
+            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
 
         Returns:
             The rule that holds now.
@@ -287,13 +331,13 @@ class WelcomeMessageRules:
             ResponseError, ConnectFailed, MalformedResponse, DeliveryUnknown: it could not be done.
         """
         welcome_message_id = _id_of(welcome_message)
-        old = [rule async for rule in self.list(max_wait=max_wait)]
+        old = [rule async for rule in self.list(max_wait=max_wait, timeout=timeout)]
         standing = [rule for rule in old if rule.welcome_message_id == welcome_message_id]
         if standing:
             await _to_the_end(self._delete_all([rule for rule in old if rule is not standing[-1]]))
             return standing[-1]
         try:
-            new = await self._create_surely(welcome_message_id, old, max_wait)
+            new = await self._create_surely(welcome_message_id, old, max_wait, timeout)
         except RateLimited:
             raise
         except ResponseError as error:
@@ -305,22 +349,26 @@ class WelcomeMessageRules:
             return new
         try:
             await self._caller.call(
-                "welcome_messages.get", {"id": welcome_message_id}, WelcomeMessage, max_wait=max_wait
+                "welcome_messages.get", {"id": welcome_message_id}, WelcomeMessage, max_wait=max_wait, timeout=timeout
             )
         except NotFound:
             raise refusal.with_traceback(None) from None
         return await _to_the_end(self._replace(welcome_message_id, old))
 
     async def _create_surely(
-        self, welcome_message_id: str, old: Sequence[WelcomeMessageRule], max_wait: float | None
+        self,
+        welcome_message_id: str,
+        old: Sequence[WelcomeMessageRule],
+        max_wait: float | None,
+        timeout: float | None,
     ) -> WelcomeMessageRule:
         """Make a rule; if no answer comes, look whether it is there."""
         try:
-            return await self.create(welcome_message_id, max_wait=max_wait)
+            return await self.create(welcome_message_id, max_wait=max_wait, timeout=timeout)
         except DeliveryUnknown as error:
             unknown = error
         known = {rule.id for rule in old}
-        async for rule in self.list(max_wait=max_wait):
+        async for rule in self.list(max_wait=max_wait, timeout=timeout):
             if rule.id not in known and rule.welcome_message_id == welcome_message_id:
                 return rule
         raise unknown.with_traceback(None)
@@ -329,7 +377,7 @@ class WelcomeMessageRules:
         """Make a rule where there may be only one."""
         try:
             await self._delete_all(old)
-            return await self._create_surely(welcome_message_id, old, None)
+            return await self._create_surely(welcome_message_id, old, None, None)
         except TwdmError as error:
             problem = error
         before = next((rule.welcome_message_id for rule in old if rule.welcome_message_id), None)

@@ -26,6 +26,7 @@ _LISTED: Final = {
         "/direct_messages/events/show": "direct_messages.get",
         "/direct_messages/mark_read": "direct_messages.mark_read",
     },
+    "users": {"/users/show/:id": "users.get"},
 }
 
 
@@ -109,10 +110,51 @@ def update_profile(state: State, call: Call) -> Answer:
     return show_account(state, call)
 
 
+def account_json(user_id: str, *, name: str, screen_name: str, verified: bool) -> Json:
+    """Return an account as the API shows it."""
+    return {
+        "id": int(user_id),
+        "id_str": user_id,
+        "name": name,
+        "screen_name": screen_name,
+        "location": "",
+        "description": "",
+        "url": None,
+        "entities": {"description": {"urls": []}},
+        "protected": False,
+        "followers_count": 1000,
+        "friends_count": 10,
+        "created_at": "Mon Nov 29 21:18:15 +0000 2010",
+        "utc_offset": None,
+        "time_zone": None,
+        "verified": verified,
+        "statuses_count": 1,
+        "lang": None,
+        "profile_image_url_https": "https://pbs.twimg.com/profile_images/1/sandbox_normal.png",
+    }
+
+
 def show_account(_: State, call: Call) -> Answer:
-    user = dict(call.account.user)
+    return Answer(_as_asked(call.account.user, call))
+
+
+def show_user(state: State, call: Call) -> Answer:
+    handle = call.fields.get("screen_name", "").lower()
+    if handle == call.account.user["screen_name"].lower():
+        return show_account(state, call)
+    named = {name.lower(): user_id for name, user_id in state.handles.items()}
+    user_id = named.get(handle, handle.removeprefix("person_"))
+    if not user_id.isascii() or not user_id.isdigit():
+        raise Refusal(404, 50, "User not found.", "People are called @person_ID here, or as Sandbox.handles says.")
+    user = account_json(user_id, name=f"Person {user_id}", screen_name=handle, verified=False)
+    return Answer(_as_asked(user, call))
+
+
+def _as_asked(user: Json, call: Call) -> Json:
+    """Return the account with as much as the request asks for."""
+    shown = dict(user)
     if call.fields.get("skip_status", "false") not in {"true", "t", "1"}:
-        user["status"] = {"id": 1, "id_str": "1", "text": "hello"}
+        shown["status"] = {"id": 1, "id_str": "1", "text": "hello"}
     if call.fields.get("include_entities", "true") not in {"true", "t", "1"}:
-        user.pop("entities")
-    return Answer(user)
+        shown.pop("entities")
+    return shown

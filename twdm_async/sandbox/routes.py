@@ -71,6 +71,7 @@ ROUTES: Final = (
     Route(
         "GET", "/1.1/application/rate_limit_status.json", "application.rate_limit_status", accounts.show_limits, True
     ),
+    Route("GET", "/1.1/users/show.json", "users.get", accounts.show_user, True),
     Route("POST", "/1.1/media/upload.json", "media.upload", uploads.upload, True),
     Route("GET", "/1.1/media/upload.json", "media.upload_status", uploads.upload_status, True),
     Route("POST", "/2/media/upload", "media_v2.upload", uploads.upload_v2, True),

@@ -8,17 +8,18 @@ import json
 import math
 import random
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from aiohttp import web
 from attrs import evolve
 
 from twdm_async._clock import Clock
 from twdm_async._numbers import checked_seconds
-from twdm_async.client import Client
+from twdm_async.client import Client, ClientOptions
 from twdm_async.credentials import Credentials
 from twdm_async.models.checks import checked_id
 from twdm_async.quota.spec import QuotaTable, Scope
+from twdm_async.sandbox.accounts import account_json
 from twdm_async.sandbox.body import LARGEST_BODY, Body, call_of, read_body, recipient_named
 from twdm_async.sandbox.call import Answer, Call
 from twdm_async.sandbox.clock import SandboxClock
@@ -173,6 +174,11 @@ class Sandbox:
         return self._state.unreachable
 
     @property
+    def handles(self) -> dict[str, str]:
+        """User ids of people by their handles. Everybody is also called ``person_ID``. Add to it as you like."""
+        return self._state.handles
+
+    @property
     def media(self) -> Mapping[str, StoredMedia]:
         """The uploaded files there are, by id."""
         return self._state.media
@@ -218,20 +224,16 @@ class Sandbox:
         user_id = checked_id(user_id, "user_id")
         return Person(user_id, account_id, self._state, self.url, self._deliveries.tell_of_chat, self._story)
 
-    def client(self, **options: Any) -> Client:
-        """Return a client of this sandbox: with its keys, addresses, quotas and time.
+    def client(self, credentials: Credentials | None = None, **options: Unpack[ClientOptions]) -> Client:
+        """Return a client of this sandbox: with its keys, address, quotas and time.
 
         Args:
+            credentials: of another account than the first one.
             options: of :class:`twdm_async.Client`, in place of these.
         """
-        given: dict[str, Any] = {
-            "credentials": self.credentials,
-            "api_url": self.url,
-            "upload_url": self.url,
-            "quotas": self.quotas,
-            "clock": self.time,
-        }
-        return Client(**given | options)
+        own: ClientOptions = {"api_url": self.url, "quotas": self.quotas, "clock": self.time}
+        both: ClientOptions = {**own, **options}
+        return Client(credentials or self.credentials, **both)
 
     async def subscribe(
         self,
@@ -320,7 +322,8 @@ class Sandbox:
         if credentials is None:
             token, secret = f"{user_id}-sandbox-access-token", f"sandbox-access-token-secret-{user_id}"
             credentials = evolve(_CREDENTIALS, access_token=token, access_token_secret=secret)
-        user = _user(user_id, verified=verified)
+        user = account_json(user_id, name="Sandbox Brand", screen_name="sandbox_brand", verified=verified)
+        user["description"] = "A brand with many agents."
         self._gate.accounts[credentials.access_token] = StoredAccount(
             credentials, user, allowlisted, permission, legacy_access
         )
@@ -536,26 +539,3 @@ def _check_access(account: StoredAccount, family: str) -> None:
     is_about_messages = family.startswith(("direct_messages.", "welcome_message"))
     if is_about_messages and account.permission != "read-write-directmessages":
         raise Refusal(403, 93, "This application is not allowed to access or delete your direct messages.")
-
-
-def _user(user_id: str, *, verified: bool) -> dict[str, Any]:
-    return {
-        "id": int(user_id),
-        "id_str": user_id,
-        "name": "Sandbox Brand",
-        "screen_name": "sandbox_brand",
-        "location": "",
-        "description": "A brand with many agents.",
-        "url": None,
-        "entities": {"description": {"urls": []}},
-        "protected": False,
-        "followers_count": 1000,
-        "friends_count": 10,
-        "created_at": "Mon Nov 29 21:18:15 +0000 2010",
-        "utc_offset": None,
-        "time_zone": None,
-        "verified": verified,
-        "statuses_count": 1,
-        "lang": None,
-        "profile_image_url_https": "https://pbs.twimg.com/profile_images/1/sandbox_normal.png",
-    }

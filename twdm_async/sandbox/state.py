@@ -98,6 +98,7 @@ class State:
         self.profiles: dict[str, StoredProfile] = {}
         self.media: dict[str, StoredMedia] = {}
         self.unreachable: set[str] = set()
+        self.handles: dict[str, str] = {}
         self.one_rule_only = True
         self.typing: list[Typing] = []
         self.reading: list[Reading] = []

@@ -41,6 +41,7 @@ class Attempt:
     """One request on its way. Whoever holds it can tell, also after a cancellation, whether bytes left.
 
     Args:
+        timeout: seconds it may take once it is connected; to connect may take as long again.
         send_by: by the machine's uptime, when its first byte must have left, since its slot may not count any more
             afterwards.
         uptime: tells that.
@@ -48,10 +49,11 @@ class Attempt:
 
     __slots__ = (
         "_cancelling", "_connection", "_is_expired", "_send_by", "_task", "_uptime", "authorization", "chunks",
-        "due", "is_late", "message", "payload", "sent", "work",
+        "due", "is_late", "message", "payload", "sent", "timeout", "work",
     )  # fmt: skip
 
-    def __init__(self, send_by: float = math.inf, uptime: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, timeout: float, send_by: float = math.inf, uptime: Callable[[], float] = time.monotonic) -> None:
+        self.timeout = timeout
         self.sent = False
         self.is_late = False
         self.authorization = ""  # its signature

@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import copy
 import logging
 import math
 import random
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, assert_never
 
 from attrs import define, evolve
 
 from twdm_async import errors
 from twdm_async._forks import forks
-from twdm_async._numbers import checked_seconds
+from twdm_async._numbers import checked_number, checked_seconds
 from twdm_async._quiet import mistake
 from twdm_async.endpoints import ENDPOINTS, Host, Safety
 from twdm_async.models.direct_messages import DirectMessage
@@ -36,7 +37,7 @@ from twdm_async.transport.sent import SentMessages
 from twdm_async.transport.wire import Fault, Message, Reply, Request, Sink
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Container, Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from twdm_async._clock import Clock
     from twdm_async.credentials import Credentials
@@ -49,19 +50,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Page(Protocol):
-    """One page of a list."""
-
-    @property
-    def next_cursor(self) -> str | None:
-        """What the next page is asked for with; ``None`` on the last one."""
-
-
-P = TypeVar("P", bound=Page)
-
 _ANYONE = Lane()
 _FOR_EVER: Final = 1e9  # seconds
-_DISTINCT: Final = 2e-6  # seconds
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +95,7 @@ class _Call(Generic[T]):
 
     Args:
         into: the model of its answer.
+        timeout: seconds that each of its attempts may take.
         slot: of the attempt to be made.
         attempt: that is being made.
         stamp: when it was, by the server's clock in seconds since 1970; no two attempts have the same.
@@ -118,6 +109,7 @@ class _Call(Generic[T]):
     request: Request
     into: type[T]
     journal: Journal | None
+    timeout: float
     slot: Slot | None = None
     attempt: Attempt | None = None
     story: retry.Story = retry.BEGINNING
@@ -140,6 +132,14 @@ class _Call(Generic[T]):
         return self.attempt is not None and self.attempt.sent and not is_the_clients
 
 
+@define(eq=False)
+class _Home:
+    """The event loop and the process that a client is bound to."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+    forks: int = 0
+
+
 class Caller:
     """Makes calls, each of them one attempt or several.
 
@@ -150,6 +150,7 @@ class Caller:
         http: sends it.
         credentials: make the fingerprints of texts.
         clock: where time comes from.
+        timeout: seconds one attempt may take. Leases of slots are as long as this one needs.
         max_wait: seconds a call may wait for quota if it does not say itself.
         uncounted_reads: whether calls that only read may leave while the quota store fails.
         observers: are told of every attempt.
@@ -164,6 +165,7 @@ class Caller:
         *,
         credentials: Credentials,
         clock: Clock,
+        timeout: float,
         max_wait: float | None = None,
         uncounted_reads: bool = False,
         observers: Sequence[Observer] = (),
@@ -173,19 +175,38 @@ class Caller:
         self._signer = signer
         self._http = http
         self.clock = clock
+        self._longest = self._timeout = timeout
         self._max_wait = checked_wait(max_wait)
         self._uncounted_reads = uncounted_reads
         self._observers = observers
         self._budget = retry.RetryBudget()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._forks = 0
+        self._home = _Home()
         self._under_way: set[_Call[Any]] = set()
         self._idle = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()  # in which attempts are made that are the client's
-        self._last_stamp = 0.0
         self.places = Places(http.most)
         self._server_time = signer.server_time  # one for all who wait, and not one each
         self.sent = SentMessages(credentials)
+
+    def with_options(self, *, timeout: float | None, max_wait: float | None, observers: Sequence[Observer]) -> Self:
+        """Return a caller that shares everything with this one, and whose calls have other defaults.
+
+        Args:
+            timeout: seconds one attempt may take; as before if ``None``.
+            max_wait: seconds a call may wait for quota; as before if ``None``.
+            observers: are told of its attempts, after those that are told of all.
+
+        Raises:
+            InvalidInput: `timeout` is longer than the leases of slots allow, or one of them is not a number of seconds.
+        """
+        other = copy.copy(self)
+        other._timeout = self._checked_timeout(timeout)  # noqa: SLF001 - it is one of ours
+        other._max_wait = self._max_wait if max_wait is None else checked_wait(max_wait)  # noqa: SLF001 - as above
+        other._observers = (*self._observers, *observers)  # noqa: SLF001 - as above
+        return other
+
+    def _checked_timeout(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else checked_number(timeout, "timeout", most=self._longest)
 
     @property
     def api_host(self) -> str:
@@ -198,13 +219,13 @@ class Caller:
         Raises:
             WrongEventLoop: it is bound to another one, or to the process that this one was forked off.
         """
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop, self._forks = loop, forks()
-        elif self._forks != forks():
+        loop, home = asyncio.get_running_loop(), self._home
+        if home.loop is None:
+            home.loop, home.forks = loop, forks()
+        elif home.forks != forks():
             raise errors.WrongEventLoop(problem="the client was used before this process was forked off")
-        elif self._loop is not loop:
-            gone = ", which is closed" if self._loop.is_closed() else ""
+        elif home.loop is not loop:
+            gone = ", which is closed" if home.loop.is_closed() else ""
             raise errors.WrongEventLoop(problem=f"the client is in use in another event loop{gone}")
         return loop
 
@@ -262,6 +283,7 @@ class Caller:
         message: Message | None = None,
         lane: Lane = _ANYONE,
         max_wait: float | None = None,
+        timeout: float | None = None,
         slot: Slot | None = None,
         waited: float = 0.0,
         journal: Journal | None = None,
@@ -278,6 +300,7 @@ class Caller:
             message: what is known of the message that is sent.
             lane: where to wait.
             max_wait: seconds to wait for quota, over all attempts; the client's if not given.
+            timeout: seconds one attempt may take; the client's if not given, and no more than that.
             slot: of the first attempt, if there is one already.
             waited: seconds that it took to have it.
             journal: where its attempts are written down.
@@ -295,7 +318,7 @@ class Caller:
             request = wire.encode(ENDPOINTS[name], hosts, arguments, path_id=path_id, message=message)
             request.sink = sink
             del arguments  # a traceback that shows what its frames hold is not to show a message
-            call = _Call(request, into, journal, slot, waited=waited)
+            call = _Call(request, into, journal, self._checked_timeout(timeout), slot, waited=waited)
             return await self._attempts(call, lane, max_wait)
         except errors.TwdmError:
             raise
@@ -326,30 +349,6 @@ class Caller:
                         await self.clock.sleep(outcome.after)
                 case _:
                     assert_never(outcome)
-
-    async def pages(self, name: str, into: type[P], *, count: int, max_wait: float | None) -> AsyncGenerator[P]:
-        """Go through the pages of a list. A page may be empty and still not be the last.
-
-        Args:
-            name: a name from the table of endpoints.
-            into: the model of a page.
-            count: how much there is on a page.
-            max_wait: seconds to wait for quota, for each page; the client's if not given.
-
-        Raises:
-            TwdmError: as :meth:`call`.
-        """
-        arguments = {"count": str(count)}
-        cursors: set[str] = set()
-        while True:
-            page = await self.call(name, arguments, into, max_wait=max_wait)
-            yield page
-            if not page.next_cursor:
-                return
-            if page.next_cursor in cursors:
-                raise errors.MalformedResponse(endpoint=name, status=200, problem="a cursor that was told before")
-            cursors.add(page.next_cursor)
-            arguments["cursor"] = page.next_cursor
 
     async def _admit(self, call: _Call[Any], lane: Lane, patience: float | None) -> float | None:
         """Get `call` a slot. Returns how many seconds of waiting are left."""
@@ -449,14 +448,14 @@ class Caller:
         """
         slot = call.slot
         if slot is None:
-            call.attempt = Attempt()
+            call.attempt = Attempt(call.timeout)
         elif self.clock.uptime() <= slot.send_by:
-            call.attempt = Attempt(slot.send_by, self.clock.uptime)
+            call.attempt = Attempt(call.timeout, slot.send_by, self.clock.uptime)
         else:
             self._give_back(call)
             return None
         call.number += 1
-        call.began, call.stamp = self.clock.monotonic(), self._next_stamp()
+        call.began, call.stamp = self.clock.monotonic(), self._signer.next_stamp()
         return call.attempt
 
     def _end(self, call: _Call[Any]) -> None:
@@ -549,14 +548,6 @@ class Caller:
             self._limiter.give_back(call.slot)
             call.slot = None
 
-    def _next_stamp(self) -> float:
-        """The time by the server's clock, as far as it is known; no two attempts have the same, to the microsecond."""
-        now = self._signer.server_time()
-        if abs(now - self._last_stamp) < _DISTINCT:
-            now = self._last_stamp + _DISTINCT
-        self._last_stamp = now
-        return now
-
     def _decide(self, call: _Call[T], attempt: Attempt, reply: Reply | Fault) -> Outcome[T]:
         """What follows from `reply`."""
         request, error = call.request, None
@@ -636,6 +627,7 @@ class Caller:
             took=self.clock.monotonic() - call.began,
             left=attempt.sent,
             status=reply.status if isinstance(reply, Reply) else None,
+            headers=reply.headers if isinstance(reply, Reply) else {},
             problem=reply.problem if isinstance(reply, Fault) else None,
             outcome=outcome.answer if isinstance(outcome, Answered) else error or outcome,
             is_abandoned=call.is_abandoned,

@@ -150,13 +150,14 @@ class _OnPaper(aiohttp.BaseConnector):
         return self.handler
 
 
-async def learn(connector: aiohttp.BaseConnector, host: str, *, trust_env: bool) -> Direct | None:
+async def learn(connector: aiohttp.BaseConnector, host: str, *, trust_env: bool, proxy: str | None) -> Direct | None:
     """Find out how aiohttp makes a request to `host`. It makes one on paper; nothing leaves the machine.
 
     Args:
         connector: will have the connections.
         host: scheme and host.
         trust_env: whether aiohttp takes proxies from the environment.
+        proxy: the proxy that all requests go through.
 
     Returns:
         What sends requests directly; ``None`` if they must go through the session, since there is a proxy, or since
@@ -170,7 +171,9 @@ async def learn(connector: aiohttp.BaseConnector, host: str, *, trust_env: bool)
     async with open_session(on_paper, (), is_ours=True, trust_env=trust_env) as session:
         by_session: _Tried | None = None
         with contextlib.suppress(Exception):  # whatever it is, it does not tell
-            by_session = await _tried(lambda attempt: exchange(session, request, attempt, lambda: None), on_paper)
+            by_session = await _tried(
+                lambda attempt: exchange(session, request, attempt, lambda: None, proxy=proxy), on_paper
+            )
         if by_session is None:
             raise IncompatibleAiohttp(problem=f"aiohttp {aiohttp.__version__} does not tell when a request leaves")
         if on_paper.request.proxy is not None:
@@ -200,7 +203,7 @@ async def _tried(send: Callable[[Attempt], Awaitable[Reply | Fault]], on_paper: 
     """Return what was written and what was read when a request was sent on paper; ``None`` if nobody was told that it
     left, or no reply was read.
     """
-    attempt = Attempt()
+    attempt = Attempt(_LONGEST_TRY)
     attempt.authorization = "OAuth"
     try:
         async with asyncio.timeout(_LONGEST_TRY):

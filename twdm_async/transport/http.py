@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import ssl
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
@@ -36,16 +38,28 @@ class HttpTransport:
 
     Args:
         borrowed: a session whose connections are used, and which is never closed; ``None`` makes one.
-        timeout: seconds one attempt may take, from the connection on; having one may take as long again, the wait for
-            a place in a borrowed session's pool included.
         trace_configs: aiohttp's, which see every request, its signature included.
+        proxy: the address of a proxy that all requests go through.
+        ca_file: certificates to trust, in PEM format, besides those that the system trusts.
+
+    Raises:
+        InvalidInput: `proxy` is not such an address, `ca_file` cannot be read, or a borrowed session is to trust it.
     """
 
     def __init__(
-        self, borrowed: aiohttp.ClientSession | None, timeout: float, trace_configs: Sequence[aiohttp.TraceConfig] = ()
+        self,
+        borrowed: aiohttp.ClientSession | None,
+        trace_configs: Sequence[aiohttp.TraceConfig] = (),
+        *,
+        proxy: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._borrowed = borrowed
-        self._timeout = timeout
+        self._proxy = None if proxy is None else _checked_proxy(proxy)
+        if borrowed is not None and ca_file is not None:
+            problem = "belongs to the connector of the session that was given to the client"
+            raise InvalidInput(parameter="ca_file", problem=problem)
+        self._tls = None if ca_file is None else _trusting(ca_file)
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # that has the connections
         self._direct: dict[str, Direct | None] = {}  # by host; None where all go through the session
@@ -139,9 +153,9 @@ class HttpTransport:
                 return await finish(attempt)
             if direct is None:
                 extend = partial(self._extend, attempt, loop)
-                return await exchange(self._session or self._open(), request, attempt, extend)
+                return await exchange(self._session or self._open(), request, attempt, extend, proxy=self._proxy)
             await direct.start(request, attempt)
-            attempt.due = loop.time() + self._timeout  # the timer still rings earlier, and is then set to this
+            attempt.due = loop.time() + attempt.timeout  # the timer still rings earlier, and is then set to this
             return await finish(attempt)
         except asyncio.CancelledError:
             if not attempt.has_expired():
@@ -160,7 +174,7 @@ class HttpTransport:
     def _extend(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> None:
         """Let the time of an attempt begin anew."""
         if not self._is_closed:
-            attempt.due = loop.time() + self._timeout
+            attempt.due = loop.time() + attempt.timeout
             self._watch(attempt, loop)
 
     def _watch(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> None:
@@ -194,7 +208,7 @@ class HttpTransport:
                 session = self._session or self._open()
                 if session.connector is None:
                     raise InvalidInput(parameter="session", problem="was given to the client, and is closed")
-                learning = learn(session.connector, host, trust_env=session.trust_env)
+                learning = learn(session.connector, host, trust_env=session.trust_env, proxy=self._proxy)
                 # In a task, so that nothing of it is left in the caller's context.
                 direct = await asyncio.create_task(learning, name="twdm_async learn")
                 self._direct[host] = None if self._trace_configs else direct
@@ -206,12 +220,42 @@ class HttpTransport:
         # The lender's connections, proxies from the environment and traces, but not its headers, cookies or base URL.
         connector = lender.connector if lender is not None else None
         self._session = open_session(
-            connector or aiohttp.TCPConnector(limit=0),
+            connector or aiohttp.TCPConnector(limit=0, ssl=self._tls or True),
             self._trace_configs,
             is_ours=connector is None,
             trust_env=lender.trust_env if lender is not None else False,
         )
         return self._session
+
+
+def _checked_proxy(proxy: str) -> str:
+    try:
+        parts = urlsplit(proxy)
+        is_right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except (ValueError, TypeError, AttributeError):
+        is_right = False
+    if not is_right:
+        problem = (
+            "must be the address of an HTTP proxy, such as http://proxy.example.com:3128"  # it may hold a password
+        )
+        raise InvalidInput(parameter="proxy", problem=problem)
+    return proxy
+
+
+def _trusting(ca_file: str | os.PathLike[str]) -> ssl.SSLContext:
+    """Make a TLS context that trusts the system's certificates and those in the file."""
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(ca_file)
+    except ssl.SSLError:
+        problem = f"{os.fspath(ca_file)} holds no certificate in PEM format"
+    except OSError as error:
+        problem = f"{os.fspath(ca_file)} cannot be read: {error.strerror}"
+    except (TypeError, ValueError):
+        problem = "must be the path of a file"
+    else:
+        return context
+    raise InvalidInput(parameter="ca_file", problem=problem)
 
 
 def _fault(error: aiohttp.ClientError | HttpProcessingError | TimeoutError | OSError, sent: bool) -> Fault:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from twdm_async.transport.wire import Request
 
 _BLOCK: Final = 64  # bytes, of SHA-1
+_DISTINCT: Final = 2e-6  # seconds
 
 _KNOWN_HOSTS: Final = frozenset({"api.twitter.com", "api.x.com", "upload.twitter.com", "upload.x.com"})
 
@@ -114,6 +115,7 @@ class OAuth1Signer:
         self._outer = hashlib.sha1(bytes(byte ^ 0x5C for byte in key))  # noqa: S324 - as above
         self.skew = 0.0
         """Seconds by which the server's clock is ahead of this machine's."""
+        self._last_stamp = 0.0
         consumer_key, token = _escape(self._consumer_key), _escape(self._token)
         # The OAuth parameters, already in order and escaped, around the nonce and the timestamp.
         self._base_parts = (
@@ -129,6 +131,14 @@ class OAuth1Signer:
     def server_time(self) -> float:
         """Return the seconds since 1970 by the server's clock, as far as it is known; in any thread."""
         return self._clock.wall() + self.skew
+
+    def next_stamp(self) -> float:
+        """Return the time by the server's clock, as :meth:`server_time` does, but never the same time twice."""
+        now = self.server_time()
+        if abs(now - self._last_stamp) < _DISTINCT:
+            now = self._last_stamp + _DISTINCT
+        self._last_stamp = now
+        return now
 
     def sign(self, request: Request, at: float | None = None) -> str:
         """Return the value of the Authorization header, with a nonce that no other call has.

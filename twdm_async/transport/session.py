@@ -181,7 +181,12 @@ def open_session(
 
 
 async def exchange(
-    session: aiohttp.ClientSession, request: Request, attempt: Attempt, extend: Callable[[], None]
+    session: aiohttp.ClientSession,
+    request: Request,
+    attempt: Attempt,
+    extend: Callable[[], None],
+    *,
+    proxy: str | None,
 ) -> Reply | Fault:
     """Have `session` send `request`, and read the reply. Redirects are not followed.
 
@@ -190,16 +195,17 @@ async def exchange(
         request: what to send.
         attempt: learns whether bytes left.
         extend: is called when the time of the attempt begins anew.
+        proxy: the proxy that the request goes through.
     """
     _current.set((attempt, extend))
     for _ in range(MOST_STALE):
         with contextlib.suppress(_Unasked):
-            return await _exchange(session, request, attempt, extend)
+            return await _exchange(session, request, attempt, extend, proxy)
     raise aiohttp.ServerDisconnectedError
 
 
 async def _exchange(
-    session: aiohttp.ClientSession, request: Request, attempt: Attempt, extend: Callable[[], None]
+    session: aiohttp.ClientSession, request: Request, attempt: Attempt, extend: Callable[[], None], proxy: str | None
 ) -> Reply | Fault:
     async with session.request(
         request.endpoint.method,
@@ -207,6 +213,7 @@ async def _exchange(
         data=_body(request.body),
         headers=_headers(request),
         allow_redirects=False,
+        proxy=proxy,
         trace_request_ctx=request.endpoint.name,
     ) as response:
         if not attempt.sent:  # a reply without a request: what aiohttp does is not what it did in the check

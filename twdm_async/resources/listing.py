@@ -1,0 +1,147 @@
+"""A list of the API that comes in pages."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+
+from attrs import frozen
+
+from twdm_async._numbers import checked_count
+from twdm_async.errors import InvalidInput, MalformedResponse
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from twdm_async.transport.call import Caller
+
+T = TypeVar("T")
+
+_LARGEST_PAGE: Final = 50
+_LONGEST_CURSOR: Final = 4096  # characters
+
+
+class _Answer(Protocol):
+    """A page as the API sends it."""
+
+    @property
+    def next_cursor(self) -> str | None:
+        """Asks for the next page; ``None`` on the last one."""
+
+
+A = TypeVar("A", bound=_Answer)
+
+
+@frozen
+class Page(Generic[T]):
+    """One page of a list.
+
+    Args:
+        items: what is on it, in the API's order. It may be empty and still not be the last page.
+        next_cursor: asks for the next page; ``None`` on the last one.
+    """
+
+    items: tuple[T, ...]
+    next_cursor: str | None = None
+
+
+class Listing(AsyncIterator[T]):
+    """A list that is read page by page, as far as it is needed: ``async for item in listing``. Nothing is sent before.
+
+    One listing is gone through once; make another one to begin again.
+
+    Raises:
+        QuotaWaitTooLong: a page would wait for quota longer than `max_wait`.
+        ResponseError: the API refused the request.
+        ConnectFailed: no connection could be made.
+        MalformedResponse: a page cannot be read, or names a cursor for the second time.
+    """
+
+    def __init__(
+        self,
+        caller: Caller,
+        name: str,
+        into: type[A],
+        items: Callable[[A], Sequence[T]],
+        *,
+        max_wait: float | None,
+        timeout: float | None,
+    ) -> None:
+        self._caller = caller
+        self._name = name
+        self._into: type[Any] = into
+        self._items: Callable[[Any], Sequence[T]] = items
+        self._max_wait = max_wait
+        self._timeout = timeout
+        self._all: AsyncGenerator[T] | None = None
+
+    async def page(self, cursor: str | None = None) -> Page[T]:
+        """Read one page, with one request.
+
+        Args:
+            cursor: :attr:`Page.next_cursor` of the page before; the first page if not given.
+
+        Raises:
+            InvalidInput: `cursor` is not a string that the API can have sent.
+            QuotaWaitTooLong, ResponseError, ConnectFailed, MalformedResponse: as above.
+        """
+        arguments = {"count": str(_LARGEST_PAGE)}
+        if cursor is not None:
+            is_cursor = isinstance(cursor, str) and cursor.isprintable() and 0 < len(cursor) <= _LONGEST_CURSOR
+            if not is_cursor:
+                raise InvalidInput(parameter="cursor", problem="must be the next_cursor of a page")
+            arguments["cursor"] = cursor
+        answer = await self._caller.call(
+            self._name, arguments, self._into, max_wait=self._max_wait, timeout=self._timeout
+        )
+        return Page(tuple(self._items(answer)), answer.next_cursor or None)
+
+    async def pages(self) -> AsyncGenerator[Page[T]]:
+        """Go through all pages, from the first one. Errors are those of :meth:`page`."""
+        cursor: str | None = None
+        seen: set[str] = set()
+        while True:
+            page = await self.page(cursor)
+            yield page
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+            if cursor in seen:
+                raise MalformedResponse(endpoint=self._name, status=200, problem="a cursor that was told before")
+            seen.add(cursor)
+
+    async def first(self, n: int) -> list[T]:
+        """Return the first `n` items, or all if there are fewer. No more pages are read than that takes.
+
+        Args:
+            n: how many, at least 1.
+
+        Raises:
+            InvalidInput: `n` is not a positive whole number.
+            QuotaWaitTooLong, ResponseError, ConnectFailed, MalformedResponse: as above.
+        """
+        checked_count(n, "n")
+        found: list[T] = []
+        async with contextlib.aclosing(self.pages()) as pages:
+            async for page in pages:
+                found += page.items
+                if len(found) >= n:
+                    break
+        return found[:n]
+
+    async def __anext__(self) -> T:
+        if self._all is None:
+            self._all = self._go_through()
+        return await anext(self._all)
+
+    async def aclose(self) -> None:
+        """End the iteration, for ``contextlib.aclosing``."""
+        if self._all is not None:
+            await self._all.aclose()
+
+    async def _go_through(self) -> AsyncGenerator[T]:
+        async with contextlib.aclosing(self.pages()) as pages:
+            async for page in pages:
+                for item in page.items:
+                    yield item
