@@ -225,8 +225,8 @@ def print_quotas() -> None:
 
 @frozen
 class DayReport:
-    """The messages of the first day: how many live ones there were, how many of these were sent within five minutes, and
-    how many bulk ones were sent.
+    """The messages of the first day: how many live ones there were, how many of these were sent within five minutes,
+    and how many bulk ones were sent.
     """
 
     live: int

@@ -30,7 +30,7 @@ class Entry:
 
 
 class Journal:
-    """The latest entries, of which tasks can await the next one."""
+    """A log of the latest entries. Tasks can wait for the next entry."""
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=_MOST)
