@@ -15,7 +15,7 @@ configure the sandboxes of all tests of a module or a folder, override the fixtu
 
 An option of the marker replaces the option of the same name in ``twdm_options``; the other options stay.
 
-A test fails if a webhook fails in it: if an event is set aside because its handler raised, or if a webhook answers with
+A test fails if a webhook fails in it: if an event is set aside because its handler failed, or if a webhook answers with
 another status than 200. If a test makes a webhook fail on purpose, it calls ``twdm_sandbox.problems.clear()``
 afterwards.
 """
