@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME ...]``: measure, side by side in one run."""
+"""Runs the benchmarks: ``python -m benchmarks [NAME ...]``. What is compared is measured side by side in one run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DOCUMENTS: Final = Path(__file__).parent.parent / "docs"
 
 
 def loops(name: str) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Return the event loops on which a benchmark runs: sends run on uvloop, too, if it is installed."""
+    """Return factories of the event loops on which a benchmark runs: asyncio; for sends uvloop too, if installed."""
     found = {"asyncio": asyncio.new_event_loop}
     if name == "send":
         try:

@@ -1,6 +1,6 @@
-"""Clients that send one message. Those that are not installed are left out.
+"""The clients that are compared: each sends one message. Clients that are not installed are left out.
 
-None but ours knows quotas, lanes or what became of a message; the bare POST does not even sign.
+Only this library's client has quotas and lanes, and tracks the delivery of a message; the bare POST does not even sign.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from twdm_async import Client
 
 Send = Callable[[], Awaitable[object]]
 Contender = Callable[[str, int], AbstractAsyncContextManager[Send]]
-"""Takes the server's scheme and host, and how many sends will be under way at once."""
+"""Takes the URL of the server, and the number of sends that will be under way at once."""
 
 _FOUR: Final = {
     "consumer_key": KEYS.consumer_key,
@@ -37,7 +37,7 @@ def _session() -> aiohttp.ClientSession:
 
 @contextlib.asynccontextmanager
 async def bare_post(url: str, _: int) -> AsyncGenerator[Send]:
-    """Make one POST with aiohttp's session, and read the reply."""
+    """Make a POST with an aiohttp session, and read the reply."""
     async with _session() as session:
 
         async def send() -> None:
@@ -50,21 +50,21 @@ async def bare_post(url: str, _: int) -> AsyncGenerator[Send]:
 
 @contextlib.asynccontextmanager
 async def ours(url: str, _: int) -> AsyncGenerator[Send]:
-    """Send as this library does: with quotas of account and app, signing, models and delivery tracking."""
+    """Send with this library: with quotas of account and app, signing, models and delivery tracking."""
     async with Client(KEYS, api_url=url, upload_url=url, quotas=WIDE) as client:
         yield lambda: client.direct_messages.send(PERSON, TEXT, custom_profile_id=PROFILE)
 
 
 @contextlib.asynccontextmanager
 async def ours_by_session(url: str, _: int) -> AsyncGenerator[Send]:
-    """Send so through aiohttp's session, as where there is a proxy or a trace."""
+    """Send with this library through an aiohttp session, as it does if there is a proxy or a trace."""
     traces = [aiohttp.TraceConfig()]
     async with Client(KEYS, api_url=url, upload_url=url, quotas=WIDE, trace_configs=traces) as client:
         yield lambda: client.direct_messages.send(PERSON, TEXT, custom_profile_id=PROFILE)
 
 
 class _Redirected:
-    """A session whose requests all go to the server of the benchmark: tweepy knows one host only."""
+    """A session that sends every request to the benchmark's server, since the host is fixed in tweepy."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
@@ -76,7 +76,7 @@ class _Redirected:
 
 @contextlib.asynccontextmanager
 async def tweepy_async(url: str, _: int) -> AsyncGenerator[Send]:
-    """Send with one session for all: without it, tweepy opens one for each request."""
+    """Send with tweepy's ``AsyncClient`` and one session for all requests; by itself, tweepy opens one for each."""
     tweepy: Any = importlib.import_module("tweepy.asynchronous")
     async with _session() as session:
         client = tweepy.AsyncClient(**_FOUR)
@@ -107,7 +107,7 @@ async def peony(url: str, _: int) -> AsyncGenerator[Send]:
 
 
 class _Plain:
-    """An adapter of requests that sends plain HTTP where https was written: tweepy always writes it."""
+    """An adapter for requests that sends https URLs as plain HTTP, since tweepy always writes https."""
 
     def __init__(self, adapter: Any) -> None:
         self._adapter = adapter
@@ -122,7 +122,7 @@ class _Plain:
 
 @contextlib.asynccontextmanager
 async def tweepy_threads(url: str, at_once: int) -> AsyncGenerator[Send]:
-    """Call tweepy's ``API`` in threads, since it blocks; each thread has one of its own."""
+    """Call tweepy's ``API`` in threads, since it blocks; each thread has its own ``API`` object."""
     tweepy: Any = importlib.import_module("tweepy")
     mine = threading.local()
 
@@ -163,11 +163,11 @@ CONTENDERS: Final[dict[str, tuple[Contender, str]]] = {
     "tweepy in threads": (tweepy_threads, "tweepy"),
     "httpx + oauthlib": (httpx_oauthlib, "httpx"),
 }
-"""By name: the client, and the module that it needs."""
+"""The clients by name, each with the module that it needs."""
 
 
 def installed() -> dict[str, Contender]:
-    """Return the contenders that can run here."""
+    """Return the contenders whose modules are installed."""
     found: dict[str, Contender] = {}
     for name, (contender, module) in CONTENDERS.items():
         with contextlib.suppress(Exception):  # some raise errors of their own where a part is missing

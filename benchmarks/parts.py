@@ -1,4 +1,4 @@
-"""What parts of a send cost by themselves: signing, reading, the import, the first send."""
+"""The cost of the parts of a send, each measured by itself: signing, reading, the import, the first send."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _URL: Final = "https://api.twitter.com"
 
 
 def in_turns(parts: dict[str, Callable[[], object]], times: int) -> dict[str, list[float]]:
-    """Return the seconds that each part took in each round."""
+    """Run the parts in turns. Return the seconds for one call of each part, in each round."""
     taken: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(_ROUNDS):
         for name, part in parts.items():
@@ -38,7 +38,7 @@ def in_turns(parts: dict[str, Callable[[], object]], times: int) -> dict[str, li
 
 
 async def signing() -> AsyncIterator[Figure]:
-    """The signature of one send, beside oauthlib's client."""
+    """Measure the signing of a send, compared with oauthlib's client."""
     request = wire.Request(ENDPOINTS["direct_messages.send"], _URL, PATH, body=BODY, content_type=wire.JSON)
     signer = OAuth1Signer(KEYS, Clock())
     theirs: Any = oauth1.Client(
@@ -53,7 +53,7 @@ async def signing() -> AsyncIterator[Figure]:
 
 
 async def reading() -> AsyncIterator[Figure]:
-    """A reply to a model, beside what the standard library's json takes to load it."""
+    """Measure the conversion of a reply to a model, compared with ``json.loads`` of the reply."""
     send, listing = ENDPOINTS["direct_messages.send"], ENDPOINTS["direct_messages.list"]
     one = REPLY % (FIRST_ID, PERSON.encode())
     page = json.dumps({"events": 50 * [json.loads(one)["event"]]}, separators=(",", ":")).encode()  # as the API does
@@ -93,7 +93,7 @@ asyncio.run(main())
 
 
 async def beginning() -> AsyncIterator[Figure]:
-    """The import and the first send of a process."""
+    """Measure the import, and the first send of a process."""
     programs = {
         "import": "from twdm_async import Client",
         "dependencies": "import aiohttp, attrs, cattrs",

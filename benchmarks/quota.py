@@ -1,4 +1,4 @@
-"""What admission costs: beside a bare ``AsyncLimiter`` in turns, and in each store.
+"""The cost of admission, compared with a bare ``AsyncLimiter`` in turns, and in each store.
 
 Redis is measured if ``redis-server`` or ``valkey-server`` is on PATH or beside this Python.
 """
@@ -43,7 +43,7 @@ def make(*quotas: Quota, pace: Pace | None = None, store: QuotaStore | None = No
 
 
 async def uncontended(rounds: int = 15, admits: int = 5000) -> AsyncIterator[Figure]:
-    """Admission while nobody waits, and settlement, beside ``acquire()``, in turns."""
+    """Measure admission while no call waits, and settlement, in turns with ``AsyncLimiter.acquire()``."""
     taken: list[tuple[float, float, float]] = []
     for _ in range(rounds):
         bare = AsyncLimiter(10**9, DAY)
@@ -64,7 +64,7 @@ async def uncontended(rounds: int = 15, admits: int = 5000) -> AsyncIterator[Fig
 
 
 async def granted_to(waiting: int) -> float:
-    """Seconds for each grant, where the quota comes free for so many at once."""
+    """Return the seconds for each grant if `waiting` calls wait and the quota comes free for all of them at once."""
     limiter = make(Quota(waiting, per=max(2.0, waiting / 5000)))  # all of them wait before the first may leave
     for slot in [await limiter.admit(SEND, LANE) for _ in range(waiting)]:
         limiter.settle(slot, seen=True)
@@ -84,7 +84,7 @@ async def granted_to(waiting: int) -> float:
 
 
 async def futures_done(waiting: int) -> float:
-    """Seconds for each of so many tasks that wait for a future of their own, and are let go one after the other."""
+    """Return the seconds for each of `waiting` tasks that await a future each. The futures are set one by one."""
     futures: deque[asyncio.Future[None]] = deque()
     done: list[float] = []
 
@@ -104,7 +104,7 @@ async def futures_done(waiting: int) -> float:
 
 
 async def grants(most: int = 100_000) -> AsyncIterator[Figure]:
-    """Grants beside plain futures, all at once; and beside a timer that wakes one task, one at a time."""
+    """Measure grants: many at once, compared with plain futures; and one at a time, compared with a timer."""
     for waiting in (one for one in (1000, 10_000, 100_000) if one <= most):
         pairs = [(await granted_to(waiting), await futures_done(waiting)) for _ in range(3)]
         grant, future = zip(*pairs, strict=True)
@@ -120,7 +120,7 @@ async def grants(most: int = 100_000) -> AsyncIterator[Figure]:
 
 
 async def paced(waiting: int) -> float:
-    """Seconds of CPU for each grant, where they come one at a time."""
+    """Return the seconds of CPU for each of `waiting` grants that a pace spaces a millisecond apart."""
     limiter = make(Quota(10**6, per=DAY), pace=Pace(burst=1, per=_TICK))
 
     async def agent(number: int) -> None:
@@ -134,7 +134,7 @@ async def paced(waiting: int) -> float:
 
 
 async def timed(waiting: int) -> float:
-    """Seconds of CPU for each of so many tasks, of which a timer wakes one at a time."""
+    """Return the seconds of CPU for each of `waiting` tasks, of which a timer wakes one every millisecond."""
     loop = asyncio.get_running_loop()
     futures: deque[asyncio.Future[None]] = deque()
 
@@ -156,7 +156,7 @@ async def timed(waiting: int) -> float:
 
 
 async def many_accounts() -> AsyncIterator[Figure]:
-    """Admission while nobody waits, spread over accounts, in turns."""
+    """Measure admission while no call waits, spread over 1 to 1000 accounts of an app, in turns."""
     costs: dict[int, list[float]] = {1: [], 10: [], 100: [], 1000: []}
     for _ in range(7):
         for accounts, taken in costs.items():
@@ -180,7 +180,9 @@ async def many_accounts() -> AsyncIterator[Figure]:
 
 
 async def drained() -> AsyncIterator[Figure]:
-    """Ten thousand agents share a thousand slots a second: how long, from the first to the last, beside the ideal?"""
+    """Measure the time from the first to the last grant, compared with the ideal, when ten thousand agents share a
+    thousand slots a second.
+    """
     yield await _drained("a quota of 1000/s", make(Quota(1000, per=1.0)), 9.0)
     yield await _drained("a pace of 1000/s", make(Quota(10**6, per=DAY), pace=Pace(burst=10, per=0.01)), 9.99)
 
@@ -262,7 +264,7 @@ asyncio.run(main())
 
 
 async def four_clients() -> AsyncIterator[Figure]:
-    """Four processes on one Redis admit as fast as they can for three seconds."""
+    """Measure the slots a second of four processes that share a Redis server, and how evenly they share them."""
     program = redis_server.find()
     if program is None:
         return

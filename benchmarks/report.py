@@ -1,4 +1,4 @@
-"""What was measured: told as it comes, and as a page of the documents."""
+"""Formats results: as text, as a page of the documentation, and as a picture."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _VERSIONS: Final = ("aiohttp", "orjson", "uvloop", "oauthlib", "tweepy", "peony-
 
 
 class Figure(NamedTuple):
-    """One line of a table: what was measured, the result with its unit, and a number to draw if there is a picture."""
+    """A row of a table: what was measured, the result with its unit, and a number if the picture shows the row."""
 
     what: str
     result: str
@@ -47,24 +47,24 @@ Benchmark = Callable[[], AsyncIterator[Figure]]
 
 
 def middle_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the rounds' ratios."""
+    """Return the median of the ratios of all rounds."""
     return statistics.median([one / other for one, other in zip(ours, theirs, strict=True)])
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """The median of the rounds' ratios, and from where to where they went."""
+    """Return a text with the median, minimum and maximum of the ratios of all rounds."""
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
     return f"{middle_ratio(ours, theirs):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def median(times: Sequence[float]) -> str:
-    """The median of seconds, in microseconds or milliseconds."""
+    """Return a text with the median of `times` (seconds), in microseconds or milliseconds."""
     middle = statistics.median(times)
     return f"{middle * 1e6:.1f} µs" if middle < 0.01 else f"{middle * 1e3:.0f} ms"
 
 
 def circumstances() -> str:
-    """What it was measured with."""
+    """Return a text that names the Python, the machine and the versions of the libraries."""
     versions: list[str] = []
     for name in _VERSIONS:
         try:
@@ -75,7 +75,7 @@ def circumstances() -> str:
 
 
 def memory() -> int:
-    """Return the bytes of memory of this process; on macOS, the most that it has had so far."""
+    """Return the memory of this process in bytes; on macOS, its peak so far."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except FileNotFoundError:  # on macOS
@@ -83,7 +83,7 @@ def memory() -> int:
 
 
 def page(found: Mapping[str, Sequence[Figure]]) -> str:
-    """The page of the documents, in Markdown."""
+    """Return the performance page of the documentation, in Markdown."""
     parts = [_INTRODUCTION, f"{circumstances()}.\n"]
     for name, figures in found.items():
         lines = "\n".join(f"| {figure.what} | {figure.result} |" for figure in figures)
@@ -93,7 +93,7 @@ def page(found: Mapping[str, Sequence[Figure]]) -> str:
 
 
 def plot(figures: Sequence[Figure], file: Path) -> None:
-    """Draw the figures that have a number as bars, into a file."""
+    """Draw a bar for each figure that has a number, into a file."""
     pyplot: Any = importlib.import_module("matplotlib.pyplot")
     drawn = [figure for figure in figures if figure.number is not None][::-1]
     figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(drawn) + 1))

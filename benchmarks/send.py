@@ -1,7 +1,7 @@
-"""What a send costs beside a bare aiohttp POST of the same body and beside other clients: CPU time of this process.
+"""The CPU time of a send in this process, compared with a bare aiohttp POST of the same body and with other clients.
 
-All talk to one server (:mod:`benchmarks.server`) and take turns, so that a machine whose speed drifts drifts for all of
-them. Reported are the medians over the rounds, and the median of the rounds' ratios.
+All clients talk to one server (:mod:`benchmarks.server`) and take turns, so that a drift of the machine's speed affects
+all of them alike. The results are the median time over all rounds, and the median of the ratios of all rounds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LENGTHS: Final = (1000, 10_000, 100_000, 1_000_000)
 
 
 async def cpu_per_send(send: Send, at_once: int, sends: int) -> float:
-    """Return the seconds of this process' CPU for each of many sends."""
+    """Return the seconds of CPU of this process for each of `sends` sends, `at_once` of them at a time."""
     left = iter(range(sends))
 
     async def worker() -> None:
@@ -61,7 +61,7 @@ async def in_turns(
 
 
 async def clients() -> AsyncIterator[Figure]:
-    """All clients, on the loop that runs."""
+    """Measure all clients on the running event loop."""
     loop = _loop()
     with answering() as url:
         for number in _AT_ONCE:
@@ -79,7 +79,7 @@ def _loop() -> str:
 
 
 async def json_libraries() -> AsyncIterator[Figure]:
-    """A send at 64 with the standard library's json, and with orjson if that is installed."""
+    """Measure a send, at 64 at once, with the standard library's json, and with orjson if it is installed."""
     module: Any = wire
     orjson = module._orjson  # noqa: SLF001 - what is installed decides; there is no switch for users
     choices = {"the standard library's json": None, **({"orjson": orjson} if orjson else {})}
@@ -95,7 +95,7 @@ async def json_libraries() -> AsyncIterator[Figure]:
 
 
 async def many() -> AsyncIterator[Figure]:
-    """Throughput and memory from a thousand sends to a million, to a thousand people, by one client."""
+    """Measure throughput and memory of one client that sends a thousand to a million messages to a thousand people."""
     people = itertools.cycle([str(10**11 + number) for number in range(1000)])
     with answering() as url:
         async with Client(KEYS, api_url=url, upload_url=url, quotas=WIDE) as client:

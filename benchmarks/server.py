@@ -1,7 +1,7 @@
-"""The server that benchmarks talk to: a process of its own that answers every message, and does nothing else.
+"""The server of the benchmarks. It runs in its own process, answers every message, and does nothing else.
 
-It never sleeps. The kernel charges the wake-up of a sleeping process to the one whose bytes wake it. That is a good
-part of what a request costs; and the slower a client is, the more often it would find the server asleep.
+Unless told otherwise, it never sleeps. The kernel charges the wake-up of a sleeping process to the process whose bytes
+wake it. That is a good part of the cost of a request, and a slower client would find the server asleep more often.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BODY: Final = (
     b'{"event":{"type":"message_create","message_create":{"target":{"recipient_id":"844385345234"},'
     b'"message_data":{"text":"' + TEXT.encode() + b'"},"custom_profile_id":"100001"}}}'
 )
-"""What is sent, as :class:`~twdm_async.Client` encodes it."""
+"""The body of every message, as :class:`~twdm_async.Client` encodes it."""
 
 REPLY: Final = (
     b'{"event":{"type":"message_create","id":"%d","created_timestamp":"1561123456789","message_create":'
@@ -46,11 +46,11 @@ KEYS: Final = Credentials(
 WIDE: Final = QuotaTable.default().replace(
     "direct_messages.send", Quota(10**9, per=86_400.0), Quota(10**9, per=86_400.0, scope="app")
 )
-"""Quotas so large that they never bind: what is measured is what passing them costs."""
+"""Quotas so large that no call waits for them, so that only the cost of checking them is measured."""
 
 
 class _Answering(asyncio.Protocol):
-    """Answers every request as soon as its body is there. Just enough of HTTP for the clients that are measured."""
+    """Answers every request as soon as its body has arrived, with just enough of HTTP for the measured clients."""
 
     _ids: ClassVar = itertools.count(FIRST_ID)  # no two answers have the same
     _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json;charset=utf-8\r\nContent-Length: %d\r\n\r\n"
@@ -86,10 +86,10 @@ def _serve(ready: Connection, pause: float) -> None:
 
 @contextlib.contextmanager
 def answering(*, is_awake: bool = True) -> Generator[str]:
-    """Run the server, and yield its scheme and host.
+    """Run the server, and yield its URL.
 
     Args:
-        is_awake: whether it never sleeps, so that no client pays for waking it. Then it takes a processor for itself.
+        is_awake: whether the server never sleeps, so that no client pays for waking it. It then occupies a processor.
     """
     context = multiprocessing.get_context("spawn")
     ready, theirs = context.Pipe()

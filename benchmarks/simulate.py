@@ -1,6 +1,7 @@
-"""Days in moments: the real engine in virtual time, against servers that count, beside clients of other kinds.
+"""Simulates days in seconds: the real limiter runs in virtual time against servers that count requests, and is compared
+with other kinds of clients.
 
-``python -m benchmarks simulate [--plot FILE]`` prints three tables, and draws the first of them.
+``python -m benchmarks simulate [--plot FILE]`` prints three tables; with ``--plot`` it also draws a case of the first.
 """
 
 from __future__ import annotations
@@ -43,18 +44,18 @@ class Server(ABC):
     phase: float = 0.0
     arrivals: list[float] = field(factory=list[float])
     moments: list[float] = field(factory=list[float])
-    """When those came that were let in."""
+    """When the requests that were let in arrived."""
     breaches: int = 0
 
     @abstractmethod
     def window_began(self, now: float) -> float:
-        """When the window began that is open now."""
+        """Return when the window that is open at `now` began."""
 
     def window_ends(self, now: float) -> float:
         return self.window_began(now) + self.quota.per
 
     def count(self) -> bool:
-        """Whether the request is let in."""
+        """Count a request that arrives now. Return whether it is let in."""
         now = asyncio.get_running_loop().time()
         self.arrivals.append(now)
         used = len(self.moments) - bisect_right(self.moments, self.window_began(now) - 1e-9)
@@ -66,7 +67,7 @@ class Server(ABC):
 
 
 class FromTheFirstRequest(Server):
-    """Fixed windows, each begun by the first request after the last one, as the API's are."""
+    """Fixed windows, each of which begins with the first request after the previous one has ended, as in the API."""
 
     began: float = -1e12
 
@@ -77,14 +78,16 @@ class FromTheFirstRequest(Server):
 
 
 class FixedWindows(Server):
-    """Fixed windows that begin whenever they like: here, most unpleasantly, soon after the client does."""
+    """Fixed windows whose boundaries do not depend on the requests. Here the first boundary comes soon after the client
+    starts, which is the worst case.
+    """
 
     def window_began(self, now: float) -> float:
         return now - (now - self.phase) % self.quota.per
 
 
 class SlidingWindow(Server):
-    """Any window there is."""
+    """A sliding window: the limit holds for every period of this length."""
 
     def window_began(self, now: float) -> float:
         return now - self.quota.per + 1e-6
@@ -100,7 +103,7 @@ SERVERS: Final = (FromTheFirstRequest, FixedWindows, SlidingWindow)
 
 
 def travel(generator: random.Random) -> tuple[float, float]:
-    """How long a request is on its way in and its reply on the way out."""
+    """Return the seconds that a request travels to the server, and that its reply travels back."""
     latency = generator.uniform(*LATENCY)
     inward = latency * generator.random()
     return inward, latency - inward
@@ -124,7 +127,7 @@ async def ours(server: Server, sends: int, generator: random.Random) -> None:
 
 
 async def bare_limiter(server: Server, sends: int, generator: random.Random) -> None:
-    """``AsyncLimiter(limit, per)`` and nothing else. What is refused is lost."""
+    """Send with nothing but ``AsyncLimiter(limit, per)``. Refused messages are lost."""
     limiter = AsyncLimiter(server.quota.limit, server.quota.per)
 
     async def one() -> None:
@@ -138,8 +141,8 @@ async def bare_limiter(server: Server, sends: int, generator: random.Random) -> 
 
 
 async def follows_headers(server: Server, sends: int, generator: random.Random) -> None:
-    """Sends as long as nothing speaks against it; a 429 says until when to wait. Where replies carry no other headers,
-    as those of sent messages do not, nothing says earlier that the quota is spent.
+    """Send until a reply with 429 says how long to wait. Replies to sent messages carry no rate limit headers, so the
+    client does not learn earlier that the quota is spent.
     """
     loop = asyncio.get_running_loop()
     wait_until = 0.0
@@ -178,7 +181,7 @@ CLIENTS: Final[dict[str, Sender]] = {
 
 @frozen
 class Run:
-    """What a server saw of a client."""
+    """What the server saw of a client, and the ideal duration in seconds."""
 
     breaches: int
     arrivals: tuple[float, ...]
@@ -191,7 +194,7 @@ class Run:
 
 
 def send(client: Sender, server_kind: type[Server], quota: Quota, sends: int, seed: int = 0) -> Run:
-    """Let `client` send, and see what the server counted."""
+    """Let `client` send `sends` messages in virtual time. Return what the server counted."""
 
     async def main() -> Server:
         server = server_kind(quota, quota.per * 0.02)
@@ -222,7 +225,9 @@ def print_quotas() -> None:
 
 @frozen
 class DayReport:
-    """What became of the live messages and of the bulk ones in the first day."""
+    """The messages of the first day: how many live ones there were, how many of these were sent within five minutes,
+    and how many bulk ones were sent.
+    """
 
     live: int
     in_time: int
@@ -230,12 +235,14 @@ class DayReport:
 
 
 def day(reserve: float, *, priority: Priority, seed: int = 0) -> DayReport:
-    """1000 a day; 5000 bulk messages at once; 20 agents write 304 live ones over the day.
+    """Simulate a day with a quota of 1000 a day, 5000 bulk messages at its beginning, and 304 live messages that 20
+    agents write over the day.
 
     Args:
         reserve: the part of the quota that is kept for live messages.
-        priority: of the bulk messages. If it is that of the live ones, they share one lane, first in, first out.
-        seed: when the live messages come.
+        priority: the priority of the bulk messages. If it is that of the live messages, all share one lane, first in,
+            first out.
+        seed: seeds the times of the live messages.
     """
     generator = random.Random(seed)
     waits: list[float] = []
@@ -289,11 +296,11 @@ def print_day() -> None:
 
 @frozen
 class Scale:
-    """What an admission costs.
+    """The cost of an admission.
 
     Args:
-        microseconds: of processor time for each admission and settlement.
-        kilobytes: of memory for each call that waits.
+        microseconds: CPU time for each admission and settlement.
+        kilobytes: memory for each call that waits.
     """
 
     microseconds: float
@@ -301,12 +308,12 @@ class Scale:
 
 
 def scale(accounts: int, admits: int = 50_000) -> Scale:
-    """`accounts` of 50 agents each, who together want ten times what the app's quota lets pass at once."""
+    """Measure `accounts` accounts with 50 agents each, which want ten times what the app's quota allows at once."""
     return Scale(admit_all(accounts, admits) * 1e6, waiting_kilobytes(accounts))
 
 
 def admit_all(accounts: int, admits: int) -> float:
-    """Seconds of processor time for each of so many admissions, or of one for each agent; see :func:`scale`."""
+    """Return the seconds of CPU for each of `admits` admissions, but at least one for each agent; see :func:`scale`."""
     agents = accounts * 50
     each = max(1, admits // agents)
 
@@ -332,7 +339,7 @@ def admit_all(accounts: int, admits: int) -> float:
 
 
 def waiting_kilobytes(accounts: int) -> float:
-    """Of memory, for each of 50 agents of so many accounts who wait."""
+    """Return the kilobytes of memory for each waiting call, with 50 calls for each of `accounts` accounts."""
 
     async def main() -> float:
         clock = LoopClock()
@@ -370,7 +377,7 @@ def print_scale() -> None:
 
 
 def draw(file: Path) -> None:
-    """Sends over time against the limit."""
+    """Draw the requests over time, compared with the limit, into `file`."""
     mpl: Any = import_module("matplotlib")  # only needed here, and its types are not strict
     mpl.use("svg")
     plt: Any = import_module("matplotlib.pyplot")

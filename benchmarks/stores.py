@@ -1,4 +1,4 @@
-"""Messages and events a second, where each is kept in a file or a database."""
+"""The throughput of outbox and inbox, which keep each message or event in a file or a database."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _EVENTS: Final = 3000
 
 
 def _commits(folder: Path) -> float:
-    """Return how many commits a second this disk makes durable, one after the other."""
+    """Return the durable commits a second of SQLite on this disk, one after the other."""
     db = sqlite3.connect(folder / "commits.db", isolation_level=None)
     db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE row (number)")
     began, commits = time.perf_counter(), 0
@@ -48,7 +48,7 @@ def _commits(folder: Path) -> float:
 
 
 async def outbox() -> AsyncIterator[Figure]:
-    """Messages that are sent from a file."""
+    """Measure an outbox in a file, in messages a second."""
     with answering() as url, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for workers in (1, 16, 64):
@@ -69,7 +69,7 @@ async def outbox() -> AsyncIterator[Figure]:
 
 
 def _commits_of_server(url: str) -> float:
-    """Return how many commits a second the server makes durable, one after the other."""
+    """Return the durable commits a second of the PostgreSQL server, one after the other."""
     with psycopg.connect(url, autocommit=True) as db:
         db.execute("CREATE TABLE IF NOT EXISTS row (number integer)")
         began, commits = time.perf_counter(), 0
@@ -81,7 +81,7 @@ def _commits_of_server(url: str) -> float:
 
 @contextlib.asynccontextmanager
 async def _box(url: str, database: str) -> AsyncGenerator[Outbox]:
-    """An outbox and the quotas in a database."""
+    """Open an outbox that keeps its messages and the quotas in a PostgreSQL database."""
     async with (
         PostgresQuotaStore(database) as store,
         Client(KEYS, api_url=url, upload_url=url, quotas=WIDE, quota_store=store) as client,
@@ -91,7 +91,7 @@ async def _box(url: str, database: str) -> AsyncGenerator[Outbox]:
 
 
 def _drain(url: str, database: str) -> float:
-    """Send what there is, and return when that was done."""
+    """Send all messages of the outbox. Return when it was done, in seconds since 1970-01-01 UTC."""
 
     async def main() -> float:
         async with _box(url, database) as box:
@@ -102,7 +102,7 @@ def _drain(url: str, database: str) -> float:
 
 
 async def postgres() -> AsyncIterator[Figure]:
-    """Messages that are sent from a PostgreSQL database, with the quotas in it, by several processes."""
+    """Measure several processes that send from an outbox in a PostgreSQL database, with the quotas in it too."""
     programs = find()
     if programs is None:
         return
@@ -142,7 +142,7 @@ def _deliveries() -> list[tuple[bytes, dict[str, str]]]:
 
 
 def _deliver(url: str, at_once: int) -> float:
-    """Deliver all events, and return the seconds that it took."""
+    """Deliver all events, `at_once` at a time. Return the seconds that it took."""
 
     async def main() -> float:
         left = iter(_deliveries())
@@ -161,7 +161,7 @@ def _deliver(url: str, at_once: int) -> float:
 
 
 async def webhooks() -> AsyncIterator[Figure]:
-    """Signed events over HTTP, each kept in the inbox before it is acknowledged, beside a handler that does nothing."""
+    """Measure signed events over HTTP, each kept in the inbox before its acknowledgement, beside a bare handler."""
 
     async def bare(request: web.Request) -> web.Response:
         await request.read()

@@ -1,4 +1,4 @@
-"""What it costs to wait: memory, the garbage collector, an idle processor, giving up."""
+"""The cost of waiting calls: memory, garbage collection, CPU while idle, cancellation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IDLE: Final = 5.0  # seconds
 
 
 async def waiting() -> AsyncIterator[Figure]:
-    """Agents that wait for quota, each with a lane and a person of its own; each number in a process of its own."""
+    """Measure agents that wait for quota, each with its own lane and person; each measurement has its own process."""
     for number in _NUMBERS:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             yield await asyncio.get_running_loop().run_in_executor(pool, _measured, number)

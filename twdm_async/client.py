@@ -224,10 +224,11 @@ class Client:
             opened = None
             if "quota_store" in given:
                 opened = given["quota_store"] = QuotaStore.from_url(given["quota_store"], clock=options.get("clock"))
-            client = cls(credentials, **{**given, **options})
+            given.update(options)
+            client = cls(credentials, **given)
         except InvalidInput as error:
             parameter = "quota_store" if error.parameter == "url" else error.parameter
-            problem = evolve(error, parameter=names[parameter] if parameter in given else parameter)
+            problem = evolve(error, parameter=names.get(parameter, parameter))
         else:
             client._opened_store = opened
             return client

@@ -1,6 +1,6 @@
 """The pytest plugin: a sandbox and a client for each test that asks for them.
 
-It needs pytest-asyncio, in either mode, or anyio with its asyncio backend. A test asks for what it needs by its name::
+It needs pytest-asyncio, in either mode, or anyio with its asyncio backend. A test requests the fixtures by name::
 
     async def test_my_bot(twdm_sandbox, twdm_client):
         await twdm_sandbox.subscribe(my_bot(twdm_client))
@@ -9,14 +9,15 @@ It needs pytest-asyncio, in either mode, or anyio with its asyncio backend. A te
         [answer] = await anna.receives()
         assert answer.text == "Hi, how can I help?"
 
-``@pytest.mark.twdm(...)`` says how the test's sandbox is to be: it takes what :class:`twdm_async.sandbox.Sandbox`
-takes. As `quotas` it also takes a mapping, such as ``{"direct_messages.send": "3/24h"}``. The fixture
-``twdm_options`` returns the same for all tests of a module or a folder.
+``@pytest.mark.twdm(...)`` configures the test's sandbox: it takes the arguments of
+:class:`twdm_async.sandbox.Sandbox`. `quotas` may also be a mapping, such as ``{"direct_messages.send": "3/24h"}``. To
+configure the sandboxes of all tests of a module or a folder, override the fixture ``twdm_options``.
 
-A marker's quotas take the place of those of ``twdm_options``; its other options are added to them.
+An option of the marker replaces the option of the same name in ``twdm_options``; the other options stay.
 
-A test fails if a webhook fails in it: if a handler raises and is not called again, or if a webhook answers otherwise
-than with 200. To let one fail on purpose, call ``twdm_sandbox.problems.clear()`` afterwards.
+A test fails if a webhook fails in it: if an event is set aside because its handler failed, or if a webhook answers with
+another status than 200. If a test makes a webhook fail on purpose, it calls ``twdm_sandbox.problems.clear()``
+afterwards.
 """
 
 from __future__ import annotations
@@ -55,28 +56,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def twdm_options() -> dict[str, Any]:
-    """How the sandbox is to be: what :class:`twdm_async.sandbox.Sandbox` takes. Override it; a test's marker goes
-    before it.
+    """Return arguments for :class:`twdm_async.sandbox.Sandbox`; none by default. Override this fixture. A test's marker
+    takes precedence over it.
     """
     return {}
 
 
 @pytest.fixture
 def twdm_sandbox(request: pytest.FixtureRequest) -> Sandbox:
-    """A :class:`twdm_async.sandbox.Sandbox` of the test's own, which listens in the test's event loop."""
+    """Return a :class:`twdm_async.sandbox.Sandbox` for this test alone. It runs in the test's event loop."""
     sandbox: Sandbox = request.getfixturevalue(f"_twdm_sandbox_{_runner(request)}")
     return sandbox
 
 
 @pytest.fixture
 def twdm_client(request: pytest.FixtureRequest) -> Client:
-    """A :class:`twdm_async.Client` of the test's sandbox."""
+    """Return a :class:`twdm_async.Client` that is connected to the test's sandbox."""
     client: Client = request.getfixturevalue(f"_twdm_client_{_runner(request)}")
     return client
 
 
 def _runner(request: pytest.FixtureRequest) -> str:
-    """Return which plugin runs the test, and in which of its loops."""
+    """Return the name of the plugin that runs the test; for pytest-asyncio, with the scope of the test's event loop."""
     if "anyio_backend" in request.fixturenames:
         if request.getfixturevalue("anyio_backend_name") != "asyncio":
             pytest.skip("twdm_async runs in asyncio")
@@ -87,20 +88,20 @@ def _runner(request: pytest.FixtureRequest) -> str:
     asked = marker.kwargs.get("loop_scope") if marker is not None else None
     try:
         usual = request.config.getini("asyncio_default_test_loop_scope")
-    except ValueError:  # before pytest-asyncio 0.26, it cannot be set
+    except ValueError:  # pytest-asyncio before 0.26 does not have this option
         usual = "function"
     return f"asyncio_{asked or usual}"
 
 
 def _sandbox_fixture(decorate: Callable[..., Any], name: str) -> Any:
-    """Make the fixture that opens a sandbox, for one of the plugins that run async tests."""
+    """Make the fixture that opens a sandbox. `decorate` is the fixture decorator of the plugin that runs the test."""
 
     async def open_sandbox(request: pytest.FixtureRequest, twdm_options: dict[str, Any]) -> AsyncGenerator[Sandbox]:
         from twdm_async.sandbox import Sandbox  # noqa: PLC0415 - imported when it is used
         from twdm_async.webhooks import webhook  # noqa: PLC0415 - as above
 
         options: dict[str, Any] = {"webhook_timeout": _ANSWER_WITHIN, **twdm_options}
-        for marker in reversed([*request.node.iter_markers("twdm")]):  # the test's own comes first
+        for marker in reversed([*request.node.iter_markers("twdm")]):  # the closest marker comes last, and wins
             if marker.args:
                 raise pytest.UsageError("the marker twdm takes named options only, such as twdm(autojump=True)")
             options |= marker.kwargs
@@ -120,12 +121,12 @@ def _sandbox_fixture(decorate: Callable[..., Any], name: str) -> Any:
 
 
 def _client_fixture(decorate: Callable[..., Any], name: str) -> Any:
-    """Make the fixture that opens a client."""
+    """Make the fixture that opens a client. `decorate` is as for :func:`_sandbox_fixture`."""
 
     async def open_client(twdm_sandbox: Sandbox) -> AsyncGenerator[Client]:
         async with twdm_sandbox.client() as client:
             yield client
-            await _settle(twdm_sandbox)  # what handlers still send needs the client
+            await _settle(twdm_sandbox)  # handlers may still need the client for their replies
 
     return decorate(open_client, name=name)
 
@@ -133,9 +134,9 @@ def _client_fixture(decorate: Callable[..., Any], name: str) -> Any:
 _runners: dict[str, Callable[..., Any]] = {"anyio": pytest.fixture}
 if find_spec("pytest_asyncio") is not None:
     _asyncio_fixture = import_module("pytest_asyncio").fixture
-    for _scope in ("function", "class", "module", "package", "session"):  # of the loop in which the test runs
+    for _scope in ("function", "class", "module", "package", "session"):  # of the test's event loop
         _runners[f"asyncio_{_scope}"] = partial(_asyncio_fixture, loop_scope=_scope)
-for _name, _decorate in _runners.items():  # pytest finds fixtures by their names in the module
+for _name, _decorate in _runners.items():  # pytest finds fixtures among the module's attributes
     globals()[f"_sandbox_{_name}"] = _sandbox_fixture(_decorate, f"_twdm_sandbox_{_name}")
     globals()[f"_client_{_name}"] = _client_fixture(_decorate, f"_twdm_client_{_name}")
 
@@ -154,7 +155,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 
 async def _settle(sandbox: Sandbox) -> None:
-    """Wait once until what was delivered is handled, unless something has failed anyway."""
+    """Wait, at most once for each sandbox, until the delivered events are handled. If a webhook has failed already, do
+    not wait.
+    """
     if not sandbox.problems and sandbox not in _settled:
         _settled.add(sandbox)
         with contextlib.suppress(TimeoutError):
@@ -170,7 +173,9 @@ def _fail_if_webhooks_did(sandbox: Sandbox) -> None:
 
 
 def _quotas(given: QuotaTable | Mapping[str, Any] | None) -> QuotaTable:
-    """Return the table that is meant; without a pace where none is given, so that no test waits for one."""
+    """Return `given` as a quota table. Unless it is a table already, its rows have no pace, so that no test waits for
+    one.
+    """
     from twdm_async.quota.spec import Quota, QuotaTable  # noqa: PLC0415 - imported when it is used
     from twdm_async.sandbox.clock import seconds_of  # noqa: PLC0415 - as above
 

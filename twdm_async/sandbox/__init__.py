@@ -1,5 +1,5 @@
-"""A double of the API that runs on this machine: a real HTTP server, as strict as the real one, that keeps the
-records.
+"""A local double of the API: a real HTTP server, as strict as the API itself, that keeps a record of everything that
+happens.
 """
 
 from twdm_async.sandbox.faults import Fault

@@ -1,4 +1,4 @@
-"""The account, its custom profiles, and what is told of its quotas."""
+"""The calls about the account, its custom profiles, and its rate limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from twdm_async.sandbox.records import StoredProfile
 from twdm_async.sandbox.refusal import Refusal, invalid
 from twdm_async.sandbox.state import State, need_custom_profiles
 
-# What is listed; the calls that send messages, or make or delete custom profiles, are not.
+# The endpoints that rate_limit_status lists. As in the API, those that send messages, or that create or delete custom
+# profiles, are not among them.
 _LISTED: Final = {
     "account": {
         "/account/update_profile": "account.update_profile",

@@ -1,4 +1,4 @@
-"""What a request holds: a form, files, or JSON."""
+"""Reads the body of a request: a form, files, or JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ _FORM: Final = "application/x-www-form-urlencoded"
 
 
 class Body:
-    """A request's body: `form` as it was signed, and what it holds."""
+    """A request's body. `form` is the encoded form that the signature covers; `raw` has the bytes of a body that is not
+    multipart; `fields` and `files` are the decoded parts.
+    """
 
     def __init__(self) -> None:
         self.form = ""
@@ -59,7 +61,7 @@ async def _parts_of(request: web.Request) -> Body:
 
 
 def recipient_named(body: Body) -> str | None:
-    """Whom a request is about, if it says so."""
+    """Return the user id of the recipient that a request names, if it names one."""
     if body.raw and not body.form:
         try:
             return str(json.loads(body.raw)["event"]["message_create"]["target"]["recipient_id"])
@@ -71,7 +73,7 @@ def recipient_named(body: Body) -> str | None:
 def _text(content: bytes) -> str | None:
     try:
         return content.decode()
-    except UnicodeDecodeError:  # a part without a file name that is not text
+    except UnicodeDecodeError:  # a binary part without a file name counts as a file
         return None
 
 
@@ -81,7 +83,7 @@ def call_of(request: web.Request, body: Body, account: StoredAccount, url: str) 
         try:
             document = json.loads(body.raw)
             if b"\\u" in body.raw:
-                json.dumps(document, ensure_ascii=False).encode()  # half of a character is none
+                json.dumps(document, ensure_ascii=False).encode()  # raises if there is a lone surrogate
         except (ValueError, RecursionError):
             raise Refusal(400, 214, "Could not parse the request as JSON.") from None
     fields = {**request.query, **body.fields}

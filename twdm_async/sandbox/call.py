@@ -1,4 +1,4 @@
-"""One request that was let in, and what it is answered; and what all calls check alike."""
+"""A call (a request that was authenticated), its answer, and checks that several calls share."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Upload:
 
 @frozen
 class Call:
-    """A request that was let in.
+    """An authenticated request.
 
     Args:
-        account: whose it is.
-        url: of the sandbox, to make addresses from.
-        path: what the path's placeholders matched.
-        fields: of query and form together.
+        account: the account that signed it.
+        url: the URL of the sandbox, from which links are made.
+        path: the values of the path's placeholders.
+        fields: the fields of query and form together; a form field wins over a query parameter of the same name.
         json: the body, if it is JSON.
-        files: of a multipart body.
+        files: the files of a multipart body, by field name.
     """
 
     account: StoredAccount
@@ -47,7 +47,7 @@ class Call:
 
 @frozen
 class Answer:
-    """``None`` as the body is an empty one; bytes are a file."""
+    """The answer to a call. A `body` of ``None`` means an empty body; bytes are the content of a file."""
 
     body: Json | bytes | None
     status: int = 200
@@ -55,10 +55,10 @@ class Answer:
 
 
 def object_at(parent: Any, key: str, path: str = "") -> Json:
-    """The object `key` of `parent`.
+    """Return the JSON object `key` of `parent`. `path` is the path of `parent`, for the refusal.
 
     Raises:
-        Refusal: there is none.
+        Refusal: `key` is missing or not an object.
     """
     value = parent.get(key) if is_object(parent) else None
     if not is_object(value):
@@ -67,10 +67,10 @@ def object_at(parent: Any, key: str, path: str = "") -> Json:
 
 
 def whole_number(text: str, name: str, *, most: int, least: int = 1) -> int:
-    """The number that `text` spells.
+    """Return `text` as a whole number.
 
     Raises:
-        Refusal: it is none, or too large.
+        Refusal: `text` is not a whole number from `least` to `most`.
     """
     if not text.isascii() or not text.isdigit() or len(text) > 12 or not least <= int(text) <= most:
         raise invalid(name, f"must be a number from {least} to {most}")
@@ -78,10 +78,10 @@ def whole_number(text: str, name: str, *, most: int, least: int = 1) -> int:
 
 
 def checked_long(value: Any, name: str) -> str:
-    """An id, which may be a number.
+    """Return an id as a string. `value` may be a number.
 
     Raises:
-        Refusal: it is none.
+        Refusal: `value` is not a 64-bit numeric id.
     """
     text = str(value)
     if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
@@ -90,12 +90,15 @@ def checked_long(value: Any, name: str) -> str:
 
 
 def page_of(call: Call, items: Sequence[tuple[str, T]], *, newest_first: bool) -> tuple[list[T], str | None]:
-    """One page of a list, and the cursor of the next one.
+    """Return one page of a list, and the cursor of the next page (``None`` if there is none).
 
     Args:
-        call: with ``count`` and ``cursor``.
-        items: with their ids, the oldest first.
-        newest_first: how the list runs.
+        call: the call, whose fields ``count`` and ``cursor`` select the page.
+        items: the items with their ids, oldest first.
+        newest_first: whether the list begins with the newest item.
+
+    Raises:
+        Refusal: ``count`` is not a number from 1 to 50, or ``cursor`` is not valid.
     """
     count = whole_number(call.fields.get("count", "20"), "count", most=50)
     after = _decode_cursor(call.fields["cursor"]) if "cursor" in call.fields else None

@@ -1,4 +1,4 @@
-"""The sandbox's clock, which can be moved: a day passes when a test says so."""
+"""The sandbox's clock, which can be moved forward: a test can let a day pass at once."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _LATELY: Final = 60.0  # seconds
 
 
 def seconds_of(duration: float | str, parameter: str = "duration") -> float:
-    """Return the seconds that `duration` says: a number, or text such as ``"90s"``, ``"15min"``, ``"24h"`` or ``"2d"``.
+    """Return `duration` in seconds. It is a number, or text such as ``"90s"``, ``"15min"``, ``"24h"`` or ``"2d"``.
 
     Raises:
-        InvalidInput: `duration` is neither, or is negative.
+        InvalidInput: `duration` is neither, is negative, or exceeds a billion seconds. The error names `parameter`.
     """
     if isinstance(duration, str):
         found = re.fullmatch(r"\+?(\d+(?:\.\d+)?) ?(s|min|m|h|d)", duration.strip())
@@ -38,7 +38,7 @@ def seconds_of(duration: float | str, parameter: str = "duration") -> float:
 
 @define(eq=False)
 class _Timer:
-    """A call that is due at a moment of the sandbox's clock."""
+    """A callback that is due at a moment of the sandbox's clock."""
 
     clock: SandboxClock
     when: float
@@ -48,7 +48,7 @@ class _Timer:
     handle: asyncio.TimerHandle | None = None
 
     def arm(self) -> None:
-        """Set the loop's timer, anew if the clock was moved."""
+        """Set the event loop's timer; if the clock was moved, set it again."""
         if self.handle is not None:
             self.handle.cancel()
         if self in self.clock.timers:
@@ -65,13 +65,13 @@ class _Timer:
 
 
 class SandboxClock(Clock):
-    """Shows the time in the sandbox. Give it to whoever must agree with it: ``Client(..., clock=sandbox.time)`` and
+    """The clock of a sandbox. Give it to everything that must agree with it: ``Client(..., clock=sandbox.time)`` and
     ``SQLiteQuotaStore(path, clock=sandbox.time)``; :meth:`Sandbox.client <twdm_async.sandbox.Sandbox.client>` does so
     by itself.
 
     Args:
-        base: the clock that it runs with.
-        scale: how many times as fast time passes for quotas and webhooks.
+        base: the clock on which it is based.
+        scale: the factor by which quota windows, and the pauses before a webhook is sent again, are shortened.
     """
 
     longest_block = longest_shared_block = math.inf
@@ -79,12 +79,12 @@ class SandboxClock(Clock):
     def __init__(self, base: Clock, scale: float) -> None:
         self._base = base
         self.scale = checked_number(scale, "time_scale")
-        """How many times as fast time passes for quotas and webhooks."""
+        """The factor by which quota windows, and the pauses before a webhook is sent again, are shortened."""
         self.ahead = 0.0
-        """Seconds by which this clock is ahead of the one that it runs with."""
+        """Seconds by which this clock is ahead of the one on which it is based."""
         self.timers: set[_Timer] = set()
-        self._works: dict[object, asyncio.AbstractEventLoop] = {}  # in which loop each is under way
-        self._moves: deque[tuple[float, float]] = deque()  # when it was moved, and how far
+        self._works: dict[object, asyncio.AbstractEventLoop] = {}  # work under way, and its event loop
+        self._moves: deque[tuple[float, float]] = deque()  # when the clock was moved, and by how many seconds
         self.on_move: Callable[[], None] = lambda: None
 
     def monotonic(self) -> float:
@@ -109,18 +109,20 @@ class SandboxClock(Clock):
             await self.wait(asyncio.Event(), seconds)
 
     def advance(self, duration: float | str) -> None:
-        """Move this clock forward. What its clients, the quotas and the webhooks wait for until then is due at once;
-        pauses of a webhook between two calls of its handler, and timeouts of requests, are not.
+        """Move this clock forward. Clients that wait for a quota, and webhooks that wait to be sent again, go on at
+        once if their wait ends by then. A webhook's pauses between two calls of its handler, and the timeouts of
+        requests, pass in real time and are not shortened.
 
-        The clock goes half a percent further than `duration`: the client counts a request a little longer than the
-        server's window lasts, so that clocks may drift, and after a day's quota it should be able to send.
+        The clock moves half a percent further than `duration`. To allow for clock drift, the client counts a request
+        for a little longer than the server's window lasts; after ``advance("24h")``, a client that has spent a day's
+        quota should be able to send.
 
         Args:
-            duration: seconds, or text such as ``"90s"``, ``"15min"``, ``"24h"`` or ``"2d"``. It is divided by the
-                scale, as the windows of the quotas are.
+            duration: seconds, or text such as ``"90s"``, ``"15min"``, ``"24h"`` or ``"2d"``. It is divided by
+                :attr:`scale`, as the quota windows are.
 
         Raises:
-            InvalidInput: `duration` is not a duration, or the clock would be ahead by more than a thousand years.
+            InvalidInput: `duration` is not a duration, or would put the clock ahead by more than a thousand years.
         """
         seconds = seconds_of(duration) * _MARGIN / self.scale
         if self.ahead + seconds > _FURTHEST:
@@ -134,14 +136,14 @@ class SandboxClock(Clock):
         self._works.pop(work, None)
 
     def under_way(self) -> set[object]:
-        """Return what is under way that takes real time: requests, until they are answered and, where the client shares
-        this clock, until the answer is read; and transactions of stores.
+        """Return the work under way that takes real time: requests, until they are answered (and, if the client shares
+        this clock, until the client has read the answer); and transactions of stores.
         """
         return {work for work, loop in list(self._works.items()) if not loop.is_closed()}
 
     def moved_lately(self) -> float:
-        """Return the seconds by which it was moved within the last minute of the clock that it runs with: a request may
-        have been signed before.
+        """Return the seconds by which this clock was moved in the last minute of its base clock. A request that arrives
+        now may have been signed before the move.
         """
         now = self._base.monotonic()
         while self._moves and self._moves[0][0] < now - _LATELY:
@@ -159,10 +161,11 @@ class SandboxClock(Clock):
         self.on_move()
 
     async def jump_when_idle(self, activity: Callable[[], object]) -> None:
-        """Move to the next timer, for ever, whenever nothing has happened for a hundredth of a second.
+        """Run for ever: whenever nothing has happened for a hundredth of a second, move the clock to the next timer.
 
         Args:
-            activity: returns something else after something has happened, and ``None`` while something is under way.
+            activity: returns a value that changes whenever something happens, and ``None`` while something is under
+                way.
         """
         while True:
             before = activity()

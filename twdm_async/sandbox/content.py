@@ -1,4 +1,4 @@
-"""What a message may hold, and how the API shows it: escaped, with shortened addresses."""
+"""Checks the content of messages, and shows it as the API does: escaped, with shortened links."""
 
 from __future__ import annotations
 
@@ -20,10 +20,17 @@ _ERROR: Final = "There was an error sending your message"
 def checked_data(
     state: State, account: StoredAccount, data: Json, path: str, *, most: int
 ) -> tuple[str, StoredMedia | None]:
-    """The text of a message, and the file that hangs on it.
+    """Check the content of a message. Return its text, and the attached file, if any.
+
+    Args:
+        state: the sandbox's state.
+        account: the account that sends the message.
+        data: the ``message_data`` object.
+        path: the path of `data` in the JSON, for refusals.
+        most: the largest number of characters of the text.
 
     Raises:
-        Refusal: something is wrong with it.
+        Refusal: the API would refuse this content.
     """
     text, attachment = data.get("text"), data.get("attachment")
     if not text and not attachment:
@@ -106,13 +113,13 @@ def _check_ctas(ctas: Any, path: str) -> None:
 
 
 def shown_data(data: Json, text: str, media: StoredMedia | None, address: str) -> Json:
-    """``message_data`` as the API shows it.
+    """Return ``message_data`` as the API shows it.
 
     Args:
-        data: as it was sent.
-        text: what it says.
-        media: the file that hangs on it.
-        address: where that can be had.
+        data: the object as it was sent.
+        text: its text.
+        media: the attached file, if any.
+        address: the URL of the attached file.
     """
     escaped, urls = _shortened(text, with_media=media is not None)
     shown: Json = {"text": escaped, "entities": _entities(escaped) | {"urls": urls}}
@@ -150,7 +157,7 @@ def _escaped(text: str) -> str:
 
 
 def _entities(escaped: str) -> Json:
-    """Hashtags and symbols; their indices count the escaped text, as the API's do."""
+    """Return the hashtags and symbols. Their indices refer to the escaped text, as the API's do."""
     return {
         "hashtags": [{"text": m[1], "indices": list(m.span())} for m in re.finditer(r"(?<!\S)#(\w+)", escaped)],
         "symbols": [{"text": m[1], "indices": list(m.span())} for m in re.finditer(r"(?<!\S)\$([A-Za-z]+)", escaped)],
@@ -159,8 +166,10 @@ def _entities(escaped: str) -> Json:
 
 
 def _shortened(text: str, *, with_media: bool) -> tuple[str, list[Json]]:
-    """Escape `text`, with a t.co link for each address, and one more for a file that hangs on it; and return what the
-    links stand for. Their indices count the escaped text.
+    """Escape `text`, and replace each link in it by a t.co link; if a file is attached, append a t.co link for it.
+
+    Returns:
+        The text, and the t.co links with the URLs that they stand for. Their indices refer to the escaped text.
     """
     urls: list[Json] = []
     shown = ""

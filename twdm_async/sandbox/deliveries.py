@@ -1,4 +1,4 @@
-"""Webhooks as X sends them: signed, and again if they are not answered."""
+"""Delivers webhooks as X does: signed, and sent again if they are not answered with 200."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _KINDS: Final = {
 
 @define(eq=False)
 class Subscription:
-    """That events of an account go to somebody.
+    """A subscription of a listener to the events of an account.
 
     Args:
-        account_id: the account's.
-        url: the URL, or another name for who listens.
-        target: what was subscribed.
-        listener: who listens.
-        secret: the consumer secret.
-        envelope: how events are wrapped.
-        last: what became of the latest delivery, for people.
+        account_id: the account's user id.
+        url: the URL, or another name for the listener.
+        target: what was passed to ``Sandbox.subscribe``.
+        listener: the listener.
+        secret: the consumer secret, with which events are signed.
+        envelope: the format of the events.
+        last: the outcome of the latest attempt, as text for people.
     """
 
     account_id: str
@@ -59,12 +59,12 @@ class Subscription:
 
 
 class Deliveries:
-    """Delivers events to whoever subscribed.
+    """Delivers events to the subscribed listeners.
 
     Args:
-        clock: where time comes from.
-        complain: is told of what a listener does wrong.
-        on_news: is called when a delivery was tried.
+        clock: the sandbox's clock.
+        complain: called with a text for people when a listener does something wrong.
+        on_news: called after each attempt to deliver an event.
     """
 
     def __init__(self, clock: SandboxClock, complain: Callable[[str], None], on_news: Callable[[], None]) -> None:
@@ -73,16 +73,16 @@ class Deliveries:
         self._on_news = on_news
         self.subscriptions: list[Subscription] = []
         self._under_way: set[asyncio.Task[None]] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None  # of those who subscribed
+        self._loop: asyncio.AbstractEventLoop | None = None  # the event loop in which subscribe() was called
         self.trying = 0
-        """How many requests are under way."""
+        """The number of requests to listeners that are under way."""
         self.done: list[Delivery] = []
 
     async def subscribe(self, subscription: Subscription) -> None:
-        """Check that whoever listens knows the secret, and send events there from now on.
+        """Send a challenge to check that the listener knows the secret; if it does, send it events from now on.
 
         Raises:
-            InvalidInput: the answer to the check is not the right one. The error says what it was.
+            InvalidInput: the listener answered the challenge wrongly. The error says how.
         """
         token = secrets.token_urlsafe(24)
         query = urlencode({"crc_token": token, "nonce": secrets.token_urlsafe(12)})
@@ -102,18 +102,18 @@ class Deliveries:
         self.subscriptions.append(subscription)
 
     def unsubscribe(self, target: object) -> None:
-        """Send nothing there any more."""
+        """Send no more events to `target`, which is what was subscribed, or its URL."""
         self.subscriptions = [one for one in self.subscriptions if one.target is not target and one.url != target]
 
     def tell_of_chat(self, sender_id: str, account_id: str) -> None:
-        """Send that somebody wrote in an encrypted conversation to those who subscribed to X Activity."""
+        """Tell the subscriptions in a format of X Activity that a person wrote in an encrypted conversation."""
         for subscription in self.subscriptions:
             if subscription.account_id == account_id and subscription.envelope != "account_activity":
                 payload: Json = {"conversation_id": f"{account_id}:{sender_id}", "encoded_event": "CwABAAAAEzE5"}
                 self._send(subscription, _as_x_activity("chat.received", payload, subscription))
 
     def tell(self, kind: str, event: Any) -> None:
-        """Send an event to those who subscribed to one of the two whom it is about."""
+        """Send an event to the subscriptions of its sender and of its recipient."""
         shown = event if kind == "message" else _shown(event, str(int(self._clock.wall() * 1000)))
         create = shown.get("message_create", shown)
         concerned = (create["sender_id"], create["target"]["recipient_id"])
@@ -134,18 +134,18 @@ class Deliveries:
         task.add_done_callback(self._under_way.discard)
 
     async def settled(self) -> None:
-        """Wait until nothing is on its way any more."""
+        """Wait until every event is delivered or given up."""
         while self._under_way:
             await asyncio.wait(self._under_way)
 
     async def handled(self) -> None:
-        """Wait until listeners in this process have handled what was delivered, too."""
+        """Wait until every event is delivered or given up, and listeners in this process have handled what they got."""
         await self.settled()
         for subscription in self.subscriptions:
             await subscription.listener.settled()
 
     async def close(self) -> None:
-        """Deliver nothing any more."""
+        """Cancel the deliveries that are under way."""
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
@@ -177,7 +177,7 @@ class Deliveries:
 
 
 def _problem_of(response: Response) -> str:
-    """Return what is wrong with a response, or nothing."""
+    """Return a text that says what is wrong with a response; empty if nothing is."""
     if response.status == 200:
         return ""
     status = f"HTTP {response.status}" if response.status else ""
@@ -237,7 +237,7 @@ def _as_x_activity(event_type: str, payload: Json, subscription: Subscription) -
 
 
 def _flattened(shown: Json, concerned: tuple[str, str]) -> Json:
-    """The message as version 2 of the API shows messages; ids are numbers now and then."""
+    """Return the message in the form of version 2 of the API, in which `sender_id` is a number."""
     created = datetime.fromtimestamp(int(shown["created_timestamp"]) / 1000, UTC)
     return {
         "id": shown["id"],

@@ -1,4 +1,4 @@
-"""What can go wrong between a server and its clients, to be had on demand."""
+"""Faults between a server and its clients, which the sandbox injects on demand."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 @frozen
 class Reply:
-    """A reply as it would be, or as a fault makes it; `chance` draws what a fault leaves to it, and `asked` is the head
-    of the request.
+    """An HTTP reply, either the true one or the one that a fault makes of it. `chance` is the random generator for
+    faults that need one, and `asked` has the headers of the request.
     """
 
     status: int
@@ -36,7 +36,7 @@ class Reply:
     asked: Mapping[str, str] = field(factory=dict[str, str], repr=False)
 
     def as_bytes(self, *more: str) -> bytes:
-        """What goes over the wire; `more` are lines of the head."""
+        """Return the bytes to send. `more` are further header lines."""
         headers = {"Content-Length": str(len(self.body)), "Connection": "close", **self.headers}
         lines = [f"HTTP/1.1 {self.status} Sandbox", *(f"{name}: {value}" for name, value in headers.items()), *more]
         return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + self.body
@@ -51,19 +51,21 @@ _LIMITED: Final = b'{"errors":[{"code":88,"message":"Rate limit exceeded"}]}'
 
 
 def _instead(status: int, body: bytes = b"", **headers: str) -> _Change:
-    """Another reply in place of the true one."""
+    """Return a change that sends another reply in place of the true one."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda reply: Reply(status, {"Date": reply.headers["Date"], **named}, body).as_bytes()
 
 
 def _body(change: Callable[[bytes], bytes], **headers: str) -> _Change:
-    """The true reply with another body."""
+    """Return a change that sends the true reply with another body, and with these headers."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda reply: evolve(reply, headers={**reply.headers, **named}, body=change(reply.body)).as_bytes()
 
 
 def _object(change: Callable[[dict[str, Any]], object]) -> _Change:
-    """The true reply with something changed in its object."""
+    """Return a change that sends the true reply with its JSON object changed: the first object within the document, or
+    the document itself.
+    """
 
     def changed(body: bytes) -> bytes:
         document: dict[str, Any] = json.loads(body or b"{}")
@@ -74,7 +76,7 @@ def _object(change: Callable[[dict[str, Any]], object]) -> _Change:
 
 
 def _head(**headers: str) -> _Change:
-    """The true reply with other headers."""
+    """Return a change that sends the true reply with these headers added or replaced."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda reply: evolve(reply, headers={**reply.headers, **named}).as_bytes()
 
@@ -95,7 +97,7 @@ def _without_date(reply: Reply) -> bytes:
 
 
 def _listing(change: Callable[[list[Any]], list[Any]]) -> _Change:
-    """The true list with other messages."""
+    """Return a change that sends the true list with its messages changed."""
 
     def changed(body: bytes) -> bytes:
         document: dict[str, Any] = json.loads(body or b"{}")
@@ -106,12 +108,12 @@ def _listing(change: Callable[[list[Any]], list[Any]]) -> _Change:
 
 
 def _with_holes(reply: Reply) -> bytes:
-    """Half of the messages are not there, others each time."""
+    """Leave out about half of the messages, at random each time."""
     return _listing(lambda events: [event for event in events if reply.chance.random() < 0.5])(reply)
 
 
 def _with_old_head(events: list[Any]) -> list[Any]:
-    """A message of last week stands at the top."""
+    """Put a message a week older than the oldest one at the top."""
     if not events:
         return events
     old = {**events[-1], "id": "1", "created_timestamp": str(int(events[-1]["created_timestamp"]) - 7 * 86_400_000)}
@@ -119,7 +121,7 @@ def _with_old_head(events: list[Any]) -> list[Any]:
 
 
 def _of_another(body: bytes) -> bytes:
-    """The answer to a message to somebody else."""
+    """Return the answer to a message to another person."""
     document: dict[str, Any] = json.loads(body or b"{}")
     create = document.get("event", {}).get("message_create")
     if is_object(create):
@@ -128,7 +130,9 @@ def _of_another(body: bytes) -> bytes:
 
 
 def _echoing(reply: Reply) -> bytes:
-    """A refusal that repeats the headers of the request, each in words of its own and in part."""
+    """Return a refusal that repeats the headers of the request: each header whole, and each part of a value by
+    itself.
+    """
     told = [f"{name}: {value}" for name, value in reply.asked.items()]
     told += [part.strip(' "') for value in reply.asked.values() for part in value.replace("=", ",").split(",")]
     errors = [{"code": 9999, "message": f"Something is wrong with {words}."} for words in told]
@@ -232,15 +236,15 @@ _REFUSALS: Final[dict[str, _Change]] = {
     "429_retry_after_inf": _instead(429, _LIMITED, Retry_After="inf"),
     "429_retry_after_huge": _instead(429, _LIMITED, Retry_After="1e400"),
 }
-"""Where a server that means it has done nothing."""
+"""Refusals: a real server that sends one of these has not carried out the request."""
 
 REPEATS: Final = frozenset({"half_repeated", "repeated"})
 _BREAKS: Final = REPEATS | {"close", "cut", "drip", "reset", "silence"}
 
 KINDS: Final = (*sorted(_BREAKS), *_REPLIES, *_REFUSALS)
-"""Every kind of fault there is. Those of the connection come first: ``close``, ``cut`` (a reset in the body), ``drip``
-(a byte a second), ``half_repeated`` (the beginning of the reply once more, after it was read), ``repeated`` (all of
-it), ``reset``, ``silence``."""
+"""Every kind of fault. Faults of the connection come first: ``close``, ``cut`` (a reset within the body), ``drip`` (a
+byte a second), ``half_repeated`` (half of the reply's head is sent again, after the reply was read), ``repeated`` (the
+whole reply is sent again), ``reset``, ``silence``."""
 
 
 def _kinds(kinds: str | Sequence[str]) -> tuple[str, ...]:
@@ -249,7 +253,7 @@ def _kinds(kinds: str | Sequence[str]) -> tuple[str, ...]:
 
 def _known(_: object, attribute: Attribute[tuple[str, ...]], kinds: tuple[str, ...]) -> None:
     if not kinds or not set(kinds) <= set(KINDS):
-        raise InvalidInput(parameter=attribute.name, problem=f"must be of {', '.join(KINDS)}")
+        raise InvalidInput(parameter=attribute.name, problem=f"must be one or more of {', '.join(KINDS)}")
 
 
 def _an_endpoint(_: object, attribute: Attribute[str | None], endpoint: str | None) -> None:
@@ -268,19 +272,21 @@ def _an_id(value: str | int | None) -> str | None:
 
 @define
 class Fault:
-    """When something goes wrong, and what. Give it to the sandbox: ``Sandbox(faults=[Fault("reset", nth=3)])``.
+    """A fault to inject, and the requests that it affects. Give it to the sandbox:
+    ``Sandbox(faults=[Fault("reset", nth=3)])``.
 
     Args:
         kinds: one of :data:`twdm_async.sandbox.faults.KINDS`, or several, of which one is drawn each time.
-        endpoint: whose requests; all if not given.
-        nth: only the nth of them, from 1; each of them if not given.
-        probability: with which it happens then.
-        recipient_id: only of messages to this person, and whatever else names them.
-        processed: whether the request is carried out before it goes wrong, so that the client cannot know. If not
-            given, it is, unless the fault is a refusal.
+        endpoint: affect only requests to this endpoint; all endpoints if not given.
+        nth: affect only the nth of the matching requests, counted from 1; all of them if not given.
+        probability: the probability with which a matching request is affected, from 0 to 1.
+        recipient_id: affect only requests that name this person as the recipient.
+        processed: whether the request is carried out before the fault, so that the client cannot know the outcome. If
+            not given, it is, unless the fault is a refusal.
 
     Raises:
-        InvalidInput: there is no such kind or endpoint, or a number is none.
+        InvalidInput: a kind or the endpoint is unknown, `nth` is not a positive whole number, `probability` is not from
+            0 to 1, `recipient_id` is not a numeric id, or `processed` is not a bool.
     """
 
     kinds: tuple[str, ...] = field(converter=_kinds, validator=_known)
@@ -292,7 +298,9 @@ class Fault:
     _seen: int = field(default=0, init=False, repr=False)
 
     def draw(self, endpoint: str, chance: random.Random, recipient_id: str | None = None) -> tuple[str, bool] | None:
-        """What goes wrong with the next request to `endpoint`, if anything does, and whether it is processed first."""
+        """Draw whether this fault affects the next request to `endpoint`. Return the kind, and whether the request is
+        carried out first; ``None`` if the request is not affected.
+        """
         if self.endpoint not in {None, endpoint} or self.recipient_id not in {None, recipient_id}:
             return None
         self._seen += 1
@@ -303,7 +311,9 @@ class Fault:
 
 
 def repeat_soon(kind: str, reply: Reply, transport: asyncio.Transport) -> None:
-    """Send `reply` over this connection once more, or half of its head, when it has been read."""
+    """Send `reply`, or for ``half_repeated`` half of its head, over this connection once more, a moment after the true
+    reply.
+    """
     raw = reply.as_bytes().replace(b"Connection: close\r\n", b"", 1)
     if kind == "half_repeated":
         raw = raw[: raw.index(b"\r\n\r\n") // 2]
@@ -311,7 +321,7 @@ def repeat_soon(kind: str, reply: Reply, transport: asyncio.Transport) -> None:
 
 
 async def commit(kind: str, reply: Reply, transport: asyncio.Transport) -> None:
-    """Let it go wrong on this connection, and end the connection."""
+    """Inject a fault of this kind on this connection, and close the connection."""
     change = _REPLIES.get(kind) or _REFUSALS.get(kind)
     if change is not None:
         transport.write(change(reply))
@@ -320,14 +330,14 @@ async def commit(kind: str, reply: Reply, transport: asyncio.Transport) -> None:
     whole = reply.as_bytes()
     if kind == "cut":
         transport.write(whole[: -max(1, len(reply.body) // 2)])
-        await asyncio.sleep(0.01)  # so that it is on its way before the reset
+        await asyncio.sleep(0.01)  # so that these bytes leave before the reset
     elif kind == "drip":
         for place in range(len(whole)):
             if not transport.is_closing():
                 transport.write(whole[place : place + 1])
                 await asyncio.sleep(1.0)
     elif kind == "silence":
-        while not transport.is_closing():  # noqa: ASYNC110 - a transport has no event for it
+        while not transport.is_closing():  # noqa: ASYNC110 - a transport has no event for its end
             await asyncio.sleep(0.5)
     if kind in {"reset", "cut"}:
         sock = transport.get_extra_info("socket")

@@ -1,4 +1,4 @@
-"""Who is let in: OAuth 1.0a, judged by oauthlib's server side."""
+"""Authentication: checks OAuth 1.0a signatures with oauthlib's server side."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _OLDEST_TIMESTAMP: Final = 300.0  # seconds
 
 
 class Gate:
-    """Knows the accounts, and every nonce they used.
+    """Authenticates requests. It knows the accounts, and every nonce that they have used.
 
     Args:
-        clock: for the age of timestamps.
+        clock: the sandbox's clock, by which the age of timestamps is judged.
     """
 
     def __init__(self, clock: SandboxClock) -> None:
@@ -32,16 +32,16 @@ class Gate:
         self.nonces: set[tuple[str | None, str, str]] = set()
 
     def admit(self, method: str, url: str, body: str, headers: Mapping[str, str]) -> StoredAccount:
-        """The account that signed this request.
+        """Return the account that has signed this request.
 
         Args:
             method: the HTTP method.
-            url: as it was sent, query included.
-            body: if it is a form; the empty string otherwise.
-            headers: with ``Authorization`` and ``Content-Type``.
+            url: the URL as it was sent, query included.
+            body: the body if it is a form; empty otherwise.
+            headers: the headers, with ``Authorization`` and ``Content-Type``.
 
         Raises:
-            Refusal: it is not signed, or not as it should be.
+            Refusal: the request is not signed; or its signature, token, timestamp or nonce is not valid.
         """
         if not headers.get("Authorization", "").startswith("OAuth "):
             raise Refusal(400, 215, "Bad Authentication data.")
@@ -55,7 +55,7 @@ class Gate:
 
 
 class _Judge(RequestValidator):
-    """oauthlib's questions about one request, answered from the gate's book."""
+    """Answers oauthlib's questions about one request, from the accounts and nonces that the gate knows."""
 
     def __init__(self, gate: Gate) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class _Judge(RequestValidator):
         account = self._gate.accounts.get(token)
         return account.credentials.access_token_secret if account else "nobody's"
 
-    # What oauthlib checks before it asks: wide enough for the keys and nonces of every client we know.
+    # oauthlib checks these limits before it asks. They are wide enough for the keys and nonces of all known clients.
 
     @property
     def enforce_ssl(self) -> bool:
@@ -114,7 +114,7 @@ class _Judge(RequestValidator):
 
     @property
     def timestamp_lifetime(self) -> int:
-        return 10**10  # seconds: this check reads the machine's clock, and ours is above
+        return 10**10  # seconds: no limit, since oauthlib reads the machine's clock; see the check above
 
     @property
     def nonce_length(self) -> tuple[int, int]:

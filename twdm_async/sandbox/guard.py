@@ -1,4 +1,4 @@
-"""Who may use the page and its API: this machine's user, and no web page of anybody else."""
+"""Guards the page and its API: whoever can reach the sandbox may use them, but no web page of another site may."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 HEADER: Final = "X-Sandbox"
-"""Must be on every request that changes something: a web page elsewhere cannot set it without leave."""
+"""This header must be on every request that changes something: a page of another site cannot set it without
+permission (CORS)."""
 
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -23,11 +24,11 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 FILE_HEADERS: Final = HEADERS | {"Content-Security-Policy": "default-src 'none'; sandbox"}
-"""For uploaded files, which may hold anything."""
+"""The headers of uploaded files, which may contain anything, scripts included."""
 
 
 def why_foreign(headers: Mapping[str, str], bound_to: str) -> str | None:
-    """Return why a request comes from a page of another site; ``None`` if it does not.
+    """Return why a request is taken to come from a page of another site; ``None`` if it is not.
 
     Args:
         headers: by name, in any case.
@@ -37,7 +38,7 @@ def why_foreign(headers: Mapping[str, str], bound_to: str) -> str | None:
     if not _is_ours(host, bound_to):
         return "the Host header names another site; use the address that the sandbox prints"
     if origin is not None and origin != f"http://{host}":
-        return "it comes from a page of another site"
+        return "the request comes from a page of another site"
     return None
 
 
@@ -55,14 +56,16 @@ def why_refused(method: str, headers: Mapping[str, str], bound_to: str) -> str |
     site = headers.get("Sec-Fetch-Site", "none")
     is_link = headers.get("Sec-Fetch-Mode") == "navigate" and headers.get("Sec-Fetch-Dest") == "document"
     if site not in {"none", "same-origin"} and not (method == "GET" and is_link):
-        return "it comes from a page of another site"
+        return "the request comes from a page of another site"
     if method not in {"GET", "HEAD"} and HEADER not in headers:
-        return f"what changes something needs the header {HEADER}, with any value"
+        return f"a request that changes something needs the header {HEADER}, with any value"
     return None
 
 
 def _is_ours(host: str, bound_to: str) -> bool:
-    """Tell whether `host` can only mean the sandbox. A name that somebody else controls may be made to mean it."""
+    """Tell whether `host` can only mean the sandbox. Whoever controls any other name can make it point to this machine
+    (DNS rebinding).
+    """
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -70,7 +73,7 @@ def _is_ours(host: str, bound_to: str) -> bool:
     if name in {"localhost", bound_to.lower()} and name:
         return True
     if not is_loopback(bound_to) and name and ("." not in name or name == socket.getfqdn().lower()) and ":" not in name:
-        return True  # of a machine or a container: nobody can have it point elsewhere
+        return True  # the name of a machine or a container, which no outsider controls
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
@@ -79,7 +82,7 @@ def _is_ours(host: str, bound_to: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach who listens at `host`."""
+    """Tell whether a server that listens on `host` can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""The page at ``/`` and the JSON API under ``/_sandbox/``, for whoever looks on, writes as a person, or moves time."""
+"""The page at ``/`` and the JSON API under ``/_sandbox/``, to look into the sandbox, write as a person or move time."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ _FILES: Final = {
     "/_sandbox/page.js": ("page.js", "text/javascript"),
 }
 _LONGEST_WAIT: Final = 300.0  # seconds
-_BEAT: Final = 15.0  # seconds between two signs that a stream of events is alive
+_BEAT: Final = 15.0  # seconds between two keep-alive comments in a stream of events
 _BETWEEN_LOOKS: Final = 0.02  # seconds
-_MOST: Final = 1000  # that are listed at once
+_MOST: Final = 1000  # entries that are listed at once
 _LARGEST_BODY: Final = 100_000  # bytes
 _LONGEST_NUMBER: Final = 20  # digits
 
 
 @frozen
 class _Missing(Exception):
-    """What was asked for is not there."""
+    """Raised if what a request asks for does not exist; it is answered with 404."""
 
     problem: str
 
 
 class Inspected(Protocol):
-    """What is shown: a :class:`twdm_async.sandbox.Sandbox`."""
+    """The part of :class:`twdm_async.sandbox.Sandbox` that the inspector uses."""
 
     time: SandboxClock
     host: str
@@ -76,11 +76,11 @@ class Inspector:
     """Answers requests to the page and its API.
 
     Args:
-        sandbox: what is shown.
-        state: its messages.
-        windows: its quotas.
-        gate: its accounts.
-        deliveries: its webhooks.
+        sandbox: the sandbox to show.
+        state: the sandbox's state.
+        windows: its quota windows.
+        gate: the gate, which knows its accounts.
+        deliveries: its webhook deliveries.
     """
 
     def __init__(self, sandbox: Inspected, state: State, windows: Windows, gate: Gate, deliveries: Deliveries) -> None:
@@ -93,7 +93,7 @@ class Inspector:
         self._waiting: set[asyncio.Task[Any]] = set()
 
     def add_to(self, app: web.Application) -> None:
-        """Answer its requests to the page, to the API and for uploaded files."""
+        """Add to `app` the routes of the page, of the API and of uploaded files."""
         for path, (name, content_type) in _FILES.items():
             app.router.add_get(path, self._guarded(self._file(name, content_type)))
         app.router.add_get(r"/media/{id:\d+}", self._guarded(self._media))
@@ -116,7 +116,7 @@ class Inspector:
             if problem is not None:
                 return _json({"error": problem}, 403)
             task = asyncio.current_task()
-            assert task is not None  # noqa: S101 - a request is handled in one
+            assert task is not None  # noqa: S101 - each request is handled in a task
             self._waiting.add(task)
             try:
                 return await handler(request)
@@ -194,7 +194,7 @@ class Inspector:
         return shown.message(found[-1])
 
     def _messages(self, request: web.Request, most: int) -> list[Event]:
-        """Return the latest messages that the query asks for, the oldest of them first."""
+        """Return the latest messages that match the query, at most `most`, the oldest first."""
         query, found = request.query, list[Event]()
         after, before = _number(request, "after", 0), _number(request, "before", 2**63)
         for event_id, event in reversed(self._state.events.items()):
@@ -220,7 +220,9 @@ class Inspector:
         return {"requests": [shown.request(one, self._sandbox.time) for one in requests[-most:]]}
 
     async def _wait_for(self, request: web.Request, find: Callable[[], Sequence[Any]], count: int) -> Sequence[Any]:
-        """Return what is found, as soon as there is so much of it, or as many seconds as the query says have passed."""
+        """Call `find` until it returns at least `count` items, or the query's ``wait`` seconds have passed. Return the
+        last result.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _seconds(request, "wait")
         while True:
@@ -268,7 +270,7 @@ class Inspector:
         try:
             one = Fault(**body)
         except TypeError:
-            raise InvalidInput(parameter="body", problem="must have kinds, and nothing that a fault has not") from None
+            raise InvalidInput(parameter="body", problem="must have kinds, and only arguments of Fault") from None
         self._sandbox.faults.append(one)
         self._journal.add("faults")
         return shown.fault(len(self._sandbox.faults), one)
@@ -308,12 +310,12 @@ class Inspector:
     # ---- the stream ----
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        """Send what happens, as server-sent events; after the one of ``Last-Event-ID``, if that is given."""
+        """Send what happens, as server-sent events. If ``Last-Event-ID`` is given, begin after the event of this id."""
         response = web.StreamResponse(headers=guard.HEADERS | {"Content-Type": "text/event-stream"})
         given = request.headers.get("Last-Event-ID", request.query.get("after", ""))
         is_number = given.isascii() and given.isdigit() and len(given) < _LONGEST_NUMBER
         last = int(given) if is_number else self._journal.last
-        with contextlib.suppress(ConnectionError):  # the page is gone
+        with contextlib.suppress(ConnectionError):  # the client has closed the connection
             await response.prepare(request)
             await response.write(b"retry: 1000\n\n")
             await self._stream(response, last)
@@ -346,7 +348,7 @@ class Inspector:
             case _:
                 return {}
 
-    # ---- what they share ----
+    # ---- shared helpers ----
 
     @property
     def _accounts(self) -> dict[str, StoredAccount]:

@@ -1,4 +1,4 @@
-"""What has happened in the sandbox, in order, for whoever looks on: the page, the shell and waiting tests."""
+"""The journal of what happens in the sandbox, in order. The page, the command line and waiting tests read it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MOST: Final = 2000  # entries that are kept
 
 @frozen
 class Entry:
-    """Something that has happened.
+    """An entry of the journal.
 
     Args:
-        id: its place in the order; counts from 1.
-        kind: such as ``message`` or ``request``.
-        what: what it is about.
+        id: its place in the order, counted from 1.
+        kind: what happened, such as ``message`` or ``request``.
+        what: the object that it is about, such as the message.
     """
 
     id: int
@@ -30,7 +30,7 @@ class Entry:
 
 
 class Journal:
-    """Keeps the latest entries, and wakes whoever waits for the next one."""
+    """A log of the latest entries. Tasks can wait for the next entry."""
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=_MOST)
@@ -39,7 +39,7 @@ class Journal:
         """The id of the latest entry; 0 if there is none."""
 
     def add(self, kind: str, what: Any = None) -> None:
-        """Record that something has happened."""
+        """Add an entry, and wake the tasks that wait for one."""
         self.last += 1
         self._entries.append(Entry(self.last, kind, what))
         if self._is_awaited:
@@ -47,21 +47,23 @@ class Journal:
             news.set()
 
     def since(self, entry_id: int) -> Sequence[Entry] | None:
-        """Return what has happened after the entry of this id; ``None`` if that is not known any more."""
+        """Return the entries after the one with this id; ``None`` if not all of them are kept any more, or there was
+        never an entry with this id.
+        """
         missed = self.last - entry_id
         if not 0 <= missed <= len(self._entries):
             return None
         return [self._entries[place] for place in range(len(self._entries) - missed, len(self._entries))]
 
     async def wait(self, entry_id: int, within: float | None = None) -> bool:
-        """Wait until something has happened after the entry of this id.
+        """Wait until there is an entry after the one with this id.
 
         Args:
-            entry_id: the latest one that is known.
-            within: seconds, at the most.
+            entry_id: the id of the latest entry that the caller knows.
+            within: the longest wait, in seconds; no limit if not given.
 
         Returns:
-            Whether something has.
+            Whether there is such an entry.
         """
         try:
             async with asyncio.timeout(within):

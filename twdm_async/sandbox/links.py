@@ -1,4 +1,4 @@
-"""Which parts of a text become links: as twitter-text finds them, by whose rules the API goes."""
+"""Finds the parts of a text that become links, by the rules of twitter-text, which the API follows."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _LATIN: Final = (
 )
 _CYRILLIC: Final = r"\u0400-\u04ff"
 
-# Labels of a domain have at most 63 characters. Without that bound, and one on how many there are, a long text takes
-# time by its square.
+# Labels of a domain have at most 63 characters. Without that bound, and a bound on their number, the time to search a
+# text would grow with the square of its length.
 _LETTER: Final = f"[^{_PUNCTUATION}{_SPACES}{_NO_CHARACTERS}{_DIRECTIONS}]"
 _SUBDOMAIN: Final = rf"{_LETTER}(?:[_-]|{_LETTER}){{0,62}}(?<![_-])\."
 _DOMAIN_NAME: Final = rf"{_LETTER}(?:-|{_LETTER}){{0,62}}(?<![_-])\."
@@ -39,7 +39,7 @@ _TCO: Final = re.compile(rf"https?://t\.co/([a-z0-9]+)(?:{_QUERY})?", re.IGNOREC
 
 
 def links_in(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where the links in `text` begin and end, in order."""
+    """Yield the start and the end of each link in `text`, in order."""
     if "." not in text:
         return
     for found in _address().finditer(text):
@@ -79,7 +79,7 @@ def _top_level() -> str:
 
 @functools.cache
 def _address() -> re.Pattern[str]:
-    before = rf"(?:[^A-Za-z0-9@＠$#＃{_NO_CHARACTERS}]|[{_DIRECTIONS}]|^)"  # noqa: RUF001 - they are other characters
+    before = rf"(?:[^A-Za-z0-9@＠$#＃{_NO_CHARACTERS}]|[{_DIRECTIONS}]|^)"  # noqa: RUF001 - the fullwidth signs are meant
     domain = f"(?:{_SUBDOMAIN}){{0,{_MOST_SUBDOMAINS}}}{_DOMAIN_NAME}{_top_level()}"
     rest = f"(?::[0-9]+)?(?P<path>/{_PATH}*)?(?:{_QUERY})?"
     return re.compile(f"{before}(?P<address>(?P<protocol>https?://)?(?P<domain>{domain}){rest})", re.IGNORECASE)

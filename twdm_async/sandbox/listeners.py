@@ -1,4 +1,4 @@
-"""Those who listen to webhooks: at a URL, or in this process, without a server."""
+"""The listeners that receive webhooks: at a URL, or in this process, without a server."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ AsgiMessage = MutableMapping[str, Any]
 AsgiApp = Callable[
     [AsgiMessage, Callable[[], Awaitable[AsgiMessage]], Callable[[AsgiMessage], Awaitable[None]]], Awaitable[None]
 ]
-"""An application by the ASGI specification, such as one of FastAPI or Starlette."""
+"""An ASGI application, such as one made with FastAPI or Starlette."""
 
 
 @runtime_checkable
 class WebhookLike(Protocol):
-    """What :class:`twdm_async.webhooks.Webhook` can do. The sandbox opens one that is not open, and closes it."""
+    """The interface of :class:`twdm_async.webhooks.Webhook`. If a webhook is not open, the sandbox opens it, and
+    closes it again.
+    """
 
     @property
     def is_open(self) -> bool: ...
@@ -41,12 +43,12 @@ class WebhookLike(Protocol):
 
 @frozen
 class Response:
-    """What a listener answered.
+    """The answer of a listener.
 
     Args:
-        status: the HTTP status; 0 if there is none.
+        status: the HTTP status; 0 if there was no answer.
         body: the body.
-        problem: why there is no status.
+        problem: why there was no answer, or what the application raised; empty otherwise.
     """
 
     status: int
@@ -55,23 +57,23 @@ class Response:
 
 
 class Listener(Protocol):
-    """Somebody who listens."""
+    """The receiver of a webhook's requests."""
 
     async def request(self, method: str, query: str, headers: dict[str, str], body: bytes) -> Response:
-        """Hand over a request."""
+        """Pass a request to the listener, and return its answer."""
         ...
 
     async def settled(self) -> None:
-        """Wait until what was handed over is handled, as far as that can be known."""
+        """Wait until the requests are handled, as far as that can be known."""
         ...
 
     async def close(self) -> None:
-        """Let go of it."""
+        """Close the listener, or the connection to it."""
         ...
 
 
 class Remote:
-    """Listens at `url`; `timeout` is the seconds in which it has to answer."""
+    """A listener at `url`. It must answer within `timeout` seconds."""
 
     def __init__(self, url: str, timeout: float) -> None:
         self._url = url
@@ -90,7 +92,7 @@ class Remote:
         except TimeoutError:
             return Response(0, problem=f"no answer within {self._timeout:g} s")
         except (InvalidURL, ValueError):
-            return Response(0, problem="this is no URL")
+            return Response(0, problem="it is not a valid URL")
         except (ClientError, OSError) as error:
             return Response(0, problem=str(error) or type(error).__name__)
 
@@ -102,14 +104,14 @@ class Remote:
 
 
 class Local:
-    """A :class:`twdm_async.webhooks.Webhook` in this process."""
+    """A listener that is a :class:`twdm_async.webhooks.Webhook` in this process."""
 
     def __init__(self, webhook: WebhookLike) -> None:
         self._webhook = webhook
         self._is_ours = False
 
     async def start(self) -> None:
-        """Open the webhook, if nobody has."""
+        """Open the webhook, if it is not open."""
         if not self._webhook.is_open:
             await self._webhook.__aenter__()
             self._is_ours = True
@@ -127,13 +129,13 @@ class Local:
 
 
 class Asgi:
-    """An ASGI application in this process, which has the webhook at `path`.
+    """A listener that is an ASGI application in this process.
 
     Args:
         app: the application.
-        path: of the webhook.
-        timeout: seconds in which it has to answer.
-        complain: is told of what it raises after its answer.
+        path: the path of the webhook.
+        timeout: seconds within which it must start, and answer each request.
+        complain: called with a text for people when the application raises an exception after its answer.
     """
 
     def __init__(self, app: AsgiApp, path: str, timeout: float, complain: Callable[[str], None]) -> None:
@@ -147,10 +149,10 @@ class Asgi:
         self._lifespan: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Let the application start up.
+        """Start the application by the ASGI lifespan protocol.
 
         Raises:
-            InvalidInput: it says that it cannot, or says nothing.
+            InvalidInput: the application reported that its startup failed, or did not start within `timeout`.
         """
         is_up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._lifespan = asyncio.create_task(self._live(is_up), name="twdm_async sandbox application")
@@ -163,7 +165,9 @@ class Asgi:
             raise InvalidInput(parameter="target", problem=problem)
 
     async def _live(self, is_up: asyncio.Future[str]) -> None:
-        """Let the application live until it is stopped; `is_up` gets why it does not start, or nothing."""
+        """Run the application's lifespan until the listener is closed. Set `is_up` to why it did not start, or to an
+        empty string.
+        """
         is_asked = False
 
         async def receive() -> AsgiMessage:
@@ -186,7 +190,7 @@ class Asgi:
             if is_up.done():
                 raise
         finally:
-            if not is_up.done():  # by the specification, it does not care for lifespans
+            if not is_up.done():  # by the specification, the application does not support lifespans
                 is_up.set_result("")
 
     async def request(self, method: str, query: str, headers: dict[str, str], body: bytes) -> Response:
@@ -220,7 +224,7 @@ class Asgi:
             return Response(0, problem=f"no answer within {self._timeout:g} s")
 
     async def _answer(self, scope: AsgiMessage, body: bytes, answer: asyncio.Future[Response]) -> None:
-        """Let the application handle a request. It may go on after it has answered."""
+        """Call the application with a request. It may still run after it has answered."""
         status, parts, is_read = 0, list[bytes](), False
 
         async def receive() -> AsgiMessage:
@@ -242,7 +246,7 @@ class Asgi:
 
         try:
             await self._app(scope, receive, send)
-        except Exception as error:  # noqa: BLE001 - whatever it is, a server would answer with 500
+        except Exception as error:  # noqa: BLE001 - a server would answer any exception with 500
             if answer.done():
                 self._complain(f"({type(self._app).__name__}): after its answer, it raised {described(error)}")
             else:
@@ -266,11 +270,11 @@ class Asgi:
 
 
 class Listeners:
-    """Starts whoever is to listen, if nobody has, and stops them again.
+    """Makes listeners of targets, starts those that are not running, and stops these again.
 
     Args:
-        timeout: seconds in which they have to answer.
-        complain: is told of what they do wrong.
+        timeout: seconds within which a listener must answer.
+        complain: called with a text for people when a listener does something wrong.
     """
 
     def __init__(self, timeout: float, complain: Callable[[str], None]) -> None:
@@ -280,14 +284,15 @@ class Listeners:
         self._closing = AsyncExitStack()
 
     async def of(self, target: Any, path: str) -> tuple[str, Listener]:
-        """Return a name for who listens, and the listener.
+        """Return a name for the listener, and the listener.
 
         Args:
             target: a URL, a webhook or an application.
-            path: of the webhook within an application.
+            path: the path of the webhook within an application.
 
         Raises:
-            InvalidInput: `target` is nothing of this kind, or does not start.
+            InvalidInput: `target` is neither a URL, nor a webhook, nor an application, or the application did not
+                start.
         """
         key = (target if isinstance(target, str) else id(target), path)
         if key not in self._known:
@@ -295,7 +300,7 @@ class Listeners:
         return self._known[key]
 
     async def close(self) -> None:
-        """Stop those that were started here."""
+        """Stop the listeners that were started here."""
         self._known.clear()
         await self._closing.aclose()
 
@@ -326,6 +331,6 @@ class Listeners:
 
 
 def described(error: BaseException) -> str:
-    """Return the type of `error`, and where it was raised. What it says may repeat the text of a message."""
+    """Return the type of `error` and its traceback, but not its text, which may repeat the text of a message."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     return f"{type(error).__name__}\n{frames}".rstrip()

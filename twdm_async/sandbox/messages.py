@@ -1,4 +1,4 @@
-"""Messages: sent, shown, listed, deleted; typing and reading; files that hang on them."""
+"""The calls about messages: send, show, list and delete; typing indicators and read receipts; attached files."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from twdm_async.sandbox.state import APPS, Event, State
 if TYPE_CHECKING:
     from twdm_async.sandbox.records import StoredMedia
 
-_OLDEST = 30 * 86_400.0  # seconds that a message can be seen
+_OLDEST = 30 * 86_400.0  # seconds for which a message can be seen
 _CREATE = "event.message_create"
 
 
 def recipient_of(call: Call) -> str:
-    """Whom a message is for.
+    """Return the user id of a message's recipient.
 
     Raises:
-        Refusal: it does not say.
+        Refusal: the call's body is not a message with a recipient.
     """
     event = object_at(call.json, "event")
     if event.get("type") != "message_create":
@@ -65,7 +65,7 @@ def send_message(state: State, call: Call) -> Answer:
         event.profile = state.profiles[profile_id]
         shown["message_create"]["custom_profile_id"] = profile_id
     answer = {"event": {**shown, "message_create": dict(shown["message_create"])}}
-    shown["message_create"]["source_app_id"] = "1"  # it is told later, and not here
+    shown["message_create"]["source_app_id"] = "1"  # the API shows it later, but not in this answer
     state.journal.add("message", event)
     state.on_event("message", shown)
     return Answer(answer)
@@ -79,7 +79,16 @@ def new_event(
     content: tuple[Json, str, StoredMedia | None],
     url: str,
 ) -> Event:
-    """A message that both can see from now on."""
+    """Add a message, which sender and recipient can see from now on, and return it.
+
+    Args:
+        state: the sandbox's state.
+        event_id: the id of the message.
+        account_id: the user id of the account in whose conversation it is.
+        parties: the user ids of sender and recipient.
+        content: its ``message_data``, its text, and the attached file.
+        url: the URL of the sandbox.
+    """
     (sender_id, recipient_id), (data, text, media) = parties, content
     address = f"{url}/1.1/ton/data/dm/{event_id}/{media.id}/file" if media is not None else ""
     shown: Json = {

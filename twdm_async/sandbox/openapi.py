@@ -1,4 +1,4 @@
-"""The calls of the API under ``/_sandbox/``, and their description by the OpenAPI specification."""
+"""The operations of the API under ``/_sandbox/``, and their OpenAPI description."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from twdm_async.sandbox.guard import HEADER
 
 @frozen
 class Operation:
-    """One call.
+    """One operation of the API.
 
     Args:
         method: the HTTP method.
-        path: with placeholders in braces.
-        name: what it is called.
-        summary: what it does.
-        query: its query parameters, each with what it means.
-        body: the members of its JSON body, each with a schema; `required` names those that must be there.
-        required: as above.
+        path: the path, with placeholders in braces.
+        name: its operation id.
+        summary: a sentence that says what it does.
+        query: the descriptions of its query parameters, by name.
+        body: the schemas of the members of its JSON body, by name.
+        required: the names of the required members of the body.
     """
 
     method: str
@@ -166,7 +166,7 @@ OPERATIONS: Final = (
 
 
 def described() -> Json:
-    """Return the description of the API."""
+    """Return the OpenAPI description of the API."""
     paths: dict[str, Json] = {}
     for operation in OPERATIONS:
         parameters: list[Json] = [

@@ -1,4 +1,4 @@
-"""The other side: people who write to an account, tap, type and read."""
+"""The people on the other side of a conversation, who write to an account, tap, type and read."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @define(eq=False)
 class Person:
-    """Somebody who has a conversation with an account. Made by :meth:`twdm_async.sandbox.Sandbox.person`.
+    """A person who has a conversation with an account. Made by :meth:`twdm_async.sandbox.Sandbox.person`.
 
-    What a person does reaches the webhooks of the account, and the list of its messages.
+    What the person does is sent to the account's webhooks. Messages also appear in the account's list of messages.
 
     Args:
         id: the person's user id.
-        account_id: the account's.
+        account_id: the account's user id.
     """
 
     id: str
@@ -41,36 +41,36 @@ class Person:
 
     @property
     def inbox(self) -> Sequence[StoredMessage]:
-        """What the account has sent to this person."""
+        """The messages that the account has sent to this person through the API, in order."""
         return [one for one in self._state.messages if one.recipient_id == self.id and one.sender_id == self.account_id]
 
     @property
     def welcome(self) -> Mapping[str, Any] | None:
-        """The welcome message this person sees, as the API shows it."""
+        """The welcome message that this person sees, as the API shows it; ``None`` if there is no rule for one."""
         for owner, rule in reversed(self._state.rules.values()):
             if owner == self.account_id:
                 return self._state.welcome_messages[rule["welcome_message_id"]][1]
         return None
 
     async def receives(self, n: int = 1, *, timeout: float = 10.0) -> list[StoredMessage]:
-        """Wait for the next messages to this person. A message that was returned once is not returned again.
+        """Wait for the next messages to this person. Each message is returned only once.
 
-        It returns when the clients have read the answers to what they have sent, so that time may be moved then. If an
-        answer does not come, as with the fault ``silence``, it waits a second for that.
+        This method returns only after the clients have read the answers to their requests, so that the clock may be
+        moved then. If an answer does not come, as with the fault ``silence``, it waits at most a second for it.
 
         Args:
-            n: how many.
+            n: the number of messages.
             timeout: seconds to wait for all of them.
 
         Returns:
             The messages, in the order in which the sandbox accepted them.
 
         Raises:
-            InvalidInput: `n` is not a positive number.
-            AssertionError: they have not come in time, or a webhook or its handler has failed meanwhile. The error says
+            InvalidInput: `n` is not a positive whole number.
+            AssertionError: the messages have not come in time, or a webhook or its handler has failed. The error says
                 what has happened instead.
         """
-        __tracebackhide__ = True  # what matters is where it was called
+        __tracebackhide__ = True  # so that pytest shows the line of the caller
         checked_count(n, "n")
         key, journal = (self.account_id, self.id), self._state.journal
         deadline = asyncio.get_running_loop().time() + timeout
@@ -93,20 +93,23 @@ class Person:
         raise AssertionError(f"person {self.id} has received {len(new)} of {n} messages, {why}.\n{story}")
 
     def writes(self, text: str, *, attachment: Mapping[str, Any] | None = None) -> str:
-        """Write to the account. Returns the event's id.
+        """Write to the account, and return the event's id.
 
         Args:
-            text: what to write.
-            attachment: a location, as the API writes it.
+            text: the text of the message.
+            attachment: a location, in the form in which the API shows it.
+
+        Raises:
+            InvalidInput: `text` contains a lone surrogate.
         """
         return self._send({"text": text} | ({"attachment": dict(attachment)} if attachment else {}))
 
     def taps(self, label: str) -> str:
-        """Tap the answer called `label`, of the last message that offers it, or of the welcome message. Returns the
-        event's id.
+        """Tap the quick reply with this label, and return the event's id. The quick reply is that of the latest message
+        that offers it, or else of the welcome message.
 
         Raises:
-            InvalidInput: no message offers it.
+            InvalidInput: no message offers this quick reply.
         """
         offers: list[Any] = [one.body["message_data"].get("quick_reply") for one in reversed(self.inbox)]
         offers.append((self.welcome or {}).get("message_data", {}).get("quick_reply"))
@@ -118,27 +121,32 @@ class Person:
         raise InvalidInput(parameter="label", problem="no message offers this answer")
 
     def gets(self, text: str) -> str:
-        """Have somebody write to this person as the account, by hand in the app. It does not count against the quota,
-        but uses up a free reply. Returns the event's id.
+        """Send a message to this person from the account, as if somebody wrote it by hand in the app, and return the
+        event's id. The message does not count against the quota, but uses up a free reply if there is one.
+
+        Raises:
+            InvalidInput: `text` contains a lone surrogate.
         """
         self._state.use_credit(self.account_id, self.id)
         return self._tell(self.account_id, self.id, {"text": text})
 
     def chats(self) -> None:
-        """Write in an encrypted conversation: subscribers of X Activity are told that, and cannot read it."""
+        """Write in an encrypted conversation. Webhooks in a format of X Activity get an event whose content they cannot
+        read.
+        """
         self._tell_of_chat(self.id, self.account_id)
 
     def types(self) -> None:
-        """Type something."""
+        """Send a typing indicator to the account."""
         typing = Typing(self.id, self.account_id)
         self._state.journal.add("typing", typing)
         self._state.on_event("typing", typing)
 
     def reads(self) -> None:
-        """Read all that the account has written.
+        """Mark everything that the account has written as read.
 
         Raises:
-            InvalidInput: it has written nothing.
+            InvalidInput: the account has written nothing.
         """
         if not self.inbox:
             raise InvalidInput(parameter="inbox", problem="there is nothing to read")
@@ -154,7 +162,7 @@ class Person:
         try:
             data["text"].encode()
         except UnicodeEncodeError:
-            raise InvalidInput(parameter="text", problem="must not hold half of a character") from None
+            raise InvalidInput(parameter="text", problem="must not contain a lone surrogate") from None
         event_id = self._state.new_id()
         content = (data, data["text"], None)
         event = new_event(self._state, event_id, self.account_id, (sender_id, recipient_id), content, self._url)

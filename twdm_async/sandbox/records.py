@@ -1,4 +1,4 @@
-"""What the sandbox keeps: accounts, messages, profiles, files, every request, and every breach of a quota."""
+"""The sandbox's records: accounts, messages, profiles, files, requests, quota windows, and breaches of quotas."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from twdm_async.quota.spec import Scope
 
 @define(eq=False)
 class StoredAccount:
-    """An account that may post.
+    """An account that can use the API.
 
     Args:
         credentials: its keys.
         user: the user object, as the API shows it.
-        allowlisted: whether it may use custom profiles; it must also be verified.
-        permission: what its token was issued with; messages need ``"read-write-directmessages"``.
+        allowlisted: whether it is on the allow-list for custom profiles; it must also be verified.
+        permission: the permission of its access token; messages need ``"read-write-directmessages"``.
         legacy_access: whether its app may use version 1.1 of the API for more than uploads.
     """
 
@@ -37,23 +37,23 @@ class StoredAccount:
 
     @property
     def may_use_custom_profiles(self) -> bool:
-        """Whether it is verified and on the allow-list."""
+        """Whether the account is verified and on the allow-list."""
         return self.allowlisted and bool(self.user["verified"])
 
 
 @frozen
 class StoredMessage:
-    """A message that was accepted.
+    """A message of an account that the sandbox has accepted.
 
     Args:
         id: the event's id.
-        received_at: seconds on the sandbox' clock (``Clock.monotonic``).
-        sender_id: the account.
-        recipient_id: the person.
-        text: as it was sent; empty if there was only an attachment.
-        custom_profile_id: the profile it shows under.
+        received_at: seconds on the sandbox's clock (``Clock.monotonic``).
+        sender_id: the account's user id.
+        recipient_id: the person's user id.
+        text: the text, as it was sent; empty if there was only an attachment.
+        custom_profile_id: the custom profile under which it is shown, if any.
         body: the whole ``message_create`` object, as it was sent.
-        is_counted: whether it took a place in the quota; a reply to somebody who wrote may not.
+        is_counted: whether it counts against the quota; free replies to a person who wrote do not.
     """
 
     id: str
@@ -68,7 +68,7 @@ class StoredMessage:
 
 @frozen
 class StoredProfile:
-    """A custom profile that was made. `account` is the id of whose it is."""
+    """A custom profile. `account` is the user id of the account that owns it."""
 
     id: str
     account: str
@@ -79,13 +79,13 @@ class StoredProfile:
 
 @define(eq=False)
 class Segments:
-    """A file that comes in segments.
+    """A file that is uploaded in segments.
 
     Args:
-        size: bytes it will have.
-        file: where they are kept.
-        places: where each segment lies in `file`, and how long it is. One that comes again replaces the first.
-        is_finished: whether all are there.
+        size: the announced size of the whole file, in bytes.
+        file: the temporary file that holds the segments.
+        places: offset and length of each segment in `file`, by index. A segment that comes again replaces the first.
+        is_finished: whether the upload was finalized.
     """
 
     size: int
@@ -97,13 +97,13 @@ class Segments:
         self.file.close()
 
     def put(self, index: int, segment: bytes) -> None:
-        """Keep a segment."""
+        """Store a segment."""
         start = self.file.seek(0, 2)
         self.file.write(segment)
         self.places[index] = (start, len(segment))
 
     def read(self, length: int | None = None) -> bytes:
-        """The first `length` bytes, or all of them, in order."""
+        """Return the first `length` bytes of the whole file; all of them if `length` is not given."""
         parts: list[bytes] = []
         for _, (start, size) in sorted(self.places.items()):
             if length is None or sum(map(len, parts)) < length:
@@ -113,15 +113,15 @@ class Segments:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the segments are all there, and add up."""
+        """Whether no segment is missing, and their lengths add up to `size`."""
         lengths = [length for _, length in self.places.values()]
         return sorted(self.places) == list(range(len(self.places))) and sum(lengths) == self.size
 
 
 @define(eq=False)
 class StoredMedia:
-    """An uploaded file. `account` is the id of whose it is; `uses` counts the messages it hangs on; `processing` is how
-    far the API is with it, as it says itself.
+    """An uploaded file. `account` is the user id of the account that owns it; `uses` counts the messages to which it is
+    attached; `processing` is the state of its processing, as the API shows it (``None`` if it needs none).
     """
 
     id: str
@@ -140,24 +140,24 @@ class StoredMedia:
 
     @property
     def head(self) -> bytes:
-        """Its first bytes."""
+        """The first 64 bytes, from which the type can be told."""
         return self.stored[:64] if isinstance(self.stored, bytes) else self.stored.read(64)
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size of the whole file, in bytes."""
         return len(self.stored) if isinstance(self.stored, bytes) else self.stored.size
 
     @property
     def is_ready(self) -> bool:
-        """Whether it can be used."""
+        """Whether the file is uploaded and processed, so that it can be used."""
         is_there = isinstance(self.stored, bytes) or self.stored.is_finished
         return is_there and (self.processing is None or self.processing["state"] == "succeeded")
 
 
 @frozen
 class Typing:
-    """That an account, or a person, let the other one see that it types."""
+    """A typing indicator, from an account to a person or the other way round."""
 
     sender_id: str
     recipient_id: str
@@ -165,7 +165,9 @@ class Typing:
 
 @frozen
 class Reading:
-    """That an account, or a person, has read what the other one wrote, up to an event."""
+    """A read receipt, from an account to a person or the other way round: the sender has read everything up to the
+    event `last_read_event_id`.
+    """
 
     sender_id: str
     recipient_id: str
@@ -174,12 +176,12 @@ class Reading:
 
 @frozen
 class Delivery:
-    """What became of a webhook.
+    """A webhook delivery that has ended.
 
     Args:
-        url: where it went.
-        body: what it said.
-        statuses: what it was answered, try by try; 0 if nothing was.
+        url: the URL, or another name for the target.
+        body: the body that was sent.
+        statuses: the HTTP status of the answer to each attempt, in order; 0 if there was no answer.
     """
 
     url: str
@@ -189,18 +191,19 @@ class Delivery:
 
 @frozen
 class Received:
-    """One request as it came, whatever became of it.
+    """A request that the sandbox has received, whatever its outcome.
 
     Args:
-        at: seconds on the sandbox' clock (``Clock.monotonic``).
-        account: whose keys it was signed with; ``None`` if it was not let in.
+        at: seconds on the sandbox's clock (``Clock.monotonic``).
+        account: the user id of the account that signed it; ``None`` if the request was not authenticated.
         method: the HTTP method.
         path: path and query.
-        status: what it was answered, or would have been; 0 if it was not carried out.
-        fault: what went wrong with it, if anything did.
-        endpoint: its name, such as ``direct_messages.send``; empty if there is no such call.
-        reason: why it was refused, for people; empty if it was not.
-        number: its place among all requests, from 1.
+        status: the HTTP status of the answer, before a fault changed it; 0 if a fault kept the request from being
+            carried out.
+        fault: the kind of the fault that was injected, if any.
+        endpoint: the name of the endpoint, such as ``direct_messages.send``; empty if there is no such endpoint.
+        reason: why it was refused, as text for people; empty if it was not refused.
+        number: its place among all requests since the start or the last ``clear()``, from 1.
     """
 
     at: float
@@ -216,16 +219,16 @@ class Received:
 
 @define(eq=False)
 class Window:
-    """One window of a quota, from its first request on.
+    """A window of a quota, which begins with its first request.
 
     Args:
         family: the endpoint family.
-        scope: whose requests it counts.
-        owner: the account's or the app's.
-        limit: requests it allows.
-        began: seconds on the sandbox' clock.
-        ends: seconds on the sandbox' clock.
-        count: requests it has counted.
+        scope: whether it counts the requests of an account or of an app.
+        owner: the account's user id, or the app's name (``Credentials.app``).
+        limit: the number of requests that it allows.
+        began: when it began, in seconds on the sandbox's clock (``Clock.monotonic``).
+        ends: when it ends, in seconds on the sandbox's clock (``Clock.monotonic``).
+        count: the number of requests that it has counted.
     """
 
     family: str
@@ -239,7 +242,9 @@ class Window:
 
 @frozen
 class Breach:
-    """A request that came although the quota was spent. It was refused with 429."""
+    """A request that was refused with 429 because its quota was spent. `at` is in seconds on the sandbox's clock
+    (``Clock.monotonic``); `family`, `scope` and `owner` are those of the quota's window.
+    """
 
     at: float
     family: str

@@ -1,7 +1,7 @@
-"""Where each call is, which quota it spends and what it does.
+"""The routes of the API: the path of each call, the quota that it counts against, and its handler.
 
-Paths, limits and words are the API's own, written down here a second time on purpose: a double that took them from the
-client's table would agree with its mistakes.
+Paths, limits and messages are the API's own. They are repeated here on purpose: a double that took them from the
+client's table would repeat the client's mistakes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ Handler = Callable[[State, Call], Answer]
 
 @frozen
 class Route:
-    """One call: where it is, which quota it spends, what it does, and whether its reply tells the quota in headers.
-
-    Of an upload, the quota depends on the command.
+    """One route: method and path, the endpoint family whose quota it counts against, its handler, and whether its reply
+    reports the quota in headers.
     """
 
     method: str
@@ -32,7 +31,7 @@ class Route:
     tells_limits: bool
 
     def family_of(self, command: str | None) -> str:
-        """The quota that a request spends."""
+        """Return the endpoint family whose quota a request counts against. For an upload it depends on the command."""
         if self.family != "media.upload" or command is None:
             return self.family
         return {"INIT": "media.upload_init", "APPEND": "media.upload_append", "FINALIZE": "media.upload_finalize"}.get(

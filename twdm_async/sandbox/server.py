@@ -1,4 +1,6 @@
-"""The sandbox as a server: receive, let in, count, do, answer, keep the record."""
+"""The sandbox's HTTP server: it reads each request, authenticates it, counts it, carries it out, answers and records
+it.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +53,10 @@ from twdm_async.sandbox.windows import Windows
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-_ALL_ADDRESSES: Final = {"", "0.0.0.0"}  # noqa: S104 - only if it is asked for
+_ALL_ADDRESSES: Final = {"", "0.0.0.0"}  # noqa: S104 - only if the caller asks for it
 _LIMIT_EXCEEDED: Final = Answer({"errors": [{"code": 88, "message": "Rate limit exceeded"}]}, 429)
 
-# Not a secret: the sandbox listens on this machine alone, and `twdm sandbox` prints them.
+# These are not secret: they open nothing but a sandbox, and `twdm sandbox` prints them.
 _CREDENTIALS: Final = Credentials(
     consumer_key="sandbox-consumer-key",
     consumer_secret="sandbox-consumer-secret",  # noqa: S106 - as above
@@ -66,28 +68,32 @@ _CREDENTIALS: Final = Credentials(
 class Sandbox:
     """A local double of the API. Use it as ``async with Sandbox() as sandbox``.
 
-    It checks signatures, refuses replayed nonces and old timestamps, counts quotas in fixed windows from the first
-    request, escapes text and refuses what the API refuses. At :attr:`url` it shows a page on which a person can look on
-    and write; see :doc:`sandbox`. Only this machine can reach it, unless `host` says otherwise.
+    It checks signatures, refuses replayed nonces and old timestamps, counts quotas in fixed windows that begin with the
+    first request, escapes text, and refuses what the API refuses. At :attr:`url` it serves a page on which a person can
+    follow what happens and write messages; see :doc:`sandbox`. Only this machine can reach it, unless `host` says
+    otherwise.
 
     Args:
-        quotas: what it allows; the documented quotas if not given.
-        time_scale: how many times as fast its windows pass; with 86 400 a day takes a second.
-        port: 0 takes a free one.
-        host: an address to listen at besides 127.0.0.1; ``"0.0.0.0"`` means all of this machine's. Whoever can reach it
-            can read and write everything in the sandbox.
-        latency: seconds, at least and at most, that a request takes on the way in, and again on the way out.
-        list_lag: seconds, at least and at most, after which a new message appears in the list of messages; each has its
-            own. The API's has been seen to take three minutes.
-        webhook_timeout: seconds that a webhook may take to answer, before the same is sent again.
-        faults: what is to go wrong: a :class:`Fault` each, or just its kind.
-        autojump: whether time moves on to the next moment for which a client waits, whenever nothing has happened for a
-            hundredth of a second. Clients must use :attr:`time` as their clock, as those of :meth:`client` do.
-        clock: where time comes from; for tests.
-        seed: for the latencies and the faults.
+        quotas: the quotas that it enforces; the documented quotas if not given.
+        time_scale: the factor by which quota windows, and the pauses before a webhook is sent again, are shortened.
+            With 86 400, a day's window takes a second.
+        port: the port to listen on; 0 takes a free one.
+        host: an address to listen on besides 127.0.0.1; ``"0.0.0.0"`` means all addresses of this machine. Whoever can
+            reach it can read and change everything in the sandbox.
+        latency: minimum and maximum of the seconds by which a request is delayed before it is handled, and its answer
+            again before it is sent.
+        list_lag: seconds after which a new message appears in the list of messages: a number, or minimum and maximum,
+            between which a lag is drawn for each message. The real API has been seen to take three minutes.
+        webhook_timeout: seconds within which a webhook must answer. If it does not, the event is sent again.
+        faults: the faults to inject: each a :class:`Fault`, or the name of its kind.
+        autojump: whether the clock jumps to the next moment that a client waits for, whenever nothing has happened for
+            a hundredth of a second. Clients must use :attr:`time` as their clock, as those of :meth:`client` do.
+        clock: the clock on which the sandbox's own clock is based; for tests.
+        seed: seeds the random choice of latencies, list lags and faults.
 
     Raises:
-        InvalidInput: `time_scale` or `webhook_timeout` is not a positive number.
+        InvalidInput: `time_scale` is not a positive number, `webhook_timeout` is not a number of seconds, or `faults`
+            names an unknown kind.
     """
 
     def __init__(
@@ -106,21 +112,22 @@ class Sandbox:
         seed: int | None = None,
     ) -> None:
         self.quotas = (quotas or QuotaTable.default()).scaled(time_scale)
-        """What it allows, with windows as short as they are here. Give it to the client."""
+        """The quotas that it enforces, with their windows shortened by `time_scale`. Give it to the client."""
         self.time = SandboxClock(clock or Clock(), time_scale)
-        """Its clock. ``time.advance("24h")`` moves it."""
+        """The sandbox's clock. ``time.advance("24h")`` moves it forward."""
         self._port = port
         self.host = host
-        """The address it listens at."""
+        """The address that it listens on."""
         self._autojump = autojump
         self._latency = latency
         self._random = random.Random(seed)
         self.faults = [Fault(fault) if isinstance(fault, str) else fault for fault in faults]
-        """What is to go wrong. Change it as you like."""
+        """The faults to inject. Change the list as you like."""
         self._gate = Gate(self.time)
         self._windows = Windows(self.quotas)
         self.list_lag = list_lag if isinstance(list_lag, tuple) else (list_lag, list_lag)
-        """How late the list is, in seconds, at least and at most. Change it as you like."""
+        """Minimum and maximum of the seconds after which a new message appears in the list of messages. Change it as
+        you like."""
         self._state = State(
             self.time,
             self._windows,
@@ -134,18 +141,18 @@ class Sandbox:
         self._jumping: asyncio.Task[None] | None = None
         self._runner: web.AppRunner | None = None
         self.requests: list[Received] = []
-        """Every request, in the order it was answered."""
+        """Every request, in the order in which they were answered."""
         self.credentials = self.add_account(credentials=_CREDENTIALS)
-        """Keys of an account that is verified and on the allow-list."""
+        """The keys of the first account, which is verified and on the allow-list."""
 
     @property
     def url(self) -> str:
-        """Scheme and host, for both ``api_url`` and ``upload_url``; and the address of the page."""
+        """Scheme, host and port, for both ``api_url`` and ``upload_url``; it is also the address of the page."""
         return f"http://127.0.0.1:{self._port}"
 
     @property
     def port(self) -> int:
-        """The port it listens at."""
+        """The port that it listens on."""
         return self._port
 
     @property
@@ -155,59 +162,60 @@ class Sandbox:
 
     @property
     def profiles(self) -> Mapping[str, StoredProfile]:
-        """The custom profiles there are, by id."""
+        """The custom profiles that exist, by id."""
         return self._state.profiles
 
     @property
     def breaches(self) -> Sequence[Breach]:
-        """Every request that came although its quota was spent."""
+        """Every request that was refused because its quota was spent."""
         return self._windows.breaches
 
     @property
     def windows(self) -> Sequence[Window]:
-        """Every window of every quota that was ever begun, in order."""
+        """Every quota window that has begun, in order."""
         return self._windows.history
 
     @property
     def unreachable(self) -> set[str]:
-        """User ids that nobody can write to (403, code 349). Add to it as you like."""
+        """User ids that no account can write to (403, code 349). Change the set as you like."""
         return self._state.unreachable
 
     @property
     def handles(self) -> dict[str, str]:
-        """User ids of people by their handles. Everybody is also called ``person_ID``. Add to it as you like."""
+        """The user ids of people, by handle. Each person is also called ``person_ID``. Change the dict as you like."""
         return self._state.handles
 
     @property
     def media(self) -> Mapping[str, StoredMedia]:
-        """The uploaded files there are, by id."""
+        """The uploaded files, by id."""
         return self._state.media
 
     @property
     def typing(self) -> Sequence[Typing]:
-        """Every time an account let a person see that it types, in order."""
+        """The typing indicators that accounts have sent, in order."""
         return self._state.typing
 
     @property
     def reading(self) -> Sequence[Reading]:
-        """Every time an account let a person see what it has read, in order."""
+        """The read receipts that accounts have sent, in order."""
         return self._state.reading
 
     @property
     def deliveries(self) -> Sequence[Delivery]:
-        """Every webhook whose delivery has come to an end, in order."""
+        """Every webhook delivery that has ended, in order: answered with 200, or given up."""
         return self._deliveries.done
 
     @property
     def problems(self) -> list[str]:
-        """What webhooks have done wrong, for people: checks aside, each answer other than 200, and whatever was raised.
-        Clear it as you like.
+        """What webhooks have done wrong, as text for people: each answer to an event other than 200, and each exception
+        that an application raised after its answer. The pytest plugin adds each event whose handler failed. Clear the
+        list as you like.
         """
         return self._state.problems
 
     @property
     def one_rule_only(self) -> bool:
-        """Whether a second welcome message rule is refused; the API's documents say both."""
+        """Whether a second welcome message rule is refused. The API's documents contradict each other on this."""
         return self._state.one_rule_only
 
     @one_rule_only.setter
@@ -215,21 +223,21 @@ class Sandbox:
         self._state.one_rule_only = value
 
     def person(self, user_id: str | int, account: Credentials | None = None) -> Person:
-        """Somebody who has a conversation with `account`, the first one if not given.
+        """Return the person with this user id, in conversation with `account` (the first account if not given).
 
         Raises:
-            InvalidInput: the id is none.
+            InvalidInput: `user_id` is not a numeric id.
         """
         account_id = self._gate.accounts[(account or self.credentials).access_token].id
         user_id = checked_id(user_id, "user_id")
         return Person(user_id, account_id, self._state, self.url, self._deliveries.tell_of_chat, self._story)
 
     def client(self, credentials: Credentials | None = None, **options: Unpack[ClientOptions]) -> Client:
-        """Return a client of this sandbox: with its keys, address, quotas and time.
+        """Return a client of this sandbox, with the sandbox's keys, address, quotas and clock.
 
         Args:
-            credentials: of another account than the first one.
-            options: of :class:`twdm_async.Client`, in place of these.
+            credentials: the keys of another account; those of the first account if not given.
+            options: further arguments of :class:`twdm_async.Client`; they override these.
         """
         own: ClientOptions = {"api_url": self.url, "quotas": self.quotas, "clock": self.time}
         both: ClientOptions = {**own, **options}
@@ -243,22 +251,21 @@ class Sandbox:
         path: str = "/webhook",
         envelope: Envelope = "account_activity",
     ) -> None:
-        """Send the events of `account`, the first one if not given, to `target`, after a check that whoever listens
-        knows the consumer secret. What is not answered with 200 in three seconds is sent again after 3, 27 and 242
-        seconds.
+        """Send the events of `account` to `target` from now on. First a challenge checks that the target knows the
+        consumer secret. An event that is not answered with 200 within `webhook_timeout` is sent again after 3, 27 and
+        242 seconds.
 
         Args:
             target: the URL of a webhook; or a :class:`twdm_async.webhooks.Webhook`, an ASGI application or an
-                ``aiohttp.web.Application`` of this process, which then needs no server. If it was not started, the
+                ``aiohttp.web.Application`` in this process, which then needs no server. If it has not been started, the
                 sandbox starts it, and stops it when the sandbox is closed.
-            account: whose events.
-            path: of the webhook within an application.
-            envelope: how they are wrapped: as Account Activity does it, or as X Activity does it in either of its two
-                shapes.
+            account: the account whose events are sent; the first account if not given.
+            path: the path of the webhook within an application.
+            envelope: the format of the events: that of Account Activity, or one of the two of X Activity.
 
         Raises:
-            InvalidInput: the check was not answered as it should be, and how it was; or `target` is nothing of this
-                kind.
+            InvalidInput: the target answered the challenge wrongly (the error says how), it is none of the accepted
+                types, or it did not start.
         """
         account = account or self.credentials
         account_id = self._gate.accounts[account.access_token].id
@@ -268,31 +275,32 @@ class Sandbox:
         self._state.journal.add("webhook")
 
     def unsubscribe(self, target: str | WebhookLike | AsgiApp | web.Application) -> None:
-        """Send no events there any more, and tell nobody, as X has been seen to do.
+        """Send no more events to `target`. The target is not notified: X has been seen to do the same.
 
         Args:
-            target: what was subscribed.
+            target: what was passed to :meth:`subscribe`.
         """
         self._deliveries.unsubscribe(target)
         self._state.journal.add("webhook")
 
     async def delivered(self) -> None:
-        """Wait until no event is on its way any more, and until each :class:`twdm_async.webhooks.Webhook` of this
-        process has handled what came.
+        """Wait until every event is delivered or given up, and until each subscribed webhook or ASGI application in
+        this process has handled the events that it received.
         """
         await self._deliveries.handled()
 
     def complain(self, problem: str) -> None:
-        """Add to :attr:`problems`. Whoever waits for a message to a person is told.
+        """Add to :attr:`problems`. A call of :meth:`Person.receives <twdm_async.sandbox.Person.receives>` that is
+        waiting then raises.
 
         Args:
-            problem: what went wrong, for people.
+            problem: what went wrong, as text for people.
         """
         self._state.complain(problem)
 
     def clear(self) -> None:
-        """Forget all messages, requests, deliveries and what was spent. Accounts, profiles, files, welcome messages,
-        webhooks and faults stay.
+        """Forget all messages, requests, deliveries, problems and quota windows. Accounts, profiles, files, welcome
+        messages, webhooks and faults stay.
         """
         self._state.clear()
         self._windows.clear()
@@ -309,14 +317,16 @@ class Sandbox:
         permission: str = "read-write-directmessages",
         legacy_access: bool = True,
     ) -> Credentials:
-        """Another account of the same app.
+        """Add another account, and return its keys.
 
         Args:
-            credentials: its keys; made up if not given.
-            verified: whether it carries a badge.
+            credentials: its keys; if not given, they are made up, with the same app's consumer key.
+            verified: whether the account is verified.
             allowlisted: whether it is on the allow-list for custom profiles.
-            permission: what its token was issued with; anything else than this may not use messages (code 93).
-            legacy_access: whether it may use version 1.1 of the API for more than uploads (code 453).
+            permission: the permission of its access token. With any other than the default, calls about messages are
+                refused (code 93).
+            legacy_access: whether it may use version 1.1 of the API for more than uploads. If not, such calls are
+                refused (code 453).
         """
         user_id = (credentials and credentials.user_id) or self._state.new_id()
         if credentials is None:
@@ -330,7 +340,11 @@ class Sandbox:
         return credentials
 
     async def start(self) -> None:
-        """Listen."""
+        """Start to listen.
+
+        Raises:
+            OSError: the address or the port cannot be used.
+        """
         app = web.Application(client_max_size=LARGEST_BODY)
         for route in ROUTES:
             app.router.add_route(route.method, route.path, self._handler(route))
@@ -351,8 +365,8 @@ class Sandbox:
             )
 
     async def close(self) -> None:
-        """Stop listening. The records stay."""
-        async with contextlib.AsyncExitStack() as closing:  # each of them, whatever the others raise
+        """Stop listening, and stop the webhooks that the sandbox has started. The records stay."""
+        async with contextlib.AsyncExitStack() as closing:  # close each part, even if another one raises
             if self._runner is not None:
                 closing.push_async_callback(self._runner.cleanup)
             closing.push_async_callback(self._listeners.close)
@@ -370,7 +384,7 @@ class Sandbox:
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
             problem = why_foreign(request.headers, self.host)
-            if problem is not None:  # its keys are known to everybody
+            if problem is not None:  # the sandbox's keys are public, so a signature proves nothing
                 return web.Response(status=403, text=problem)
             work = object()
             self.time.begin_work(work)
@@ -385,7 +399,7 @@ class Sandbox:
             family, kind = route.family, None
             try:
                 body = await read_body(request)
-                if family == "media.upload":  # which call it is stands in its body
+                if family == "media.upload":  # the command that tells the calls apart is in the body
                     family = route.family_of(body.fields.get("command"))
                 kind, processed = self._draw(family, recipient_named(body))
                 if kind is not None and not processed:
@@ -399,7 +413,7 @@ class Sandbox:
                 hint = "" if let_in else self._spent(family)
             except Refusal as refusal:
                 answer, hint = Answer(refusal.body, refusal.status), refusal.hint
-            except ConnectionError:  # the client is gone before it has said what it wants
+            except ConnectionError:  # the client has closed the connection before it sent the whole request
                 return web.Response()
             self._record(request, account, answer, family, kind, hint)
             window = window if route.tells_limits else None
@@ -411,7 +425,11 @@ class Sandbox:
         return handle
 
     def _count(self, family: str, call: Call) -> tuple[bool, Window | None]:
-        """Whether its quota lets it in."""
+        """Count a call against its quotas, unless it is a free reply.
+
+        Returns:
+            Whether the call is let in, and the quota window that the reply's headers report, if there is one.
+        """
         if family == "direct_messages.send" and self._is_free(call):
             return True, None
         owners = {Scope.USER: call.account.id, Scope.APP: call.account.credentials.app}
@@ -420,29 +438,29 @@ class Sandbox:
     def _is_free(self, call: Call) -> bool:
         try:
             return self._state.has_credit(call.account.id, recipient_of(call))
-        except Refusal:  # its handler will say so, and it counts
+        except Refusal:  # the call counts, and its handler refuses it
             return False
 
     def _draw(self, family: str, recipient_id: str | None) -> tuple[str | None, bool]:
-        """What goes wrong with the next request, and whether it is carried out first."""
-        # Each counts every request.
+        """Draw the fault of this request, if any. Return its kind, and whether the request is carried out first."""
+        # Every fault is asked, even after one has applied, since each counts its own requests.
         drawn = [fault.draw(family, self._random, recipient_id) for fault in self.faults]
         return next((fate for fate in drawn if fate is not None), (None, True))
 
     async def _go_wrong(self, kind: str, request: web.Request, answer: Answer, window: Window | None) -> web.Response:
         response = self._response(answer, window)
         body = response.body if isinstance(response.body, bytes) else b""
-        transport: Any = request.transport  # of whatever loop; uvloop's have no class of asyncio
+        transport: Any = request.transport  # untyped, since uvloop's transports are not asyncio's classes
         if transport is not None:
             reply = Reply(response.status, dict(response.headers), body, self._random, dict(request.headers))
             if kind in REPEATS:
                 repeat_soon(kind, reply, transport)
             else:
                 await commit(kind, reply, transport)
-        return response  # nobody gets it if the connection has ended
+        return response  # it reaches nobody if the fault has closed the connection
 
     def _let_in(self, request: web.Request, body: Body) -> StoredAccount:
-        # What was signed is what was sent: the raw path, not what it means once it is decoded.
+        # The client has signed the raw path, as it was sent, not the decoded one.
         url = f"{request.scheme}://{request.host}{request.raw_path}"
         return self._gate.admit(request.method, url, body.form, request.headers)
 
@@ -491,7 +509,7 @@ class Sandbox:
         self._state.journal.add("request", received)
 
     def _spent(self, family: str) -> str:
-        """Return which quota has just refused a request, for people."""
+        """Return a text for people that says which quota has just refused a request."""
         breach = self._windows.breaches[-1]
         for window in self._windows.current(self.time.monotonic()):
             if (window.family, window.scope, window.owner) == (family, breach.scope, breach.owner):
@@ -500,11 +518,13 @@ class Sandbox:
         return ""
 
     def _activity(self) -> object:
-        """Return what changes whenever something happens; ``None`` while webhooks are told."""
+        """Return a value that changes whenever something happens; ``None`` while a webhook request is under way."""
         return None if self._deliveries.trying else self._state.journal.last
 
     def _story(self) -> list[str]:
-        """Tell what has happened lately, for somebody who waits for a message in vain."""
+        """Return lines that explain why an awaited message may not have come: problems, webhooks, spent quotas and the
+        latest requests.
+        """
         lines = [f"- {problem}" for problem in self.problems]
         if not self._deliveries.subscriptions:
             lines.append("- Nobody listens to webhooks: see Sandbox.subscribe().")
@@ -525,7 +545,7 @@ class Sandbox:
 
 
 def _reason(answer: Answer, hint: str) -> str:
-    """Return why a request was refused, for people; nothing if it was not."""
+    """Return a text for people that says why a request was refused; empty if it was not."""
     if answer.status < 400 or not isinstance(answer.body, dict):
         return ""
     errors = "; ".join(f"{error['message']} (code {error['code']})" for error in answer.body["errors"])

@@ -1,4 +1,6 @@
-"""What there is in the sandbox, as the JSON that its page and its API show."""
+"""The JSON in which the sandbox's page and its API show what is in the sandbox. Times are milliseconds since 1970-01-01
+UTC.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def message(event: Event) -> Json:
-    """A message as the person sees it."""
+    """Return a message as the person sees it."""
     create = event.shown["message_create"]
     sender, recipient = create["sender_id"], create["target"]["recipient_id"]
     is_from_account = sender == event.account_id
@@ -50,12 +52,12 @@ def _content(data: Json) -> Json:
 
 
 def profile(stored: StoredProfile) -> Json:
-    """A custom profile."""
+    """Return a custom profile."""
     return {"id": stored.id, "name": stored.name, "picture": f"/media/{stored.media_id}"}
 
 
 def request(received: Received, clock: SandboxClock) -> Json:
-    """A request, and what became of it."""
+    """Return a request and its outcome."""
     return {
         "number": received.number,
         "at": int((clock.wall() + received.at - clock.monotonic()) * 1000),
@@ -70,7 +72,7 @@ def request(received: Received, clock: SandboxClock) -> Json:
 
 
 def account(stored: StoredAccount, state: State) -> Json:
-    """An account, and the welcome message that people see."""
+    """Return an account, with the welcome message that people see."""
     welcome = None
     for owner, rule in state.rules.values():
         if owner == stored.id:
@@ -86,11 +88,11 @@ def account(stored: StoredAccount, state: State) -> Json:
 
 
 def quota(window: Window, clock: SandboxClock) -> Json:
-    """A window of a quota that has not ended."""
+    """Return a quota window that has not ended."""
     return {
         "endpoint": window.family,
         "scope": str(window.scope),
-        "owner": window.owner if window.scope == "user" else None,  # an app is called by its key
+        "owner": window.owner if window.scope == "user" else None,  # an app's is a fingerprint of its key
         "limit": window.limit,
         "used": window.count,
         "ends": int((clock.wall() + window.ends - clock.monotonic()) * 1000),
@@ -98,7 +100,7 @@ def quota(window: Window, clock: SandboxClock) -> Json:
 
 
 def fault(number: int, one: Fault) -> Json:
-    """A fault that is switched on."""
+    """Return a fault that is switched on, with its number in the list of faults."""
     return {
         "number": number,
         "kinds": list(one.kinds),
@@ -111,12 +113,12 @@ def fault(number: int, one: Fault) -> Json:
 
 
 def time(clock: SandboxClock) -> Json:
-    """What time it is in the sandbox."""
+    """Return the time in the sandbox, by how many seconds its clock is ahead, and its scale."""
     return {"now": int(clock.wall() * 1000), "ahead": clock.ahead, "scale": clock.scale}
 
 
 def webhook(subscription: Subscription) -> Json:
-    """Who listens, and what became of the latest delivery."""
+    """Return a webhook subscription, with the outcome of the latest attempt."""
     return {
         "url": subscription.url,
         "account": subscription.account_id,
@@ -126,7 +128,7 @@ def webhook(subscription: Subscription) -> Json:
 
 
 def sign(what: Typing | Reading, accounts: Mapping[str, StoredAccount]) -> Json:
-    """That somebody types, or has read."""
+    """Return a typing indicator or a read receipt."""
     is_from_account = what.sender_id in accounts
     return {
         "from": "account" if is_from_account else "person",

@@ -1,4 +1,4 @@
-"""Uploaded files: in one request, or in segments that are processed afterwards; by version 1.1 and by version 2."""
+"""The calls that upload files, in versions 1.1 and 2: in one request, or in segments with processing afterwards."""
 
 from __future__ import annotations
 
@@ -156,14 +156,14 @@ def _finish(state: State, call: Call, media_id: str) -> StoredMedia:
 
 
 def _status(state: State, call: Call, media_id: str) -> StoredMedia:
-    """The file, which is a little further each time it is asked for."""
+    """Return the file. Each call advances its processing by a step."""
     media = _own(state, call, media_id)
     if media.processing is None:
         raise Refusal(404, 34, "Sorry, that page does not exist.")
     match media.processing["state"]:
         case "pending":
             media.processing = {"state": "in_progress", "check_after_secs": 1, "progress_percent": 50}
-        case "in_progress" if media.head[8:12] == b"stuc":  # it stays in progress, with an error
+        case "in_progress" if media.head[8:12] == b"stuc":  # a file that begins so stays in progress, with an error
             error = {"code": 1, "name": "InternalError", "message": "Could not process the media"}
             media.processing = {"state": "in_progress", "check_after_secs": 1, "progress_percent": 99, "error": error}
         case "in_progress" if media.head[8:12] == b"fail":
@@ -214,8 +214,8 @@ def _check_size(content_type: str, size: int) -> None:
 
 
 def _kind(content: bytes) -> tuple[str, int, int]:
-    """Return type, width and height; only PNG and GIF tell their size in a fixed place, and nobody here needs the
-    others'.
+    """Return content type, width and height. Width and height are 0 except for PNG and GIF, which have them at a fixed
+    place; nothing here needs those of other types.
     """
     match type_by_content(content):
         case None:

@@ -1,4 +1,4 @@
-"""Welcome messages and their rules."""
+"""The calls about welcome messages and their rules."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def get_rule(state: State, call: Call) -> Answer:
 def list_rules(state: State, call: Call) -> Answer:
     own = [(key, shown) for key, (owner, shown) in state.rules.items() if owner == call.account.id]
     page, cursor = page_of(call, own, newest_first=False)
-    body: Json = {"welcome_message_rules": page} if page else {}  # the list is left out if there are none
+    body: Json = {"welcome_message_rules": page} if page else {}  # the API leaves the list out if there are no rules
     return Answer(body if cursor is None else body | {"next_cursor": cursor})
 
 

@@ -1,4 +1,4 @@
-"""Quotas as the server counts them: fixed windows that begin with the first request."""
+"""Quotas as the API counts them: in fixed windows that begin with the first request."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Windows:
-    """Counts requests and refuses those over the limit.
+    """Counts requests, and refuses those over the limit.
 
     Args:
-        quotas: what it allows.
+        quotas: the quotas to enforce.
     """
 
     def __init__(self, quotas: QuotaTable) -> None:
@@ -25,10 +25,16 @@ class Windows:
         self.breaches: list[Breach] = []
 
     def count(self, family: str, owners: Mapping[Scope, str], now: float) -> tuple[bool, Window | None]:
-        """Count one request, unless one of its quotas is spent.
+        """Count a request, unless one of its quotas is spent.
+
+        Args:
+            family: the endpoint family.
+            owners: the user id of the account, and the name of the app.
+            now: seconds on the sandbox's clock (``Clock.monotonic``).
 
         Returns:
-            Whether it was let in, and the window that the reply's headers tell of: the account's, if it has one.
+            Whether the request is let in, and the window that the reply's headers report: that of the account's quota,
+            if there is one.
         """
         windows = [self._window(family, quota, owners[quota.scope], now) for quota in self._quotas[family].quotas]
         own = next((window for window in windows if window.scope is Scope.USER), None)
@@ -45,13 +51,15 @@ class Windows:
         return [window for window in self._current.values() if window.ends > now]
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Forget all windows and breaches."""
         self._current.clear()
         self.history.clear()
         self.breaches.clear()
 
     def left(self, family: str, account: str, now: float) -> tuple[int, int, float]:
-        """Of an account's first quota of a family: the limit, what is left, and in how many seconds the window ends."""
+        """Return, for the first quota of an account in a family: the limit, how many requests are left, and the seconds
+        until the window ends.
+        """
         quota = next(quota for quota in self._quotas[family].quotas if quota.scope is Scope.USER)
         window = self._current.get((family, quota.scope, account, quota.per))
         if window is None or window.ends <= now:
