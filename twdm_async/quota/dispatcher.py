@@ -246,7 +246,7 @@ class Dispatcher:
         line.turn = None
 
     def _hand_over(self, line: Line, slot: Slot, priority: Priority) -> None:
-        """Give a slot that was taken for plain calls of this priority to the call whose turn it is, if it can use it."""
+        """Give a slot that was taken for plain calls of this priority to the call whose turn it is, if it is plain."""
         if line.waiters and line.waiters.next_priority() <= priority and line.waiters.peek().is_plain:
             line.pacer.spend()
             line.waiters.pop().set_result(slot)
