@@ -41,7 +41,7 @@ _LONGEST_HOLD: Final = 4 * 3600.0
 
 @frozen(kw_only=True)
 class QuotaState:
-    """How far one quota is used.
+    """The usage of one quota.
 
     Args:
         endpoint: the endpoint family.

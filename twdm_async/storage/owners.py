@@ -61,7 +61,7 @@ class Lock:
         return self._descriptor is not None
 
     def take(self, *, is_made: bool = True) -> bool:
-        """Take the lock and return True; return False if somebody else holds it.
+        """Take the lock and return True; return False if it is held elsewhere.
 
         Args:
             is_made: whether to create a missing file.

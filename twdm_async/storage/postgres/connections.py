@@ -49,9 +49,8 @@ class Session:
     def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.connection = connection
         library = import_module("psycopg")
-        self._cursor_class = (
-            library.Cursor if loop is None else library.AsyncCursor
-        )  # whatever the pool's cursor_factory
+        # Not the connection's own cursor_factory, which the owner of a pool may have set.
+        self._cursor_class = library.Cursor if loop is None else library.AsyncCursor
         self._tuples = library.rows.tuple_row
         self._loop = loop
         self._pipeline: Any = None
