@@ -1,4 +1,4 @@
-"""Time, as everything here receives it, so that a test can hand in its own."""
+"""The clock from which the whole package takes the time, so that a test can pass its own."""
 
 from __future__ import annotations
 
@@ -16,38 +16,41 @@ if TYPE_CHECKING:
 _UPTIME = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 _uptime = time.monotonic if _UPTIME is None else partial(time.clock_gettime, _UPTIME)  # Windows has one clock only
 _END_OF_TIME = 253_402_300_799.0  # of datetime's: the last second of the year 9999
-_LOOP_EPOCH = 1_800_000_000.0  # some moment in 2027; the wall clock of a loop must show something
+_LOOP_EPOCH = 1_800_000_000.0  # an arbitrary moment in 2027, at which the wall clock of a LoopClock begins
 
 
 class Timer(Protocol):
-    """What can be cancelled until it has called back."""
+    """A planned callback that can be cancelled until it is called."""
 
     def cancel(self) -> None: ...
 
 
 class Clock:
-    """The machine's clocks. Durations are seconds.
+    """The machine's clocks. All durations are in seconds.
 
-    A subclass that counts differently must agree with the running loop's ``time()``, or override :meth:`call_at` and
-    :meth:`sleep`.
+    If :meth:`monotonic` of a subclass does not advance like the running loop's ``time()``, the subclass must override
+    :meth:`call_at` and :meth:`sleep`.
     """
 
     longest_block: float = 60.0
-    """Seconds after which whoever waits looks at the clock again: while the machine sleeps, ``monotonic`` stands still
-    and ``uptime`` goes on."""
+    """Seconds after which a wait looks at the clock again: while the machine sleeps, ``monotonic`` stands still and
+    ``uptime`` goes on."""
     longest_shared_block: float = 30.0
-    """Seconds after which whoever waits for a shared quota asks again: another process may have given a slot back."""
+    """Seconds after which a call that waits for a shared quota asks the store again: another process may have given a
+    slot back."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never steps back. All quota arithmetic uses this one."""
+        """Return the seconds since some arbitrary moment. They never step back. Waits and deadlines use them."""
         return time.monotonic()
 
     def wall(self) -> float:
-        """Seconds since 1970-01-01 UTC, as far as this machine knows. Used for signing and for telling people."""
+        """Return the seconds since 1970-01-01 UTC, as far as this machine knows. Signatures and times for people use
+        them.
+        """
         return time.time()
 
     def uptime(self) -> float:
-        """Seconds since this machine was started, its sleep included. All processes of a machine agree on it."""
+        """Return the seconds since this machine was started, including its sleep. All its processes agree on them."""
         return _uptime()
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
@@ -55,8 +58,8 @@ class Clock:
         return asyncio.get_running_loop().call_later(when - self.monotonic(), callback, *args)
 
     def begin_work(self, work: object) -> None:
-        """Note that `work` begins, which takes real time: a request, or a transaction. The sandbox's clock does not
-        jump until it has ended.
+        """Note that `work` begins, which takes real time: a request or a transaction. Until it has ended, the sandbox's
+        clock does not jump.
         """
 
     def end_work(self, work: object) -> None:
@@ -67,7 +70,7 @@ class Clock:
         await asyncio.sleep(seconds)
 
     async def wait(self, event: asyncio.Event, within: float) -> None:
-        """Wait until `event` is set, for `within` seconds at the most."""
+        """Wait until `event` is set, but at most for `within` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None) as timeout:
                 timer = self.call_at(self.monotonic() + within, timeout.reschedule, 0.0)
@@ -77,12 +80,12 @@ class Clock:
                     timer.cancel()
 
     def utc(self, after: float = 0.0) -> datetime:
-        """The wall time in `after` seconds from now, as an aware datetime in UTC."""
+        """Return the wall time `after` seconds from now, as an aware datetime in UTC."""
         return datetime.fromtimestamp(min(self.wall() + after, _END_OF_TIME), UTC)
 
 
 class LoopClock(Clock):
-    """The clock of the running loop, for tests in a loop whose time is virtual, such as looptime's.
+    """The clock of the running event loop, for tests in a loop with virtual time, such as looptime's.
 
     Args:
         wrong_by: seconds by which the wall clock is wrong.

@@ -1,4 +1,4 @@
-"""Whether this process was forked off another one: sockets, files and threads of that one must not be used here."""
+"""Detection of forks: a forked process must not use the sockets, files and threads of its parent."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def forks() -> int:
-    """How often this process was forked off another one since the package was imported. What differs, has forked."""
+    """Return how often this process was forked since the package was imported. If the number differs from an earlier
+    one, the process has been forked since.
+    """
     return _Process.forks
 
 
 def unique_name() -> str:
-    """A name that nobody else has, in this process or in another."""
+    """Return a name that was never returned before, in this process or in any other."""
     return f"{_Process.name}{next(_numbers):x}"

@@ -1,4 +1,4 @@
-"""JSON values, for the type checkers: what is inside is not known until it is looked at."""
+"""JSON values, for type checkers. The type of a value is not known until it is checked."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ Json = Any
 
 
 def is_object(value: Json) -> TypeGuard[dict[str, Json]]:
-    """Whether it is a JSON object."""
+    """Return whether `value` is a JSON object."""
     return isinstance(value, dict)
 
 
 def is_array(value: Json) -> TypeGuard[list[Json]]:
-    """Whether it is a JSON array."""
+    """Return whether `value` is a JSON array."""
     return isinstance(value, list)

@@ -1,4 +1,4 @@
-"""Checks of numbers that a caller gives."""
+"""Checks of numbers that a caller passes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from attrs import Attribute
 
-# Arithmetic can be trusted with what lies between these. A billion seconds are 31 years.
+# Between these limits, floating-point arithmetic is exact enough. A billion seconds are 31 years.
 _LEAST: Final = 1e-6
 MOST: Final = 1e9
 
@@ -60,7 +60,7 @@ def checked_part(value: float, parameter: str) -> float:
 
 
 def valid(check: Callable[..., Any], *limits: float) -> Callable[[object, Attribute[Any], Any], None]:
-    """Make a validator of an attrs field out of one of the checks."""
+    """Make a validator for an attrs field out of one of these checks."""
 
     def validate(_: object, attribute: Attribute[Any], value: Any) -> None:
         check(value, attribute.name, *limits)

@@ -1,5 +1,5 @@
-"""Errors that show nothing of what was sent or signed, not even in a traceback that prints what its frames hold; and
-mistakes of this library, which come out as errors of its own.
+"""Wrappers that keep secrets and texts of messages out of errors, even out of a traceback that prints the variables of
+its frames. They also turn unexpected exceptions, which are mistakes of this library, into ``InternalError``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ T = TypeVar("T")
 
 
 def quiet_call(function: Callable[P, T]) -> Callable[P, T]:
-    """`function`, whose arguments are secret: what it raises on purpose has no frames of it."""
+    """Wrap `function`, whose arguments are secret, so that no frame of it is in the traceback of what it raises on
+    purpose.
+    """
 
     @functools.wraps(function)
     def without_frames(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -31,7 +33,7 @@ def quiet_call(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
         except TwdmError as error:
             problem: Exception = error.with_traceback(None)
-        except TypeError as error:  # an argument is missing or not known, most likely
+        except TypeError as error:  # most likely, an argument is missing or unknown
             problem = error.with_traceback(None)
         del args, kwargs
         raise problem from None
@@ -40,13 +42,15 @@ def quiet_call(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def quiet_class(cls: type[T]) -> type[T]:
-    """`cls`, whose fields are secret: what it raises on purpose when one is made has no frames of it."""
+    """Wrap the ``__init__`` of `cls`, whose fields are secret, by :func:`quiet_call`; return `cls`."""
     type.__setattr__(cls, "__init__", quiet_call(cls.__init__))
     return cls
 
 
 def quiet(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """`function`, whose arguments hold texts: what it raises on purpose, or when cancelled, has no frames of it."""
+    """Wrap a coroutine function whose arguments hold texts of messages, so that no frame of it is in the traceback of
+    what it raises on purpose or when cancelled. Any other exception becomes an ``InternalError``.
+    """
 
     @functools.wraps(function)
     async def without_frames(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -54,7 +58,7 @@ def quiet(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
         problem: BaseException | None = None
         try:
             running = function(*args, **kwargs)
-        except (TwdmError, TypeError) as error:  # one of the arguments is wrong, is missing, or is not known
+        except (TwdmError, TypeError) as error:  # an argument is wrong, missing or unknown
             problem = error.with_traceback(None)
         del args, kwargs
         try:
@@ -62,7 +66,7 @@ def quiet(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
                 return await running
         except (TwdmError, asyncio.CancelledError) as error:
             problem = error.with_traceback(None)
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody could have expected it
+        except Exception as error:  # noqa: BLE001 - any other exception is a mistake of this library
             problem = mistake(error)
         try:
             raise (problem or InternalError(problem="nothing was done")) from None
@@ -73,9 +77,10 @@ def quiet(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
 
 
 def mistake(error: Exception) -> TwdmError:
-    """`error`, if it was raised on purpose; else one of ours that says which and where, and not what it holds.
+    """Return `error` if it was raised on purpose; else an ``InternalError`` that names its type and place, but not its
+    text.
 
-    To be raised where the other one is handled no longer: whoever shows the one would show the other, too.
+    Raise the result outside the ``except`` block of `error`: else a traceback would show `error` as its context.
     """
     if isinstance(error, TwdmError):
         return error

@@ -1,5 +1,5 @@
-"""Care of the tables in a PostgreSQL database: make them, bring them up to date, look after them, and say what to do
-after a loss. ``twdm database`` does the same from the shell.
+"""Administration of the tables in a PostgreSQL database: create, upgrade and check them, and resume work after data was
+lost. The command ``twdm database`` does the same from the shell.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _SCHEMAS: Final = (COMMON, OUTBOX, INBOX, QUOTA)
 _IN_PEACE: Final = (
-    "SET LOCAL lock_timeout = '5s'"  # else whoever sends waits behind the one who waits to change a table
+    "SET LOCAL lock_timeout = '5s'"  # while this waits for a table's lock, every process that sends waits behind it
 )
 _DAY: Final = 86_400.0
 _LOST: Final = (
@@ -53,15 +53,15 @@ FROM (
 
 @frozen
 class User:
-    """A process that uses the tables, or used them lately.
+    """A process that uses the tables, or has used them recently.
 
     Args:
-        package: what it uses: ``outbox``, ``inbox`` or ``quota``; or what it is the only one to do.
-        host: on which it runs.
-        pid: its process id there.
+        package: the tables it uses: ``outbox``, ``inbox`` or ``quota``; or the name of a job that it alone does.
+        host: the host on which it runs.
+        pid: its process id on that host.
         since: when it began (UTC).
         is_alive: whether its last sign of life is recent.
-        messages: of an outbox, how many it works on.
+        messages: how many messages of an outbox it works on.
     """
 
     package: str
@@ -73,14 +73,18 @@ class User:
 
 
 def install_sql(schema: str = "twdm") -> str:
-    """Return the statements that make the schema and its tables, for a migration of the application's own. They are to
-    be executed together, in one transaction, by the owner of the tables.
+    """Return the statements that create the schema and its tables, for a migration of the application's own. Execute
+    them together, in one transaction, as the user who is to own the tables.
 
-    Whoever sends needs, besides ``CONNECT``, ``USAGE`` on the schema, and ``SELECT``, ``INSERT``, ``UPDATE`` and
-    ``DELETE`` on its tables.
+    A user that sends needs ``CONNECT`` on the database, ``USAGE`` on the schema, and ``SELECT``, ``INSERT``, ``UPDATE``
+    and ``DELETE`` on its tables.
 
     Args:
         schema: the schema's name.
+
+    Raises:
+        InvalidInput: `schema` is not a name of lower-case letters, digits and underscores, or the extra ``postgres`` is
+            not installed.
     """
     made = PostgresDatabase(url="postgresql://", schema=schema).schema
     lines = [f'CREATE SCHEMA "{made}"', f'SET LOCAL search_path = "{made}"', _VERSIONS]
@@ -110,16 +114,16 @@ def _steps(schema: Schema, version: int) -> list[str]:
 
 
 async def install(database: str | PostgresDatabase) -> None:
-    """Make the schema and its tables, or bring them up to date. Doing it twice does no harm. If a table is in use for
-    five seconds on end, it gives up, so that nobody waits behind it.
+    """Create the schema and its tables, or upgrade them. Doing so twice does no harm. If a table stays locked for five
+    seconds, give up, so that other processes do not wait behind this one.
 
     Args:
-        database: its URL, or the database.
+        database: the database, or its URL.
 
     Raises:
-        InvalidInput: the URL is wrong.
-        DatabaseFailed: the database cannot be reached, this user may not make tables there, or a newer version of
-            this library made them.
+        InvalidInput: `database` is neither, its URL is wrong, or the extra ``postgres`` is not installed.
+        DatabaseFailed: the database cannot be reached or its encoding is not UTF-8, this user may not create tables
+            there, a table stayed locked, or a newer version of this library created the tables.
     """
     await _administer(database, _install)
 
@@ -148,14 +152,15 @@ def _install(db: Any, database: PostgresDatabase) -> None:
 
 
 async def check(database: str | PostgresDatabase) -> tuple[User, ...]:
-    """See that the tables are there, are up to date, and are on the server that they were on, and tell who uses them.
+    """Check that the tables exist, are up to date, and are on the same server as before. Return the processes that use
+    them.
 
     Args:
-        database: its URL, or the database.
+        database: the database, or its URL.
 
     Raises:
-        InvalidInput: the URL is wrong.
-        DatabaseFailed: something is wrong, and what to do about it.
+        InvalidInput: `database` is neither, its URL is wrong, or the extra ``postgres`` is not installed.
+        DatabaseFailed: the database cannot be reached, or one of the checks failed. The error says what to do.
     """
     users: tuple[User, ...] = await _administer(database, _check)
     return users
@@ -185,17 +190,17 @@ def _check(db: Any, database: PostgresDatabase) -> tuple[User, ...]:
 
 
 async def resume(database: str | PostgresDatabase, *, is_complete: bool) -> None:
-    """Go on after another server took over, or after a backup was restored. End all processes that use the tables
-    before, if they still run.
+    """Resume work after another server took over, or after a backup was restored. First end all processes that still
+    use the tables.
 
     Args:
-        database: its URL, or the database.
-        is_complete: whether nothing that was committed can be missing, as with synchronous replication. Else messages
-            that wait may have been sent: they are set aside as failed, for a person to look at; and what was spent is
-            not known: nothing is sent for as long as the longest window.
+        database: the database, or its URL.
+        is_complete: whether nothing that was committed can be missing, as with synchronous replication. If false,
+            messages that wait may have been sent already, so they are set aside as failed, for a person to look at; and
+            what was spent is not known, so nothing is sent until the longest window is over.
 
     Raises:
-        InvalidInput: the URL is wrong.
+        InvalidInput: `database` is neither, its URL is wrong, or the extra ``postgres`` is not installed.
         DatabaseFailed: the database cannot be reached or changed.
     """
 
@@ -209,13 +214,13 @@ async def resume(database: str | PostgresDatabase, *, is_complete: bool) -> None
 
 
 def _hold_all(db: Any) -> None:
-    """Let nothing leave that may have left."""
+    """Set aside waiting messages that may have been sent, and hold every quota until its longest window is over."""
     db.execute(_SET_ASIDE, (_LOST,))
     db.execute(
         "INSERT INTO outcome SELECT account, max(change) FROM message GROUP BY account "
         "ON CONFLICT (account) DO UPDATE SET last = greatest(outcome.last, excluded.last)"
     )
-    query = (  # a backup may be old, and what is held is held from now on
+    query = (  # a backup may be old: move the book's time to the present, so that the holds begin now
         "UPDATE book SET now = now + greatest(0, at - wall), wall = at, uptime = at "
         "FROM (SELECT extract(epoch FROM clock_timestamp())::float8 AS at) AS clock RETURNING now"
     )

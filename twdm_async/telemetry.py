@@ -1,7 +1,7 @@
-"""Spans and metrics by OpenTelemetry, if the application has it (semantic conventions for HTTP clients, 1.23 and
+"""Spans and metrics through OpenTelemetry, if the application uses it (semantic conventions for HTTP clients, 1.23 and
 later).
 
-Each attempt is a span of kind CLIENT, a child of the caller's. The histogram ``http.client.request.duration`` and
+Each attempt is a span of kind CLIENT, a child of the caller's span. The histograms ``http.client.request.duration`` and
 ``twdm.quota.wait.duration`` are in seconds; the counter ``twdm.deliveries.unknown`` counts messages.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def observers() -> tuple[Observer, ...]:
-    """One that tells OpenTelemetry, if the application has imported it; else none."""
+    """Return an observer that reports to OpenTelemetry if the application has imported it; else an empty tuple."""
     return (_OpenTelemetry(),) if "opentelemetry.trace" in sys.modules else ()
 
 

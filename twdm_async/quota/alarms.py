@@ -1,4 +1,4 @@
-"""Moments in which something is to be done: one heap, and one timer for the earliest of them."""
+"""Alarms: moments in which something is to be done, in one heap, with one timer for the earliest of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 
 class Alarms(Generic[T]):
-    """Calls back when a moment has come.
+    """Alarms that call back when their moment has come.
 
     Args:
-        clock: by which moments are told.
-        ring: gets the moment and the items whose moment has come, each with the one it was set for.
-        is_over: tells whether an item's moment does not matter any more.
+        clock: the clock; moments are those of its ``monotonic()``.
+        ring: the callback. It gets the present moment, and for each item that is due, its moment and the item.
+        is_over: tells whether an item needs no alarm any longer.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class Alarms(Generic[T]):
         self._numbers = itertools.count()
         self._tidy_at = 256  # items
         self._timer: Timer | None = None
-        self._rings_at = math.inf  # the timer's moment; a timer need not tell it
+        self._rings_at = math.inf  # the timer's moment, since a Timer does not tell it
 
     def set(self, at: float, item: T) -> None:
-        """Note that something is to be done for `item` at that moment of the clock."""
+        """Set an alarm for `item` at the moment `at`. Call :meth:`arm` afterwards."""
         heapq.heappush(self._heap, (at, next(self._numbers), item))
         if len(self._heap) > self._tidy_at:
             self._heap = [one for one in self._heap if not self._is_over(one[2])]
@@ -45,7 +45,7 @@ class Alarms(Generic[T]):
             self._tidy_at = 2 * len(self._heap) + 256
 
     def arm(self, at: float = math.inf) -> None:
-        """Set the timer for the earliest moment, or for `at` if that is earlier."""
+        """Set the timer for the earliest alarm, or for `at` if that is earlier."""
         while self._heap and self._is_over(self._heap[0][2]):
             heapq.heappop(self._heap)
         at = min(at, self._heap[0][0]) if self._heap else at

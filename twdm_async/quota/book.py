@@ -1,13 +1,13 @@
-"""The book: the one decision whether a request may leave, and the only place in which its rules are applied.
+"""The book decides whether a request may leave. It is the only place in which the rules for that are applied.
 
-A request leaves if a slot is free in every bucket it claims, of the account and of the app together
-(:mod:`twdm_async.quota.ledger`); a bulk request only if the reserve stays free as well
-(:mod:`twdm_async.quota.reserve`); and a reply that the server does not count (:mod:`twdm_async.quota.credit`) leaves
-without a slot. While a bucket is held, nothing leaves.
+A request leaves if a slot is free in every bucket that it claims, both the account's and the app's
+(:mod:`twdm_async.quota.ledger`). A bulk request leaves only if the reserve stays free as well
+(:mod:`twdm_async.quota.reserve`). A reply that the server does not count (:mod:`twdm_async.quota.credit`) leaves
+without using up quota. While a bucket is held, no request that claims it leaves.
 
-The book is pure: operations come in (:mod:`twdm_async.quota.operations`), with the present moment by a clock that never
-steps back, and answers come out. A store loads the pages that operations need, applies these, and saves the pages that
-have changed.
+The book is pure: operations (:mod:`twdm_async.quota.operations`) come in together with the present moment, by a clock
+that never steps back, and answers come out. A store loads the pages that the operations need, applies the operations,
+and saves the pages that have changed.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_CONVERSATIONS = "conversations "  # what the names of their pages begin with
+_CONVERSATIONS = "conversations "  # the prefix of the names of pages with conversations
 
 
 class Book:
     """The ledgers and conversations of one app, by the names of their pages.
 
     Args:
-        since: seconds since 1970 by the server's clock; of messages that were sent before, nothing is known.
-        assume_spent: the part of a quota that is taken as spent in a window of which not all is known.
+        since: seconds since 1970 by the server's clock; what was sent before then is not known.
+        assume_spent: the part of a quota that counts as spent in a window of which not everything is known.
     """
 
     def __init__(self, since: float, assume_spent: float = 0.0) -> None:
@@ -77,7 +77,7 @@ class Book:
         return None
 
     def take(self, take: Take, now: float) -> Answer:
-        """Take slots if there are any."""
+        """Take as many slots as `take` wants and there is room for; tell how long to wait if there is none."""
         terms = take.about
         if terms.known[0] is not self:
             self._look_up(terms, now)
@@ -106,8 +106,8 @@ class Book:
         return Granted(slot, count)
 
     def take_one(self, terms: Terms, now: float, recipient: Recipient | None = None) -> Slot | None:
-        """Take one slot as :meth:`take` does, where nothing is held or reserved and there is room. Else, or if
-        :meth:`take` was not called before for these terms, return None.
+        """Take one slot as :meth:`take` does, if no bucket is held, nothing is reserved and there is room. Else return
+        None; also if :meth:`take` was never called for these terms.
         """
         book, ledgers, limits = terms.known
         if book is not self or terms.reserve:
@@ -128,20 +128,22 @@ class Book:
         return slot
 
     def settle(self, slot: Slot, seen: float, made: float | None = None, message_id: str | None = None) -> None:
-        """Let `slot` count from the moment `seen`, and note the message that was sent with it, if it was one."""
+        """Let `slot` count from the moment `seen`, and note the message that was sent with it, if there was one."""
         for name in slot.buckets:
             (self.ledgers.get(name) or self._ledger(name)).settle(slot.lease_end, seen)
         if slot.ticket is not None:
             conversation = self._conversation(slot.ticket.conversant)
             if slot.is_open and message_id is not None:
-                # From now on it has the name under which others hear of it, so that it counts once.
+                # From now on the message is noted by its id, as others note it, so that it counts once.
                 conversation.end(_by_id(message_id), made)
                 conversation.withdraw(slot.ticket.name)
             else:
                 conversation.end(slot.ticket.name, made)
 
     def standings(self, terms: Terms, now: float) -> list[Standing]:
-        """Tell how each quota stands for requests on these terms. A bucket without quotas can only be held."""
+        """Return how each quota stands for requests on these terms. A bucket without quotas, which can only be held,
+        has a standing without a quota.
+        """
         standings: list[Standing] = []
         for number, claim in enumerate(terms.claims):
             ledger = self._ledger(terms.pages[number])
@@ -152,11 +154,11 @@ class Book:
         return standings
 
     def _conversation(self, conversant: Conversant) -> Conversation:
-        """Return what is known of the person and the account, to be changed."""
+        """Return the conversation of the person and the account, which the caller may change."""
         return self._page(conversant).of(conversant.person)
 
     def load(self, pages: Mapping[str, str]) -> None:
-        """Take in pages as :meth:`changes` returned them."""
+        """Load pages in the form in which :meth:`changes` returned them."""
         for name, text in pages.items():
             if name.startswith(_CONVERSATIONS):
                 self.conversations[name] = Conversations.from_json(json.loads(text))
@@ -164,14 +166,14 @@ class Book:
                 self.ledgers[name] = Ledger.from_json(json.loads(text))
 
     def hold_unknown(self, names: Iterable[str], until: float) -> None:
-        """Hold the ledgers of which nothing was kept: that may have been lost."""
+        """Hold the ledgers of those pages that were not stored: what was spent there may have been lost."""
         for name in names:
             if not name.startswith(_CONVERSATIONS) and name not in self.ledgers:
                 self.ledgers[name] = Ledger()
                 self.ledgers[name].hold(until)
 
     def changes(self) -> dict[str, str]:
-        """Return the pages that have changed since they were loaded, as texts."""
+        """Return the pages that have changed since they were loaded, as JSON texts by name."""
         pages: dict[str, Ledger | Conversations] = {**self.ledgers, **self.conversations}
         return {
             name: json.dumps(page.as_json(), separators=(",", ":")) for name, page in pages.items() if page.is_changed
@@ -182,7 +184,7 @@ class Book:
         return known is not None and known.freedom(ticket.now, credit).is_free
 
     def _begin(self, slot: Slot, ticket: ReplyTicket, credit: ReplyCredit) -> None:
-        """Note the message that is about to leave with `slot`, and let that count nowhere if it is a free reply."""
+        """Note the message that is about to leave with `slot`; if it is a free reply, let the slot count nowhere."""
         page = self._page(ticket.conversant)
         page.forget(ticket.now, credit)
         freedom = page.of(ticket.conversant.person).begin(ticket.name, ticket.now, credit)
@@ -201,7 +203,7 @@ class Book:
             self._conversation(slot.ticket.conversant).withdraw(slot.ticket.name)
 
     def _look_up(self, terms: Terms, now: float) -> None:
-        """Find the ledgers of `terms`, in which all its quotas are counted, and the histograms that limit it."""
+        """Look up the ledgers that count by the quotas of `terms`, and the histograms that limit its requests."""
         pages = list(zip(terms.pages, 2 * terms.claims, strict=False))
         ledgers = [self._counting(name, claim.quotas, now) for name, claim in pages]
         for ledger in ledgers:
@@ -213,12 +215,12 @@ class Book:
         terms.known = self, ledgers, limits
 
     def _counting(self, name: str, quotas: tuple[Quota, ...], now: float) -> Ledger:
-        """Return the ledger of this name, in which all of `quotas` are counted."""
+        """Return the ledger of this name, and make it count by all of `quotas`."""
         ledger = self._ledger(name)
         for quota in quotas:
             unknown = ledger.count_by(quota, now, self._assume_spent)
             if unknown:
-                what = "%s: what was sent in the first %.0f of the last %.0f s is not known; shorter windows were kept"
+                what = "%s: only shorter windows were kept, so the first %.0f of the last %.0f seconds are not known"
                 _log.warning(what, name, unknown, quota.per)
         return ledger
 
@@ -230,7 +232,7 @@ class Book:
 
 
 def _wait(standings: list[Standing]) -> Wait:
-    """Tell how long it takes, at the least, until there is room."""
+    """Return the answer that tells how long it takes, at least, until there is room."""
     waits = [Wait(standing.bucket.scope, standing.wait()) for standing in reversed(standings)]
     return max(waits, key=lambda wait: wait.seconds)
 

@@ -1,17 +1,18 @@
-"""The wait queue: who gets the next slot of an endpoint family, and when the store is asked for it.
+"""The wait queue: which call gets the next slot of an endpoint family, and when the store is asked for that slot.
 
-While nobody waits, a call asks for its slot at once. Else it joins the queue of its account: a lane for each agent
-(:mod:`twdm_async.quota.lanes`). All accounts of an app that use one store wait at the same dispatcher. It asks for
-those whose account has a permit of the pace, and whose buckets are not known to be full; accounts take turns. A slot
-goes to whoever's turn it is in the moment of asking, so an interactive call that comes late still goes before bulk
-calls that came early, and a caller that gave up is passed over.
+If no other call waits, a call asks the store for its slot at once. Else it joins the queue of its account, which has a
+lane for each agent (:mod:`twdm_async.quota.lanes`). All accounts of an app that use one store share a dispatcher. The
+dispatcher asks for slots for an account while its pace has permits left and its buckets are not known to be full;
+accounts take turns. A slot goes to the call whose turn it is when the slot comes. So an interactive call that comes
+late still goes before bulk calls that came early, and a call whose caller gave up is passed over.
 
-A message to a person may be a free reply. So the store is asked for it by itself when it comes, and again when the
-person writes, also while none else of the account may leave. A call that has a recipient or an intent keeps its place
-in the queue while the store is asked for it; to one that has neither (a *plain* one), any slot will do.
+A message to a person may be a free reply. So the dispatcher asks the store for each message separately when it comes,
+and again when the person writes, even while no other call of the account may leave. A call that has a recipient or an
+intent keeps its place in the queue while the store is asked for its slot. A *plain* call, which has neither, can use
+any slot.
 
-Everything here runs in callbacks of the loop; no task has to be started for a slot to be granted. One timer serves all
-deadlines, and all moments in which asking makes sense again.
+All of this runs in callbacks of the event loop; granting a slot starts no task. One timer serves all deadlines, and
+all moments in which it makes sense to ask again.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
     from twdm_async.quota.operations import Answer, Slot, Terms
     from twdm_async.quota.store.contract import QuotaStore
 
-_LARGEST_BATCH: Final = 64  # calls for which slots are asked at once
-_LARGEST_TURN: Final = 128  # calls for which slots are asked in one turn of the loop
-_MOST_PENDING: Final = 64  # questions to the store
+_LARGEST_BATCH: Final = 64  # slots that are asked for in one question to the store
+_LARGEST_TURN: Final = 128  # slots that are asked for in one turn of the event loop
+_MOST_PENDING: Final = 64  # questions to the store that have no answer yet
 _STORE_PATIENCE: Final = 1.0  # seconds a store may take to answer, even for a call that does not want to wait
 _SHORTEST_BLOCK: Final = 0.001  # seconds
-_RECHECK: Final = 0.05  # seconds until it is looked again whether a message may be a free reply
+_RECHECK: Final = 0.05  # seconds until the dispatcher tries again to ask whether a message is a free reply
 _SHORTEST_SHARED_BLOCK: Final = 0.02  # seconds
 
 
@@ -50,9 +51,9 @@ class Dispatcher:
         self.loop = asyncio.get_running_loop()
         self._now = store.clock.monotonic
         self._lines: dict[str, WeakSet[Line]] = {}  # by account
-        self._ready: LaneQueue[Line] = LaneQueue()  # lines for which asking may make sense
+        self._ready: LaneQueue[Line] = LaneQueue()  # lines for which it may make sense to ask
         self._blocked = [0.0 for _ in Priority]  # until when the app's bucket is full, by priority
-        self._pending = 0  # questions to the store
+        self._pending = 0  # questions to the store that have no answer yet
         self._is_dispatching = False
         self._longest_block = store.clock.longest_block
         self._alarms = Alarms[Line | Waiter](
@@ -60,11 +61,11 @@ class Dispatcher:
         )
 
     def add(self, line: Line) -> None:
-        """Let calls of `line` wait here."""
+        """Accept calls of `line`."""
         self._lines.setdefault(line.account, WeakSet()).add(line)
 
     def remove(self, line: Line) -> None:
-        """End the waiting of all calls of `line`."""
+        """Refuse all waiting calls of `line`, and accept no more."""
         line.is_closed = True
         self._lines[line.account].discard(line)
         if not self.loop.is_closed():
@@ -73,15 +74,17 @@ class Dispatcher:
             self._dispatch()
 
     def is_idle(self, line: Line) -> bool:
-        """Tell whether nobody waits who might go before somebody of `line`."""
+        """Tell whether no call waits that might go before a call of `line`."""
         return not line.waiters and not self._ready
 
     def is_first(self, line: Line, priority: Priority) -> bool:
-        """Tell whether nobody waits who goes before a newcomer of this priority."""
+        """Tell whether no call waits that goes before a new call of this priority."""
         return not line.waiters.has_waiting(priority) and not self._ready.has_waiting(priority)
 
     def unblock(self, account: str) -> None:
-        """Ask again for calls of `account`, and for all if they wait for the app: a slot has come free."""
+        """Ask again for the calls of `account`, and for all calls that wait for the app's quota: a slot has come
+        free.
+        """
         self._blocked = [0.0 for _ in Priority]
         for line in self._lines.get(account, ()):
             line.blocked = [0.0 for _ in Priority]
@@ -89,7 +92,7 @@ class Dispatcher:
         self._dispatch()
 
     def hear(self, account: str, person: str) -> None:
-        """Ask once more for messages of `account` to a person: they may be free replies now."""
+        """Ask again for the messages of `account` to a person, because they may be free replies now."""
         for line in self._lines.get(account, ()):
             for waiter in line.waiting_for(person):
                 line.note_unasked(waiter)
@@ -97,7 +100,7 @@ class Dispatcher:
         self._dispatch()
 
     def join(self, waiter: Waiter) -> None:
-        """Let `waiter` have its slot, in time."""
+        """Take in a new call: ask for its slot at once, or let it wait for its turn."""
         line = waiter.line
         line.join(waiter)
         priority, is_message = waiter.lane.priority, waiter.recipient is not None
@@ -113,8 +116,8 @@ class Dispatcher:
         self._dispatch()
 
     def _enqueue(self, waiter: Waiter, behind: int | None) -> None:
-        """Let a call wait, or refuse it. `behind` is how many wait before it; ``None`` if only the pace is known to
-        make it wait.
+        """Put a call into the queue, or refuse it. `behind` is how many calls wait before it; ``None`` if only the pace
+        is known to make it wait.
         """
         line, is_new = waiter.line, waiter.queue is None
         if is_new and line.is_closed:
@@ -130,18 +133,18 @@ class Dispatcher:
             self._touch(line)
 
     def _expire(self, waiter: Waiter, now: float) -> None:
-        """End the waiting of a call whose deadline has come, or give the store a moment more to answer."""
+        """Refuse a call whose deadline has come, or give the store a moment more to answer."""
         line = waiter.line
         if waiter.asked_at is not None and now < waiter.asked_at + _STORE_PATIENCE:
             self._alarms.set(waiter.asked_at + _STORE_PATIENCE, waiter)
         elif now >= line.asked_since + _STORE_PATIENCE:
-            problem = "it did not answer in time; see that it is reachable, and that nobody else holds it"
+            problem = "it did not answer in time; see that it is reachable, and that no other process locks it"
             waiter.refuse(QuotaStoreFailed(store=self._store.address, problem=problem))
         else:
             waiter.refuse(line.estimate(waiter.lane.priority, 0))
 
     def _ask_unasked(self, line: Line) -> None:
-        """Ask, as the pace allows, for those who may be free replies, while none else of the line may leave."""
+        """Ask, as the pace allows, for messages that may be free replies, while no other call of the line may leave."""
         while (waiter := line.next_unasked()) is not None:
             if line.held_until > self._now():
                 self._wake(line, line.held_until)
@@ -157,8 +160,8 @@ class Dispatcher:
                 return
 
     def _ask_next(self, line: Line) -> int:
-        """Ask for whoever's turn it is in `line`; or for many, if any slot will do and no other account waits. Return
-        for how many.
+        """Ask for the call whose turn it is in `line`; or for several plain calls at once, if no other account waits.
+        Return for how many.
         """
         head, priority = line.waiters.peek(), line.waiters.next_priority()
         most = 1 if self._ready or not head.is_plain else min(line.waiters.waiting(priority), _LARGEST_BATCH)
@@ -171,7 +174,7 @@ class Dispatcher:
         return most
 
     def _ask_for(self, waiter: Waiter, *, may_spend: bool = True) -> None:
-        """Ask for one call."""
+        """Ask for the slot of one call."""
         line = waiter.line
         waiter.asked_at = self._now()
         line.asked.add(waiter)
@@ -181,11 +184,13 @@ class Dispatcher:
         self._ask(line, take, priority, waiter)
 
     def _ask(self, line: Line, take: Take, priority: Priority, waiter: Waiter | None) -> None:
-        """Ask for `waiter`, or without one, for whoever's turn it is when the answer comes."""
+        """Ask for a slot for `waiter`; or if it is None, for slots for the plain calls whose turn it is when the answer
+        comes.
+        """
         line.asking += take.count
         try:
             answer = self._store.ask(take)
-        except Exception as error:  # noqa: BLE001 - whatever the store raises, those who wait must hear of it
+        except Exception as error:  # noqa: BLE001 - whatever the store raises, the waiting calls must get it
             line.asking -= take.count
             self._fail(line, error)
             return
@@ -233,7 +238,7 @@ class Dispatcher:
                 self._hand_over(line, answer.slot, priority)
 
     def _end_turn(self, line: Line, priority: Priority, answer: Answer) -> None:
-        """Let `line` pay for its turn if it was granted something; else note until when it need not ask again."""
+        """Charge `line` for its turn if it was granted a slot; else note until when it need not ask again."""
         if isinstance(answer, Wait):
             self._block(line, priority, answer)
         if line.turn is not None and isinstance(answer, Granted):
@@ -241,7 +246,7 @@ class Dispatcher:
         line.turn = None
 
     def _hand_over(self, line: Line, slot: Slot, priority: Priority) -> None:
-        """Give a slot that was taken for calls of this priority to whoever's turn it is."""
+        """Give a slot that was taken for plain calls of this priority to the call whose turn it is, if it is plain."""
         if line.waiters and line.waiters.next_priority() <= priority and line.waiters.peek().is_plain:
             line.pacer.spend()
             line.waiters.pop().set_result(slot)
@@ -249,7 +254,7 @@ class Dispatcher:
             give_back(self._store, slot)
 
     def _fail(self, line: Line, error: BaseException) -> None:
-        """Let all who wait in `line` hear of `error`."""
+        """Refuse all waiting calls of `line` with `error`."""
         for waiter in line.asked:
             waiter.refuse(error)
         line.asked.clear()
@@ -268,7 +273,7 @@ class Dispatcher:
                 blocked[rank] = max(blocked[rank], until)
 
     def _touch(self, line: Line) -> None:
-        """Let `line` wait for its turn if asking for it may make sense, or else for the moment in which it will."""
+        """Queue `line` for its turn if it may make sense to ask for its calls; else set an alarm for when it will."""
         self._ask_unasked(line)
         if not line.waiters or line.asking:
             return
@@ -284,8 +289,8 @@ class Dispatcher:
             self._ready.push(line)
 
     def _dispatch(self) -> None:
-        """Ask for those whose turn it is, as long as asking makes sense."""
-        if self._is_dispatching:  # a slot was given back, and whoever asks now will see to it
+        """Ask for the calls whose turn it is, for as long as that makes sense."""
+        if self._is_dispatching:  # a slot was given back during a dispatch, whose loop will take it into account
             return
         self._is_dispatching, asked = True, 0
         try:
@@ -293,7 +298,7 @@ class Dispatcher:
                 if self._blocked[self._ready.next_priority()] > self._now():
                     break
                 line = self._ready.peek()
-                self._ready.discard(line)  # it pays for its turn when it is granted a slot
+                self._ready.discard(line)  # the line is charged for its turn when it is granted a slot
                 if line.waiters and not line.asking:
                     line.turn = line.lane
                     asked += self._ask_next(line)
@@ -310,7 +315,7 @@ class Dispatcher:
             self._alarms.set(at, line)
 
     def _arm(self) -> None:
-        """Set the timer for the earliest moment in which there is something to do."""
+        """Set the timer for the next moment in which there is something to do."""
         at = math.inf
         if self._ready and self._pending < _MOST_PENDING:
             at = max(self._blocked[self._ready.next_priority()], self._now())
@@ -328,7 +333,7 @@ class Dispatcher:
 
 
 def give_back(store: QuotaStore, slot: Slot) -> None:
-    """Give back a slot, and let others have it."""
+    """Give back a slot, and offer it to waiting calls."""
     store.note(GiveBack(slot))
     account = slot.terms.claims[0].bucket.owner
     for (app, family, _), dispatcher in store.dispatchers.items():
@@ -340,8 +345,8 @@ def give_back(store: QuotaStore, slot: Slot) -> None:
 
 
 def dispatcher_of(store: QuotaStore, terms: Terms) -> Dispatcher:
-    """Return the wait queue of all whose calls of this app and endpoint family have the same quotas of the app before
-    `store`, in the running loop.
+    """Return the dispatcher for these terms in the running loop. Clients that use `store` share a dispatcher if they
+    have the same app, endpoint family and app quotas.
     """
     store.bind_loop()
     key = (terms.app, terms.family, tuple([claim.quotas for claim in terms.claims[1:]]))

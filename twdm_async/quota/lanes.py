@@ -1,11 +1,11 @@
-"""Who goes next among those who wait: start-time fair queueing, as a pure data structure.
+"""Which of the waiting calls goes next: start-time fair queueing, as a pure data structure.
 
-Each agent is a lane. Inside a lane it is first in, first out. Among lanes, each grant costs a lane ``1 / weight`` of
-virtual time, and the lane whose next grant starts earliest in virtual time goes first. A lane that was idle starts at
-the present virtual time, so it neither pays for having been away nor saves anything up. Lanes of a higher priority go
-before all others.
+Each agent has a lane. Within a lane, calls are served first in, first out. Among lanes, each grant costs a lane
+``1 / weight`` of virtual time, and the lane whose next grant starts earliest in virtual time goes first. A lane that
+was idle starts at the present virtual time, so idling neither costs a lane its share nor saves one up. Lanes of a
+higher priority go before all others.
 
-Joining, leaving and being served take time logarithmic in the number of lanes. A lane in which nobody waits costs
+Joining, leaving and being served take time logarithmic in the number of lanes. A lane in which no call waits costs
 nothing and is forgotten.
 """
 
@@ -40,15 +40,15 @@ def _priority(value: Priority) -> Priority:
 
 @frozen
 class Lane:
-    """A place in the wait queue for calls that take turns with those of other lanes, such as one agent's.
+    """A lane of the wait queue. Its calls, such as those of one agent, take turns with the calls of other lanes.
 
     Args:
-        key: what tells it from other lanes.
-        weight: its share beside lanes of weight 1.
-        priority: lanes of a higher priority all go first.
+        key: identifies the lane among those of its priority.
+        weight: its share, compared with lanes of weight 1; from a millionth to a billion.
+        priority: its priority; calls of a higher priority all go first.
 
     Raises:
-        InvalidInput: `key` is not a string, `weight` is not a positive number, or `priority` is not a Priority.
+        InvalidInput: `key` is not a string, `weight` is not a number in its range, or `priority` is not a Priority.
     """
 
     key: str = field(default="", validator=_text)
@@ -57,11 +57,11 @@ class Lane:
 
 
 class Queued(Protocol):
-    """Somebody who can wait: its place among those of its lane is written on itself.
+    """An item that can wait in a queue. It stores its own place in the linked list of its lane.
 
     Args:
-        lane: where it waits.
-        queue: those of its lane, if it waits; `before` and `after` are its neighbours among them.
+        lane: the lane in which it waits.
+        queue: the linked list of its lane while it waits, else None. `before` and `after` are its neighbours in it.
     """
 
     lane: Any
@@ -75,10 +75,10 @@ T = TypeVar("T", bound=Queued)
 
 @define(eq=False)
 class _Queue(Generic[T]):
-    """Those of one lane, from `first` to `last`."""
+    """The waiting items of one lane, as a linked list from `first` to `last`."""
 
     key: str
-    start: float  # virtual time at which the first one's grant starts
+    start: float  # virtual time at which the grant of the first item starts
     first: Any = None
     last: Any = None
     length: int = 0
@@ -86,15 +86,16 @@ class _Queue(Generic[T]):
 
 
 class LaneQueue(Generic[T]):
-    """Everyone who waits for one thing."""
+    """All items that wait for the same thing, in all lanes."""
 
     def __init__(self) -> None:
         self._queues = tuple([dict[str, _Queue[T]]() for _ in _PRIORITIES])  # by priority and key
         # (priority, start, arrival number, queue): entries whose queue has moved on or gone are skipped
         self._heads: list[tuple[int, float, int, _Queue[T]]] = []
         self._arrivals = itertools.count(1)
-        # Where a lane that ran empty would start again, kept for as long as that is ahead of the present virtual time;
-        # else a lane that only ever has one waiting would start afresh each time and starve the lanes that queue.
+        # The virtual time at which a lane that ran empty would start again, kept for as long as that is ahead of the
+        # present. Without it, a lane that never has more than one item would start anew each time, and starve lanes
+        # that have several.
         self._finished = tuple([dict[str, float]() for _ in _PRIORITIES])
         self._finishes: list[tuple[int, float, str]] = []
         self._virtual_time = [0.0 for _ in _PRIORITIES]
@@ -105,19 +106,19 @@ class LaneQueue(Generic[T]):
         return self._length
 
     def has_waiting(self, priority: Priority) -> bool:
-        """Tell whether somebody waits who has this priority or a higher one."""
+        """Tell whether an item of this priority or a higher one waits."""
         return any(self._lengths[: priority + 1])
 
     def next_priority(self) -> Priority:
-        """Return the priority of the one whose turn it is, if somebody waits."""
+        """Return the priority of the item whose turn it is. Meaningless if none waits."""
         return Priority.INTERACTIVE if self._lengths[Priority.INTERACTIVE] else Priority.BULK
 
     def waiting(self, priority: Priority) -> int:
-        """Return how many of this priority wait."""
+        """Return how many items of this priority wait."""
         return self._lengths[priority]
 
     def push(self, item: T) -> None:
-        """Let `item` join the end of its lane."""
+        """Add `item` to the end of its lane."""
         lane = item.lane
         rank = int(lane.priority)
         queue = self._queues[rank].get(lane.key)
@@ -140,16 +141,16 @@ class LaneQueue(Generic[T]):
         """Return the item whose turn it is.
 
         Raises:
-            IndexError: nobody waits.
+            IndexError: no item waits.
         """
-        first: T = self._head()[3].first  # a lane in which nobody waits has no head
+        first: T = self._head()[3].first  # an empty lane has no head
         return first
 
     def pop(self) -> T:
         """Remove the item whose turn it is, and return it.
 
         Raises:
-            IndexError: nobody waits.
+            IndexError: no item waits.
         """
         item = self.peek()
         rank, start, _, queue = heapq.heappop(self._heads)
@@ -158,9 +159,9 @@ class LaneQueue(Generic[T]):
         return item
 
     def charge(self, lane: Lane) -> None:
-        """Let `lane` pay for a turn of one of its items, which was discarded before it was known to be served."""
+        """Charge `lane` for a turn of an item that was discarded before it was known to be served."""
         if self._length == 0:
-            return  # nobody waits who could have had it
+            return  # no other item waits that could have had the turn
         rank = int(lane.priority)
         queue, now = self._queues[rank].get(lane.key), self._virtual_time[rank]
         start = max(now, self._finished[rank].get(lane.key, now)) if queue is None else queue.start
@@ -172,7 +173,7 @@ class LaneQueue(Generic[T]):
             self._announce(rank, queue)
 
     def discard(self, item: T, *, is_served: bool = False) -> None:
-        """Remove `item`, wherever it stands; its lane pays if it was served. Nothing happens if it is not there."""
+        """Remove `item`, wherever it stands, and charge its lane if it was served. Do nothing if it does not wait."""
         queue, rank = item.queue, int(item.lane.priority)
         if queue is None:
             return
@@ -200,7 +201,7 @@ class LaneQueue(Generic[T]):
         self._length -= 1
 
     def _serve(self, rank: int, now: float, queue: _Queue[T], item: T) -> None:
-        """Let the lane of `item`, which was served at this virtual time, pay for it."""
+        """Charge the lane of `item`, which was served at the virtual time `now`."""
         self._advance(rank, now)
         queue.start += 1.0 / item.lane.weight
         if queue.first is None:
@@ -209,11 +210,11 @@ class LaneQueue(Generic[T]):
             self._announce(rank, queue)
 
     def ahead_of(self, lane: Lane, item: T | None = None) -> int:
-        """Return how many of those who wait now would certainly be granted before `item`, which waits in `lane`; or
-        without one, before one who joined it now.
+        """Return how many of the waiting items would certainly be served before `item`, which waits in `lane`. Without
+        `item`, return it for a newcomer to `lane`.
 
-        Where two would start at the same virtual time, whichever came to the head of its lane first goes first; where
-        that is not known yet, the other one is not counted.
+        If two items would start at the same virtual time, the one that came to the head of its lane first goes first;
+        if that is not known yet, the other item is not counted.
         """
         rank = int(lane.priority)
         now = self._virtual_time[rank]
@@ -232,10 +233,10 @@ class LaneQueue(Generic[T]):
         return ahead
 
     def _announce(self, rank: int, queue: _Queue[T]) -> None:
-        """Let a lane take its turn by when its next grant starts; among equals, after the others."""
+        """Queue a lane for its turn by the start of its next grant; among equals, behind the others."""
         queue.ticket = next(self._arrivals)
         heapq.heappush(self._heads, (rank, queue.start, queue.ticket, queue))
-        if len(self._heads) > 2 * sum(map(len, self._queues)) + 64:  # mostly of lanes that gave up
+        if len(self._heads) > 2 * sum(map(len, self._queues)) + 64:  # most entries are outdated
             self._heads = [entry for entry in self._heads if entry[3].ticket == entry[2]]
             heapq.heapify(self._heads)
 
@@ -257,12 +258,12 @@ class LaneQueue(Generic[T]):
             self._finish(rank, queue.key, queue.start)
 
     def _finish(self, rank: int, key: str, start: float) -> None:
-        """Note at which virtual time a lane that ran empty would start again."""
+        """Note the virtual time at which a lane that ran empty would start again."""
         self._finished[rank][key] = start
         heapq.heappush(self._finishes, (rank, start, key))
 
     def _advance(self, rank: int, now: float) -> None:
-        """Let the virtual time go on to `now`, and forget the lanes that would not start later."""
+        """Advance the virtual time to `now`, and forget empty lanes that would not start later than that."""
         self._virtual_time[rank] = now = max(now, self._virtual_time[rank])
         while self._finishes and self._finishes[0][0] <= rank and self._finishes[0][1] <= now:
             of, finish, key = heapq.heappop(self._finishes)

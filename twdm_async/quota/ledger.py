@@ -3,33 +3,33 @@
 **Promise.** The server never counts more than `limit` of our requests in any of its windows of `per` seconds, wherever
 its windows begin and end, whatever the latency.
 
-**Rule.** A request takes a slot before its first byte leaves. The slot counts while the request is under way, and for
+**Rule.** A request takes a slot before its first byte leaves. The slot counts while the request is in flight, and for
 `per` seconds after its outcome was seen. Only if no byte left the machine is the slot given back at once. No request
 leaves while `limit` slots count.
 
-**Why that is enough.** Suppose the server counts limit + 1 of our requests in one window, from s to s + per. Look at
-the one that left last, at the moment t. The server counts a request at some moment between its first byte and its
-outcome, so that one was counted after t, and therefore s + per > t. Every other one of them was counted at s or later,
-so its outcome was seen at s or later, so its slot counted until s + per or later, which is after t. So `limit` slots
-counted at t, and the rule would not have let it leave. Nothing in this depends on where the windows lie, so it holds
-for windows that slide, too.
+**Why that is enough.** Suppose the server counts limit + 1 of our requests in one window, from s to s + per. Take the
+request that left last, at the moment t. The server counts a request at some moment between its first byte and its
+outcome, so it counted this last request after t, and therefore s + per > t. It counted each of the other requests at s
+or later, so the outcome of each was seen at s or later, and the slot of each counted until s + per or later, which is
+after t. So `limit` slots counted at t, and the rule would not have let the last request leave. Nothing in this depends
+on where the windows lie, so it also holds for sliding windows.
 
-**Two corrections.** Where no outcome was seen (a timeout, a reset, a caller that gave up), the server may still count
-the request *after* we stopped looking; such a slot counts for a grace on top. And the server's clock may run slower
-than ours; so a window is taken to be one part in ten thousand longer.
+**Two corrections.** If no outcome was seen (a timeout, a reset, a caller that gave up), the server may still count the
+request *after* we stopped waiting, so its slot counts for an additional grace period. And the server's clock may run
+slower than ours, so a window is taken to be longer by one part in ten thousand.
 
-**A ledger is a histogram.** Only *how many* slots end *when* matters, so slots have no names. A moment is rounded up to
-the next tick, a 512th of the window; that is on the safe side, and costs at most 0.2 % of a window. A request under way
-stands at the end of its lease (see :mod:`twdm_async.quota.lifetime`). To settle it is to move one from there to the
-moment in which the outcome was seen; to give it back is to remove one. A process that died never moves its own, so they
-count for the lease and a window, and nobody has to clean up after it. A step takes constant time, amortized, and a
-window has at most some hundred pairs, whatever the limit.
+**A ledger is a histogram.** All that matters is *how many* slots end *when*, so slots have no names. A moment is
+rounded up to the next tick, a 512th of the window, which errs on the safe side and costs at most 0.2 % of a window. The
+slot of a request in flight is entered at the end of its lease (see :mod:`twdm_async.quota.lifetime`). Settling the slot
+moves it from there to the moment in which the outcome was seen; giving it back removes it. If a process dies, it never
+settles its slots, so they count for the lease and a window, and no other process has to clean up. Each operation takes
+constant time, amortized, and a window typically has a few hundred entries, whatever the limit.
 
-**Clients with different quotas may share a bucket.** There is one histogram for each window that any of them counts by,
-and one for the longest window in the tables of all of them. A window that is new to a ledger begins with what is known
-of the longer ones.
+**Clients with different quotas may share a bucket.** The ledger has a histogram for each window that any of their
+quotas has, and for the longest window in any of their tables. A window that is new to a ledger begins with what is
+known from the longer windows.
 
-A hold (the server said 429) and what the server says is left can only close the ledger further, never open it.
+A hold (after a 429), and what the server says is left, can only close the ledger further, never open it.
 
 Everything is pure: time comes in as an argument, in seconds of a clock that never steps back.
 """
@@ -46,26 +46,27 @@ if TYPE_CHECKING:
     from twdm_async.quota.spec import Quota
 
 _CLOCK_DRIFT = 1.0001
-_TICKS = 512  # to a window
-_MOST_TICKS = 4 * _TICKS  # that are kept until it is seen which of them have ended
-_LEASE_TICK = 0.25  # seconds; the same for all windows, so that a slot under way is found in each of them
+_TICKS = 512  # in a window
+_MOST_TICKS = 4 * _TICKS  # with more entries than that, a window removes those that have ended
+_LEASE_TICK = 0.25  # seconds; the same in all windows, so that the slot of a request in flight is found in each
 
 
 def window(per: float) -> float:
-    """Seconds that a slot counts after its outcome was seen, in a quota of so many in `per` seconds."""
+    """Return the seconds for which a slot counts after its outcome was seen, if the quota's window is `per` seconds."""
     return per * _CLOCK_DRIFT
 
 
 @frozen
 class Usage:
-    """How far a quota is used, at one moment.
+    """The usage of a quota, at one moment.
 
     Args:
-        used: slots that count, those under way included.
-        in_flight: slots of requests under way.
-        held_for: seconds in which nothing may leave, since the server said so.
-        freeing: how many slots will have come free in how many seconds, in order. Slots under way are not among them.
-        per: seconds a slot counts after its outcome was seen.
+        used: slots that count, including those of requests in flight.
+        in_flight: slots of requests in flight.
+        held_for: seconds for which no request may leave, because the server said so.
+        freeing: pairs of a number of slots, and the seconds until so many will have come free; in order. Slots of
+            requests in flight are not included.
+        per: seconds for which a slot counts after its outcome was seen.
     """
 
     used: int
@@ -75,20 +76,22 @@ class Usage:
     per: float
 
     def free_in(self, limit: float, count: int = 1) -> float:
-        """Return the seconds until `count` more requests, one after the other, can have had a slot if there are
-        `limit`. It is at least that: outcomes may be late.
+        """Return the seconds until `count` more requests, one after the other, can have had one of `limit` slots. This
+        is a lower bound, because outcomes may be late.
         """
         needed = count - (limit - self.used)  # so many must come free
         if needed <= 0:
             return self.held_for
-        # They come free in this order: those whose outcome is known, then those under way; then the round begins anew.
+        # Slots whose outcome is known come free first, then those of requests in flight; then the same slots again.
         rounds, place = divmod(int(needed) - 1, max(int(limit), self.used))
         first = next((seconds for number, seconds in self.freeing if number > place), self.per)
         return max(self.held_for, first + rounds * self.per)
 
 
 class Window:
-    """The histogram for one length of window: `total` slots count until `next_end`, and :meth:`expire` is due then."""
+    """The histogram for one length of window. All of its `total` slots count until `next_end`; then :meth:`expire` is
+    due.
+    """
 
     __slots__ = (
         "began", "is_counted", "next_end", "per", "seen", "tick", "total", "under_way", "window",
@@ -96,29 +99,29 @@ class Window:
 
     def __init__(self, per: float, began: float = 0.0) -> None:
         self.per = per
-        self.began = began  # what ended before is not known
-        self.is_counted = False  # by any quota so far; else it is only kept
+        self.began = began  # slots that ended before are not known
+        self.is_counted = False  # whether a quota has this window; else it is only kept for later
         self.window = window(per)
         self.tick = per / _TICKS
-        self.under_way: dict[int, int] = {}  # tick of the end of the lease to slots; these ticks are _LEASE_TICK long
-        self.seen: dict[int, int] = {}  # tick of the outcome to slots
-        self.total = 0  # of both
-        self.next_end = math.inf  # nothing ends before this
+        self.under_way: dict[int, int] = {}  # number of slots by the tick (of _LEASE_TICK) in which their lease ends
+        self.seen: dict[int, int] = {}  # number of slots by the tick of their outcome
+        self.total = 0  # slots in both
+        self.next_end = math.inf  # no slot ends before this
 
     def used(self, now: float) -> int:
-        """Count the slots that count."""
+        """Return how many slots count at the moment `now`."""
         if now >= self.next_end:
             self.expire(now)
         return self.total
 
     def room(self, limit: int, count: int, now: float) -> int:
-        """Tell whether there is room for `count` more slots, by how many there is room for, at the least. Who is far
-        from `limit` need not know what has ended.
+        """Return for how many more slots there is room, at least; if that is `count` or more, it may stop looking. Far
+        from the `limit`, it need not find out which slots have ended.
         """
         return count if self.total + count <= limit else limit - self.used(now)
 
     def note_seen(self, at: float, count: int = 1) -> None:
-        """Let so many slots count whose outcome was seen then."""
+        """Add `count` slots whose outcome was seen at the moment `at`."""
         tick = int(at // self.tick) + 1
         self.seen[tick] = self.seen.get(tick, 0) + count
         self.total += count
@@ -137,7 +140,7 @@ class Window:
         return tuple([(number := number + count, seconds) for seconds, count in over])
 
     def copy_from(self, other: Window, now: float) -> None:
-        """Begin with what `other` knows."""
+        """Copy into this new window what `other` knows."""
         self.began = max(other.began, now - other.window) if other.per < self.per else other.began
         self.under_way = dict(other.under_way)
         self.total = sum(self.under_way.values())
@@ -146,14 +149,14 @@ class Window:
             self.note_seen(at * other.tick, count)
 
     def expire(self, now: float) -> None:
-        """Forget the slots that do not count any more."""
+        """Forget the slots that no longer count."""
         for slots, tick in ((self.under_way, _LEASE_TICK), (self.seen, self.tick)):
             for at in [at for at in slots if at * tick + self.window <= now]:
                 self.total -= slots.pop(at)
         self.next_end = self._first_end()
 
     def _first_end(self) -> float:
-        """Return when the first of all slots ends, if none is settled before."""
+        """Return when the first slot ends, if no slot is settled before that."""
         first = min(min(self.under_way, default=math.inf) * _LEASE_TICK, min(self.seen, default=math.inf) * self.tick)
         return first + self.window
 
@@ -184,8 +187,8 @@ class Ledger:
         self._windows: dict[float, Window] = {}
 
     def keep(self, per: float, now: float) -> Window:
-        """Keep slots for windows of `per` seconds, too. Begin with what is known of the next longer ones, or else of
-        the longest.
+        """Keep a histogram for windows of `per` seconds, too, and return it. A new one begins with what is known from
+        the next longer window, or without one, from the longest window.
         """
         kept = self._windows.get(per)
         if kept is None:
@@ -198,15 +201,16 @@ class Ledger:
         return kept
 
     def count_by(self, quota: Quota, now: float, assume_spent: float = 0.0) -> float:
-        """Count by `quota` from now on, if that was not done before.
+        """Count by `quota` from now on, if the ledger does not do so yet.
 
         Args:
             quota: the quota.
             now: the present moment.
-            assume_spent: the part of it that is taken as spent by others if not all of its window is known.
+            assume_spent: the part of the quota that counts as spent if not all of its window is known.
 
         Returns:
-            The seconds of its window of which nothing is known; 0 if all is, or the ledger was begun for `quota`.
+            The seconds of its window of which nothing is known; 0 if all of it is known, if the ledger counted by
+            `quota` before, or if no other window of the ledger goes back further.
         """
         kept = self.keep(quota.per, now)
         if kept.is_counted:
@@ -218,22 +222,22 @@ class Ledger:
         return unknown if kept.began > min(one.began for one in self._windows.values()) else 0.0
 
     def window_of(self, quota: Quota) -> tuple[Window, int]:
-        """Return the histogram that is kept for `quota`, and its limit."""
+        """Return the histogram for `quota`, and the quota's limit."""
         return self._windows[quota.per], quota.limit
 
     def used(self, now: float, quota: Quota) -> int:
-        """Count the slots that count in a window that is kept."""
+        """Return how many slots count in the window of `quota`, which must be kept already."""
         return self._windows[quota.per].used(now)
 
     def take(self, lease_end: float, count: int = 1, now: float = -math.inf) -> None:
-        """Let so many requests leave `now`, which are over by `lease_end`."""
+        """Take `count` slots at the moment `now`, for requests that are over by `lease_end`."""
         self.is_changed = True
         at = int(lease_end / _LEASE_TICK) + 1
         for kept in self._windows.values():
             kept.total += count
             there = kept.under_way.get(at)
             if there is None:
-                if len(kept.seen) > _MOST_TICKS:  # nobody has asked for long how many of them still count
+                if len(kept.seen) > _MOST_TICKS:  # no call has asked for long how many of these still count
                     kept.expire(now)
                 kept.under_way[at] = count
                 kept.next_end = min(kept.next_end, at * _LEASE_TICK + kept.window)
@@ -241,7 +245,7 @@ class Ledger:
                 kept.under_way[at] = there + count
 
     def give_back(self, lease_end: float, count: int = 1) -> None:
-        """Remove slots whose requests never left."""
+        """Remove `count` slots whose requests never left."""
         self.is_changed = True
         at = int(lease_end / _LEASE_TICK) + 1
         for kept in self._windows.values():
@@ -251,8 +255,8 @@ class Ledger:
                 kept.under_way[at] = there - count
 
     def settle(self, lease_end: float, seen: float) -> None:
-        """Let a slot count from the moment `seen`, in which the outcome was seen, or will have been at the latest. One
-        that is not under way any more lived longer than its lease, and counts again.
+        """Let a slot count from the moment `seen`, in which the outcome was seen, or will have been seen at the latest.
+        If the ledger no longer has the slot in flight, its request outlived the lease, and the slot counts anew.
         """
         self.is_changed = True
         lease = int(lease_end / _LEASE_TICK) + 1
@@ -274,16 +278,16 @@ class Ledger:
                 kept.seen[at] = there + 1
 
     def hold(self, until: float) -> None:
-        """Let nothing leave before `until`. Holds join to the later one."""
+        """Let no request leave before `until`, or before the end of an earlier hold if that is later."""
         self.is_changed = True
         self.held_until = max(self.held_until, until)
 
     def tighten(self, now: float, quota: Quota, remaining: int, until: float) -> None:
-        """Take in that the server has `remaining` left in its window, which ends at `until`.
+        """Take in that the server has `remaining` requests left in its window, which ends at `until`.
 
-        What is missing was spent by somebody else, and counts in this window until then. Requests under way, which the
-        server may or may not have counted already, are all taken as counted, so that this finds only what others
-        certainly spent.
+        Any difference was spent by others, and counts in this window until then. The server may or may not have counted
+        the requests in flight; all of them are assumed to be counted, so that only what others certainly spent is
+        added.
         """
         kept = self._windows[quota.per]
         missing = quota.limit - kept.used(now) - remaining
@@ -292,7 +296,7 @@ class Ledger:
             kept.note_seen(until - kept.window, missing)
 
     def usage(self, now: float, quota: Quota | None) -> Usage:
-        """Tell how far `quota` is used; ``None`` asks only whether the bucket is held."""
+        """Return the usage of `quota`; with ``None``, only whether the bucket is held."""
         kept = (self._windows.get(quota.per) if quota else None) or Window(1.0)
         return Usage(
             used=kept.used(now),
@@ -304,11 +308,11 @@ class Ledger:
 
     @property
     def longest(self) -> float:
-        """Seconds of the longest window that is kept."""
+        """The longest window that is kept, in seconds."""
         return max((window.per for window in self._windows.values()), default=0.0)
 
     def as_json(self) -> list[Any]:
-        """Return what a store keeps."""
+        """Return the ledger as a store keeps it."""
         held_until = self.held_until if math.isfinite(self.held_until) else None
         return [held_until, *(window.as_json() for window in self._windows.values())]
 

@@ -1,8 +1,8 @@
 """Admission: the one gate every request passes before it is signed.
 
-The limiter of an account knows its quotas. Who waits, and whose turn it is, is the dispatcher's matter
-(:mod:`twdm_async.quota.dispatcher`); what is spent, the store's. What replies say about quotas comes in here, and can
-only tighten them.
+The limiter of an account knows its quotas. The dispatcher (:mod:`twdm_async.quota.dispatcher`) decides who waits and
+whose turn it is; the store counts what is spent. The limiter also takes in what the API's replies say about quotas,
+which can only tighten them.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_FIRST_HOLD: Final = 60.0  # seconds; doubled with every 429 in a row that does not say how long
+_FIRST_HOLD: Final = 60.0  # seconds; doubled with every 429 in a row that does not say how long to wait
 _LONGEST_HOLD: Final = 4 * 3600.0
 
 
 @frozen(kw_only=True)
 class QuotaState:
-    """How far one quota is used.
+    """The usage of one quota.
 
     Args:
         endpoint: the endpoint family.
-        account: whose quota it is, by a name that gives no key away: that of the account, or with the scope ``"app"``
-            that of the app.
-        scope: whose requests it counts.
+        account: the name of the account, or with the scope ``"app"`` of the app, whose quota it is. The name reveals
+            no key.
+        scope: whose requests the quota counts.
         limit: requests in `per` seconds.
         per: the window in seconds.
-        used: slots that count, those under way included.
-        in_flight: requests under way.
-        reserved: slots that bulk calls may not take now, since they are kept for interactive ones.
+        used: slots that count, including those of requests in flight.
+        in_flight: requests in flight.
+        reserved: slots that bulk calls may not take now, because they are kept for interactive calls.
         waiting: calls of this client that wait for a slot.
-        free_at: when a slot is free (UTC); a time that has passed if one is free now.
-        bulk_free_at: when bulk calls may take one (UTC), likewise.
+        free_at: when a slot is free (UTC); not in the future if a slot is free now.
+        bulk_free_at: when a slot is free for bulk calls (UTC); not in the future if one is free now.
     """
 
     endpoint: str
@@ -75,13 +75,13 @@ class QuotaLimiter:
     """The quotas of one account.
 
     Args:
-        table: what binds each endpoint family.
-        store: where the ledgers live.
+        table: the quotas of each endpoint family.
+        store: keeps the ledgers.
         account: a name for the account.
         app: a name for the app.
-        clock: where time comes from.
-        timeout: seconds an attempt may take. A request whose outcome was not seen is counted by the server within twice
-            that, or never.
+        clock: the source of time.
+        timeout: seconds an attempt may take. If the outcome of a request was not seen, the server counts the request
+            within twice that time, or never.
         max_waiting: how many calls may wait for one endpoint family.
     """
 
@@ -105,10 +105,10 @@ class QuotaLimiter:
         rows = [table[family] for family in table]
         self._keep = max((quota.per for row in rows for quota in row.quotas), default=0.0)
         self._credit = max((row.credit for row in rows if row.credit), key=lambda credit: credit.per, default=None)
-        self._terms: dict[str, tuple[Terms, Terms]] = {}  # by family, of interactive calls and of bulk ones
+        self._terms: dict[str, tuple[Terms, Terms]] = {}  # by family; for interactive calls and for bulk calls
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lines: dict[str, tuple[Line, Dispatcher]] = {}  # by family, of this loop
-        self._refusals: dict[str, tuple[int, float]] = {}  # by family: holds in a row, and until when the last one is
+        self._lines: dict[str, tuple[Line, Dispatcher]] = {}  # by family, in this loop
+        self._refusals: dict[str, tuple[int, float]] = {}  # by family: holds in a row, and when the last one ends
         self._is_closed = False
 
     async def admit(
@@ -119,20 +119,20 @@ class QuotaLimiter:
         intent: Intent | None = None,
         recipient: Recipient | None = None,
     ) -> Slot:
-        """Wait for a slot in every quota of `family`. Each slot must be settled or given back.
+        """Wait for a slot that counts in every quota of `family`. The caller must settle it or give it back.
 
         Args:
             family: the endpoint family.
             lane: the lane to wait in.
             max_wait: seconds; ``None`` waits as long as it takes.
             intent: what the store writes together with the slot.
-            recipient: of the message that is to be sent, if it is one. A free reply gets a slot that counts nowhere.
+            recipient: the recipient, if the request sends a message. A free reply gets a slot that counts nowhere.
 
         Raises:
-            QuotaWaitTooLong: it would take longer than `max_wait`. Raised at once if that is known.
-            QuotaQueueFull: it would have to wait, and as many as may wait already.
-            QuotaStoreFailed: it cannot be known what is spent.
-            ClientClosed: the limiter is closed, or was while this call waited.
+            QuotaWaitTooLong: the call would wait for longer than `max_wait`. Raised at once if that is known.
+            QuotaQueueFull: the call would have to wait, and `max_waiting` calls wait already.
+            QuotaStoreFailed: the store cannot tell what is spent, or cannot record it.
+            ClientClosed: the limiter was closed before this call got a slot.
         """
         waiter = self.enter(family, lane, max_wait, intent, recipient)
         if isinstance(waiter, Slot):
@@ -152,13 +152,13 @@ class QuotaLimiter:
         recipient: Recipient | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Slot | Waiter:
-        """Take a slot as :meth:`admit` does, or return a future of it. Call :meth:`leave` if awaiting that raises. Pass
-        the running `loop` if it is known: to find it out costs a system call.
+        """Take a slot as :meth:`admit` does if one is free now; else return a future of it. If awaiting the future
+        raises, call :meth:`leave`. Pass the running `loop` if it is known: looking it up costs a system call.
         """
         if self._is_closed:
             raise ClientClosed(endpoint=family)
         loop = loop or asyncio.get_running_loop()
-        if loop is not self._loop:  # who waited in another one is gone with it
+        if loop is not self._loop:  # calls that waited in another loop ended with it
             self._loop, self._lines = loop, {}
         line, dispatcher = self._lines.get(family) or self._line(family)
         terms = line.terms[lane.priority]
@@ -175,7 +175,7 @@ class QuotaLimiter:
         return waiter.result() if waiter.done() else waiter
 
     def leave(self, waiter: Waiter) -> None:
-        """Give up a place in the queue, and the slot if one came."""
+        """Give up the place of `waiter` in the wait queue, and its slot if it was granted one."""
         slot = waiter.unused()
         if slot is not None:
             self.give_back(slot)
@@ -185,8 +185,8 @@ class QuotaLimiter:
         :mod:`twdm_async.quota.credit`.
 
         Args:
-            person: the user id.
-            at: when that was, by the server's clock.
+            person: the person's user id.
+            at: when the person wrote, by the server's clock.
         """
         if self._credit is not None:
             self._store.note(Heard(self._conversant(person), at.timestamp(), self._credit))
@@ -195,38 +195,38 @@ class QuotaLimiter:
                     dispatcher.hear(self._owners[Scope.USER], person)
 
     def note_outbound(self, person: str, message_id: str, at: datetime) -> None:
-        """Note a message of the account to a person that this client did not send: it may have used a free reply.
+        """Note a message from the account to a person that this client did not send: it may have used a free reply.
 
         Args:
-            person: the user id.
-            message_id: the message's id. However often it is noted, by whomever, it is one message.
-            at: when it was made, by the server's clock.
+            person: the person's user id.
+            message_id: the message's id. A message counts once, however often it is noted and by whichever client.
+            at: when the message was created, by the server's clock.
         """
         if self._credit is not None:
             self._store.note(Heard(self._conversant(person), at.timestamp(), self._credit, message_id))
 
     def settle(self, slot: Slot, *, seen: bool, made: datetime | None = None, message_id: str | None = None) -> None:
-        """Settle a slot whose request is over.
+        """Settle a slot whose request has ended.
 
         Args:
-            slot: its slot.
-            seen: whether a reply came, so that the server has counted it by now.
-            made: when the message was made that it sent, if the reply said so.
-            message_id: its id, likewise.
+            slot: the slot.
+            seen: whether a reply came, so that the server has counted the request by now.
+            made: when the server created the message that the request sent, if the reply says so.
+            message_id: the id of that message, if the reply says so.
         """
         grace = 0.0 if seen else self._lifetime.grace
         if slot.is_open:
-            # Of two messages to one person, a free one and one with this slot, the server may have counted the other
-            # one, when it came; and that one may still be on its way.
+            # Of two messages to one person, this one and one that was free here, the server may count the free one in
+            # place of this one, depending on which arrives first; and the free one may still be on its way.
             grace = max(grace, self._lifetime.lease)
         self._store.settle(slot, grace, made.timestamp() if made else None, message_id)
 
     def give_back(self, slot: Slot) -> None:
-        """Give back a slot: no byte of its request left the machine."""
+        """Give back a slot, because no byte of its request left the machine."""
         give_back(self._store, slot)
 
     def learn(self, family: str, status: int, headers: Mapping[str, str]) -> None:
-        """Take from a reply, good or bad, what it says about quotas. It can only tighten them."""
+        """Take in what a reply of any status says about quotas. It can only tighten them."""
         limits = read_limits(headers, self._clock.wall())
         if limits.remaining is not None and limits.reset_in:
             self._tighten(family, limits.remaining, limits.reset_in)
@@ -241,26 +241,26 @@ class QuotaLimiter:
         Args:
             family: the endpoint family.
             remaining: requests left in the server's window.
-            reset_at: when that ends, in seconds since 1970.
+            reset_at: when that window ends, in seconds since 1970.
         """
         quotas = self._own_claim(family).quotas
         if quotas:
             longest, seconds = quotas[-1].per, reset_at - self._clock.wall()
-            # If the clocks do not agree, the window may have just begun.
+            # A time outside the window means that the clocks do not agree; then the window may have just begun.
             self._tighten(family, remaining, seconds if 0 < seconds <= longest else longest)
 
     def refused(self, family: str, headers: Mapping[str, str], *, is_for_all: bool = False) -> None:
-        """Send nothing for a while: the server refused a request for quota.
+        """Let no request leave for a while, because the server refused one for quota.
 
         Args:
-            family: the endpoint family of the request.
-            headers: of the reply.
+            family: the endpoint family of the refused request.
+            headers: the headers of the reply.
             is_for_all: whether no call of the account may leave meanwhile. After a status 420 the API has refused
                 every call for a day.
         """
         now = self._clock.monotonic()
         in_a_row, held_until = self._refusals.get(family, (0, -math.inf))
-        # Of many that were under way together, the first refusal is the news; the others are the same one again.
+        # If requests that were in flight together are refused, only the first refusal counts; the others repeat it.
         is_held = held_until > now
         in_a_row -= is_held
         seconds = self._hold_for(family, read_limits(headers, self._clock.wall()), in_a_row)
@@ -273,7 +273,7 @@ class QuotaLimiter:
             self._store.note(Hold(self._own_claim(held).bucket, seconds))
 
     def state(self) -> tuple[QuotaState, ...]:
-        """Return every documented quota and how far it is used, as this process last knew."""
+        """Return the state of every documented quota, as far as this process knows it."""
         states: list[QuotaState] = []
         for family in self._table:
             waiting = len(self._lines[family][0].waiters) if family in self._lines else 0
@@ -296,16 +296,16 @@ class QuotaLimiter:
         return tuple(states)
 
     async def look(self) -> None:
-        """Find out how far every quota is used.
+        """Ask the store how far every quota is used; :meth:`state` tells it then.
 
         Raises:
-            QuotaStoreFailed: it cannot be known.
+            QuotaStoreFailed: the store cannot tell.
         """
         questions = [self._store.ask(Take(self._terms_of(family)[Priority.BULK], 0)) for family in self._table]
         await asyncio.gather(*(answer for answer in questions if isinstance(answer, asyncio.Future)))
 
     def close(self) -> None:
-        """Admit nobody any more, and end the waiting of all who wait."""
+        """Admit no more calls, and refuse all calls that wait."""
         self._is_closed = True
         for line, dispatcher in self._lines.values():
             dispatcher.remove(line)
@@ -328,11 +328,13 @@ class QuotaLimiter:
         return found
 
     def _own_claim(self, family: str) -> Claim:
-        """Return what is claimed of the account's bucket."""
+        """Return the claim on the account's own bucket."""
         return self._terms_of(family)[Priority.INTERACTIVE].claims[0]
 
     def _claims(self, family: str, quotas: tuple[Quota, ...]) -> tuple[Claim, ...]:
-        """Return one for each scope; that of the account comes first, and there always is one, to be held by."""
+        """Return a claim for each scope that has quotas. The account's comes first, and is there even without quotas,
+        since its bucket can be held.
+        """
         claims: list[Claim] = []
         for scope, owner in self._owners.items():
             own = tuple(sorted((quota for quota in quotas if quota.scope is scope), key=lambda quota: quota.per))
@@ -344,7 +346,9 @@ class QuotaLimiter:
         return Conversant(self._owners[Scope.APP], self._owners[Scope.USER], person)
 
     def _tighten(self, family: str, remaining: int, seconds: float) -> None:
-        """Take in what the server told of one of its windows, but not of which: the shortest that can last so long."""
+        """Take in what the server said of one of its windows. It does not say of which one, so assume the shortest one
+        that can last for so many `seconds`.
+        """
         claim = self._own_claim(family)
         if claim.quotas:
             quota = next((quota for quota in claim.quotas if quota.per >= seconds), claim.quotas[-1])
@@ -352,7 +356,7 @@ class QuotaLimiter:
             self._store.note(Tighten(claim.bucket, quota, remaining, min(seconds, quota.per)))
 
     def _hold_for(self, family: str, limits: Limits, refusals: int) -> float:
-        """Return the seconds to stay away after a 429 that came after so many others in a row."""
+        """Return how many seconds to send nothing after a 429 that followed `refusals` others in a row."""
         said = max((s for s in (limits.retry_after, limits.reset_in) if s is not None), default=None)
         if said is None:
             longest = min(
@@ -361,8 +365,8 @@ class QuotaLimiter:
             seconds = min(_FIRST_HOLD * 2.0 ** min(refusals, 12), longest)
         else:
             if said > LONGEST_WAIT:
-                _log.warning("%s: the server asked to wait for %.0f s, which no window lasts", family, said)
-            # A time that has passed means now; but if that is refused as well, it means less and less.
+                _log.warning("%s: the server asked for a wait of %.0f s, longer than any window lasts", family, said)
+            # A time in the past means that the next request may leave now; but with each such refusal, trust that less.
             seconds = min(said if said >= 1 else 2.0 ** min(refusals, 12), LONGEST_WAIT)
-        # Some jitter, so that clients which were refused together do not come back together.
+        # Some jitter, so that clients which were refused together do not all retry at the same time.
         return max(seconds, 1.0) * random.uniform(1.0, 1.1)

@@ -1,4 +1,4 @@
-"""A call that waits for a slot, and all calls of one account that do."""
+"""A call that waits for a slot (a waiter), and all waiting calls of one account (a line)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from twdm_async.quota.store.contract import QuotaStore
 
 
 class Waiter(asyncio.Future[Slot]):
-    """A call that wants a slot.
+    """A call that needs a slot, as a future of that slot.
 
     Args:
-        line: where it waits.
-        lane: whose turn it takes.
-        deadline: by the store's clock, when it gives up.
-        recipient: of the message it is for, if free replies are accounted for.
+        line: the line in which it waits.
+        lane: the lane in which it takes turns.
+        deadline: when it gives up, by the ``monotonic()`` of the store's clock; ``None`` for never.
+        recipient: the recipient of its message, if free replies are accounted for.
         intent: what is written together with its slot.
-        loop: the running loop.
+        loop: the running event loop.
     """
 
     __slots__ = (
@@ -51,48 +51,48 @@ class Waiter(asyncio.Future[Slot]):
         self.deadline = deadline
         self.recipient = recipient
         self.intent = intent
-        self.is_plain = recipient is None and intent is None  # any slot will do
-        self.is_unasked = False  # it is not known whether this is a free reply
-        self.asked_at: float | None = None  # when the store was asked for it, if it has not answered yet
+        self.is_plain = recipient is None and intent is None  # it can use any slot
+        self.is_unasked = False  # the store is still to be asked whether this is a free reply
+        self.asked_at: float | None = None  # when the store was asked for its slot, until the store has answered
 
     def grant(self, slot: Slot) -> None:
-        """End the waiting with a slot."""
+        """End the wait with a slot."""
         self.line.remove(self)
         self.set_result(slot)
 
     def refuse(self, error: BaseException) -> None:
-        """End the waiting with `error`, unless it has ended."""
+        """End the wait with `error`, unless it has ended already."""
         if not self.done():
             self.line.remove(self)
             self.set_exception(error)
 
     def cancel(self, msg: object = None) -> bool:
-        """Give up. The turn goes to the others."""
+        """Give up, and leave the line to the others."""
         if not self.done():
             self.line.remove(self)
         return super().cancel(msg)
 
     def unused(self) -> Slot | None:
-        """Leave the line. Return the slot if one came in the same moment."""
+        """Leave the line. Return the slot if this call was granted one all the same."""
         if not self.done():
             self.line.remove(self)
             return None
         return None if self.cancelled() or self.exception() is not None else self.result()
 
     def make_ticket(self) -> ReplyTicket | None:
-        """Make a ticket of the message, for one attempt to get a slot."""
+        """Make a ticket for the message, for one attempt to get a slot; return ``None`` without a recipient."""
         return None if self.recipient is None else self.recipient.ticket(self.line.terms[0])
 
 
 @define(eq=False)
 class Line:
-    """All calls of one account for one endpoint family.
+    """The waiting calls of one account for one endpoint family.
 
     Args:
-        terms: what they have to respect, by priority.
+        terms: the limits that bind the calls, by priority.
         pacer: gives permits.
-        store: is asked for slots.
-        clock: where time comes from.
+        store: the store that is asked for slots.
+        clock: the source of time.
         max_waiting: how many calls may wait.
     """
 
@@ -103,24 +103,24 @@ class Line:
     max_waiting: int
     waiters: LaneQueue[Waiter] = field(factory=LaneQueue[Waiter])
     unasked: int = 0
-    """Of how many it is not known whether they are free replies."""
-    asked: set[Waiter] = field(factory=set[Waiter])  # the store was asked for these and has not answered yet
-    asking: int = 0  # how many slots it was asked for, for these or for whoever's turn it is then
+    """How many waiters the store is still to be asked about whether they are free replies."""
+    asked: set[Waiter] = field(factory=set[Waiter])  # the store was asked for their slots and has not answered yet
+    asking: int = 0  # how many slots the store was asked for and has not answered, for these and for plain calls
     asked_since: float = math.inf
-    held_until: float = 0.0  # not even a free reply may leave before
+    held_until: float = 0.0  # before that, not even a free reply may leave
     blocked: list[float] = field(factory=lambda: [0.0 for _ in Priority])  # until when, by priority
     family: str = field(init=False)
     account: str = field(init=False)
-    turns: tuple[Lane, ...] = field(init=False)  # as which it may wait for its turn among the accounts, by priority
-    lane: Lane = field(init=False)  # as which it does, if it does
-    turn: Lane | None = None  # as which it has its turn: the store was asked, and has not answered yet
-    queue: Any = None  # its place there
+    turns: tuple[Lane, ...] = field(init=False)  # its lanes among the accounts at the dispatcher, by priority
+    lane: Lane = field(init=False)  # the one of them in which it waits for its turn, if it does
+    turn: Lane | None = None  # the one in which it has its turn, while the store has not answered yet
+    queue: Any = None  # its place in that lane
     before: Any = None
     after: Any = None
     alarm_at: float = math.inf
     is_closed: bool = False
     by_person: dict[str, Waiter | dict[Waiter, None]] = field(factory=dict[str, "Waiter | dict[Waiter, None]"])
-    _to_ask: deque[Waiter] = field(factory=deque[Waiter])  # and some that were asked for since
+    _to_ask: deque[Waiter] = field(factory=deque[Waiter])  # the unasked waiters, and some that were asked for since
 
     def __attrs_post_init__(self) -> None:
         bucket = self.terms[0].claims[0].bucket
@@ -129,11 +129,11 @@ class Line:
         self.lane = self.turns[0]
 
     def join(self, waiter: Waiter) -> None:
-        """Note whom `waiter` would write to."""
+        """Note the person to whom `waiter` would write."""
         if waiter.recipient is not None:
             person = waiter.recipient.person
             others = self.by_person.get(person)
-            if others is None:  # as mostly; so a dict is made for several only
+            if others is None:  # the usual case; a dict is made only for several waiters
                 self.by_person[person] = waiter
             elif isinstance(others, Waiter):
                 self.by_person[person] = {others: None, waiter: None}
@@ -141,7 +141,7 @@ class Line:
                 others[waiter] = None
 
     def remove(self, waiter: Waiter) -> None:
-        """Forget `waiter`, whose waiting has come to its end."""
+        """Forget `waiter`, whose wait has ended."""
         self.waiters.discard(waiter)
         self.note_asked(waiter)
         if waiter.recipient is not None:
@@ -153,12 +153,12 @@ class Line:
                 self.by_person.pop(person, None)
 
     def waiting_for(self, person: str) -> list[Waiter]:
-        """Return those that would write to a person, in the order in which they came."""
+        """Return the waiters that would write to a person, in the order in which they came."""
         others = self.by_person.get(person)
         return [] if others is None else [others] if isinstance(others, Waiter) else list(others)
 
     def note_unasked(self, waiter: Waiter) -> None:
-        """Note that the store is to be asked whether this is a free reply."""
+        """Note that the store is to be asked whether `waiter` is a free reply."""
         if not waiter.is_unasked:
             waiter.is_unasked = True
             self.unasked += 1
@@ -167,20 +167,20 @@ class Line:
                 self._to_ask = deque(one for one in self._to_ask if one.is_unasked)
 
     def note_asked(self, waiter: Waiter) -> None:
-        """Note that the store was asked, or need not be."""
+        """Note that the store was asked about `waiter`, or need not be asked."""
         if waiter.is_unasked:
             waiter.is_unasked = False
             self.unasked -= 1
 
     def next_unasked(self) -> Waiter | None:
-        """Return the next one that the store is to be asked for."""
+        """Return the next waiter that the store is to be asked about; ``None`` if there is none."""
         while self._to_ask and not self._to_ask[0].is_unasked:
             self._to_ask.popleft()
         return self._to_ask[0] if self._to_ask else None
 
     def too_long(self, waiter: Waiter, behind: int | None, max_wait: float) -> QuotaWaitTooLong | None:
-        """Return the error of a call that is known to wait for longer than `max_wait`. `behind` is how many wait before
-        it, at most; ``None`` if only the pace is known to make it wait.
+        """Return an error if `waiter` is known to wait for longer than `max_wait` seconds, else ``None``. `behind` is
+        how many calls wait before it, at most; ``None`` if only the pace is known to make it wait.
         """
         priority = waiter.lane.priority
         if behind is None:
@@ -189,13 +189,13 @@ class Line:
                 ahead = min(ahead, self.waiters.ahead_of(waiter.lane))
             return self.estimate(priority, ahead) if self.pacer.free_in(ahead + 1) > max_wait else None
         if self.estimate(priority, behind).wait <= max_wait:
-            return None  # even the last in line would be in time, so there is no need to look for the place
+            return None  # even the last call in the line would be in time, so its exact place does not matter
         item = waiter if waiter.queue is not None else None
         too_long = self.estimate(priority, self.waiters.ahead_of(waiter.lane, item) if behind else 0)
         return too_long if too_long.wait > max_wait else None
 
     def estimate(self, priority: Priority, ahead: int) -> QuotaWaitTooLong:
-        """Tell how long one would wait, at the least, who has so many before it."""
+        """Return the error of a call with `ahead` calls before it. It tells how long the call would wait, at least."""
         bulk_ahead = max(0, ahead - self.waiters.waiting(Priority.INTERACTIVE))
         waits: list[tuple[float, Scope, Quota | Pace | None]] = [
             (self.pacer.free_in(max(ahead, self.asking) + 1), Scope.USER, self.pacer.pace),

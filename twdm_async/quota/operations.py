@@ -1,4 +1,4 @@
-"""What is asked of the book (:mod:`twdm_async.quota.book`), and what it answers. Plain data."""
+"""The operations on the book (:mod:`twdm_async.quota.book`), and its answers. Plain data."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Subject = TypeVar("Subject", bound="Terms | Slot | Bucket | Conversant")
 
 @frozen
 class Bucket:
-    """What is counted together.
+    """The requests that are counted together.
 
     Args:
         family: the endpoint family.
-        scope: whose requests.
-        owner: which account or app, by a name that gives no key away.
-        app: the app it belongs to, by such a name.
+        scope: whose requests they are.
+        owner: a name for the account or app; the name reveals no key.
+        app: a name for the app that the bucket belongs to; it reveals no key either.
     """
 
     family: str
@@ -41,7 +41,7 @@ class Bucket:
 
     @property
     def name(self) -> str:
-        """What tells it from other buckets of its app: the name of its page in the book."""
+        """The name of its page in the book, which no other bucket of its app has."""
         return f"{self.family} {self.scope.value} {self.owner}"
 
     @property
@@ -51,7 +51,7 @@ class Bucket:
 
 @frozen
 class Claim:
-    """That a request needs a slot in `bucket`, in which fewer than each quota's limit may count."""
+    """A request's claim to a slot in `bucket`, which it gets only while fewer slots count than each quota's limit."""
 
     bucket: Bucket
     quotas: tuple[Quota, ...]
@@ -59,15 +59,15 @@ class Claim:
 
 @define(eq=False)
 class Terms:
-    """What a request of one account, endpoint family and priority has to respect.
+    """The limits that bind the requests of one account, endpoint family and priority.
 
     Args:
-        claims: the buckets it takes a slot in, all or none; that of the account comes first.
+        claims: the buckets in which a request takes a slot, in all or in none; the account's bucket comes first.
         lifetime: how long a request can take.
         keep: seconds for which slots are kept: the longest window of the client's table.
-        reserve: the part of each quota that these requests leave to the others. If it is not 0, these are bulk
-            requests, which are counted by themselves once more, in a second page for each bucket.
-        credit: which replies are free.
+        reserve: the part of each quota that these requests leave to others. If it is not 0, these are bulk requests,
+            which are also counted separately, in a second page for each bucket.
+        credit: which replies are free; ``None`` if every message counts.
     """
 
     claims: tuple[Claim, ...]
@@ -79,9 +79,9 @@ class Terms:
     family: str = field(init=False)
     account: str = field(init=False)
     pages: tuple[str, ...] = field(init=False)
-    """The names of the pages: of all the buckets, and then for bulk requests, of all of them once more."""
+    """The names of the pages: one for each bucket; then, for bulk requests, a second one for each bucket."""
     known: Any = field(default=(None, (), ()), init=False)
-    """What a book in memory found for them, so that it need not look again: the book, ledgers, limits."""
+    """A cache of what a book in memory has found for these terms: the book, the ledgers, the limits."""
 
     def __attrs_post_init__(self) -> None:
         bucket = self.claims[0].bucket
@@ -91,15 +91,15 @@ class Terms:
 
 
 class Intent(ABC):
-    """What the owner of another table beside a quota store's writes in the transaction in which a slot is taken."""
+    """A change of another table in the quota store's database, which is made in the transaction that takes a slot."""
 
     @abstractmethod
     def write(self, transaction: Transaction) -> Cursor:
-        """Write it, within the transaction. It could be done if a row was changed."""
+        """Make the change, within the transaction. It has succeeded if the cursor tells that a row was changed."""
 
     @abstractmethod
     def withdraw(self, transaction: Transaction) -> None:
-        """Undo it, within a later transaction: the slot was not used."""
+        """Undo the change, within a later transaction, because the slot was not used."""
 
 
 def _page_of(conversant: Conversant) -> str:
@@ -108,26 +108,26 @@ def _page_of(conversant: Conversant) -> str:
 
 @frozen
 class Conversant:
-    """A person an account writes to.
+    """A person to whom an account writes.
 
     Args:
-        app: the app the account belongs to, by a name that gives no key away.
-        owner: the account, by such a name.
-        person: the user id.
+        app: a name for the app that the account belongs to; the name reveals no key.
+        owner: a name for the account; it reveals no key either.
+        person: the person's user id.
     """
 
     app: str
     owner: str
     person: str
     page: str = field(default=Factory(_page_of, takes_self=True), init=False)
-    """The name of the page that the conversation is on. There is a bounded number of them for each account."""
+    """The name of the page that has the conversation. Each account has a bounded number of these pages."""
 
     @property
     def pages(self) -> tuple[str, ...]:
         return (self.page,)
 
 
-_conversant = lru_cache(maxsize=1024)(Conversant)  # of those who are written to now, more than once
+_conversant = lru_cache(maxsize=1024)(Conversant)  # for people who get several messages in a short time
 
 
 @define
@@ -136,8 +136,8 @@ class ReplyTicket:
 
     Args:
         conversant: the person.
-        name: what tells it from the account's other messages.
-        now: seconds since 1970 by the server's clock.
+        name: a name that no other message of the account has.
+        now: the present time by the server's clock, in seconds since 1970.
     """
 
     conversant: Conversant
@@ -150,15 +150,15 @@ class Recipient:
     """The recipient of a message, for the accounting of free replies.
 
     Args:
-        person: the user id.
-        server_time: tells the server's time in seconds since 1970, as far as it is known.
+        person: the person's user id.
+        server_time: returns the server's time in seconds since 1970, as far as it is known.
     """
 
     person: str
     server_time: Callable[[], float]
 
     def ticket(self, terms: Terms) -> ReplyTicket:
-        """Make a ticket of the message, for one attempt to get a slot on these terms."""
+        """Make a ticket for the message, for one attempt to get a slot on these terms."""
         return ReplyTicket(_conversant(terms.app, terms.account, self.person), unique_name(), self.server_time())
 
 
@@ -167,13 +167,13 @@ class Slot:
     """The right to send one request. It must be settled or given back exactly once.
 
     Args:
-        terms: what it was taken on.
-        buckets: the names of the buckets in which it counts; none if the request is free.
-        lease_end: by the book's clock, when it counts as settled if nobody settles it.
-        send_by: by the machine's uptime, when its first byte must have left.
-        ticket: the message it is for, if free replies are accounted for.
+        terms: the terms on which it was taken.
+        buckets: the names of the pages in which it counts; empty if the request is free.
+        lease_end: when it counts as settled if nobody settles it, by the book's clock.
+        send_by: when the request's first byte must have left, by the machine's uptime.
+        ticket: the ticket of its message, if free replies are accounted for.
         is_open: whether other messages to the same person may be free.
-        intent: what was written together with it.
+        intent: the intent that was written together with it.
     """
 
     terms: Terms
@@ -195,17 +195,17 @@ class Slot:
 
 @define(eq=False)
 class Operation(Generic[Subject]):
-    """Something that is done to the book of one app.
+    """An operation on the book of one app.
 
     Args:
-        about: what it is about; this tells the app, and the pages of the book that are needed.
+        about: the subject of the operation, which tells the app and the pages of the book that are needed.
     """
 
     about: Subject
     noted_at: float = field(default=0.0, init=False)
-    """When it was noted, by the machine's uptime."""
+    """When the operation was noted, by the machine's uptime."""
     age: float = field(default=0.0, init=False)
-    """Seconds since it was noted, in the moment in which it is applied."""
+    """Seconds from when the operation was noted until it is applied."""
 
     @property
     def app(self) -> str:
@@ -213,19 +213,19 @@ class Operation(Generic[Subject]):
 
     @property
     def pages(self) -> tuple[str, ...]:
-        """The names of the pages of the book that it needs."""
+        """The names of the pages of the book that the operation needs."""
         return self.about.pages
 
 
 @define(eq=False)
 class Take(Operation[Terms]):
-    """Take a slot in every bucket of the terms, or in none; so many times, or as often as there is room.
+    """An order to take `count` slots, or as many as there is room for; each in every bucket of the terms.
 
     Args:
-        about: what is to be respected.
-        count: how many slots are wanted; one if there is a `ticket` or an `intent`. 0 only loads their pages.
-        ticket: the message it is for.
-        may_spend: whether it may take a slot, or only be let through as a free reply.
+        about: the terms.
+        count: how many slots are wanted; 1 if there is a `ticket` or an `intent`. 0 only loads the pages.
+        ticket: the ticket of the message, if free replies are accounted for.
+        may_spend: whether the message may use up quota; if not, it gets a slot only as a free reply.
         intent: what is written together with the slot.
     """
 
@@ -241,8 +241,8 @@ class Take(Operation[Terms]):
 
 @define(eq=False)
 class Settle(Operation[Slot]):
-    """Note that the outcome of the slot's request was seen; or, with a `grace` in seconds, that nobody looks for it any
-    longer. `made` and `message_id` are what the server says of the message, if it was one.
+    """A note that the outcome of the slot's request was seen; or, with a `grace` in seconds, that nobody waits for it
+    any longer. `made` and `message_id` are the creation time and the id of the message that was sent, as far as known.
     """
 
     grace: float = 0.0
@@ -252,21 +252,21 @@ class Settle(Operation[Slot]):
 
 @define(eq=False)
 class GiveBack(Operation[Slot]):
-    """Note that of `count` slots like this one, no byte of the request left the machine."""
+    """A note that for `count` slots like this one, no byte of the request left the machine."""
 
     count: int = 1
 
 
 @define(eq=False)
 class Hold(Operation[Bucket]):
-    """Let nothing leave through the bucket for so many seconds. Holds join to the later end."""
+    """A note that no request of the bucket may leave for so many seconds. Of several holds, the latest end is valid."""
 
     seconds: float
 
 
 @define(eq=False)
 class Tighten(Operation[Bucket]):
-    """Note that the server has `remaining` of `quota` left in its window, which ends in so many seconds."""
+    """A note that the server has `remaining` requests of `quota` left in its window, which ends in so many seconds."""
 
     quota: Quota
     remaining: int
@@ -275,8 +275,9 @@ class Tighten(Operation[Bucket]):
 
 @define(eq=False)
 class Heard(Operation[Conversant]):
-    """Note that a person has written to the account; or, with a `message_id`, that the account has written to the
-    person, whoever did it. `at` is when, in seconds since 1970 by the server's clock; `credit` is what that may give.
+    """A note that a person has written to the account; or, with a `message_id`, that the account has written to the
+    person, through whichever client. `at` is when, in seconds since 1970 by the server's clock; `credit` tells which
+    replies are free.
     """
 
     at: float
@@ -286,7 +287,7 @@ class Heard(Operation[Conversant]):
 
 @define(eq=False)
 class Granted:
-    """So many slots were taken, all alike."""
+    """The answer that `count` slots were taken, all like `slot`."""
 
     slot: Slot
     count: int
@@ -294,11 +295,11 @@ class Granted:
 
 @frozen
 class Wait:
-    """There is no slot now.
+    """The answer that there is no slot now.
 
     Args:
-        scope: of the bucket that will be free last.
-        seconds: until it is worth asking again.
+        scope: the scope of the bucket that will be free last.
+        seconds: seconds until it is worth asking again.
         held_for: seconds for which not even a free reply may leave.
     """
 

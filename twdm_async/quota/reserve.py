@@ -1,18 +1,19 @@
-"""What bulk calls may use of a quota, so that live ones always find something left. Pure.
+"""How much of a quota bulk calls may use, so that interactive calls always find slots left. Pure.
 
-Fairness alone does not save the live agents: once bulk has eaten the day, there is nothing left to be fair with. So a
-part of each quota is the *reserve*: up to so many interactive calls are expected in any window, and a bulk call leaves
-only if those can still all go, at once whenever they come.
+Fairness alone does not protect interactive calls: once bulk calls have used up the day's quota, there is nothing left
+to share fairly. So a part of each quota is the *reserve*. It is the number of interactive calls that are expected in
+any window, and a bulk call leaves only if all of these can still leave without waiting, whenever they come.
 
-* What interactive calls have used of their reserve need not be kept any longer.
-* The reserve shrinks as the demand it is kept for becomes impossible: before the next slots come free by themselves,
-  only so many can still arrive. They are taken to come at most `_RUSH` times as fast as the whole reserve in a window,
-  and a tenth of the reserve may come all at once; that tenth is always kept.
-* What is left to bulk is spread over the window: half of it may leave at once, the other half goes evenly. So if the
-  reserve was set too small, there is still something left to interactive calls, which go before bulk ones wherever
+* What interactive calls have used of the reserve is no longer kept.
+* The reserve shrinks as the demand for which it is kept becomes impossible: before the next slots come free by
+  themselves, only so many interactive calls can still come. They are assumed to come at most `_RUSH` times as fast as
+  if the whole reserve were spread over a window; in addition, a tenth of the reserve may come all at once, so that
+  tenth is always kept.
+* What is left to bulk calls is spread over the window: half of it may leave at once, the other half leaves evenly. So
+  even if the reserve was set too small, something is left to interactive calls, which go before bulk calls wherever
   both wait.
 
-The numbers are taken from the ledger, so all who share a store keep one reserve and one spread.
+The numbers come from the ledger, so all clients that share a store share one reserve and one spread.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ class BulkShare:
 
     Args:
         kept: slots that must be left to interactive calls.
-        capacity: slots that may count for bulk once it is spread over the whole window.
-        part: of its capacity that it may use now.
-        spread: seconds over which it is spread.
+        capacity: slots that bulk calls may use once they are spread over the whole window.
+        part: the part of `capacity`, up to 1, that bulk calls may use now.
+        spread: seconds over which bulk calls are spread.
     """
 
     kept: int
@@ -49,24 +50,26 @@ class BulkShare:
 
     @property
     def allowed(self) -> int:
-        """Slots that may count for bulk now, at least one."""
+        """The number of slots that may count for bulk calls now, at least one."""
         return max(1, int(self.capacity * self.part + _ROUNDING))
 
     def allowed_in(self, count: int) -> float:
-        """Seconds until so many slots may count for bulk; or, if it will never be so many, until the most may."""
+        """Return the seconds until `count` slots may count for bulk calls; if `count` is more than the capacity, the
+        seconds until the whole capacity may.
+        """
         if count <= self.allowed:
             return 0.0
         return max(0.0, min(1.0, count / self.capacity) - self.part) / (1 - _AT_ONCE) * self.spread
 
 
 def bulk_share(quota: Quota, reserve: float, everyone: Usage, bulk: Usage) -> BulkShare:
-    """Tell what bulk calls may use of `quota`.
+    """Return what bulk calls may use of `quota`.
 
     Args:
         quota: the quota.
-        reserve: the part of it that is kept.
-        everyone: how far it is used.
-        bulk: how far it is used by bulk calls.
+        reserve: the part of the quota that is kept for interactive calls.
+        everyone: the usage by all calls.
+        bulk: the usage by bulk calls.
     """
     whole = int(quota.limit * reserve)
     if whole == 0:
@@ -80,9 +83,9 @@ def bulk_share(quota: Quota, reserve: float, everyone: Usage, bulk: Usage) -> Bu
 
 
 def _kept(whole: int, interactive: int, everyone: Usage) -> int:
-    """Slots that must be free now, so that interactive calls find one whenever they come."""
+    """Return how many slots must be free now, so that interactive calls find a slot whenever they come."""
     burst = math.ceil(whole / 10)
-    most = max(burst, whole - interactive)  # that can come before the window is over
+    most = max(burst, whole - interactive)  # interactive calls that can still come before the window is over
 
     def come_within(seconds: float) -> int:
         return min(most, burst + math.ceil(_RUSH * whole * seconds / everyone.per))

@@ -1,4 +1,4 @@
-"""What a quota is, and which ones the API documents."""
+"""What a quota is, and which quotas the API documents."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Scope(enum.StrEnum):
     """Whose requests a quota counts."""
 
     USER = "user"
-    """Those signed with one access token."""
+    """Requests signed with one access token."""
     APP = "app"
-    """Those of every account that uses one consumer key."""
+    """Requests of all accounts that use one consumer key."""
 
 
 class Priority(enum.IntEnum):
-    """Who goes first where calls wait for the same quota: every waiting interactive call before any bulk one."""
+    """Which calls go first when several wait for the same quota: every interactive call before any bulk call."""
 
     INTERACTIVE = 0
     BULK = 1
@@ -48,7 +48,7 @@ class Quota:
         scope: whose requests are counted together: a :class:`Scope`, ``"user"`` or ``"app"``.
 
     Raises:
-        InvalidInput: one of them is not that.
+        InvalidInput: `limit` or `per` is not a number in its range, or `scope` is not a scope.
     """
 
     limit: int = field(validator=valid(checked_count, 1, MOST))
@@ -58,14 +58,15 @@ class Quota:
 
 @frozen
 class Pace:
-    """How fast a burst leaves: `burst` at once, then `burst` in `per` seconds. It smooths; it is not a quota.
+    """The speed at which a burst leaves: `burst` requests at once, then `burst` more in every `per` seconds. A pace
+    smooths traffic; it is not a quota.
 
     Args:
-        burst: requests that may leave at once, at least 1.
-        per: seconds in which as many again may leave.
+        burst: requests that may leave at once, from 1 to a billion.
+        per: seconds in which as many again may leave, from a millionth to a billion.
 
     Raises:
-        InvalidInput: `burst` or `per` is not a positive number.
+        InvalidInput: `burst` is not a whole number in its range, or `per` is not a number in its range.
     """
 
     burst: int = field(validator=valid(checked_count, 1, MOST))
@@ -74,17 +75,18 @@ class Pace:
 
 @frozen
 class ReplyCredit:
-    """What a person who writes gives: so many messages to that person do not count against the quota of messages.
+    """The free replies to a person who has written: so many messages to that person do not count against the quota of
+    messages.
 
-    Each message that a person sends opens this anew (page *Send a Direct Message*, *Rate limits*). It is used only for
-    messages of which this client has heard; see :doc:`receiving`.
+    Each message that a person sends renews the credit (page *Send a Direct Message*, *Rate limits*). This client uses
+    the credit only after it has heard of the person's message; see :doc:`receiving`.
 
     Args:
-        replies: messages that do not count, at least 1.
-        per: seconds from the person's message on in which they must be sent.
+        replies: messages that do not count, from 1 to a billion.
+        per: seconds after the person's message in which the replies must be sent, from a millionth to a billion.
 
     Raises:
-        InvalidInput: `replies` or `per` is not a positive number.
+        InvalidInput: `replies` is not a whole number in its range, or `per` is not a number in its range.
     """
 
     replies: int = field(validator=valid(checked_count, 1, MOST))
@@ -97,14 +99,17 @@ RESERVE = 1 / 3
 
 @frozen
 class QuotaRow:
-    """What one endpoint family has to respect.
+    """The limits of one endpoint family.
 
     Args:
-        quotas: all of them bind; empty if none is documented.
-        pace: ``None`` leaves bursts as the quotas allow them.
-        reserve: the part of each quota that bulk calls leave to interactive ones; see
+        quotas: the quotas, which all bind; empty if none is documented.
+        pace: how fast bursts leave; ``None`` means as fast as the quotas allow.
+        reserve: the part of each quota that bulk calls leave to interactive ones, 0 to less than 1; see
             :mod:`twdm_async.quota.reserve`.
-        credit: what a person who writes gives; ``None`` if everything counts.
+        credit: which replies are free; ``None`` if every message counts.
+
+    Raises:
+        InvalidInput: `reserve` is not a number from 0 to less than 1.
     """
 
     quotas: tuple[Quota, ...] = ()
@@ -131,7 +136,7 @@ _DOCUMENTED: dict[str, QuotaRow] = {
     **dict.fromkeys(
         ("direct_messages.indicate_typing", "direct_messages.mark_read"), QuotaRow((Quota(1000, per=_QUARTER_HOUR),))
     ),
-    # Documented as limited, without a figure: the server's 429 is what is known about it.
+    # Documented as limited, but without a figure: only the server's 429 tells when the limit is reached.
     "direct_messages.delete": QuotaRow((), _SMOOTH),
     # Not documented. Users of other clients were refused after about 50 files in 15 minutes, over all users of an app.
     "direct_messages.download": QuotaRow((Quota(50, per=_QUARTER_HOUR, scope=Scope.APP),)),
@@ -147,7 +152,7 @@ _DOCUMENTED: dict[str, QuotaRow] = {
     "media.upload_init": QuotaRow((Quota(200, per=_HOUR),)),
     "media.upload_append": QuotaRow((Quota(20_000, per=_HOUR),)),
     "media.upload_finalize": QuotaRow((Quota(615, per=_HOUR),)),
-    # Nothing is known of these; what the server's headers say is held.
+    # No limits are known for these. If the server refuses a request for quota, they are held for as long as it says.
     "media.upload_status": QuotaRow(),
     **{f"media_v2.{step}": QuotaRow() for step in ("upload", "initialize", "append", "finalize", "status")},
 }
@@ -159,17 +164,17 @@ def _copied(rows: Mapping[str, QuotaRow]) -> Mapping[str, QuotaRow]:
 
 @define
 class QuotaTable:
-    """The quotas of every endpoint family. A table is a value: changing it makes another one.
+    """The quotas of every endpoint family. A table is immutable: its methods return a changed copy.
 
     Args:
-        rows: family name to row.
+        rows: the row of each endpoint family, by the family's name.
     """
 
     _rows: Mapping[str, QuotaRow] = field(converter=_copied)
 
     @classmethod
     def default(cls) -> QuotaTable:
-        """The documented quotas, per account and per app (page *Rate limits* of each endpoint)."""
+        """Return the documented quotas, per account and per app (page *Rate limits* of each endpoint)."""
         return cls(_DOCUMENTED)
 
     def replace(
@@ -184,18 +189,18 @@ class QuotaTable:
 
         Args:
             family: an endpoint's name, such as ``direct_messages.send``.
-            quotas: what binds it from now on; none at all means that it is not counted.
-            pace: how bursts leave; ``None`` means as fast as the quotas allow.
+            quotas: the quotas of the family in the new table; with none, its requests are not counted.
+            pace: how fast bursts leave; ``None`` means as fast as the quotas allow.
             reserve: the part of each quota, 0 to less than 1, that bulk calls leave to interactive ones. With 0, bulk
                 calls are neither held back nor spread over the window.
-            credit: what a person who writes gives; ``None`` if everything counts.
+            credit: which replies are free; ``None`` if every message counts. If omitted, it stays as in this table.
 
         Raises:
-            InvalidInput: `family` is not a family of the table, or another argument is not of its type.
+            InvalidInput: the table has no such `family`, or another argument has the wrong type or value.
         """
         row = self[family]
         if not all(isinstance(quota, Quota) for quota in quotas):
-            raise InvalidInput(parameter="quotas", problem="must be Quota, each of them")
+            raise InvalidInput(parameter="quotas", problem="each must be a Quota")
         if pace is not None and not isinstance(pace, Pace):
             raise InvalidInput(parameter="pace", problem="must be a Pace")
         if credit == "as it is":
@@ -205,10 +210,11 @@ class QuotaTable:
         return QuotaTable({**self._rows, family: QuotaRow(quotas, pace, reserve, credit)})
 
     def scaled(self, time_scale: float) -> QuotaTable:
-        """Return a table whose windows and paces are `time_scale` times as short, for tests and demonstrations.
+        """Return a table whose durations (windows, paces, credits) are divided by `time_scale`, for tests and
+        demonstrations.
 
         Raises:
-            InvalidInput: `time_scale` is not a positive number.
+            InvalidInput: `time_scale` is not a number from a millionth to a billion, or a resulting duration is not.
         """
         checked_number(time_scale, "time_scale")
         return QuotaTable(
@@ -228,7 +234,7 @@ class QuotaTable:
             return self._rows[family]
         except KeyError:
             raise InvalidInput(
-                parameter="family", problem=f"there is no endpoint family of this name; there are {', '.join(self)}"
+                parameter="family", problem=f"no endpoint family has this name; the families are {', '.join(self)}"
             ) from None
 
     def __iter__(self) -> Iterator[str]:

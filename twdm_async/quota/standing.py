@@ -1,6 +1,6 @@
 """How one quota stands at one moment: how many requests may leave, and when more may. Pure.
 
-The book decides by it, callers who wait are told by it how long that takes, and users see it as the state of quotas.
+The book decides by it, the wait queue estimates by it how long calls wait, and users see it as the state of quotas.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _SHORTEST_RECHECK: Final = 0.001  # seconds
 _ANY: Final = 10**12
 
 
-@define(slots=False, eq=False)  # it caches
+@define(slots=False, eq=False)  # cached_property needs a __dict__
 class Standing:
-    """How a quota stands for interactive requests, or for bulk ones.
+    """The standing of a quota for interactive requests, or for bulk requests.
 
     Args:
-        bucket: what it counts.
-        quota: ``None`` if the bucket has none; then it can only be held.
-        ledger: all requests.
-        bulk: bulk requests, if it is these that ask, and they are held back.
-        reserve: the part of the quota that they leave to the others.
-        now: the moment, by the book's clock.
+        bucket: the bucket in which the requests count.
+        quota: the quota; ``None`` if the bucket has none, and can only be held.
+        ledger: the ledger of all requests.
+        bulk: the ledger of bulk requests, if this is the standing for bulk requests with a reserve; else ``None``.
+        reserve: the part of the quota that bulk requests leave to others.
+        now: the present moment, by the book's clock.
     """
 
     bucket: Bucket
@@ -49,21 +49,21 @@ class Standing:
 
     @cached_property
     def share(self) -> tuple[BulkShare, Usage] | None:
-        """What bulk requests may use, and what they do."""
+        """What bulk requests may use, and what they use; ``None`` if this is not a standing for bulk requests."""
         if self._bulk is None or self.quota is None:
             return None
         by_bulk = self._bulk.usage(self._now, self.quota)
         return bulk_share(self.quota, self._reserve, self.usage, by_bulk), by_bulk
 
     def room(self) -> int:
-        """Count the bulk requests that may leave now."""
+        """Return how many bulk requests may leave now."""
         if self.quota is None or self.share is None:
             return _ANY
         share, by_bulk = self.share
         return min(self.quota.limit - self.usage.used - share.kept, share.allowed - by_bulk.used)
 
     def wait(self) -> float:
-        """Return the seconds until it is worth asking again: until one may leave, at the least."""
+        """Return the seconds until it is worth asking again: until the next request may leave, at least."""
         if self.quota is None or self.share is None:
             return self.free_in()
         share, by_bulk = self.share
@@ -72,8 +72,8 @@ class Standing:
         return max(self.usage.held_for, min(max(free_in, by_bulk.free_in(share.allowed)), recheck_in))
 
     def free_in(self, ahead: int = 0, bulk_ahead: int = 0) -> float:
-        """Return the seconds until one may leave, at the least, that has so many before it, all of them or bulk ones:
-        outcomes may be late.
+        """Return the seconds until a request may leave that has `ahead` requests before it, `bulk_ahead` of them bulk
+        requests. This is a lower bound, because outcomes may be late.
         """
         if self.quota is None or self.share is None:
             return self.usage.free_in(self.quota.limit if self.quota else math.inf, ahead + 1)

@@ -1,1 +1,1 @@
-"""Where what must be remembered is kept: in a SQLite file of this machine, or in a PostgreSQL database of many."""
+"""Storage that lasts: tables in a SQLite file on this machine, or in a PostgreSQL database that many hosts share."""

@@ -1,14 +1,14 @@
-"""What an outbox, an inbox and a quota store ask of the place where they keep their tables.
+"""The contract of a storage, in which an outbox, an inbox and a quota store keep their tables.
 
-It is a transaction over rows (:meth:`Storage.change`, :meth:`Storage.read`), news that something has changed
-(:meth:`Storage.version`), who is alive (:meth:`Storage.stay_alive`, :meth:`Storage.is_dead`), and what time it is
-(:class:`Transaction`). All that waits for the disk or the network runs in a thread of its own.
+A storage provides transactions over rows (:meth:`Storage.change`, :meth:`Storage.read`), detects changes made by others
+(:meth:`Storage.version`), tells which processes are alive (:meth:`Storage.stay_alive`, :meth:`Storage.is_dead`), and
+tells the time (:class:`Transaction`). Everything that waits for the disk or the network runs in a separate thread.
 
-Changes that are asked for while a transaction runs are made in the next one, all together: a disk makes some thousand
-transactions a second at best, and each of them takes any number of changes. Each change succeeds or fails by itself: if
-one of them fails, or the transaction does (the disk is full, say), none is kept, and each is made once more in a
-transaction of its own, unless all would wait in vain again. Where a server is asked, all of them are sent before the
-first outcome is waited for, as far as they do not depend on one.
+Changes that are requested while a transaction runs are made together in the next one: a disk makes a few thousand
+transactions a second at best, and a transaction can hold any number of changes. Yet each change succeeds or fails by
+itself: if one change fails, or the transaction does (because the disk is full, say), none of them is kept, and each is
+made again in a transaction of its own, unless all of them would only wait in vain again. With a remote server, the
+statements of all changes are sent before the first outcome is awaited, unless a statement depends on an outcome.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ T = TypeVar("T")
 
 
 class StorageTrouble(Exception):
-    """The place could not be read or written, or is not to be trusted.
+    """The storage could not be read or written, or its data cannot be trusted.
 
     Args:
         problem: what is wrong, and what to do about it.
         is_unsure: whether the change may have been made all the same.
-        is_general: whether it was waited for in vain, and any other change would wait for the same.
+        is_general: whether the change timed out waiting for something for which any other change would wait, too.
     """
 
     def __init__(self, problem: str, *, is_unsure: bool = False, is_general: bool = False) -> None:
@@ -54,17 +54,18 @@ class StorageTrouble(Exception):
 
 @frozen
 class Schema:
-    """The tables of one package. Several packages may share a place.
+    """The tables of one package. Several packages may share a file or database.
 
     Args:
-        package: its name.
-        steps: what makes each version of the tables out of the one before, the first of them out of nothing: statements
-            of SQL as SQLite understands them, with a semicolon between two.
+        package: the package's name.
+        steps: the migrations: each makes one version of the tables out of the version before, the first one out of
+            nothing. Each has SQL statements in SQLite's dialect, separated by semicolons.
         earlier: which version of the tables the files of format 1, 2, 3 and 4 have.
-        upgrades: by the number of a step, what is done in a file after it that was made by an earlier version of this
-            library; it gets the database.
-        latest: the query for the number of the latest row that an application's own transaction may have put.
-        is_lenient: whether a text that is not UTF-8 is given out with marks in it, so that it does not hide the others.
+        upgrades: what is to be done after a step in a file that an earlier version of this library made, by the number
+            of the step. Each gets the database connection.
+        latest: the query for the number of the latest row that an application's own transaction may have inserted.
+        is_lenient: whether a text that is not UTF-8 is returned with replacement characters, so that it does not make
+            the other rows unreadable.
     """
 
     package: str
@@ -77,14 +78,14 @@ class Schema:
 
 @frozen
 class User:
-    """A process that uses the tables of a package, or used them lately.
+    """A process that uses the tables of a package, or has used them recently.
 
     Args:
         owner: the name under which it works on rows.
-        host: on which it runs.
-        pid: its process id there; 0 if that is not known.
+        host: the host on which it runs.
+        pid: its process id on that host; 0 if that is not known.
         since: when it began, in seconds since 1970.
-        is_alive: whether it is believed to live.
+        is_alive: whether it is believed to be alive.
     """
 
     owner: str
@@ -95,11 +96,11 @@ class User:
 
 
 class Cursor(Protocol):
-    """What a statement has found or done."""
+    """The outcome of a statement."""
 
     @property
     def rowcount(self) -> int:
-        """How many rows were changed."""
+        """The number of changed rows."""
         ...
 
     def fetchone(self) -> Any:
@@ -107,31 +108,31 @@ class Cursor(Protocol):
         ...
 
     def fetchall(self) -> list[Any]:
-        """Return all rows that are left."""
+        """Return all remaining rows."""
         ...
 
     def __iter__(self) -> Iterator[Any]: ...
 
 
 class Transaction(ABC):
-    """One transaction, and the time in it, on which all who share the place agree."""
+    """One transaction, and its time, on which all processes that share the storage agree."""
 
     @property
     @abstractmethod
     def wall(self) -> float:
-        """Seconds since 1970."""
+        """The present time, in seconds since 1970."""
 
     @property
     @abstractmethod
     def uptime(self) -> float:
-        """Seconds since some moment. Setting a clock does not change it; a new start of the machine may."""
+        """Seconds since some arbitrary moment. Setting a clock does not change it; a restart of the machine may."""
 
     @abstractmethod
     def execute(self, query: str, values: Sequence[Any] = ()) -> Cursor:
-        """Execute `query`, whose values are marked with ``?``."""
+        """Execute `query`, in which ``?`` stands for each of `values`."""
 
-    def tell(self) -> None:  # noqa: B027 - a file tells nothing
-        """Tell those who listen, once this is committed, that something was put."""
+    def tell(self) -> None:  # noqa: B027 - a file cannot notify anybody
+        """Notify listeners, once this transaction is committed, that a row was inserted."""
 
     def executemany(self, query: str, rows: Iterable[Sequence[Any]]) -> None:
         """Execute `query` for each of `rows`."""
@@ -140,21 +141,22 @@ class Transaction(ABC):
 
 
 def passed(last_wall: float, last_uptime: float, wall: float, uptime: float) -> float:
-    """Return how many seconds have passed since the clocks showed that last, whatever they were set to meanwhile: the
-    least that can be said.
+    """Return how many seconds have passed, at least, since the clocks showed `last_wall` and `last_uptime`, even if a
+    clock was set meanwhile.
     """
     by_uptime, by_wall = uptime - last_uptime, wall - last_wall
-    if by_uptime < 0:  # the machine was started anew
+    if by_uptime < 0:  # the machine was restarted
         return max(0.0, by_wall)
-    return by_uptime if by_wall < 0 else min(by_uptime, by_wall)  # it was set back
+    return by_uptime if by_wall < 0 else min(by_uptime, by_wall)  # below 0, the wall clock was set back
 
 
 class _Change(Generic[T]):
-    """What is to be done in a transaction, and what came of it.
+    """A change that is to be made in a transaction, and its outcome.
 
     Args:
-        work: gets the transaction, and returns what tells the outcome. It may be done more than once, and counts once.
-        is_durable: whether it must be on the disk then.
+        work: makes the change in the transaction that it gets, and returns a function that returns the outcome. It may
+            run more than once, but is committed only once.
+        is_durable: whether the change must be on the disk when it counts as made.
     """
 
     def __init__(self, work: Callable[[Transaction], Callable[[], T]], is_durable: bool) -> None:
@@ -166,13 +168,13 @@ class _Change(Generic[T]):
 
 
 class Storage(ABC):
-    """The tables of one package in some place.
+    """The tables of one package in a file or a database.
 
     Args:
         schema: the tables.
-        content: what these keep, in words.
-        advice: what to do if it cannot be read any more.
-        clock: this machine's.
+        content: what the tables keep, in words, for error messages.
+        advice: what to do if the tables can no longer be read, for error messages.
+        clock: this machine's clock.
     """
 
     def __init__(self, schema: Schema, content: str, advice: str, clock: Clock) -> None:
@@ -183,117 +185,119 @@ class Storage(ABC):
         self._thread: _Thread | None = None
         self._changes: deque[_Change[Any]] = deque()
 
-    # ---- what each kind does in its own way; all of it in the storage's thread ----
+    # ---- what each kind of storage implements; it runs in the storage's thread, unless it says otherwise ----
 
     @property
     @abstractmethod
     def address(self) -> str:
-        """Which place it is, for errors and logs; never with a password."""
+        """The address of the file or database, for errors and logs; never with a password."""
 
     @abstractmethod
     def transact(self, work: Callable[[Transaction], T], *, is_durable: bool = False, only_reads: bool = False) -> T:
-        """Do `work` in one transaction. To be called in the storage's thread.
+        """Run `work` in one transaction. Call this in the storage's thread.
 
         Args:
-            work: gets the transaction. It may be done more than once, and counts once.
-            is_durable: whether it must be on the disk when this returns, and not only safe from a crash of processes.
+            work: gets the transaction. It may run more than once, but is committed only once.
+            is_durable: whether its changes must be on the disk when this returns, and not only safe from a crash of
+                processes.
             only_reads: whether it changes nothing.
 
         Raises:
-            StorageTrouble: nothing was changed, unless it says so.
+            StorageTrouble: the transaction failed. Nothing was changed, unless the error's `is_unsure` is true.
         """
 
     @abstractmethod
     def version(self) -> int:
-        """A number that differs from that of the last time if somebody else has changed something. To be called in
-        the storage's thread.
+        """Return a number that differs from the last one returned if another process has changed something. Call this
+        in the storage's thread.
         """
 
-    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002 - a file tells nothing
-        """Call `heard` in the running loop as soon as somebody else puts something, where the place can tell.
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002 - a file cannot notify anybody
+        """Call `heard` in the running event loop as soon as another process inserts a row, if the storage can tell.
 
         Returns:
-            What ends it.
+            A function that ends the listening.
         """
         return lambda: None
 
     @property
     @abstractmethod
     def owner(self) -> str:
-        """The name under which this process works on rows; another one after a fork."""
+        """The name under which this process works on rows; after a fork, the child has a new name."""
 
     @abstractmethod
     def stay_alive(self, transaction: Transaction, /) -> None:
-        """See that the others know that this process lives, so that nobody takes over its work.
+        """Make sure that other processes see that this one is alive, so that none takes over its work.
 
         Raises:
-            StorageTrouble: they cannot know it.
+            StorageTrouble: other processes could not see it.
         """
 
     @abstractmethod
     def is_dead(self, transaction: Transaction, /, owner: str) -> bool:
-        """Tell whether the process of `owner` has ended. Do not ask it for the own name."""
+        """Tell whether the process of `owner` has ended. Do not call this with this process' own name."""
 
     @abstractmethod
     def users(self, transaction: Transaction, /) -> list[User]:
-        """Tell who uses these tables."""
+        """Return the other processes that use these tables."""
 
     @abstractmethod
     def sweep(self, transaction: Transaction, /) -> None:
-        """Remove what owners left behind that have ended."""
+        """Remove what owners that have ended left behind."""
 
     @abstractmethod
     def take_turn(self, transaction: Transaction, /, name: str) -> bool:
-        """Be the only one of all processes who does what is called `name`, if nobody else does it now."""
+        """Reserve the job called `name` for this process, and return True; return False if another process has it."""
 
     @abstractmethod
     def end_turn(self, name: str) -> None:
-        """Let another one do what is called `name`. May be called in the loop."""
+        """Let other processes take the job called `name`. May be called in the event loop."""
 
     @property
     @abstractmethod
     def is_alive(self) -> bool:
-        """Whether the others believe that this process lives."""
+        """Whether other processes can see that this one is alive."""
 
     @abstractmethod
     def release(self) -> None:
-        """Let others take over this process' work. May be called in the loop."""
+        """Let other processes take over this one's work. May be called in the event loop."""
 
     @abstractmethod
     def disconnect(self) -> None:
         """Close the connection; the next use opens another one."""
 
     is_remote = False
-    """Whether it takes time to hear from it, so that all work is sent before the first outcome is waited for."""
+    """Whether each answer takes a round trip, so that all statements are sent before the first outcome is awaited."""
 
     beats_every: float | None = None
-    """Seconds after which a sign of life is due."""
+    """Seconds between two calls of :meth:`beat`; ``None`` if it is never called."""
 
-    def beat(self) -> None:  # noqa: B027 - a process of this machine is seen to live
+    def beat(self) -> None:  # noqa: B027 - a process of this machine shows its life by a lock
         """Give a sign of life."""
 
-    def sync(self) -> None:  # noqa: B027 - what is committed may be there already
-        """Have what was written forced to the disk."""
+    def sync(self) -> None:  # noqa: B027 - what is committed may be on the disk already
+        """Force what was written to the disk."""
 
-    # ---- the same for all ----
+    # ---- what all kinds of storage have in common ----
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
-        """Do `work`, which changes nothing, in one transaction.
+        """Run `work`, which changes nothing, in one transaction.
 
         Raises:
-            StorageTrouble: it could not be read.
+            StorageTrouble: the storage could not be read.
         """
         return await self.submit(partial(self.transact, work, only_reads=True))
 
     async def change(self, work: Callable[[Transaction], T], *, is_durable: bool = False) -> T:
-        """Do `work` in a transaction that the changes of this moment share.
+        """Run `work` in a transaction that it shares with other changes requested at the same time.
 
         Args:
-            work: gets the transaction. It may be done more than once, and counts once.
-            is_durable: whether it must be on the disk when this returns, and not only safe from a crash of processes.
+            work: gets the transaction. It may run more than once, but is committed only once.
+            is_durable: whether its changes must be on the disk when this returns, and not only safe from a crash of
+                processes.
 
         Raises:
-            StorageTrouble: nothing was changed, unless it says so.
+            StorageTrouble: the transaction failed. Nothing was changed, unless the error's `is_unsure` is true.
         """
 
         def done(transaction: Transaction) -> Callable[[], T]:
@@ -303,24 +307,25 @@ class Storage(ABC):
         return await self.change_together(done, is_durable=is_durable)
 
     async def change_together(self, work: Callable[[Transaction], Callable[[], T]], *, is_durable: bool = False) -> T:
-        """Do `work` as :meth:`change` does, without waiting for a server after each of the changes of this moment.
+        """Run `work` as :meth:`change` does, but without waiting for a server after each change of the transaction.
 
         Args:
-            work: gets the transaction, and returns what tells the outcome when all have done their work.
-            is_durable: as of :meth:`change`.
+            work: gets the transaction, and returns a function that returns the outcome. That function is called after
+                all changes of the transaction have sent their statements.
+            is_durable: as for :meth:`change`.
 
         Raises:
-            StorageTrouble: nothing was changed, unless it says so.
+            StorageTrouble: the transaction failed. Nothing was changed, unless the error's `is_unsure` is true.
         """
         change = _Change(work, is_durable)
         self._changes.append(change)
         return await self.submit(partial(self._make, change))
 
     def _make(self, change: _Change[T]) -> T:
-        """Make all changes that are to be made now, and return what came of this one."""
+        """Make all changes that are requested so far, and return the outcome of this one."""
         if not change.is_made:
             together: list[_Change[Any]] = []
-            with contextlib.suppress(IndexError):  # the loop goes on adding some
+            with contextlib.suppress(IndexError):  # the event loop may add more meanwhile
                 while True:
                     together.append(self._changes.popleft())
             self._make_together(together)
@@ -343,7 +348,7 @@ class Storage(ABC):
             self.transact(make_all, is_durable=any(change.is_durable for change in together))
         except StorageTrouble as trouble:
             problem, is_of_one = trouble, not (trouble.is_unsure or trouble.is_general)
-        except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the change is awaited
             problem, is_of_one = error, True
         if is_of_one and len(together) > 1:
             for change in together:
@@ -353,15 +358,15 @@ class Storage(ABC):
             change.is_made, change.error = True, problem
 
     def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
-        """Do `job` in the storage's thread, after all that was asked for before; the future gets its outcome."""
+        """Run `job` in the storage's thread, after all earlier jobs; the future gets its outcome."""
         return self._worker.submit(job)
 
     def put(self, job: Callable[[], object]) -> None:
-        """Do `job` in the storage's thread, some time; it must not raise."""
+        """Run `job` in the storage's thread, without waiting for it; it must not raise."""
         self._worker.put(job)
 
     def sync_soon(self) -> None:
-        """Have what was written forced to the disk."""
+        """Force what was written to the disk, without waiting for it."""
         if self._thread is not None:
             self._thread.put(self.sync)
 
@@ -372,12 +377,12 @@ class Storage(ABC):
         return self._thread
 
     def leave_behind(self) -> None:
-        """This process was forked off the one that opened it: begin anew, and leave what was opened to that one."""
-        self._thread = None  # no thread comes along
-        self._changes.clear()  # it makes these
+        """Begin anew in a process that was forked off, and leave to the parent process what it had opened."""
+        self._thread = None  # a fork does not copy threads
+        self._changes.clear()  # the parent makes these
 
     async def close(self) -> None:
-        """Let go of it, after all that was asked for before."""
+        """Close the connection and end the thread, after all earlier jobs."""
         if self._thread is not None:
             thread, self._thread = self._thread, None
             await thread.submit(self.disconnect)
@@ -385,11 +390,12 @@ class Storage(ABC):
 
 
 class _Thread:
-    """Does one thing after the other, off the loop. Ends with the process.
+    """A daemon thread that runs jobs one after the other, outside the event loop.
 
     Args:
-        beat: what it does besides every `every` seconds; ends with its object.
-        every: seconds.
+        beat: a method that the thread also calls every `every` seconds. The thread ends when the method's object is
+            gone.
+        every: seconds between two calls of `beat`; ``None`` to never call it.
     """
 
     def __init__(self, beat: WeakMethod[Callable[[], None]], every: float | None) -> None:
@@ -399,29 +405,29 @@ class _Thread:
         threading.Thread(target=self._work, name="twdm_async storage", daemon=True).start()
 
     def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
-        """Do `job`; the future gets what it returns or raises."""
+        """Run `job`; the future gets what it returns or raises."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
 
         def work() -> None:
             try:
                 result = job()
-            except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
+            except BaseException as error:  # noqa: BLE001 - it is raised again where the future is awaited
                 outcome: Callable[[], None] = partial(answer.set_exception, error)
             else:
                 outcome = partial(answer.set_result, result)
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+            with contextlib.suppress(RuntimeError):  # the event loop is closed, and nobody waits any longer
                 loop.call_soon_threadsafe(lambda: None if answer.done() else outcome())
 
         self._jobs.put(work)
         return answer
 
     def put(self, job: Callable[[], object]) -> None:
-        """Do `job` some time; it must not raise."""
+        """Run `job`, without waiting for it; it must not raise."""
         self._jobs.put(job)
 
     def end(self) -> None:
-        """After what was put so far, do nothing more."""
+        """End the thread after all earlier jobs."""
         self._jobs.put(None)
 
     def _work(self) -> None:
@@ -440,7 +446,7 @@ class _Thread:
             if self._every is not None and time.monotonic() >= beat_at:
                 beat_at = time.monotonic() + self._every
                 beat = self._beat()
-                if beat is None:  # nobody uses it any more
+                if beat is None:  # the storage is gone
                     return
                 beat()
                 del beat

@@ -1,9 +1,9 @@
-"""Owners: which of the processes that use a state file are alive. Each locks a file of its own; the system releases the
-lock when the process ends, however it ends.
+"""Owners: which of the processes that use a state file are alive. Each process locks a lock file of its own; the system
+releases the lock when the process ends, however it ends.
 
-Whoever finds a lock file that nobody holds removes it. So a file may be removed after its owner opened it and before it
-locked it; the lock would then be on a file that nobody else can see. Therefore the locked file is compared with the one
-at its path, and locking starts again if they differ.
+A process that finds a lock file that no process holds removes it. So a file may be removed after its owner has opened
+it and before its owner locks it; the lock would then be on a file that no other process can see. Therefore the owner
+compares the file it has locked with the file at the path, and starts again if they differ.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _fcntl: Any = None
-with contextlib.suppress(ModuleNotFoundError):  # Windows has none; whoever needs a lock there is told
+with contextlib.suppress(ModuleNotFoundError):  # Windows has none; Lock.take raises there
     import fcntl
 
     _fcntl = fcntl
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}")
-_TRIES, _PAUSE = 50, 0.01  # for a lock of one's own, which others only touch to see whether it is held; seconds
+_TRIES, _PAUSE = 50, 0.01  # tries, and seconds between them, to lock one's own file while others test that lock
 
-_held: set[int] = set()  # file descriptors of locks; a process that is forked off must not keep them
+_held: set[int] = set()  # file descriptors of held locks; a forked process must not keep them
 
 
 def _let_go() -> None:
@@ -61,7 +61,7 @@ class Lock:
         return self._descriptor is not None
 
     def take(self, *, is_made: bool = True) -> bool:
-        """Take the lock and return True; return False if somebody else holds it.
+        """Take the lock and return True; return False if it is held elsewhere.
 
         Args:
             is_made: whether to create a missing file.
@@ -102,7 +102,7 @@ class Lock:
         """Release the lock; if `remove` is true, remove the file, too."""
         if self._descriptor is None:
             return
-        if self._forks != forks():  # it is the parent's
+        if self._forks != forks():  # the lock belongs to the parent process
             self._descriptor = None
             return
         if remove:
@@ -115,11 +115,11 @@ class Lock:
 
 
 class Owner:
-    """One user of the file at `path`: a name that is alive as long as its process is, or until it is released.
+    """A user of the state file at `path`: a name that is alive until its process ends or the owner is released.
 
     Args:
-        path: of the file.
-        package: what it uses there.
+        path: the path of the state file.
+        package: the package whose tables it uses.
     """
 
     def __init__(self, path: Path, package: str) -> None:
@@ -134,7 +134,7 @@ class Owner:
             StorageTrouble: files cannot be created or locked in the folder, or the lock's file was removed.
         """
         try:
-            if self._forks != forks():  # what was held is the parent's, and its name, too
+            if self._forks != forks():  # the lock and the name belong to the parent process
                 self._begin()
             if self._lock.is_held:
                 self._check_place()
@@ -160,16 +160,16 @@ class Owner:
         for _ in range(_TRIES):
             if self._lock.take():
                 break
-            time.sleep(_PAUSE)  # somebody is just looking whether it is held
+            time.sleep(_PAUSE)  # another process is just testing whether it is held
         else:
-            raise StorageTrouble(f"somebody has held {self._lock.path.name} beside it for {_TRIES * _PAUSE:g} s")
+            raise StorageTrouble(f"another process has held {self._lock.path.name} beside it for {_TRIES * _PAUSE:g} s")
         if not self._lock.is_exclusive():
             self._lock.release(remove=True)
             raise StorageTrouble(
                 "locks do not hold in its folder, as in some that are shared over a network or between containers; "
                 "move it to a disk of this machine"
             )
-        with contextlib.suppress(OSError):  # it is for people to read
+        with contextlib.suppress(OSError):  # the text is only informative
             self._lock.path.write_text(f"{self._package} {os.getpid()}", encoding="ascii")
 
     def release(self) -> None:
@@ -191,7 +191,7 @@ class Owner:
         """Return the owners that use the same package of the file, and are alive."""
         found: list[User] = []
         for name, path in self._files():
-            with contextlib.suppress(OSError, ValueError):  # it has just ended, or begun
+            with contextlib.suppress(OSError, ValueError):  # the owner has just ended or begun
                 package, _, pid = path.read_text(encoding="ascii", errors="replace").partition(" ")
                 since = path.stat().st_mtime
                 if package == self._package and name != self.name and not self.is_dead(name):
@@ -205,9 +205,9 @@ class Owner:
                 yield name, path
 
     def is_dead(self, name: str) -> bool:
-        """Return whether the process of the owner `name` has ended. Do not ask it for this owner's own name."""
+        """Return whether the process of the owner `name` has ended. Do not call this with this owner's own name."""
         if not _NAME.fullmatch(name):
-            return True  # nobody is called so
+            return True  # no owner has such a name
         lock = Lock(self._lock_of(name))
         try:
             if not lock.take(is_made=False):

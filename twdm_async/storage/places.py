@@ -1,4 +1,4 @@
-"""From what a user names as the place of an outbox, an inbox or a quota store to the storage there."""
+"""The place of an outbox, an inbox or a quota store: checks what a user passes for it, and opens the storage there."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from twdm_async.storage.contract import Schema, Storage
 
 Place = str | os.PathLike[str] | PostgresDatabase
-"""The path of a file, the URL of a PostgreSQL database, or such a database."""
+"""The path of a file, or a PostgreSQL database or its URL."""
 
 
 def checked_place(place: Place) -> Path | PostgresDatabase:
-    """Return the database at `place`, or the path.
+    """Return the database that `place` names, or the path of the file.
 
     Raises:
-        InvalidInput: it is neither, or the URL is wrong, or the extra ``postgres`` is not installed.
+        InvalidInput: `place` is neither, its URL is wrong, or the extra ``postgres`` is not installed.
     """
     if isinstance(place, PostgresDatabase):
         return place
@@ -35,15 +35,15 @@ def checked_place(place: Place) -> Path | PostgresDatabase:
 def open_storage(
     place: Path | PostgresDatabase, schema: Schema, content: str, advice: str, clock: Clock, *, turn: str = ""
 ) -> Storage:
-    """Return the tables of one package at `place`. Nothing is opened yet.
+    """Return the storage for the tables of one package at `place`. Nothing is opened yet.
 
     Args:
-        place: where they are.
+        place: where the tables are.
         schema: the tables.
-        content: what these keep, in words.
-        advice: what to do if it cannot be read any more.
-        clock: this machine's.
-        turn: transactions of the same package and turn come one after the other. In a file, all do.
+        content: what the tables keep, in words, for error messages.
+        advice: what to do if the tables can no longer be read, for error messages.
+        clock: this machine's clock.
+        turn: transactions of the same package and turn run one after the other. In a file, all transactions do.
     """
     if isinstance(place, PostgresDatabase):
         return PostgresStorage(place, schema, content, advice, clock, turn=turn)

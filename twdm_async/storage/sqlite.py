@@ -1,8 +1,9 @@
-"""One file on this machine that remembers: what was spent, what is to be sent, or both. Its processes share it.
+"""State in one file on this machine, which its processes share: what was spent, what is to be sent, or both.
 
-It is a SQLite database with a write-ahead log, for its owner alone, and made whole before it has its name. It is never
-begun anew where it was damaged, emptied, replaced, or made by a newer version: that is an error. So it is where its log
-was removed while somebody used it, since what was written last is in the log.
+The file is a SQLite database with a write-ahead log. Only its owner can read it, and it gets its name only once it is
+complete. A file that was damaged, emptied, replaced, or made by a newer version is an error; it is never silently
+created anew. It is an error, too, if the log was removed while a process used the file, since the log holds what was
+written last.
 """
 
 from __future__ import annotations
@@ -31,21 +32,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _APPLICATION: Final = 0x7477_646D  # "twdm", so that no other program's file is taken for one of ours
-_BUSY: Final = 30.0  # seconds to wait for another process
+_BUSY: Final = 30.0  # seconds to wait for another process' lock
 _OLDEST_SQLITE: Final = (3, 35, 0)  # which brought RETURNING
-_LARGEST_LOG: Final = 4 * 1024 * 1024  # bytes of the write-ahead log, before it is begun anew
+_LARGEST_LOG: Final = 4 * 1024 * 1024  # bytes of the write-ahead log, above which it is truncated
 _LOOK_EVERY: Final = 0.01  # seconds
-_PATIENCE: Final = 0.1  # seconds to wait for readers that keep a log of that size from being begun anew
-_MOST_PATIENCE: Final = 5.0  # seconds, for one that has grown much larger
-_NEXT_TRY: Final = 1.0  # seconds until that is tried again
-_FORMAT: Final = 5  # of the file; up to the fourth, the packages that share it had one version together
+_PATIENCE: Final = 0.1  # seconds to wait for readers that keep a log of that size from being truncated
+_MOST_PATIENCE: Final = 5.0  # seconds to wait at most, if the log has grown much larger
+_NEXT_TRY: Final = 1.0  # seconds until the next try to truncate the log
+_FORMAT: Final = 5  # of the file; up to format 4, the packages that share a file had one common version
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:
-    """Return `path`, absolute and without links.
+    """Return `path` as an absolute path without symbolic links.
 
     Raises:
-        InvalidInput: it is no path.
+        InvalidInput: `path` is not the path of a file.
     """
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or "\0" in os.fspath(path):
         raise InvalidInput(parameter="path", problem="must be the path of a file")
@@ -53,15 +54,15 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
         raise InvalidInput(
             parameter="path", problem="must be the path of a file; memory forgets what must be remembered"
         )
-    return Path(path).resolve()  # SQLite's log lies beside the file itself, and so must all else
+    return Path(path).resolve()  # SQLite's log lies beside the file and not beside a link, and so must lock files
 
 
 class _FileTransaction(Transaction):
     """A transaction in a file.
 
     Args:
-        db: within the transaction.
-        clock: of this machine, which has the only processes that use the file.
+        db: the connection, within the transaction.
+        clock: this machine's clock, since all processes that use the file run on this machine.
     """
 
     def __init__(self, db: sqlite3.Connection, clock: Clock) -> None:
@@ -84,14 +85,14 @@ class _FileTransaction(Transaction):
 
 
 class StateFile(Storage):
-    """The file at `path`. It is made when it is first used; its folder must be there.
+    """The file at `path`. It is created when it is first used; its folder must exist.
 
     Args:
-        path: absolute.
+        path: the absolute path of the file.
         schema: the tables that are used in it.
-        content: what these keep, in words.
-        advice: what to do if it cannot be read any more.
-        clock: this machine's.
+        content: what the tables keep, in words, for error messages.
+        advice: what to do if the tables can no longer be read, for error messages.
+        clock: this machine's clock.
     """
 
     def __init__(self, path: Path, schema: Schema, content: str, advice: str, clock: Clock) -> None:
@@ -102,7 +103,7 @@ class StateFile(Storage):
         self._db: sqlite3.Connection | None = None
         self._inodes: tuple[int | None, ...] = ()
         self._log_tried_at = -_NEXT_TRY
-        self._in_use = threading.Lock()  # while its database is
+        self._in_use = threading.Lock()  # held while the database is in use
         _files.add(self)
 
     @property
@@ -131,7 +132,7 @@ class StateFile(Storage):
         return done
 
     def version(self) -> int:
-        with self._in_use, contextlib.suppress(sqlite3.Error):  # whoever uses it next will hear of it
+        with self._in_use, contextlib.suppress(sqlite3.Error):  # the next transaction will raise it
             if self._db is not None:
                 return int(self._db.execute("PRAGMA data_version").fetchone()[0])
         return 0
@@ -169,7 +170,7 @@ class StateFile(Storage):
         self._owner.release()
 
     def pause(self) -> None:
-        """Close the database, and let nobody use it until :meth:`go_on`."""
+        """Close the database, and let no thread use it until :meth:`go_on`."""
         self._in_use.acquire()
         self._disconnect()
 
@@ -187,7 +188,7 @@ class StateFile(Storage):
             self._db = None
 
     def sync(self) -> None:
-        with self._in_use, contextlib.suppress(sqlite3.Error):  # whoever writes next will hear of it
+        with self._in_use, contextlib.suppress(sqlite3.Error):  # the next transaction will raise it
             if self._db is not None:
                 self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
@@ -206,13 +207,15 @@ class StateFile(Storage):
         return self._db
 
     def _found(self) -> tuple[int | None, ...]:
-        """Return what lies there, so that it is noticed if something else does."""
+        """Return the identities of the present files, so that it is noticed if one of them is replaced."""
         file, *log = self._parts
         return _inode_if_not_empty(file), *map(_inode_if_any, log)
 
     @cached_property
     def _parts(self) -> tuple[Path, Path, Path]:
-        """The file, its write-ahead log, and what its users share of that; these stay as long as somebody uses it."""
+        """The paths of the file, its write-ahead log, and the log's shared index. All three exist while a process uses
+        the file.
+        """
         return (
             self._path,
             self._path.with_name(f"{self._path.name}-wal"),
@@ -220,28 +223,28 @@ class StateFile(Storage):
         )
 
     def _bound_log(self, db: sqlite3.Connection) -> None:
-        """Begin the log anew if it has grown long. What others read meanwhile does not keep it for ever."""
-        with contextlib.suppress(OSError, sqlite3.Error):  # what was done is committed; the next one will hear of it
+        """Truncate the log if it has grown long. If readers are in the way, wait for them, longer the longer it is."""
+        with contextlib.suppress(OSError, sqlite3.Error):  # the work is committed; the next transaction will raise it
             log = self._parts[1].stat().st_size
             if log <= _LARGEST_LOG or time.monotonic() - self._log_tried_at < _NEXT_TRY:
                 return
             self._log_tried_at = time.monotonic()
             patience = min(_PATIENCE * log / _LARGEST_LOG, _MOST_PATIENCE)
             db.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
-            with contextlib.suppress(sqlite3.OperationalError):  # somebody reads for longer
+            with contextlib.suppress(sqlite3.OperationalError):  # another process reads for longer
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             db.execute(f"PRAGMA busy_timeout = {round(_BUSY * 1000)}")
 
     def _check_beside(self) -> None:
-        """See that there is no log of a file that is gone."""
+        """Raise if the file is missing, but its log or its log's index is still there."""
         left = [part.name for part in self._parts[1:] if part.exists()]
-        if left and not self._path.exists():  # else somebody has just made it
+        if left and not self._path.exists():  # else another process has just created it
             raise StorageTrouble(
                 f"{' and '.join(left)} lie there without it, so {self._content} is not known: {self._if_bad}"
             )
 
     def _create(self) -> None:
-        """Make the file whole before it has its name, so that an empty one is never taken for a new one."""
+        """Complete the file before it gets its name, so that an empty file is never taken for a new one."""
         draft = self._path.with_name(f"{self._path.name}.{secrets.token_hex(6)}.new")
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
@@ -290,33 +293,35 @@ class StateFile(Storage):
         return db
 
     def _check_is_ours(self) -> None:
-        """Look at the file without changing anything about it: somebody may have named another one by mistake."""
+        """Check that the file is one of ours, without changing it: the user may have named another file by mistake."""
         address = f"{self._path.as_uri()}?mode=ro&immutable=1"
         with contextlib.closing(sqlite3.connect(address, uri=True)) as db:
-            # The log is not read, so the file may look as if its end were missing; that is no matter here.
+            # The log is not read, so the end of the file may seem to be missing. This setting ignores that.
             db.execute("PRAGMA writable_schema = ON")
             (application,) = db.execute("PRAGMA application_id").fetchone()
         if application != _APPLICATION:
             raise StorageTrouble(f"it is no file of this library; {self._not_to_be_trusted}")
 
     def _check_log(self) -> None:
-        """See that the log is there if somebody uses the file: what was written last is in it."""
+        """Check that the log exists if a process uses the file, since what was written last is in the log."""
         deadline = time.monotonic() + _BUSY
         while None in map(_inode_if_any, self._parts) and not self._is_unused():
             if time.monotonic() > deadline:
                 raise StorageTrouble(
                     f"its -wal or -shm was removed while others use it, so {self._content} is not known; "
-                    "end those others first"
+                    "end those processes first"
                 )
-            time.sleep(_LOOK_EVERY)  # somebody just begins or ends to use it
+            time.sleep(_LOOK_EVERY)  # a process may just be opening or closing it
         _, log, shared = self._parts
-        # Whoever ends to use it removes the log last, so the other one is never there alone.
+        # A process that closes the file removes the log last, so the index is never left alone.
         first = _inode_if_any(shared)
         if first is not None and _inode_if_any(log) is None and _inode_if_any(shared) == first:
             raise StorageTrouble(f"its -wal was removed, so {self._content} is not known: {self._if_bad}")
 
     def _is_unused(self) -> bool:
-        """Return whether nobody uses the file. Whoever does has a lock on it, so nobody else can have it alone."""
+        """Return whether no process uses the file. A process that does has a lock on it, which excludes an exclusive
+        one.
+        """
         with contextlib.closing(sqlite3.connect(self._path, isolation_level=None, timeout=0)) as db:
             try:
                 db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -334,7 +339,7 @@ class StateFile(Storage):
         schema, version = self._schema, _version(db, self._schema) if _format(db) == _FORMAT else -1
         if not 0 <= version <= len(schema.steps):
             made = f"format {_format(db)}, {schema.package} {version}" if version >= 0 else f"format {_format(db)}"
-            raise StorageTrouble(f"a newer version of this library made it ({made}); use that one, or later")
+            raise StorageTrouble(f"a newer version of this library made it ({made}); use that version or a later one")
         if version < len(schema.steps):
             with _transaction(db, "IMMEDIATE"):
                 _migrate(db, schema)
@@ -364,8 +369,8 @@ _closed_for_fork: list[StateFile] = []
 
 
 def _close_all() -> None:
-    """Close every database before a fork: SQLite takes locks that the parent holds for the child's, too. Both open them
-    again when they need them.
+    """Close every database before a fork, because SQLite would take the parent's locks for the child's, too. Parent and
+    child open the databases again when they need them.
     """
     for file in list(_files):
         file.pause()
@@ -382,8 +387,8 @@ if hasattr(os, "register_at_fork"):
 
 
 class InMemory(Storage):
-    """Tables like the file's in this process' memory, which are forgotten when it is closed. Nothing of it waits, so
-    all is done at once, in the loop.
+    """Tables like those of a file, but in this process' memory. They are forgotten when the storage is closed. Nothing
+    here waits for a disk, so everything is done at once, in the event loop.
     """
 
     def __init__(self, schema: Schema, clock: Clock) -> None:
@@ -478,7 +483,7 @@ def _prepare_new(db: sqlite3.Connection, schema: Schema) -> None:
 
 
 def _bring_up_to_date(db: sqlite3.Connection) -> None:
-    """Note which version the tables of each package have, so that each can go on by itself. Within a transaction."""
+    """Bring the file to the present format, in which each package has its own version. Call within a transaction."""
     before = _format(db)
     if before < _FORMAT:
         db.execute("CREATE TABLE schema (package TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID")
@@ -488,7 +493,7 @@ def _bring_up_to_date(db: sqlite3.Connection) -> None:
 
 
 def _version(db: sqlite3.Connection, schema: Schema) -> int:
-    """Return the version of the package's tables."""
+    """Return the version of the package's tables in the file; 0 if there are none."""
     found = db.execute("SELECT version FROM schema WHERE package = ?", (schema.package,)).fetchone()
     if found is not None:
         return int(found[0])
@@ -497,7 +502,7 @@ def _version(db: sqlite3.Connection, schema: Schema) -> int:
 
 
 def _migrate(db: sqlite3.Connection, schema: Schema) -> None:
-    """Bring the package's tables up to date, within a transaction."""
+    """Bring the package's tables up to date. Call within a transaction."""
     for number in range(_version(db, schema), len(schema.steps)):
         for statement in schema.steps[number].split(";"):
             db.execute(statement)

@@ -1,4 +1,4 @@
-"""Where the ledgers live: the contract of a quota store, and the stores."""
+"""Quota stores, which keep the ledgers: their contract, and the kinds there are."""
 
 from typing import TYPE_CHECKING
 

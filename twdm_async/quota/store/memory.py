@@ -1,4 +1,4 @@
-"""The book in this process' memory. What was spent is forgotten when the process ends."""
+"""A quota store in this process' memory. When the process ends, what was spent is forgotten."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 
 class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
-    """Serves the clients of one process, and remembers nothing after it.
+    """A quota store for the clients of one process. It remembers nothing after the process has ended.
 
     Args:
-        clock: where time comes from; the machine's own if not given.
-        assume_spent: what to believe at the start; see :class:`QuotaStore`. Every start of a process is a first one.
+        clock: the source of time; the machine's clock by default.
+        assume_spent: the part of each quota that counts as spent at first, in each new store; see :class:`QuotaStore`.
+
+    Raises:
+        InvalidInput: `assume_spent` is not a number from 0 to less than 1.
     """
 
     is_shared: ClassVar = False

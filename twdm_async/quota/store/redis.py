@@ -1,17 +1,18 @@
-"""The book in Redis or Valkey: all who use one server share it, on any number of hosts.
+"""A quota store in Redis or Valkey: the book of an app is on one server, which clients on any number of hosts share.
 
-A batch reads the book's version, the server's time and the pages it needs; applies its operations; and commits the
-changed pages if the version is still the same, or else does all that again with what is there now (``redis.lua``). The
-number of the client's batch is committed with it, and kept for the latest clients, so that one whose answer was lost
-can find out what became of it. The keys of an app share a hash tag, so that they lie on one node of a cluster.
+To carry out a batch, a client reads the book's version, the server's time and the pages that the batch needs, and
+applies the operations. It then commits the changed pages if the version is still the same; else it starts over with
+what is there now (``redis.lua``). The batch's number is committed with it, and kept for the most recent clients, so
+that a client whose answer was lost can find out whether its batch was committed. The keys of an app share a hash tag,
+so they lie on one node of a cluster.
 
-A client that others were quicker than several times in a row gets the book for itself for a moment.
+If others commit first several times in a row, a client gets the book for itself for a moment.
 
-Time never steps back. A client takes it from the server's clock when it asks first, and from then on adds what passes
-by its own uptime. So a step of the server's clock, forward or back, frees no slot early. (Only a client that has not
-asked before cannot tell.)
+Time never steps back. A client takes it from the server's clock when it first asks, and from then on adds the time that
+passes by its own uptime. So a step of the server's clock, forward or back, frees no slot early. (Only a client that has
+not asked before cannot notice such a step.)
 
-What the server forgets cannot be known again; :mod:`twdm_async.quota.store.trust` finds out that it has.
+What the server forgets cannot be restored; :mod:`twdm_async.quota.store.trust` detects that it has forgotten.
 """
 
 from __future__ import annotations
@@ -50,33 +51,36 @@ _TIMEOUT: Final = 5.0  # seconds for one call
 _EXPIRE: Final = 90 * 86_400  # seconds
 _MOST_TRIES: Final = 10  # to commit, before a client asks for a turn of its own
 _TURN: Final = 300  # milliseconds
-_LOST_FOR: Final = 2 * 3600.0  # seconds on top of the longest window: requests under way, and the credit of replies
+_LOST_FOR: Final = 2 * 3600.0  # seconds on top of the longest window, for requests in flight and for reply credit
 _DAY: Final = 86_400.0
 _ADVICE: Final = {
     "readonly": "it is a replica now; see that its address leads to the primary",
     "auth|password|noperm": "see that user and password are right, and that this user may run scripts",
     "oom|maxmemory": "it is out of memory; give it more",
-    "db index|invalid db": "it has no database of this number",
+    "db index|invalid db": "it has no database with this number",
     "timeout": "it took too long; see that it is reachable, and whether it wants TLS (rediss://)",
     "": "see that it runs and is reachable",
 }
 
 
 class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
-    """Serves many hosts. Needs Redis 6.2 or later, or Valkey, and the extra ``redis``.
+    """A quota store on a Redis or Valkey server, for many hosts. Needs Redis 6.2 or later, or Valkey, and the extra
+    ``redis``.
 
     The server must not evict keys (``maxmemory-policy noeviction``), and should persist them.
 
     Args:
         url: ``redis://[user:password@]host[:port][/db]``, ``rediss://...`` with TLS, ``unix://path``; or
-            ``redis+cluster://host[:port]`` for one node of a cluster, by which the others are found.
-        prefix: what all keys begin with.
-        assume_spent: what to believe of a quota that the server does not know yet; see :class:`QuotaStore`. A process
-            that begins with it also begins anew after the server has forgotten what was spent.
-        clock: this machine's clock; it is only used to doubt the server's.
+            ``redis+cluster://host[:port]``, one node of a cluster, through which the others are found.
+        prefix: the prefix of all keys: without braces and white space.
+        assume_spent: the part of a quota that counts as spent if the server does not know the quota yet; see
+            :class:`QuotaStore`. If the server has forgotten what was spent, a process that starts with `assume_spent`
+            above 0 begins a new book on this assumption.
+        clock: this machine's clock, which measures durations so that a step of the server's clock frees no slot.
 
     Raises:
-        InvalidInput: `url` is not such an address, or the extra is not installed.
+        InvalidInput: `url` is not the address of a Redis server, `prefix` has braces or white space, `assume_spent` is
+            not a number from 0 to less than 1, or the extra is not installed.
     """
 
     _script: ClassVar = Path(__file__).with_suffix(".lua").read_text(encoding="utf-8")
@@ -91,7 +95,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
             raise InvalidInput(parameter="prefix", problem="must be a word without braces")
         self._prefix = prefix
         self._redis: Any = None
-        self._closing: set[asyncio.Future[None]] = set()  # connections that end
+        self._closing: set[asyncio.Future[None]] = set()  # connections that are being closed
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._memories: dict[str, Memory] = {}  # by app
         self._client = ""
@@ -115,7 +119,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
 
     def _begin_in_loop(self, *, is_new_process: bool) -> None:
         super()._begin_in_loop(is_new_process=is_new_process)
-        self._client = secrets.token_hex(6)  # what another loop or process has left under way is not this one's
+        self._client = secrets.token_hex(6)  # a new name: batches in flight of another loop or process are not ours
         if is_new_process:
             self._memories.clear()
         if self._redis is not None:  # its connections belong to another loop or process, and cannot be closed here
@@ -128,7 +132,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         timeouts = {"socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT}
         if self._url.partition("://")[0].endswith("+cluster"):
             return client.RedisCluster.from_url(self._url.replace("+cluster", "", 1), **timeouts)
-        # What is asked again, and when, is decided here.
+        # This module alone decides what is retried, and when.
         never = client.retry.Retry(self._library.backoff.NoBackoff(), 0)
         return client.Redis.from_url(self._url, retry=never, single_connection_client=True, **timeouts)
 
@@ -146,7 +150,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
                 raise self._forgotten()
             if state is None:
                 self._show(batch.app, meta.now, book)
-            elif known.tries > _MOST_TRIES:  # it is another one's turn
+            elif known.tries > _MOST_TRIES:  # another client has its turn
                 await asyncio.sleep(random.random() * 0.002)
 
     async def was_committed(self, batch: Batch) -> bool | None:
@@ -157,20 +161,20 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
             if number == known.batch + 1:
                 known.batch += 1
                 return True
-            batch.outcome = batch.outcome or number is None  # so many clients came since that this one is forgotten
-            # The batch may still be on its way. Once the book has changed, it cannot be committed any more.
+            batch.outcome = batch.outcome or number is None  # the book has forgotten this client, after many others
+            # The batch may still be on its way to the server. Changing the book prevents its commit.
             state = await self._write(batch, known, state, self._judged(known, state), {}, number=known.batch)
         return None if batch.outcome else False
 
     async def _read(self, batch: Batch, known: Memory) -> State:
         state = await self._call(batch, "read", "", known, (), is_again=False)
-        assert state is not None  # noqa: S101 - only commits have no answer
+        assert state is not None  # noqa: S101 - only a commit returns no state
         return state
 
     def _judged(self, known: Memory, state: State, batch: Batch | None = None) -> Meta:
-        """Return what the book is to say after `batch`, or after nothing if there is none."""
+        """Return the `meta` that the book is to have after `batch`, or without one, after a commit of no operations."""
         if state.has_earlier and not self.assume_spent:
-            problem = "an earlier version of this library counts here; stop it, and begin with assume_spent"
+            problem = "an earlier version of this library counts here; stop it, and start with assume_spent"
             raise QuotaStoreFailed(store=self.address, problem=problem)
         takes = [one for one in batch.operations if isinstance(one, Take)] if batch else []
         self._longest = max([self._longest, *(take.about.keep for take in takes)])
@@ -183,7 +187,9 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
     async def _write(
         self, batch: Batch, known: Memory, state: State, meta: Meta, changes: dict[str, str], number: int | None = None
     ) -> State | None:
-        """Commit, as the client's next batch or that of this number; or return what is there instead."""
+        """Commit `changes`, under the client's next batch number or under `number`. If the book has changed meanwhile,
+        commit nothing, and return the present state.
+        """
         is_begun, is_next = state.meta is None or state.meta.epoch != meta.epoch, number is None
         if number is None:
             number = 1 if is_begun else known.batch + 1
@@ -195,7 +201,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
         batch.is_unsure = False
         there = answer.meta if answer is not None and is_next else None
         if there and (there.epoch, there.of(self._client)) == (meta.epoch, number):
-            answer = None  # it was: the library below has sent it twice
+            answer = None  # it was committed before: redis-py has sent the command twice
         if answer is None:
             known.remember(meta, number, state.sent_at)
         else:
@@ -207,15 +213,15 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
     def _forgotten(self) -> QuotaStoreFailed:
         problem = (
             "it has forgotten what was spent, or may have: it was flushed, evicts keys, was restarted, or went on with "
-            "an older copy of its data; nothing is sent until the longest window is over, or until it is begun anew by "
-            "another process with assume_spent"
+            "an older copy of its data; nothing is sent until the longest window is over, or until a process that was "
+            "started with assume_spent begins a new book"
         )
         return QuotaStoreFailed(store=self.address, problem=problem)
 
     async def _call(
         self, batch: Batch, mode: str, text: str, known: Memory, writes: Sequence[str], *, is_again: bool = True
     ) -> State | None:
-        """Run the script. Return what was read, or ``None`` if it was committed."""
+        """Run the script. Return the state that was read, or ``None`` if the changes were committed."""
         errors, pages = self._library.exceptions, batch.pages
         turn = _TURN if known.tries >= _MOST_TRIES else 0
         keys = [f"{self._prefix}:{{{batch.app}}}:{name}" for name in ("pages", "book", "clock")]
@@ -233,12 +239,12 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
             raise self._refused(error) from None
         else:
             return None if answer == 1 else _state(answer, pages, sent_at)
-        # It may only have closed a connection that nobody used for long.
+        # The server may just have closed an idle connection.
         return await self._call(batch, mode, text, known, writes)
 
     async def _ask_server(self, keys: int, *arguments: Any) -> Any:
-        """Run the script on the server. A connection over which something went wrong is used no more: an answer may
-        still come over it, and its server may be a primary no longer.
+        """Run the script on the server. After any error, drop the connection: a late answer may still come over it, and
+        its server may no longer be the primary.
         """
         connected = self._redis
         try:
@@ -246,7 +252,7 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
                 return await connected.evalsha(self._sha, keys, *arguments)
             except self._library.exceptions.NoScriptError:
                 return await connected.eval(self._script, keys, *arguments)
-        except BaseException:  # whoever asks may also be cancelled
+        except BaseException:  # including a cancellation
             if self._redis is connected:
                 self._disconnect_soon()
             raise
@@ -263,8 +269,8 @@ class RedisQuotaStore(TransactionalQuotaStore, schemes=_SCHEMES):
 
     async def _warn_of_eviction(self) -> None:
         if not isinstance(self._redis, self._library.asyncio.Redis):
-            return  # of a cluster, each node would have to be asked
-        with suppress(self._library.exceptions.ResponseError):  # not every user may ask
+            return  # in a cluster, each node would have to be asked
+        with suppress(self._library.exceptions.ResponseError):  # not every user has the right to ask
             memory = await self._redis.info("memory")
             if memory.get("maxmemory") and memory.get("maxmemory_policy") != "noeviction":
                 _log.warning("%s: it evicts keys when memory is short; set maxmemory-policy noeviction", self.address)
@@ -296,7 +302,7 @@ def _checked(url: str, library: Any) -> str:
 
 
 def _library() -> Any:
-    """Import redis-py. It is an extra, and its versions do not agree on its types."""
+    """Import redis-py. It is an extra; its type annotations differ between versions, so it is an `Any` here."""
     try:
         import_module("redis.asyncio")
         return import_module("redis")
@@ -306,6 +312,6 @@ def _library() -> Any:
 
 
 def _advice(error: BaseException) -> str:
-    """Say what to do about it. The server's own words are not repeated: they may have parts of keys."""
+    """Return advice on `error`. It does not quote the server, whose words may contain parts of keys."""
     words = f"{type(error).__name__} {error}"
     return next((advice for pattern, advice in _ADVICE.items() if re.search(pattern, words, re.IGNORECASE)))

@@ -1,15 +1,15 @@
-"""The book in tables: it survives a restart, and all who use the same tables share it.
+"""Quota stores in database tables: the book survives a restart, and all processes that use the same tables share it.
 
-The tables are in a file of this machine (:class:`SQLiteQuotaStore`), or in a PostgreSQL database of many
-(:class:`PostgresQuotaStore`); what is done in a transaction is the same.
+The tables are in a SQLite file on this machine (:class:`SQLiteQuotaStore`), or in a PostgreSQL database that many hosts
+use (:class:`PostgresQuotaStore`). Both carry out the same transactions.
 
-Time in the book never steps back, and never runs ahead of the uptime: each transaction adds what has passed since the
-last one, by the uptime or by the wall clock, whichever says less; or by the uptime alone, if the wall clock was set
-back. So setting a clock, forward or back, frees no slot. After a reboot only the wall clock knows how long it took.
+The time in the book never steps back, and never runs ahead of the uptime: each transaction adds the time since the last
+one, by the uptime or by the wall clock, whichever is less; or by the uptime alone if the wall clock was set back. So
+setting a clock, forward or back, frees no slot. After a reboot, only the wall clock tells how much time has passed.
 
-What was taken is written before its request leaves, so it survives the death of the process. In a file, it is forced to
-the disk within a second, so a power cut may take with it what was spent in the last one; what was taken for a message
-of an outbox in the same file is forced there at once, together with the message's new state.
+A slot is written before its request leaves, so it survives the death of the process. In a file, it is forced to the
+disk within a second, so a power cut may lose what was spent in the last second. A slot for a message of an outbox in
+the same file is forced to the disk at once, together with the message's new state.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from twdm_async.storage.contract import Cursor, Transaction
 
 HELD: Final = ("", "held")
-"""The page, of no app, that says until when nothing is known of what has no page, since the database went back."""
+"""The key of the page, which belongs to no app, that says until when buckets without a page are held: after the
+database lost what was committed last, nothing is known of them."""
 
 _SYNC_WITHIN: Final = 1.0  # seconds
 _LONG_AGO: Final = -1e12
@@ -52,11 +53,12 @@ _IF_BAD: Final = (
 
 
 def _take_in_slots(db: sqlite3.Connection) -> None:
-    """Take into the book what the tables of slots have that earlier versions made."""
+    """Move into the book what earlier versions kept in their tables of slots."""
     if db.execute("SELECT 1 FROM sqlite_master WHERE name IN ('clock', 'bucket', 'slot')").fetchone() is None:
         return
     db.execute("DELETE FROM book")
-    # Of what people wrote just now, the answers are forgotten; and this machine's clock may be behind.
+    # Which replies were sent is forgotten, so messages that people wrote until now open no credit. The 600 seconds are
+    # for a clock of this machine that is slow.
     db.execute("INSERT INTO book SELECT now, uptime, wall, strftime('%s', 'now') + 600.0 FROM clock")
     for number, full_name, held_until, longest in db.execute("SELECT id, name, held_until, longest FROM bucket"):
         ledger, (app, _, name) = Ledger(), full_name.partition(" ")
@@ -75,7 +77,7 @@ def _take_in_slots(db: sqlite3.Connection) -> None:
         db.execute(f"DROP TABLE IF EXISTS {table}")
 
 
-# Versions 1 and 2 had tables of slots; the third was never released.
+# Versions 1 and 2 had tables of slots; version 3 was never released.
 SCHEMA: Final = Schema(
     "quota",
     (
@@ -96,12 +98,13 @@ SCHEMA: Final = Schema(
 
 
 class _TablesQuotaStore(TransactionalQuotaStore):
-    """A store in tables.
+    """A quota store in tables.
 
     Args:
-        place: of the tables.
-        clock: where time comes from; the machine's own if not given.
-        assume_spent: what to believe of a quota that the tables do not know yet; see :class:`QuotaStore`.
+        place: the file or database of the tables.
+        clock: the source of time; the machine's clock by default.
+        assume_spent: the part of a quota that counts as spent if the tables do not know the quota yet; see
+            :class:`QuotaStore`.
     """
 
     def __init__(self, place: Path | PostgresDatabase, clock: Clock | None, assume_spent: float) -> None:
@@ -127,7 +130,7 @@ class _TablesQuotaStore(TransactionalQuotaStore):
     async def commit(self, batch: Batch) -> None:
         if self._sync_timer is None:
             self._sync_timer = asyncio.get_running_loop().call_later(_SYNC_WITHIN, self._sync_soon)
-        batch.is_unsure = True  # whoever waits here may be cancelled, and the storage's thread goes on
+        batch.is_unsure = True  # this task may be cancelled while it waits, and the storage's thread goes on
         batch.outcome = self._storage.submit(lambda: self._transact(batch))
         try:
             now, book = await asyncio.shield(batch.outcome)
@@ -145,7 +148,7 @@ class _TablesQuotaStore(TransactionalQuotaStore):
             await asyncio.shield(batch.outcome)
         except StorageTrouble as trouble:
             return None if trouble.is_unsure else False
-        except Exception:  # noqa: BLE001 - whatever it was, it was rolled back
+        except Exception:  # noqa: BLE001 - whatever the error is, the transaction was rolled back
             return False
         return True
 
@@ -154,7 +157,7 @@ class _TablesQuotaStore(TransactionalQuotaStore):
         self._storage.sync_soon()
 
     def _transact(self, batch: Batch) -> tuple[float, Book]:
-        """Apply the operations of `batch` in one transaction. To be called in the storage's own thread."""
+        """Apply the operations of `batch` in one transaction. Call this in the storage's own thread."""
         is_durable = any(isinstance(operation, Take) and operation.intent for operation in batch.operations)
         written: list[tuple[Slot, Intent, Cursor]] = []
 
@@ -163,8 +166,8 @@ class _TablesQuotaStore(TransactionalQuotaStore):
             return self._apply(transaction, batch, written)
 
         outcome = self._storage.transact(work, is_durable=is_durable)
-        for slot, intent, cursor in written:  # only now, so that a server is not waited for after each
-            slot.intent = intent if cursor.rowcount > 0 else None  # below 0, that is not known
+        for slot, intent, cursor in written:  # only now, to wait for the server once and not after each statement
+            slot.intent = intent if cursor.rowcount > 0 else None  # below 0: how many rows changed is not known
         return outcome
 
     def _apply(
@@ -188,7 +191,8 @@ class _TablesQuotaStore(TransactionalQuotaStore):
             book.hold_unknown(batch.pages, held_until)
         batch.answers = []
         for operation in batch.operations:
-            # It has waited for this transaction, too; but the clock of a database is another one.
+            # The note has waited for this transaction, too, by a clock that a file's transaction shares with it. A
+            # remote database has another clock.
             if not self._storage.is_remote and not isinstance(operation, Take):
                 operation.age = uptime - operation.noted_at
             answer = book.apply(operation, now)
@@ -203,17 +207,19 @@ class _TablesQuotaStore(TransactionalQuotaStore):
 
 
 class SQLiteQuotaStore(_TablesQuotaStore, schemes=("sqlite",)):
-    """Serves the processes of one machine, and survives restarts. The file is readable by its owner alone.
+    """A quota store in a SQLite file, for the processes of one machine. It survives restarts.
 
-    It must lie on a disk of this machine: locks do not hold on network file systems.
+    The file must lie on a disk of this machine: locks do not hold on network file systems. Only its owner can read it.
 
     Args:
-        path: of the file. It is made if it is not there; its folder must be. An outbox may live in it, too.
-        clock: where time comes from; the machine's own if not given.
-        assume_spent: what to believe of a quota that the file does not know yet; see :class:`QuotaStore`.
+        path: the path of the file. The file is created if it is missing; its folder must exist. The file may hold an
+            outbox, too.
+        clock: the source of time; the machine's clock by default.
+        assume_spent: the part of a quota that counts as spent if the file does not know the quota yet; see
+            :class:`QuotaStore`.
 
     Raises:
-        InvalidInput: `path` is not a path.
+        InvalidInput: `path` is not the path of a file, or `assume_spent` is not a number from 0 to less than 1.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Clock | None = None, assume_spent: float = 0.0) -> None:
@@ -235,17 +241,20 @@ class SQLiteQuotaStore(_TablesQuotaStore, schemes=("sqlite",)):
 
 
 class PostgresQuotaStore(_TablesQuotaStore, schemes=("postgresql", "postgres")):
-    """Serves many hosts, and survives the restart of all of them. Needs the extra ``postgres``.
+    """A quota store in a PostgreSQL database, for many hosts. It survives the restart of all of them. Needs the extra
+    ``postgres``.
 
-    An outbox in the same database writes a message's new state in the transaction in which its slot is taken.
+    If an outbox uses the same database, a message's new state is written in the transaction in which its slot is taken.
 
     Args:
-        database: its URL, or a :class:`~twdm_async.PostgresDatabase`.
-        clock: this machine's; what time it is, the database tells.
-        assume_spent: what to believe of a quota that the database does not know yet; see :class:`QuotaStore`.
+        database: a :class:`~twdm_async.PostgresDatabase`, or the URL of a database.
+        clock: this machine's clock, which measures durations; the database tells the time of day.
+        assume_spent: the part of a quota that counts as spent if the database does not know the quota yet; see
+            :class:`QuotaStore`.
 
     Raises:
-        InvalidInput: the URL is wrong, or the extra is not installed.
+        InvalidInput: `database` is neither, its URL is wrong, `assume_spent` is not a number from 0 to less than 1, or
+            the extra is not installed.
     """
 
     def __init__(

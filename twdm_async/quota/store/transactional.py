@@ -1,13 +1,14 @@
-"""What the stores have in common that must talk to something: each batch of operations is one transaction on the book.
+"""The common base of stores that talk to a disk or a server: each batch of operations is one transaction on the book.
 
-Everything of one turn of the loop makes up a batch, so a thousand calls that are admitted at once cost one transaction.
-Batches go one after the other. A subclass loads the pages that the operations of a batch name, applies them, and saves
-the pages that have changed, all or nothing.
+Batches run one after the other. All operations that come in while a batch runs form the next one, so admitting a
+thousand calls at once costs only a few transactions. A subclass loads the pages that the operations of a batch name,
+applies the operations, and saves the pages that have changed, all or nothing.
 
-If it is not known whether a batch was committed (its answer was lost, or whoever waited for it was cancelled), those
-who asked get an error, and the next batch begins by finding out. If it was committed, its slots are given back; if not,
-it is seen to that it never will be, and its notes are carried out again; if that cannot be found out, those notes that
-may be carried out twice. A note counts from when it was made.
+Sometimes it is not known whether a batch was committed: its answer was lost, or the task that waited for it was
+cancelled. The callers then get an error, and the next batch begins by finding out. If the batch was committed, its
+slots are given back. If it was not, the store makes sure that it never will be, and carries out its notes again. If
+that cannot be found out, the store carries out again only the notes that do no harm when carried out twice. A note
+counts from the moment in which it was made.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ _log = logging.getLogger(__name__)
 _MOST_AT_ONCE: Final = 500  # takes
 _MOST_NOTES_AT_ONCE, _MOST_PAGES_OF_NOTES = 20_000, 2000
 _MOST_NOTES: Final = 100_000  # kept for a store that fails
-_NOTE_DELAY: Final = 0.005  # seconds that a note waits for a take, to go along with it
+_NOTE_DELAY: Final = 0.005  # seconds that a note waits for a take to share a batch with
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds after a batch that failed
 
 _Asked = tuple[int, Take | None, asyncio.Future[Answer]]
-"""How many notes were made before; what is asked, or None to only wait until these are kept; the answer."""
+"""How many notes were made before; the take, or None to only wait until these notes are recorded; the answer."""
 
 
 @define(eq=False)
@@ -50,12 +51,12 @@ class Batch:
     """Operations on the book of one app.
 
     Args:
-        app: whose book.
-        operations: notes, which can only free slots or close a bucket, and then takes.
+        app: the app whose book it is.
+        operations: first the notes, which can only free slots or close a bucket; then the takes.
         began: by the machine's uptime, a moment before the book is read and after the notes were made.
-        answers: one for each operation, once they were applied.
-        is_unsure: whether it may have been committed without our knowing.
-        outcome: what the store keeps to find out its outcome.
+        answers: an answer for each operation, once the operations were applied.
+        is_unsure: whether the batch may have been committed without our knowledge.
+        outcome: whatever the store needs to find out whether the batch was committed.
     """
 
     app: str
@@ -72,45 +73,45 @@ class Batch:
 
 
 class _Queue:
-    """The operations on the book of one app that are still to be carried out. Whatever is wrong with it is no other
-    app's trouble.
+    """The operations on the book of one app that are still to be carried out. Each app has its own queue, so that a
+    failure with one book does not affect other apps.
     """
 
     def __init__(self, store: TransactionalQuotaStore, app: str) -> None:
         self._store = store
         self._app = app
         self.notes: deque[Note] = deque()
-        self.noted = 0  # so far
+        self.noted = 0  # how many notes were ever made
         self.asked: deque[_Asked] = deque()
         self.unsure: Batch | None = None
         self.worker: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pause = 0.0  # seconds before the next batch, after one has failed
-        self.shown = Book(0.0)  # with the ledgers as they last were
-        self.shown_at = 0.0  # that moment by the book's clock, less by ours
+        self.shown = Book(0.0)  # the ledgers as this process last saw them
+        self.shown_at = 0.0  # seconds by which the book's clock is ahead of ours
 
     def in_new_loop(self) -> _Queue:
-        """Return one for a new loop, with what was noted. Whoever asked is gone with the loop before, and whatever its
-        worker still does, when it is collected, is done to this one.
+        """Return a queue for a new event loop, which takes over the notes. Callers of the old loop ended with it. If
+        the old loop's worker still does something, when it is garbage-collected, it does so to this object.
         """
         queue = _Queue(self._store, self._app)
         queue.notes, queue.noted, queue.shown, queue.shown_at = self.notes.copy(), self.noted, self.shown, self.shown_at
         return queue
 
     def ask(self, take: Take | None) -> asyncio.Future[Answer]:
-        """Carry out `take` after all that was noted; without one, do only that."""
+        """Carry out all notes made so far, and then `take` if it is not None."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.asked.append((self.noted, take, answer))
         self._start()
         return answer
 
     def start_later(self) -> None:
-        """Carry out what there is in a moment."""
+        """Start the worker in a moment, unless it runs already."""
         if self._timer is None and self.worker is None:
             self._timer = asyncio.get_running_loop().call_later(max(_NOTE_DELAY, self._pause), self._start)
 
     def stop_timer(self) -> None:
-        """Begin nothing by itself."""
+        """Cancel a start that :meth:`start_later` has planned."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -121,7 +122,7 @@ class _Queue:
             worker = asyncio.get_running_loop().create_task(self._work(), name="twdm_async quota store")
             self.worker = worker
             self._store.clock.begin_work(worker)
-            worker.add_done_callback(self._ended)  # also of one that was cancelled before its first step
+            worker.add_done_callback(self._ended)  # called even if the task is cancelled before its first step
 
     def _ended(self, worker: asyncio.Task[None]) -> None:
         self._store.clock.end_work(worker)
@@ -164,7 +165,7 @@ class _Queue:
             if batch.is_unsure:
                 self.unsure = batch
             elif isinstance(error, QuotaStoreFailed | asyncio.CancelledError):
-                self.notes.extendleft(reversed(notes))  # else whatever is wrong may be wrong with them
+                self.notes.extendleft(reversed(notes))  # after any other error, the notes themselves may be the cause
             self._fail(asked, error)
             raise
         answers = iter(batch.answers[len(notes) :])
@@ -178,15 +179,15 @@ class _Queue:
                 self._store.note(GiveBack(answer.slot, answer.count))
 
     def _fail(self, asked: Iterable[_Asked], error: BaseException) -> None:
-        """Let those who asked hear of `error`."""
+        """Raise `error` in the callers that wait for an answer."""
         if not isinstance(error, Exception):
-            error = QuotaStoreFailed(store=self._store.address, problem="the task that asked it was cancelled")
+            error = QuotaStoreFailed(store=self._store.address, problem="the task that used it was cancelled")
         for _, _, answer in asked:
             if not answer.done():
                 answer.set_exception(error)
 
     async def _resolve(self) -> None:
-        """Find out what became of a batch that was left unsure."""
+        """Find out whether a batch was committed of which that is not known, and act on it."""
         batch = self.unsure
         if batch is not None:
             was_committed = await self._store.was_committed(batch)
@@ -195,7 +196,7 @@ class _Queue:
                 granted = [answer for answer in batch.answers if isinstance(answer, Granted)]
                 self.notes.extendleft([GiveBack(answer.slot, answer.count) for answer in granted])
             else:
-                # To do one twice does no harm, but for giving back.
+                # Carrying out a note twice does no harm, except for giving a slot back.
                 is_forgotten = was_committed is None
                 for one in reversed(batch.operations):
                     if not isinstance(one, Take) and not (is_forgotten and isinstance(one, GiveBack)):
@@ -203,11 +204,11 @@ class _Queue:
 
 
 class TransactionalQuotaStore(QuotaStore):
-    """A store that carries out operations in transactions.
+    """A quota store that carries out operations in transactions.
 
     Args:
-        clock: where this process' time comes from.
-        assume_spent: what to believe at the first start; see :class:`QuotaStore`.
+        clock: the source of this process' time.
+        assume_spent: the part of each quota that counts as spent at the first use; see :class:`QuotaStore`.
     """
 
     def __init__(self, *, clock: Clock, assume_spent: float) -> None:
@@ -216,25 +217,25 @@ class TransactionalQuotaStore(QuotaStore):
 
     @abstractmethod
     async def commit(self, batch: Batch) -> None:
-        """Apply the operations of `batch` in one transaction, and set their answers. Set `is_unsure` for as long as it
-        cannot be known whether that is committed.
+        """Apply the operations of `batch` in one transaction, and set their answers. Keep the batch's `is_unsure` true
+        for as long as it is not known whether the transaction was committed.
 
         Raises:
-            QuotaStoreFailed: it was not, or it is not known.
+            QuotaStoreFailed: the transaction was not committed, or it is not known whether it was.
         """
 
     @abstractmethod
     async def was_committed(self, batch: Batch) -> bool | None:
-        """Find out whether a batch that was left unsure was committed; return ``None`` if that cannot be known any
-        more. If it was not, see to it that it never will be.
+        """Find out whether a batch was committed whose `is_unsure` is true; return ``None`` if that can no longer be
+        known. If it was not committed, make sure that it never will be.
 
         Raises:
-            QuotaStoreFailed: that cannot be known.
+            QuotaStoreFailed: the store could not be asked.
         """
 
     def _begin_in_loop(self, *, is_new_process: bool) -> None:
         if is_new_process:
-            self._queues.clear()  # the process that this one was forked off keeps what it noted
+            self._queues.clear()  # the parent process carries out its notes itself
         self._queues = {app: queue.in_new_loop() for app, queue in self._queues.items()}
 
     def ask(self, take: Take) -> asyncio.Future[Answer]:
@@ -243,7 +244,7 @@ class TransactionalQuotaStore(QuotaStore):
 
     def note(self, note: Note) -> None:
         if self.is_closed or not note.pages:
-            return  # nobody can be told any more; the slot counts until its lease and a window are over
+            return  # a closed store cannot record it: the slot counts until its lease and a window are over
         self.bind_loop()
         note.noted_at = self.clock.uptime()
         queue = self._queue(note.app)
@@ -276,7 +277,7 @@ class TransactionalQuotaStore(QuotaStore):
         return self._queues[app]
 
     def _show(self, app: str, now: float, book: Book) -> None:
-        """Take in what the ledgers of `book` are at the moment `now` of its clock."""
+        """Show the ledgers of `book` from now on. `now` is the present moment by the book's clock."""
         queue = self._queue(app)
         queue.shown_at = now - self.clock.monotonic()
         queue.shown.ledgers.update(book.ledgers)

@@ -1,10 +1,10 @@
-"""Whether a server that may forget can be believed, and what time it is there. Pure.
+"""Whether a server that may lose data can be trusted, and what time the book has. Pure functions.
 
-What a server forgets cannot be known again. That it has forgotten is found out by what each client remembers of the
-book (its epoch, its number, the client's own last batch), and by what the book remembers of the server: one that was
-restarted, or took over from another, has another identity, and may have lost what was written last. Whoever finds it
-out begins an epoch that says so. From then on nobody sends, until what may be forgotten does not count any more, or
-until a client begins anew that is told what to believe.
+What a server forgets cannot be restored. That it has forgotten something shows in what each client remembers of the
+book (its epoch, its number, the client's own last batch), and in what the book remembers of the server: a server that
+was restarted, or took over from another, has a different identity, and may have lost the last writes. A client that
+detects a loss begins a new epoch, which is marked as lost. From then on no client sends, until what may be forgotten
+no longer counts, or until a new client that was given `assume_spent` begins a new book.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from typing import Final
 from attrs import Factory, define, evolve, frozen
 
 _DAY: Final = 86_400.0
-_MOST_CLIENTS: Final = 64  # whose last batches are known
+_MOST_CLIENTS: Final = 64  # whose last batches the book remembers
 
 
 @frozen
 class Meta:
-    """What a book says of itself.
+    """The facts that a book holds about itself.
 
     Args:
-        epoch: when it was begun, by a name of its own.
-        number: of its latest batch.
-        now: the book's time then, in seconds.
-        time: the server's, in seconds since 1970.
-        since: when the book was begun, likewise.
-        begun: the same by the book's time.
+        epoch: a name for this book, drawn when it was begun.
+        number: the number of its latest batch.
+        now: the book's time at that batch, in seconds.
+        time: the server's time at that batch, in seconds since 1970.
+        since: when the book was begun, in seconds since 1970 by the server's clock.
+        begun: when the book was begun, by the book's time.
         longest: seconds for which anything in it may count.
-        identity: of the server.
-        before: epochs that ended since their book was lost.
-        lost_until: by the book's time, when nothing counts any more that was forgotten.
-        batches: by client, the number of its last batch, and when that was, by the book's time.
+        identity: the server's identity.
+        before: the epochs of earlier books that were lost or replaced.
+        lost_until: when, by the book's time, nothing that was forgotten counts any more; 0 if nothing was.
+        batches: for each client, the number of its last batch, and when that was, by the book's time.
     """
 
     epoch: str
@@ -50,27 +50,27 @@ class Meta:
     batches: dict[str, tuple[int, float]] = Factory(dict[str, tuple[int, float]])
 
     def of(self, client: str) -> int | None:
-        """Return the number of the client's last batch."""
+        """Return the number of the client's last batch; ``None`` if the book does not know the client."""
         return self.batches[client][0] if client in self.batches else None
 
     def with_batch(self, client: str, number: int) -> Meta:
-        """Note that batch of the client. Clients of which nothing was heard for long are forgotten."""
+        """Return a copy that has this batch of the client, and without clients that have been silent for long."""
         recent = [(name, one) for name, one in self.batches.items() if name != client and one[1] > self.now - _DAY]
         return evolve(self, batches={**dict(recent[-_MOST_CLIENTS:]), client: (number, self.now)})
 
 
 @define(eq=False)
 class State:
-    """What was read.
+    """The state of a book, as it was read.
 
     Args:
-        text: the book's `meta`, as it is kept.
-        meta: the same, if there is a book.
-        time: the server's, in seconds since 1970.
-        identity: of the server; empty if it does not tell.
-        has_earlier: whether there is no book, but one of an earlier version of this library.
-        sent_at: by this machine's uptime, when it was asked.
-        pages: that were asked for and are there.
+        text: the book's `meta`, as it is stored; empty if there is no book.
+        meta: the parsed `meta`; ``None`` if there is no book.
+        time: the server's time, in seconds since 1970.
+        identity: the server's identity; empty if the server does not tell it.
+        has_earlier: whether there is no book, but a book of an earlier version of this library.
+        sent_at: when the request to read it was sent, by this machine's uptime.
+        pages: those of the requested pages that exist.
     """
 
     text: str
@@ -87,11 +87,11 @@ class Memory:
     """What this client remembers of the book of one app.
 
     Args:
-        meta: what the book said of itself after this client's last batch.
+        meta: the book's `meta` after this client's last batch.
         batch: the number of that batch.
-        seen_at: by this machine's uptime, when it was committed.
-        ahead: of this machine's uptime, the book's time is; the shortest answer told best.
-        tries: how often others were quicker to commit, in a row.
+        seen_at: when the book was read for that batch, by this machine's uptime.
+        ahead: seconds by which the book's time is ahead of this machine's uptime: the least of all estimates.
+        tries: how many times in a row others committed first.
     """
 
     meta: Meta | None = None
@@ -101,7 +101,7 @@ class Memory:
     tries: int = 0
 
     def remember(self, meta: Meta, number: int, sent_at: float) -> None:
-        """Take in that a batch was committed as `number`, which was asked for at that moment."""
+        """Take in that this client's batch `number` was committed with `meta`; its state was read at `sent_at`."""
         if self.meta is None or self.meta.epoch != meta.epoch:
             self.ahead = math.inf
         self.ahead = min(self.ahead, meta.now - sent_at)
@@ -117,16 +117,16 @@ class Memory:
         return max(meta.now, self.ahead + state.sent_at)
 
     def judge(self, state: State, client: str, *, assumes: bool, longest: float) -> Meta | None:
-        """Return what the book is to say after this batch. If it is found to be lost, it says so from then on.
+        """Return the `meta` that the book is to have after this batch. If the book was lost, its `lost_until` says so.
 
         Args:
-            state: what was read.
+            state: the state that was read.
             client: the name of this client.
-            assumes: whether this client knows what to believe of a book that is begun anew.
+            assumes: whether this client was given `assume_spent`, for a book that is begun anew.
             longest: seconds for which what was forgotten may count.
 
         Returns:
-            ``None`` if nothing may be counted, and the book says why.
+            ``None`` if this client may not send, because what was forgotten may still count.
         """
         now, meta, mine = self.time_of(state), state.meta, self.meta
         longest = max(longest, *(one.longest for one in (meta, mine) if one is not None), 0.0)
@@ -137,7 +137,7 @@ class Memory:
             return _begun(state, now, longest, before=(*meta.before, meta.epoch)) if is_news else None
         is_given_up = meta is not None and mine is not None and mine.epoch in meta.before
         if meta is not None and is_given_up and not meta.lost_until and now < meta.begun + longest:
-            return None  # another client has begun anew, and was told what to believe; this one was not
+            return None  # another client, which was given assume_spent, has begun a new book; this one was not
         if meta is None or self.is_older(state, client):
             before = (*((*meta.before, meta.epoch) if meta else ()), *((mine.epoch,) if mine else ()))
             return _begun(state, now, longest, before=tuple(dict.fromkeys(before)), lost_until=now + longest)
@@ -145,7 +145,7 @@ class Memory:
         return evolve(meta, number=meta.number + 1, now=now, time=state.time, identity=identity, longest=longest)
 
     def is_older(self, state: State, client: str) -> bool:
-        """Tell whether `state` may have less than what this client, or the book itself, knows of."""
+        """Tell whether `state` may lack something that this client or the book itself knows of."""
         meta, mine = state.meta, self.meta
         if meta is None or (meta.identity and state.identity and meta.identity != state.identity):
             return True

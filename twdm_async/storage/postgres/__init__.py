@@ -1,1 +1,1 @@
-"""Tables in a PostgreSQL database, which processes on many hosts share."""
+"""Storage in a PostgreSQL database, which processes on many hosts share."""

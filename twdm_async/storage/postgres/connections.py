@@ -1,4 +1,4 @@
-"""Connections to a PostgreSQL database: those of a storage's thread, and one that hears what is told."""
+"""Connections to a PostgreSQL database: those of a storage's thread, and one that listens for notifications."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from twdm_async.storage.postgres.database import PostgresDatabase
 
 _OLDEST: Final = 130_000  # the server's version number: PostgreSQL 13
-_POOL_PATIENCE: Final = 30.0  # seconds to wait for a connection of a pool
-_PAUSE: Final = 1.0  # seconds before a listener looks whether it is to end, and before it connects again
-_PREPARED_AFTER: Final = 3  # times that a statement was executed
+_POOL_PATIENCE: Final = 30.0  # seconds to wait for a connection from a pool
+_PAUSE: Final = 1.0  # seconds between a listener's checks whether it is to stop, and before it reconnects
+_PREPARED_AFTER: Final = 3  # executions of a statement
 _SETTINGS: Final = (
     "SELECT set_config('search_path', %s, {local}), set_config('idle_in_transaction_session_timeout', %s, {local}), "
     "set_config('lock_timeout', %s, {local}), set_config('synchronous_commit', "
@@ -29,9 +29,9 @@ _SETTINGS: Final = (
     "{local})"
 )
 MOST_IDLE: Final = 10.0
-"""Seconds within a transaction, after which the server ends it: its process is suspended."""
+"""Seconds that a transaction may be idle. Then its process is suspended, so the server ends the transaction."""
 LONGEST_TURN: Final = 5.0
-"""Seconds to wait for others, before it is seen to whether these are suspended."""
+"""Seconds to wait for the turns of others, before those among them that are suspended are ended."""
 
 
 class Retry(Exception):
@@ -39,37 +39,38 @@ class Retry(Exception):
 
 
 class Session:
-    """A connection, as the storage's thread uses it. That of an application's asynchronous pool is used in its loop.
+    """A connection, as the storage's thread uses it. A connection of an asynchronous pool is used in its event loop.
 
     Args:
-        connection: idle; in a mode in which each statement is committed by itself.
-        loop: of the connection, if it is an asynchronous one.
+        connection: an idle connection in autocommit mode.
+        loop: the event loop of the connection, if it is an asynchronous one; else ``None``.
     """
 
     def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.connection = connection
         library = import_module("psycopg")
-        self._cursor_class = library.Cursor if loop is None else library.AsyncCursor  # whatever a pool's owner uses
+        # Not the connection's own cursor_factory, which the owner of a pool may have set.
+        self._cursor_class = library.Cursor if loop is None else library.AsyncCursor
         self._tuples = library.rows.tuple_row
         self._loop = loop
         self._pipeline: Any = None
-        self._is_set_up = False  # with settings of the session
+        self._is_set_up = False  # whether the settings are made for the whole session
 
     def run(self, outcome: Any) -> Any:
-        """Return what a call on the connection returned; of an asynchronous one, what comes of it."""
+        """Return the result of a call on the connection; if that is asynchronous, wait for the result."""
         if self._loop is None:
             return outcome
         return asyncio.run_coroutine_threadsafe(outcome, self._loop).result()
 
     def execute(self, query: str, values: Sequence[Any] | dict[str, Any] = ()) -> Found:
-        """Execute `query`. Within :meth:`pipelined`, whoever asks for the outcome waits for it."""
+        """Execute `query`. Within :meth:`pipelined`, only asking for the outcome waits for it."""
         cursor = self._cursor_class(self.connection, row_factory=self._tuples)
         self.run(cursor.execute(query, values or None))
         return Found(cursor, self)
 
     def set_up(self, schema: str) -> None:
-        """Have each transaction find the tables in `schema`, if this is a session of the server's. Behind PgBouncer,
-        each transaction may have another one.
+        """Make the settings for the whole session, so that each transaction finds the tables in `schema`. Behind
+        PgBouncer, do nothing, since each transaction may have another session there.
         """
         (pid,) = self.execute("SELECT pg_backend_pid()").fetchone()
         if pid == self.connection.info.backend_pid:
@@ -97,7 +98,7 @@ class Session:
             yield
         except BaseException:
             for end in (self.catch_up, lambda: self.run(leave(None, None, None))):
-                with suppress(Exception):  # what else goes wrong, goes wrong for the same
+                with suppress(Exception):  # any further error has the same cause
                     end()
             self._pipeline = None
             raise
@@ -105,13 +106,13 @@ class Session:
         self.run(leave(None, None, None))
 
     def catch_up(self) -> None:
-        """Wait for the outcome of all that was sent."""
+        """Wait for the outcomes of all statements that were sent."""
         if self._pipeline is not None:
             self.run(self._pipeline.sync())
 
 
 class Found:
-    """What a statement has found or done."""
+    """The outcome of a statement, which may not have come yet."""
 
     def __init__(self, cursor: Any, session: Session) -> None:
         self._cursor = cursor
@@ -132,8 +133,8 @@ class Found:
         return rows
 
     def _wait(self) -> None:
-        """Wait for the outcome in a way after which the server knows that it is our turn to say something: only then it
-        ends the transaction of a process that is suspended.
+        """Wait for the outcome by a sync of the pipeline. After that, the server knows that it waits for the client;
+        only then does it end the transaction of a suspended process.
         """
         if self._cursor.pgresult is None:
             self._session.catch_up()
@@ -143,39 +144,40 @@ class Found:
 
 
 class Connections:
-    """The connection of a storage's thread: one of its own, which stays open, or for each use one of a pool.
+    """The connections of a storage's thread: a single one that stays open, or one from the pool for each use.
 
     Args:
-        database: where it leads.
-        schemas: the tables that are to be there.
+        database: the database.
+        schemas: the tables that must exist there.
     """
 
     def __init__(self, database: PostgresDatabase, schemas: Sequence[Schema]) -> None:
         self._database = database
         self._schemas = schemas
-        self._loop: asyncio.AbstractEventLoop | None = None  # of an application's asynchronous pool
+        self._loop: asyncio.AbstractEventLoop | None = None  # the event loop of an asynchronous pool
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Leave what is open to the process that this one was forked off."""
+        """Forget the open connection; after a fork, it belongs to the parent process."""
         self._own: Session | None = None
         self.was_open = False
-        """Whether the tables were reached, and found right."""
+        """Whether the tables were reached before, and have the right version."""
 
     def use_running_loop(self) -> None:
-        """Get connections of an asynchronous pool in the loop that runs."""
+        """Use connections of an asynchronous pool, if there is one, in the running event loop."""
         pool = self._database.pool
         if pool is not None and inspect.iscoroutinefunction(pool.getconn):
             self._loop = asyncio.get_running_loop()
 
     @contextmanager
     def one(self) -> Generator[Session]:
-        """Have a connection.
+        """Provide a connection for the ``with`` block.
 
         Raises:
-            Retry: it cannot be had at the moment.
-            StorageTrouble: the tables are not those that are known here.
-            psycopg.Error: it cannot be had.
+            Retry: no connection could be opened, or it broke at once; another try may succeed.
+            StorageTrouble: the tables were made by another version of this library, or the server is too old.
+            psycopg.Error: no connection could be opened, or got from the pool, and another try would fail, too; or the
+                tables could not be read.
         """
         if self._database.pool is not None:
             with self._from_pool() as session:
@@ -184,7 +186,7 @@ class Connections:
             yield self._own or self._open()
 
     def drop(self) -> None:
-        """Let go of the own connection: it is broken, or not needed any more."""
+        """Close the thread's own connection, which is broken or no longer needed."""
         if self._own is not None:
             with suppress(Exception):
                 self._own.connection.close()
@@ -248,8 +250,8 @@ class Connections:
 
 
 class Listener:
-    """Hears what is told in a database, over a connection and in a thread of its own. Where nothing can be heard, as
-    behind PgBouncer, all that is missing is what comes between two looks.
+    """Listens for notifications of a database, over its own connection and in its own thread. Where none arrive, as
+    behind PgBouncer, changes are still found by regular polling, only later.
     """
 
     def __init__(self, database: PostgresDatabase, loop: asyncio.AbstractEventLoop, heard: Callable[[], None]) -> None:
@@ -260,7 +262,7 @@ class Listener:
         threading.Thread(target=self._work, name="twdm_async listener", daemon=True).start()
 
     def stop(self) -> None:
-        """Hear nothing more."""
+        """Stop listening."""
         self._is_stopped.set()
 
     def _work(self) -> None:
@@ -269,7 +271,7 @@ class Listener:
                 self._listen()
             except self._database.library.Error:
                 self._is_stopped.wait(_PAUSE)
-            except RuntimeError:  # the loop is closed
+            except RuntimeError:  # the event loop is closed
                 return
 
     def _listen(self) -> None:

@@ -1,4 +1,4 @@
-"""Which database it is, and how it is connected to."""
+"""The PostgreSQL database that an application names, and how connections to it are opened."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twdm_async._numbers import checked_seconds
 from twdm_async.errors import InvalidInput
 
 _LEASE: Final = 15.0  # seconds
-# A host that is cut off is noticed within half a minute.
+# With these, a connection to a host that is cut off fails within half a minute.
 _CONNECTING: Final = {
     "connect_timeout": 5, "keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
     "tcp_user_timeout": 25_000, "application_name": "twdm_async",
@@ -20,23 +20,25 @@ _CONNECTING: Final = {
 class PostgresDatabase:
     """A PostgreSQL database (13 or later), for quotas, outboxes and inboxes. Needs the extra ``postgres``.
 
-    Its tables are made by ``twdm database install``, in a schema of their own. It may be reached through PgBouncer, in
-    transaction mode, too.
+    ``twdm database install`` creates the tables, in a schema of their own. Connections may also go through PgBouncer in
+    transaction mode.
 
     Args:
-        url: ``postgresql://user:password@host:port/database``, with any parameter that libpq knows, and with
-            ``twdm_schema`` in place of `schema`.
-        pool: in place of `url`, a pool of the application's own, a ``psycopg_pool.ConnectionPool`` or an
-            ``AsyncConnectionPool``. It is not closed. A store, an outbox and an inbox need one connection each.
-        schema: of the tables.
-        lease: seconds without a sign of life after which a process is taken for dead, and others take over its work.
+        url: ``postgresql://user:password@host:port/database``. It may have any parameter that libpq knows, and
+            ``twdm_schema``, which takes the place of `schema`.
+        pool: in place of `url`, a pool that belongs to the application: a ``psycopg_pool.ConnectionPool`` or an
+            ``AsyncConnectionPool``. It is never closed here. A store, an outbox and an inbox need one connection each.
+        schema: the schema of the tables: lower-case letters, digits and underscores, not beginning with a digit.
+        lease: seconds, at least 1. A process that has given no sign of life for so long is taken for dead, and other
+            processes take over its work.
 
     Raises:
-        InvalidInput: an argument is wrong, or the extra is not installed.
+        InvalidInput: `url` is wrong, both or neither of `url` and `pool` are given, `schema` or `lease` is wrong, or
+            the extra is not installed.
     """
 
     now: ClassVar = "extract(epoch FROM clock_timestamp())::float8"
-    """What time it is, in SQL."""
+    """The present time in seconds since 1970, as an expression in SQL."""
 
     def __init__(
         self, url: str | None = None, *, pool: Any = None, schema: str = "twdm", lease: float = _LEASE
@@ -46,7 +48,7 @@ class PostgresDatabase:
             raise InvalidInput(parameter="url", problem="give either the database's URL or a pool")
         conninfo: Any = pool.conninfo if url is None else url
         if url is None and not isinstance(conninfo, str):
-            conninfo = f"dbname=pool-{id(pool):x}"  # only it knows
+            conninfo = f"dbname=pool-{id(pool):x}"  # only the pool knows where it connects to
         try:
             if url is not None:
                 conninfo, schema = _without_schema(url, schema)
@@ -66,11 +68,11 @@ class PostgresDatabase:
         self._facts = facts
         where = str(facts.get("host") or facts.get("hostaddr") or "")
         if "@" in where:
-            problem = "names a host with an @; write one in a password as %40"
+            problem = "has an @ in the host's name; if the @ belongs to the password, write it as %40"
             raise InvalidInput(parameter="url", problem=problem)
         port = f":{facts['port']}" if "port" in facts else ""
         self.address = f"postgresql://{where}{port}/{facts.get('dbname') or facts.get('user') or ''}"
-        """Which database it is, for errors and logs; without user and password."""
+        """The address of the database, for errors and logs; without user and password."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PostgresDatabase) and self._key == other._key
@@ -89,14 +91,14 @@ class PostgresDatabase:
         """Open a connection, outside of any pool.
 
         Raises:
-            psycopg.Error: it cannot be reached, or does not let us in.
+            psycopg.Error: the server could not be reached, or refused the connection.
         """
         options = {**_CONNECTING, **self._facts}
         return self.library.connect(autocommit=True, prepare_threshold=None, **options)
 
 
 def _without_schema(url: str, schema: str) -> tuple[str, str]:
-    """Return `url` without the parameter that is ours, and its value."""
+    """Return `url` without the parameter ``twdm_schema``, and that parameter's value; without one, return `schema`."""
     address, _, query = url.partition("?")
     words = query.split("&")
     for word in [word for word in words if word.startswith("twdm_schema=")]:

@@ -1,4 +1,4 @@
-"""PostgreSQL's words: for statements that are written for SQLite, for values, and for what goes wrong."""
+"""Translation for PostgreSQL: of statements written for SQLite, of values, and of errors into advice."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _PHRASES: Final = (
     (r"\bINTEGER\b", "BIGINT"),
     (r"\bREAL\b", "DOUBLE PRECISION"),
     (r"\bWITHOUT ROWID\b", ""),
-    (r"\bINDEXED BY \w+|\+(?=account\b)", ""),  # its planner knows how many rows there are of what
+    (r"\bINDEXED BY \w+|\+(?=account\b)", ""),  # hints for SQLite's planner; PostgreSQL's has statistics
     (r"\?", "%s"),
 )
 _ADVICE: Final = {
     "3F000|42P01|42703": "the tables are not there, or older; run `twdm database install`, or `upgrade`",
-    "42[^5]": "this library made a mistake; please report it",
+    "42[^5]": "this is a mistake in this library; please report it",
     "42501": "this user may not use the tables; grant it what `twdm database sql` says",
     "53": "the server is out of room, memory or connections; see its log",
-    "55P03": "somebody else keeps a lock for too long; see in pg_stat_activity who does",
-    "57014": "it was broken off; see whether this user has a statement_timeout",
+    "55P03": "another session keeps a lock for too long; pg_stat_activity shows which one",
+    "57014": "the statement was cancelled; see whether this user has a statement_timeout",
     "25006|55000|0A000": "it is a standby, which cannot be written to; see that the address leads to the primary",
     "28": "see that user and password are right, and that the server lets this user in",
     "password|pg_hba|role .* does not": "see that user and password are right, and that the server lets this user in",
-    "database .* does not exist": "there is no such database; make it first",
+    "database .* does not exist": "there is no such database; create it first",
     "": "see that it runs and is reachable",
 }
 _LASTING: Final = re.compile(
@@ -35,30 +35,30 @@ _LASTING: Final = re.compile(
 
 @lru_cache(maxsize=512)
 def in_postgres(query: str) -> str:
-    """Return `query`, which is written for SQLite, in PostgreSQL's words."""
+    """Return `query`, which is written for SQLite, in PostgreSQL's dialect."""
     for pattern, words in _PHRASES:
         query = re.sub(pattern, words, query)
     return query
 
 
 def storable(value: Any) -> Any:
-    """Return `value` as the database takes it: a text there has no null character, and nothing that is not UTF-8."""
+    """Return `value` as the database accepts it: replace null characters in a text, and whatever is not UTF-8."""
     if not isinstance(value, str):
         return value
     return str(value).replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def advice(error: BaseException | None) -> str:
-    """Say what is wrong, and what to do about it. The server's own words are not repeated: they may have parts of a
+    """Return what is wrong, and what to do about it. This does not quote the server, whose words may contain parts of a
     message.
     """
     state = getattr(error, "sqlstate", None) or ""
     for pattern, words in _ADVICE.items():
         if re.match(pattern, state) if pattern[:1].isdigit() else re.search(pattern, str(error)):
             return f"{words} ({state or type(error).__name__})"
-    raise AssertionError  # the last one fits all
+    raise AssertionError  # the last pattern matches every error
 
 
 def is_lasting(error: BaseException) -> bool:
-    """Return whether a connection that failed with `error` fails the next time, too."""
+    """Return whether a try to connect that failed with `error` would fail the next time, too."""
     return _LASTING.search(str(error)) is not None

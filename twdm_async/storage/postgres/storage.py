@@ -1,25 +1,25 @@
-"""Tables in a PostgreSQL database, which processes on many hosts share.
+"""Storage in a PostgreSQL database, which processes on many hosts share.
 
-*Turns.* All that changes the tables of one package (and, of an outbox, of one account) takes its turn: each transaction
-begins by counting up a row of the table ``turn``, which locks it until the end. So what is written for a file, where
-all transactions come one after the other, holds here, too. An application that puts a message by
-:meth:`Outbox.insertion <twdm_async.outbox.Outbox.insertion>` takes no turn, and waits for nobody.
+*Turns.* Transactions that change the tables of one package (and in an outbox, of one account) take turns: each begins
+by incrementing its row in the table ``turn``, which locks the row until the transaction ends. So code that is written
+for a file, where all transactions run one after the other, works here, too. An application that inserts a message by
+:meth:`Outbox.insertion <twdm_async.outbox.Outbox.insertion>` takes no turn, and never waits for one.
 
 *Who is alive.* Each user of the tables has a row in ``lease`` with a moment, by the database's clock, until which it is
-believed to live; each of its transactions moves that on, and so does its thread when there is nothing to do. A process
-that was suspended for longer is taken for dead. The check that it sends nothing then is the quota slot's: a slot has to
-be used within the time to send it.
+believed to be alive. Each of its transactions moves that moment on, and so does its thread when it is idle. A process
+that was suspended for longer is taken for dead. When it resumes, its quota slots keep it from sending: the first byte
+of a request must leave within a limited time after its slot was taken.
 
-*Commits.* With each transaction, the number of its turn is written into its user's lease. So if the connection breaks
-when it commits, the next connection tells whether it was committed.
+*Commits.* Each transaction writes the number of its turn into its user's lease. So if the connection breaks during a
+commit, the next connection can tell whether the transaction was committed.
 
-*Losses.* A standby that becomes the primary may lack what was committed last, and so may what is restored from a
-backup. Nobody could tell what was sent meanwhile. So the database's identity (which system, which timeline) is written
-down, and it is an error if that is another one, until a person says what to do: ``twdm database resume``. It is an
-error, too, if the number of a turn is less than one that a running process has seen.
+*Losses.* A standby that becomes the primary may lack the last commits, and so may a restored backup. Then it is not
+known what was sent meanwhile. So the identity of the database (its system, its timeline) is stored in a table, and it
+is an error if the actual identity differs, until a person says what to do: ``twdm database resume``. It is an error,
+too, if the number of a turn is less than one that a running process has seen.
 
-What the clocks are: ``wall`` is the database's; ``uptime`` is this machine's, which does not step, put ahead so that
-both agreed in the moment in which the database was first asked.
+*Clocks.* ``wall`` is the database's clock. ``uptime`` is this machine's uptime, which does not step, plus an offset
+with which both agreed when the database was first asked.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PATIENCE: Final = 30.0  # seconds in which a connection that was lost must come back
-_FIRST_PATIENCE: Final = 3.0  # seconds, of who was never connected: the address may be wrong
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds between two tries to connect
-_FORGOTTEN_AFTER: Final = 86_400.0  # seconds after its end, a lease is removed
+_PATIENCE: Final = 30.0  # seconds in which a lost connection must come back
+_FIRST_PATIENCE: Final = 3.0  # seconds for a process that was never connected, since its address may be wrong
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds between two tries
+_FORGOTTEN_AFTER: Final = 86_400.0  # seconds after which a lease that has ended is removed
 _HOST: Final = socket.gethostname()
 _LOCKED: Final = "55P03"
-_ROLLED_BACK: Final = {"40001", "40P01", _LOCKED}  # and another try is worth it
+_ROLLED_BACK: Final = {"40001", "40P01", _LOCKED}  # errors after which another try is worth it
 
 COMMON: Final = Schema(
     "database",
@@ -74,8 +74,8 @@ IDENTITY: Final = (
     "(SELECT system_identifier FROM pg_control_system()) || ' ' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) "
     "|| ' ' || (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
-"""Which system the database belongs to, on which of its timelines (another one begins when a standby takes over), and
-which database it is.
+"""The identity of the database, in SQL: its system, its timeline (a new one begins when a standby takes over), and its
+number within the system.
 """
 
 _TAKE_TURN: Final = f"""
@@ -91,7 +91,7 @@ _LOOK: Final = (
     f"SELECT coalesce((SELECT number FROM turn WHERE name = %(turn)s), 0), {{now}}, {IDENTITY}, identity, epoch "  # noqa: S608 - constants
     "FROM server"
 )
-# The server's own limit for idle transactions does not see those that were in the middle of a pipeline.
+# The server's own limit for idle transactions does not apply to processes that were suspended within a pipeline.
 _END_THE_SUSPENDED: Final = (
     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity JOIN pg_locks USING (pid) "
     "WHERE usename = current_user AND wait_event = 'ClientRead' AND now() - query_start > CAST(%s AS interval) "
@@ -103,10 +103,10 @@ class _Turn(NamedTuple):
     """A transaction's turn.
 
     Args:
-        number: of the turn.
-        wall: what the database's clock shows.
+        number: the number of the turn.
+        wall: the time by the database's clock, in seconds since 1970.
         uptime: see :mod:`twdm_async.storage.postgres.storage`.
-        epoch: of the database.
+        epoch: the epoch of the database; ``twdm database resume`` begins a new one.
     """
 
     number: int
@@ -116,10 +116,10 @@ class _Turn(NamedTuple):
 
 
 class _CutOff(Exception):
-    """The connection broke at the commit of a transaction.
+    """The connection broke during the commit of a transaction.
 
     Args:
-        turn: the transaction's.
+        turn: the transaction's turn.
         done: what its work returned.
     """
 
@@ -133,8 +133,8 @@ class _ServerTransaction(Transaction):
     """A transaction in the database.
 
     Args:
-        session: within the transaction.
-        begun: waits for its turn, and returns what it is then. Statements may be sent before that.
+        session: the session, within the transaction.
+        begun: waits for the turn, and returns it. Statements may be sent before it is called.
     """
 
     def __init__(self, session: Session, begun: Callable[[], _Turn]) -> None:
@@ -145,8 +145,8 @@ class _ServerTransaction(Transaction):
 
     @property
     def turn(self) -> _Turn:
-        # Not functools.cached_property: before Python 3.12, it holds one lock for all objects of the class while it
-        # computes, and this waits for the database.
+        # Not functools.cached_property: before Python 3.12, it holds a lock that all objects of the class share, and
+        # this waits for the database.
         if self._turn is None:
             self._turn = self._begun()
         return self._turn
@@ -172,12 +172,12 @@ class PostgresStorage(Storage):
     """The tables of one package in a database.
 
     Args:
-        database: where they are.
+        database: the database.
         schema: the tables.
-        content: what these keep, in words.
-        advice: what to do if it cannot be read any more.
-        clock: this machine's.
-        turn: transactions of the same package and turn come one after the other.
+        content: what the tables keep, in words, for error messages.
+        advice: what to do if the tables can no longer be read, for error messages.
+        clock: this machine's clock.
+        turn: transactions of the same package and turn run one after the other.
     """
 
     is_remote = True
@@ -192,8 +192,8 @@ class PostgresStorage(Storage):
         self._take_turn, self._look = _TAKE_TURN.format(now=database.now), _LOOK.format(now=database.now)
         self.error = database.library.Error
         self._begin_anew()
-        self._ahead: float | None = None  # of this machine's uptime, the database's clock was when it was first asked
-        self._seen: tuple[str, int] = ("", 0)  # the epoch, and the greatest number of a turn
+        self._ahead: float | None = None  # seconds, when first asked: the database's clock less this machine's uptime
+        self._seen: tuple[str, int] = ("", 0)  # the epoch, and the number of the last turn in it
         self._own_turns = 0
         self.beats_every = database.lease / 3
 
@@ -213,7 +213,7 @@ class PostgresStorage(Storage):
         return self._name
 
     def _notice_fork(self) -> None:
-        if self._forks != forks():  # what is open is the parent's, and so is the name
+        if self._forks != forks():  # the connection and the name belong to the parent process
             self._begin_anew()
 
     # ---- transactions ----
@@ -229,7 +229,7 @@ class PostgresStorage(Storage):
             try:
                 with self._connected() as session:
                     return self._try(session, work, only_reads=only_reads)
-            except _CutOff as cut_off:  # a pool may have no other connection than that one
+            except _CutOff as cut_off:  # outside the with block, since the pool may have no other connection
                 if self._was_committed(cut_off.turn):
                     self._note_commit(cut_off.turn)
                     return cut_off.done  # type: ignore[no-any-return]
@@ -245,7 +245,7 @@ class PostgresStorage(Storage):
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _end_whoever_is_suspended(self, error: BaseException | None) -> None:
-        """If `error` is that others have not ended their turn for long, end the connections of those to blame."""
+        """If `error` says that others have not ended their turn for long, end the connections that are suspended."""
         if _state_of(error) == _LOCKED:
             self._try_once(_END_THE_SUSPENDED, (f"{MOST_IDLE:g}s", f'"{self._database.schema}".turn'))
 
@@ -276,13 +276,13 @@ class PostgresStorage(Storage):
         self._has_lease = True
 
     def _is_over(self, session: Session, error: BaseException) -> bool:
-        """Roll back, or let go of a connection that is broken. Return whether another try is worth it."""
+        """Roll back, or drop a broken connection. Return whether another try is worth it."""
         connection = session.connection
         if not connection.closed:
             with suppress(self.error):
                 session.execute("ROLLBACK")
                 if isinstance(error, self.error):
-                    self._connections.drop()  # what it believes to be prepared may not be
+                    self._connections.drop()  # the statements that psycopg believes to be prepared may not be
                 return _state_of(error) in _ROLLED_BACK
         self._connections.drop()
         return isinstance(error, self.error)
@@ -290,7 +290,7 @@ class PostgresStorage(Storage):
     def _begin(self, session: Session, *, only_reads: bool) -> _ServerTransaction:
         execute, level = session.execute, "REPEATABLE READ READ ONLY" if only_reads else "READ COMMITTED READ WRITE"
         session.begin(self._database.schema, f"ISOLATION LEVEL {level}")
-        if not (only_reads or self._has_lease):  # it is the first
+        if not (only_reads or self._has_lease):  # the first change by this process
             execute("INSERT INTO turn VALUES (%s, 0) ON CONFLICT DO NOTHING", (self._turn,))
         asked_at, facts = self._clock.uptime(), self._facts if not only_reads else {"turn": self._turn}
         found = execute(self._look if only_reads else self._take_turn, facts)
@@ -298,7 +298,7 @@ class PostgresStorage(Storage):
         def begun() -> _Turn:
             row = found.fetchone()
             if row is None and self._has_lease and not only_reads:
-                self._has_lease = False  # the row of its turn is gone: it is made anew, and seen to have gone back
+                self._has_lease = False  # the turn's row is gone: the next try creates it, and detects the loss
                 raise Retry
             if row is None:
                 problem = f"its tables are damaged: a row of `turn` or `server` is missing; {self._if_bad}"
@@ -322,8 +322,8 @@ class PostgresStorage(Storage):
         if identity != known_as:
             problem = (
                 "it is another server than before: a standby that took over, or a copy that was restored. What was "
-                f"committed last may be missing, so {self._content} is not known. End what is wrong, and say what to "
-                "do: `twdm database resume`"
+                f"committed last may be missing, so {self._content} is not known. End all processes that use the "
+                "tables, and say what to do: `twdm database resume`"
             )
             raise StorageTrouble(problem)
         if epoch == last_epoch and number < last_number:
@@ -334,10 +334,10 @@ class PostgresStorage(Storage):
             raise StorageTrouble(problem)
 
     def _was_committed(self, turn: _Turn) -> bool:
-        """Find out whether a transaction was committed whose connection broke meanwhile.
+        """Find out whether a transaction was committed whose connection broke during the commit.
 
         Raises:
-            StorageTrouble: that cannot be known.
+            StorageTrouble: the database could not be reached again in time, or another server has taken over.
         """
         deadline, pause = time.monotonic() + _PATIENCE, _FIRST_PAUSE
         while True:
@@ -349,7 +349,7 @@ class PostgresStorage(Storage):
                 self._end_whoever_is_suspended(error)
             if time.monotonic() > deadline:
                 problem = (
-                    "the connection broke when this was committed, and does not come back; it may be there: try again"
+                    "the connection broke during the commit and does not come back; the change may be there: try again"
                 )
                 raise StorageTrouble(problem, is_unsure=True)
             time.sleep(pause)
@@ -359,14 +359,14 @@ class PostgresStorage(Storage):
         execute = session.execute
         session.begin(self._database.schema)
         try:
-            # Once it is this connection's turn, the earlier one has come to its end.
+            # Once it is this connection's turn, the earlier transaction has ended.
             execute("SELECT 1 FROM turn WHERE name = %s FOR UPDATE", (self._turn,))
             identity, known_as, epoch = execute(f"SELECT {IDENTITY}, identity, epoch FROM server").fetchone()  # noqa: S608 - constants
             found = execute("SELECT number FROM lease WHERE name = %s", (self._name,)).fetchone()
         finally:
             execute("ROLLBACK")
         if identity != known_as or epoch != turn.epoch:
-            raise StorageTrouble("another server took over when this was committed, so it may be there", is_unsure=True)
+            raise StorageTrouble("another server took over during the commit: the change may be there", is_unsure=True)
         return found is not None and found[0] == turn.number
 
     # ---- news, and who is alive ----
@@ -379,15 +379,15 @@ class PostgresStorage(Storage):
 
     def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
         if self._database.pool is not None:
-            return super().listen(heard)  # it is not ours to keep one of its connections
+            return super().listen(heard)  # the pool belongs to the application, so we may not keep a connection of it
         listener = Listener(self._database, asyncio.get_running_loop(), heard)
         return listener.stop
 
     def stay_alive(self, _: Transaction, /) -> None:
-        """Each transaction that changes something is a sign of life."""
+        """Do nothing, since each transaction that changes something is a sign of life."""
 
     def beat(self) -> None:
-        """Give a sign of life while there is nothing to do. To be called in the storage's thread."""
+        """Give a sign of life while there is nothing else to do. Call this in the storage's thread."""
         if not self._has_lease:
             return
         lease = f'"{self._database.schema}".lease'
@@ -395,7 +395,7 @@ class PostgresStorage(Storage):
         self._try_once(query, (self._database.lease, self._name))
 
     def _try_once(self, query: str, values: Sequence[Any]) -> Any:
-        """Return the first row, or ``None`` if there is none or it cannot be had; whoever is next will hear of that."""
+        """Return the first row; ``None`` if there is none or the query fails. The next transaction will raise that."""
         with suppress(Exception), self._connected() as session:
             try:
                 return session.execute(query, values).fetchone()
@@ -405,7 +405,7 @@ class PostgresStorage(Storage):
         return None
 
     def is_dead(self, transaction: Transaction, /, owner: str) -> bool:
-        # Nobody could give a sign of life while the server was down.
+        # While the server was down, no process could give a sign of life.
         query = "SELECT greatest(until, extract(epoch FROM pg_postmaster_start_time()) + ?) FROM lease WHERE name = ?"
         found = transaction.execute(query, (self._database.lease, owner)).fetchone()
         return found is None or found[0] < transaction.wall
