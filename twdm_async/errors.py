@@ -236,8 +236,8 @@ class WrongEventLoop(TwdmError, RuntimeError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class IncompatibleAiohttp(TwdmError, RuntimeError):
-    """The installed aiohttp sends requests in a way that this library does not know. Nothing was sent, since the library
-    could not tell whether a message has left.
+    """The installed aiohttp sends requests in a way that this library does not know. Nothing was sent, because
+    the library could not tell whether a message has left.
 
     Args:
         problem: what is wrong, and with which version.
