@@ -457,8 +457,8 @@ class Rows:
         return State.ABSENT
 
     def is_given_up(self, row: int, tries: int) -> bool:
-        """Return whether a message that has failed `tries` times is given up. It is compared with the messages that were
-        tried since it was put, under the same conditions.
+        """Return whether a message that has failed `tries` times is given up. It is compared with the messages that
+        were tried since it was put, under the same conditions.
         """
         if tries < 1:
             return False
