@@ -552,7 +552,7 @@ class _Silence:
         is_silent = self._seconds is not None and silence > self._seconds
         if is_silent and not self._is_said:
             _log.warning(
-                "webhook: nothing has come for %.1f hours, not even a check; X may have removed it: check that it is "
+                "webhook: nothing has come for %.1f hours, not even a check; X may have dropped it: check that it is "
                 "registered; poll() on the same inbox misses nothing",
                 silence / 3600,
             )
