@@ -197,7 +197,7 @@ class Webhook:
         try:
             delivery = parse_delivery(body)
         except InvalidInput:
-            return _refused(400, "it is signed, but its body is not a JSON object")
+            return _refused(400, "it is signed, but not a JSON object")
         self._log_delivery(delivery)
         heard = ["delivery"] if delivery.encrypted is None else ["delivery", delivery.encrypted]
         taking_in = asyncio.create_task(self._take_in(delivery, heard), name="twdm_async webhook")
