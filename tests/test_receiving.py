@@ -211,10 +211,16 @@ async def test_fault_93_refusals_leave_a_trace_without_a_body_or_a_secret(caplog
     cases: Sequence[tuple[str, str, dict[str, str], bytes, str]] = [
         ("POST", "", {}, body, "403: it has no signature"),
         ("POST", "", {HEADER: _signature(SECRET, b"{}")}, body, "403: its signature is wrong"),
-        ("POST", "", {HEADER: _signature(SECRET, b"SENTINEL")}, b"SENTINEL", "400: it is signed, and no JSON object"),
+        (
+            "POST",
+            "",
+            {HEADER: _signature(SECRET, b"SENTINEL")},
+            b"SENTINEL",
+            "400: it is signed, but not a JSON object",
+        ),
         ("POST", "", {}, b"x" * 2000, "413: it has more than 1000 bytes"),
         ("PUT", "", {}, body, "405: its method"),
-        ("GET", "crc_token=SENTINEL&crc_token=b", {}, b"", "400: a check needs just one crc_token"),
+        ("GET", "crc_token=SENTINEL&crc_token=b", {}, b"", "400: a check needs exactly one valid crc_token"),
     ]
     async with Webhook(KEYS, nobody, largest_body=1000) as webhook:
         for method, query, headers, sent, problem in cases:
@@ -448,7 +454,7 @@ async def test_fault_98_slow_bodies_are_cut_off(
             async with session.post(url, data=drip()) as response:
                 statuses.append(response.status)
         assert statuses in ([408], [])
-    assert "408: it had not come after 0.3 s" in caplog.text
+    assert "408: its body had not come after 0.3 s" in caplog.text
 
 
 # ---- nothing vanishes ----

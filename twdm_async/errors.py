@@ -1,40 +1,41 @@
-"""The error tree, and what each error says about the message.
+"""The error tree, and what each error says about the message that was sent.
 
 ::
 
     TwdmError
     ├── InvalidInput             (also ValueError) refused here, before anything was sent or spent
-    ├── QuotaWaitTooLong         the quota would free a slot later than the caller is willing to wait
+    ├── QuotaWaitTooLong         the quota frees a slot later than the caller is willing to wait
     ├── QuotaQueueFull           too many calls wait for the quota already
-    ├── QuotaStoreFailed         what was spent cannot be known or kept, so nothing is sent
-    ├── ConnectFailed            no answer was had, and asking again can do no harm
-    ├── ClientClosed             (also RuntimeError) the client was closed before the call could leave
-    ├── WrongEventLoop           (also RuntimeError) the client belongs to another event loop, or another process
+    ├── QuotaStoreFailed         the quota store cannot be read or written, so nothing was sent
+    ├── ConnectFailed            no connection, or no answer to a call that may be repeated
+    ├── ClientClosed             (also RuntimeError) the client was closed before the request was sent
+    ├── WrongEventLoop           (also RuntimeError) the client belongs to another event loop or another process
     ├── IncompatibleAiohttp      (also RuntimeError) the installed aiohttp does not tell when a request leaves
-    ├── InternalError            (also RuntimeError) a mistake of this library
-    ├── OutboxFailed             the outbox' file could not be read or written
-    ├── InboxFailed              the inbox' file could not be read or written
-    ├── MediaFailed              a file could not be processed by the API, or is larger than it may be
-    ├── DeliveryUnknown          (also RuntimeError) bytes left, no readable answer came back
-    ├── MalformedResponse        an answer came, and it is not what the endpoint answers
-    └── ResponseError            the API answered, and the answer is no
+    ├── InternalError            (also RuntimeError) a bug in this library
+    ├── OutboxFailed             the outbox's file or database could not be read or written
+    ├── DatabaseFailed           the tables in a PostgreSQL database could not be created, changed or checked
+    ├── InboxFailed              the inbox's file or database could not be read or written
+    ├── MediaFailed              the API could not process an uploaded file, or a download is too large
+    ├── DeliveryUnknown          (also RuntimeError) the request was sent, and no readable answer came
+    ├── MalformedResponse        an answer came, but not in the form that the endpoint answers in
+    └── ResponseError            the API refused the request
         ├── BadRequest           400 and every other 4xx without a class of its own
         ├── Unauthorized         401, or codes 32, 89, 99, 135, 215
         ├── Forbidden            403
         │   ├── NotAllowlisted        the account may not use custom profiles
-        │   ├── RecipientUnreachable  this person cannot be written to
-        │   └── LooksAutomated        antispam stopped it; pause, and change what is sent
+        │   ├── RecipientUnreachable  this person cannot be sent messages
+        │   └── LooksAutomated        the spam filter stopped the message; pause, and change its text
         ├── NotFound             404 and 410
         ├── RateLimited          429 and 420, or code 88
         └── ServerError          5xx
 
-Every error carries its facts as fields, can be pickled and copied, and holds neither a secret nor the
-text of a message. Two facts are on all of them:
+Every error has its facts as fields, can be pickled and copied, and contains neither a secret nor the
+text of a message. All of them have these two fields:
 
 ``delivered``
-    ``"no"``: nothing was done by the server. ``"yes"``: it was. ``"unknown"``: it cannot be told.
+    ``"no"``: the server did not do what was asked. ``"yes"``: it did. ``"unknown"``: it may have done it.
 ``safe_to_retry``
-    ``True`` if the same call may be made again without the risk of doing it twice.
+    ``True`` if the same call can be repeated without the risk that the server does it twice.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ _ABOUT_THE_MESSAGE = frozenset(
     {17, 38, 44, 50, 63, 108, 120, 150, 151, 187, 195, 214, 226, 323, 324, 325, 349, 354, 386, 407, 476}
 )
 _ABOUT_THE_ACCOUNT = frozenset({32, 64, 68, 87, 89, 92, 93, 99, 135, 200, 215, 220, 251, 261, 416, 417, 453})
-_LOCKED_OR_NOT_FOLLOWED = 326  # one code for both; the words tell
+_LOCKED_OR_NOT_FOLLOWED = 326  # one code means both; the API's words tell which
 
 
 def _restore(cls: type[TwdmError], facts: dict[str, Any]) -> TwdmError:
@@ -109,7 +110,7 @@ class TwdmError(Exception):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class InvalidInput(TwdmError, ValueError):
-    """What was given cannot be sent. Nothing left the machine and no quota was spent.
+    """An argument is wrong. Nothing was sent, and no quota was spent.
 
     Args:
         parameter: the name of the argument that is wrong.
@@ -130,10 +131,11 @@ class QuotaWaitTooLong(TwdmError):
     Args:
         endpoint: the endpoint's name, such as ``direct_messages.send``.
         scope: whose quota it is, ``"user"`` or ``"app"``.
-        wait: seconds until a slot is free, at the least.
-        retry_at: when that is (UTC).
-        limit: requests the quota allows in ``per`` seconds; infinity if none is documented, and the server said so.
-        per: the quota's window in seconds; 0 if none is documented.
+        wait: seconds until a slot is free, at the earliest.
+        retry_at: the time at which that is (UTC).
+        limit: how many requests the quota allows in ``per`` seconds; infinity if no quota is documented and the wait is
+            what the server asked for.
+        per: the quota's window in seconds; 0 if no quota is documented.
     """
 
     endpoint: str
@@ -156,11 +158,11 @@ class QuotaWaitTooLong(TwdmError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class QuotaQueueFull(TwdmError):
-    """So many calls wait for this quota that no more may. Nothing was sent.
+    """The wait queue of this quota is full (``max_waiting``). Nothing was sent.
 
     Args:
         endpoint: the endpoint's name.
-        waiting: how many wait.
+        waiting: how many calls wait.
     """
 
     endpoint: str
@@ -173,10 +175,10 @@ class QuotaQueueFull(TwdmError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class QuotaStoreFailed(TwdmError):
-    """The store that remembers what was spent could not be asked, or is not to be trusted. Nothing was sent.
+    """The quota store could not be read or written, or its data cannot be trusted. Nothing was sent.
 
     Args:
-        store: which store, such as ``sqlite:////var/lib/app/quota.db``; never with a password.
+        store: the store, such as ``sqlite:////var/lib/app/quota.db``; never with a password.
         problem: what is wrong, and what to do about it.
     """
 
@@ -190,7 +192,7 @@ class QuotaStoreFailed(TwdmError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class ConnectFailed(TwdmError):
-    """No answer was had. Either no byte left the machine, or the call may be repeated without harm.
+    """No connection could be made, and nothing was sent; or no answer came to a call that can be repeated without harm.
 
     Args:
         endpoint: the endpoint's name.
@@ -207,8 +209,8 @@ class ConnectFailed(TwdmError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class ClientClosed(TwdmError, RuntimeError):
-    """The client was closed before the call could leave, or before it could leave again (then ``delivered`` says
-    so).
+    """The client was closed before the request was sent, or before it was sent again; in that case, ``delivered`` tells
+    what is known of the earlier attempt.
     """
 
     endpoint: str
@@ -220,7 +222,7 @@ class ClientClosed(TwdmError, RuntimeError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class WrongEventLoop(TwdmError, RuntimeError):
-    """A client belongs to the event loop it is first used in, and to its process. Nothing was sent.
+    """The client was used outside the event loop, or the process, in which it was first used. Nothing was sent.
 
     Args:
         problem: where it was used instead.
@@ -234,8 +236,8 @@ class WrongEventLoop(TwdmError, RuntimeError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class IncompatibleAiohttp(TwdmError, RuntimeError):
-    """The installed aiohttp sends requests in a way that this library does not know. Nothing was sent, since it could
-    not be told whether a message has left.
+    """The installed aiohttp sends requests in a way that this library does not know. Nothing was sent, because
+    the library could not tell whether a message has left.
 
     Args:
         problem: what is wrong, and with which version.
@@ -249,10 +251,10 @@ class IncompatibleAiohttp(TwdmError, RuntimeError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class InternalError(TwdmError, RuntimeError):
-    """This library made a mistake. Please report it; the words hold no key and no text of a message.
+    """A bug in this library. Please report it; the error contains no key and no message text.
 
     Args:
-        problem: the class of the exception that was not expected, and the line that raised it.
+        problem: the class of the unexpected exception, and the line that raised it.
     """
 
     problem: str
@@ -263,13 +265,13 @@ class InternalError(TwdmError, RuntimeError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class OutboxFailed(TwdmError):
-    """The file or database of an outbox could not be read or written, or is not to be trusted. What it holds is as it
-    was, unless the error says that it may not be. To put a message again under the same key does no harm.
+    """The file or database of an outbox could not be read or written, or its data cannot be trusted. It is unchanged,
+    unless `is_unsure` is true. Putting a message again under the same key does no harm.
 
     Args:
-        path: of the file, or the address of the database.
+        path: the path of the file, or the address of the database.
         problem: what is wrong, and what to do about it.
-        is_unsure: whether what was asked for may have been done all the same.
+        is_unsure: whether the change may have been made all the same.
     """
 
     path: str
@@ -282,10 +284,10 @@ class OutboxFailed(TwdmError):
 
 @define(kw_only=True, slots=False, eq=False, str=False)
 class DatabaseFailed(TwdmError):
-    """The tables in a PostgreSQL database could not be made, changed or looked after. They are as they were.
+    """The tables in a PostgreSQL database could not be created, changed or checked. They are unchanged.
 
     Args:
-        address: of the database, without user and password.
+        address: the address of the database, without user and password.
         problem: what is wrong, and what to do about it.
     """
 
@@ -301,9 +303,9 @@ class InboxFailed(TwdmError):
     """The file or database in which received events are kept could not be read or written. Nothing was handled.
 
     Args:
-        path: of the file, or the address of the database.
-        problem: what is wrong with it, and what to do.
-        is_unsure: whether what was asked for may have been done all the same.
+        path: the path of the file, or the address of the database.
+        problem: what is wrong, and what to do about it.
+        is_unsure: whether the change may have been made all the same.
     """
 
     path: str
@@ -316,12 +318,12 @@ class InboxFailed(TwdmError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class MediaFailed(TwdmError):
-    """A file that was uploaded could not be processed by the API, or one that was to be had is larger than it may be.
+    """The API could not process an uploaded file, or a file to be downloaded is larger than allowed.
 
     Args:
         endpoint: the endpoint's name.
-        problem: what is wrong with the file, in the API's words if it said.
-        media_id: of the file, if it has one.
+        problem: what is wrong with the file, in the API's words if it gave any.
+        media_id: the file's media id, if it has one.
     """
 
     endpoint: str
@@ -334,21 +336,22 @@ class MediaFailed(TwdmError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class DeliveryUnknown(TwdmError, RuntimeError):
-    """The request left, and no readable answer came back: it may have been done or not.
+    """The request was sent, and no readable answer came: the server may or may not have done what was asked.
 
-    It is never sent again by itself, since the API has no idempotency key and the message could arrive twice.
-    ``client.direct_messages.reconcile(error)`` finds out whether a message arrived.
+    The library never repeats such a request by itself, since the API has no idempotency key and the message could
+    arrive twice. ``client.direct_messages.reconcile(error)`` finds out whether a message arrived.
 
     Args:
         endpoint: the endpoint's name.
         problem: what happened instead of an answer.
-        sent_at: when the attempt was made (UTC), as its signature said.
-        ended_at: when it was given up (UTC).
+        sent_at: when the attempt was made (UTC), as in its signature.
+        ended_at: when the attempt was given up (UTC).
         status: the HTTP status, if a reply came.
-        codes: the API's error codes, if it gave some.
-        recipient_id: whom the message was for, if it was a message.
-        custom_profile_id: the profile it was sent under.
-        fingerprint: of its text, made with the account's keys: it tells texts apart and gives none away.
+        codes: the API's error codes, if it gave any.
+        recipient_id: the recipient's user id, if the request sent a message.
+        custom_profile_id: the profile the message was sent under.
+        fingerprint: a keyed hash of the message's text (and of its attachments), made with the account's keys. It tells
+            texts apart and does not reveal them.
     """
 
     endpoint: str
@@ -368,12 +371,12 @@ class DeliveryUnknown(TwdmError, RuntimeError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class MalformedResponse(TwdmError):
-    """The server answered with something the endpoint never answers: broken JSON, HTML, a missing object.
+    """The answer is not in the form that the endpoint answers in: broken JSON, HTML, a missing object.
 
     Args:
         endpoint: the endpoint's name.
         status: the HTTP status.
-        problem: what is wrong with the answer; the answer itself is not repeated.
+        problem: what is wrong with the answer, without quoting it.
         sent_at: when the attempt was made (UTC).
     """
 
@@ -390,13 +393,13 @@ class MalformedResponse(TwdmError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class ResponseError(TwdmError):
-    """The request was refused.
+    """The API, or a proxy in between, refused the request.
 
     Args:
         endpoint: the endpoint's name.
         status: the HTTP status.
         codes: the API's error codes, in its order; empty if it gave none.
-        messages: the API's words, in the same order.
+        messages: the API's error messages, in the same order.
         sent_at: when the attempt was made (UTC).
     """
 
@@ -408,12 +411,12 @@ class ResponseError(TwdmError):
 
     @property
     def subject(self) -> Subject:
-        """What the refusal is about.
+        """The subject of the refusal.
 
-        ``"message"``: this recipient or this wording; others can be sent. ``"account"``: the account, its keys or the
-        app; whatever is sent is refused. ``"unclear"``: the API's answer does not tell. ``"intermediary"``: the answer
-        has no error code of the API, so it came from a proxy, a firewall or a login page in between, and the same
-        request may succeed later.
+        ``"message"``: this recipient or this wording; other messages can be sent. ``"account"``: the account, its keys
+        or the app; every message is refused. ``"unclear"``: the API's answer does not tell. ``"intermediary"``: the
+        answer has no error code of the API, so it came from a proxy, a firewall or a login page in between, and the
+        same request may succeed later.
         """
         if not self.codes:
             return "intermediary"
@@ -432,11 +435,11 @@ class ResponseError(TwdmError):
 
 
 class BadRequest(ResponseError):
-    """The request was understood and found wrong (HTTP 400 and other 4xx)."""
+    """The API found the request invalid (HTTP 400 and other 4xx)."""
 
 
 class Unauthorized(ResponseError):
-    """The keys, the signature or the clock were not accepted (HTTP 401; codes 32, 89, 99, 135, 215)."""
+    """The API did not accept the keys, the signature or the clock (HTTP 401; codes 32, 89, 99, 135, 215)."""
 
 
 class Forbidden(ResponseError):
@@ -454,25 +457,25 @@ class NotAllowlisted(Forbidden):
 
 
 class RecipientUnreachable(Forbidden):
-    """This person cannot be written to: blocked, closed to messages, suspended (codes 63, 150, 349, 476; 326 if it
-    says that the person does not follow).
+    """This person cannot be sent messages: they have blocked the account, take no messages from it, or are suspended
+    (codes 63, 150, 349, 476; 326 if its words say that the person does not follow).
     """
 
 
 class LooksAutomated(Forbidden):
-    """The antispam guard stopped this message (code 226). It will stop it again; change what it says."""
+    """The API's spam filter stopped this message (code 226). It will stop it again; change its text."""
 
 
 class NotFound(ResponseError):
-    """There is no such object or page (HTTP 404, 410)."""
+    """The object or page does not exist (HTTP 404, 410)."""
 
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class RateLimited(ResponseError):
-    """The server counts the quota as spent (HTTP 429, 420; code 88).
+    """The quota is spent, by the server's count (HTTP 429, 420; code 88).
 
     Args:
-        retry_at: when to try again (UTC), as far as the server said.
+        retry_at: when to try again (UTC), if the server said so.
     """
 
     retry_at: datetime | None = None
@@ -481,7 +484,7 @@ class RateLimited(ResponseError):
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class ServerError(ResponseError):
-    """The server failed at it (HTTP 5xx). Raised only for calls that may be repeated without harm."""
+    """The server failed (HTTP 5xx). Raised only for calls that can be repeated without harm."""
 
     delivered: Delivered = "unknown"
     safe_to_retry: bool = True

@@ -1,4 +1,4 @@
-"""Frozen models of what the API says, and of what can be attached to a message."""
+"""Frozen models of the API's answers, and of what can be attached to a message."""
 
 from typing import TYPE_CHECKING
 

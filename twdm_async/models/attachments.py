@@ -1,4 +1,4 @@
-"""What can hang on a message: a file, or a place."""
+"""Attachments of a message: a file, or a location."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from twdm_async.models.convert import ID, OBJECT, TEXT, Kind, at, converter, fou
 
 @frozen(kw_only=True)
 class MessageMedia:
-    """A file that hangs on a message, as the page *GET direct_messages/events/show* shows it.
+    """A file that is attached to a message, as the page *GET direct_messages/events/show* shows it.
 
-    It can only be had with the keys of one of the two who wrote:
+    It can be downloaded only with the keys of one of the two people in the conversation:
     :meth:`~twdm_async.resources.direct_messages.DirectMessages.download`.
 
     Args:
         id: its media id.
         kind: ``"photo"``, ``"animated_gif"`` or ``"video"``.
-        url: where the file is, or, of a film, its first picture (https).
-        video_info: of a film: how long it is and where, in the API's own shape.
+        url: the address (https) of the file or, for a film, of its first picture.
+        video_info: for a film, its length and the addresses of its files, in the API's own shape.
         extra: everything else the API said, in its own shape.
     """
 
@@ -48,10 +48,10 @@ class SharedCoordinate:
     Args:
         longitude: degrees east, from -180 to 180.
         latitude: degrees north, from -90 to 90.
-        extra: the whole attachment, as the API showed it; empty for one that is to be sent.
+        extra: the whole attachment, as the API showed it; empty for an attachment that is to be sent.
 
     Raises:
-        InvalidInput: it is no point on the earth.
+        InvalidInput: `longitude` or `latitude` is not a number in its range.
     """
 
     longitude: float = field(validator=_degrees, repr=False)
@@ -69,11 +69,11 @@ class SharedPlace:
     """A place that the API knows by an id (page *Attaching location*).
 
     Args:
-        id: such as ``"df51dec6f4ee2b2c"``.
-        extra: the whole attachment, as the API showed it; empty for one that is to be sent.
+        id: the place's id, such as ``"df51dec6f4ee2b2c"``.
+        extra: the whole attachment, as the API showed it; empty for an attachment that is to be sent.
 
     Raises:
-        InvalidInput: the id is none.
+        InvalidInput: `id` does not consist of ASCII letters and digits.
     """
 
     id: str = field(validator=_place_id)
@@ -94,7 +94,7 @@ def _read(attachment: Json) -> Attachment:
 
 
 def attachment_json(attachment: Attachment) -> Json:
-    """How the API writes it."""
+    """Return `attachment` as the API writes it."""
     match attachment:
         case MessageMedia():
             return converter.unstructure(attachment)
@@ -107,4 +107,4 @@ def attachment_json(attachment: Attachment) -> Json:
 
 
 ATTACHMENT: Final = Kind(_read, attachment_json)
-"""The kind of an attachment. One of a sort that is not known stays in ``extra``."""
+"""The kind of an attachment. An attachment of an unknown type stays in the message's ``extra``."""

@@ -1,7 +1,7 @@
-"""What can be refused before anything is sent or spent.
+"""Checks of ids and texts, made before anything is sent or spent.
 
-The API does not say how it counts characters. So a length is refused here only if *every* way of counting (bytes,
-UTF-16 units, code points, what a reader sees as one character) finds it too long; the rest is the server's to decide.
+The API does not say how it counts characters. So a text is refused here only if it is too long by *every* way of
+counting (bytes, UTF-16 units, code points, what a reader sees as one character); otherwise, the server decides.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _ALLOWED_CONTROLS = "\t\n\r"
 
 
 def is_id(value: str) -> bool:
-    """Whether `value` can be an id: ASCII digits that fit 64 bits."""
+    """Return whether `value` can be an id: ASCII digits whose number fits in 64 bits."""
     return value.isascii() and value.isdigit() and (len(value) < 20 or (len(value) == 20 and int(value) <= _LARGEST_ID))
 
 
 def checked_id(value: str | int, parameter: str) -> str:
-    """`value` as the string the API wants.
+    """Return `value` as the string that the API expects.
 
     Raises:
-        InvalidInput: it is not a whole number of at most 64 bits, written in ASCII digits.
+        InvalidInput: `value` is not a whole number of at most 64 bits, as an int or in ASCII digits.
     """
     is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_ID
     text = str(value) if is_number else value
@@ -35,11 +35,11 @@ def checked_id(value: str | int, parameter: str) -> str:
 
 
 def fewest_characters(text: str) -> int:
-    """How many characters `text` has by the most generous count: no more than a reader sees, and now and then fewer.
+    """Count the characters of `text` in the most generous way: as many as a reader sees, and sometimes fewer.
 
-    Marks, joiners and other invisible characters, skin tones, whatever a joiner or an Indic virama ties on, vowel signs
-    that are letters to Unicode, and all of a Korean syllable but its first letter count nothing; a flag's two letters
-    count as one.
+    These are not counted: marks, joiners and other invisible characters, skin tones, whatever follows a joiner or an
+    Indic virama, vowel signs that are letters to Unicode, and all of a Korean syllable except its first letter. The two
+    letters of a flag count as one.
     """
     count = 0
     tied = flag_open = in_syllable = False
@@ -69,10 +69,11 @@ def fewest_characters(text: str) -> int:
 
 
 def checked_characters(text: str, parameter: str) -> str:
-    """`text`, if a request can carry it.
+    """Return `text` unchanged if a request can carry it.
 
     Raises:
-        InvalidInput: it is no string, or holds a lone surrogate, a NUL or another control character.
+        InvalidInput: `text` is not a string, or contains a lone surrogate or a control character other than tab and
+            newline.
     """
     if not isinstance(text, str):
         raise InvalidInput(parameter=parameter, problem="must be a str")
@@ -89,10 +90,12 @@ def checked_characters(text: str, parameter: str) -> str:
 
 
 def checked_length(text: str, parameter: str, limit: int) -> str:
-    """`text`, if a request can carry it, it is not blank, and some way of counting finds at most `limit` characters.
+    """Return `text` unchanged if a request can carry it, it is not blank, and it has at most `limit` characters by some
+    way of counting.
 
     Raises:
-        InvalidInput: it is none of that.
+        InvalidInput: `text` is not a string, contains a character that cannot be sent, is empty or blank, or has more
+            than `limit` characters by every way of counting.
     """
     checked_characters(text, parameter)
     if not text or text.isspace():

@@ -1,9 +1,9 @@
-"""JSON to models and back, losing nothing.
+"""Conversion of JSON to models and back, without loss.
 
-A model is flat; the API's JSON is nested. Each field of a model says with :func:`at` where in the JSON it lives.
-Structuring takes those values out and keeps **what is left, in its own shape**, in the model's ``extra``. Unstructuring
-lays the values back over ``extra``. So a field that the API adds tomorrow, or one we do not model, is there for whoever
-needs it.
+A model is flat; the API's JSON is nested. Each field of a model says with :func:`at` where its value is in the JSON.
+Structuring takes those values out and keeps **the rest, in its own shape**, in the model's ``extra``. Unstructuring
+puts the values back into ``extra``. So fields that the API adds later, and fields that are not modelled, are available
+there.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @frozen
 class Kind:
-    """How one sort of value is read from JSON and written to it.
+    """How one sort of value is read from JSON and written to JSON.
 
     Args:
-        read: raises ValueError on anything else.
-        write: the other way.
-        vital: whether an object is worth nothing if this cannot be read, even where it may be absent.
-        plain: an expression that tells of a `value` that it need not be read, since it is what it should be.
+        read: converts JSON to the value; raises ValueError if the JSON is not of this sort.
+        write: converts the value to JSON.
+        vital: whether a value that cannot be read makes the whole object unreadable, even if the field is optional.
+        plain: an expression over ``value``; if it is true, ``value`` is used as it is, without a call of `read`.
     """
 
     read: Callable[[Json], Any]
@@ -52,7 +52,7 @@ def _read_id(value: Json) -> str:
 
 def _read_milliseconds(value: Json) -> datetime:
     if type(value) is str and len(value) == 13 and value.isascii() and value.isdigit():
-        return datetime.fromtimestamp(int(value) / 1000, UTC)  # until the year 2286, a float tells them exactly
+        return datetime.fromtimestamp(int(value) / 1000, UTC)  # until the year 2286, a float is exact enough
     digits = _read_id(value)
     if len(digits) > 15:  # the year 33658; datetime itself ends in 9999
         raise ValueError("not a time in milliseconds")
@@ -122,12 +122,12 @@ class _Place:
 
 
 def at(kind: Kind, *path: str, also: Path = ()) -> dict[str, Any]:
-    """Metadata for an attrs field: its value is of `kind` and lives at `path` in the JSON.
+    """Return the metadata for an attrs field whose value is of `kind` and is at `path` in the JSON.
 
     Args:
-        kind: how it is read and written.
+        kind: how the value is read and written.
         path: the keys from the outside in.
-        also: a second place to read it from if the first is empty; what is found there stays in ``extra`` too.
+        also: a second path to read the value from if there is none at the first; the value also stays in ``extra``.
     """
     return {"place": _Place(kind, path, also)}
 
@@ -150,7 +150,7 @@ def _places(cls: type[Any]) -> dict[str, _Place]:
 
 
 def _structure_hook(cls: type[Any]) -> Callable[[Json, Any], Any]:
-    """Write the function that structures `cls`, field by field: nothing is looked up when it runs."""
+    """Generate the function that structures `cls`, field by field, so that it looks nothing up when it runs."""
     resolve_types(cls)
     tree: dict[str, Any] = {}  # of the same shape as the JSON: keys lead to subtrees, or to a field and its place
     names: dict[str, Any] = {"cls": cls, "find": _find, "left_of": _left_of, "nothing": NOTHING, "new": cls.__new__}
@@ -176,25 +176,26 @@ def _structure_hook(cls: type[Any]) -> Callable[[Json, Any], Any]:
             ]
     _write_branch(tree, "body", 1, lines, names)
     lines += [*missing, " model = new(cls)"]
-    for one in fields(cls):  # as attrs' own __init__ does it, which has to look for each slot
+    for one in fields(cls):  # as attrs' own __init__ does, but without looking each slot up
         names[f"set_{one.name}"] = getattr(cls, one.name).__set__
         lines.append(f" set_{one.name}(model, {f'{one.name}_' if one.name in _places(cls) else 'body_left'})")
     source = compile("\n".join([*lines, " return model"]), f"<{cls.__module__}.{cls.__name__}>", "exec")
-    exec(source, names)  # noqa: S102 - all of it is ours
+    exec(source, names)  # noqa: S102 - all of the source is generated above
     structure: Callable[[Json, Any], Any] = names["structure"]
     return structure
 
 
 def _write_branch(tree: dict[str, Any], node: str, depth: int, lines: list[str], names: dict[str, Any]) -> None:
-    """Write the lines that take what `tree` names out of the object called `node`, and set ``{node}_left`` to the rest.
+    """Generate the lines that take the values in `tree` out of the object called `node`, and set ``{node}_left`` to the
+    rest.
 
-    They count what was taken. Only if that is not all there is, the rest is looked for.
+    These lines count the values that were taken. They compute the rest only if `node` has more values than that.
     """
     indent, names[f"{node}_keys"] = " " * depth, frozenset(tree)
     lines += [f"{indent}{node}_taken, {node}_kept = 0, None"]
     for key, branch in tree.items():
         lines += [f"{indent}value = {node}.get({key!r})", f"{indent}if value is not None:"]
-        keep = f"{node}_kept = {{**({node}_kept or {{}}), {key!r}: "  # it is known, and stays all the same
+        keep = f"{node}_kept = {{**({node}_kept or {{}}), {key!r}: "  # the key is known, but its value stays
         if is_object(branch):
             inner = f"node{len(lines)}"
             lines += [f"{indent} if isinstance(value, dict) and value:", f"{indent}  {inner} = value"]
@@ -203,11 +204,11 @@ def _write_branch(tree: dict[str, Any], node: str, depth: int, lines: list[str],
             lines.append(f"{indent} else: {keep}value}}")
         else:
             name, place, must = branch
-            # Where both places are filled, both stay in what is left: else it could not be told which of them were.
+            # If both places have a value, both stay in the rest: unstructuring must know which of them had one.
             taken = f"{node}_taken += 1"
             taken = f"if also_{name} is None: {taken}\n{indent}  else: {keep}value}}" if place.also else taken
             lines += [f"{indent} try:", f"{indent}  {name}_ = value if {place.kind.plain} else read_{name}(value)"]
-            # One odd field that can be done without must not cost the whole answer: a message that was sent, say.
+            # One unreadable optional field must not make the whole answer unreadable: the message may have been sent.
             lines += [f"{indent} except ValueError:", f"{indent}  {'raise' if must else f'{keep}value}}'}"]
             lines += [f"{indent} else:", f"{indent}  {taken}"]
     lines.append(
@@ -216,7 +217,7 @@ def _write_branch(tree: dict[str, Any], node: str, depth: int, lines: list[str],
 
 
 def _left_of(node: dict[str, Json], keys: frozenset[str], kept: dict[str, Json] | None) -> dict[str, Json]:
-    """What is left of `node` when what `keys` name was taken out of it, but for nulls and what is `kept`."""
+    """Return `node` without the `keys` whose values were taken out; nulls, and what is in `kept`, stay."""
     left = {key: value for key, value in node.items() if key not in keys or value is None}
     return {**left, **kept} if kept else left
 
@@ -240,15 +241,15 @@ def _is_model(type_: Any) -> bool:
 
 
 def found(node: Json, *path: str) -> Json:
-    """What is at `path` in `node`; ``None`` if nothing is."""
+    """Return what is at `path` in `node`; ``None`` if nothing is."""
     return _find(node, path)
 
 
 def structure(body: Json, model: type[T]) -> T:
-    """Structure `body` as a `model`, with the converter's function, which is looked up once.
+    """Structure `body` as a `model`. The converter's function for the model is looked up only once.
 
     Raises:
-        ValueError, TypeError: the JSON is not what the model says.
+        ValueError, TypeError: `body` is not an object, or a required field is absent or of another type.
     """
     hook = _known.get(model)
     if hook is None:
@@ -260,11 +261,11 @@ def structure(body: Json, model: type[T]) -> T:
 _known: Final[dict[Any, Callable[[Json, Any], Any]]] = {}
 
 converter: Final[cattrs.Converter] = cattrs.Converter(detailed_validation=False)
-"""The one converter. ``structure`` raises ValueError or TypeError where the JSON is not what the model says."""
+"""The converter of all models. Its ``structure`` raises ValueError or TypeError if the JSON does not fit the model."""
 
 
 def listed(model: type[Any]) -> Kind:
-    """The kind of a JSON array of objects, each of them a `model`."""
+    """Return the kind of a JSON array of objects, each of them a `model`."""
 
     def read(value: Json) -> tuple[Any, ...]:
         if not is_array(value):
@@ -275,7 +276,7 @@ def listed(model: type[Any]) -> Kind:
 
 
 def nested(model: type[Any]) -> Kind:
-    """The kind of a JSON object that is a `model`."""
+    """Return the kind of a JSON object that is a `model`."""
     return Kind(lambda value: structure(value, model), converter.unstructure)
 
 

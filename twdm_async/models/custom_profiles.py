@@ -1,4 +1,4 @@
-"""Custom profiles: the name and picture an agent writes under."""
+"""Custom profiles: the name and the picture under which an agent writes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class CustomProfile:
     """A custom profile, as the pages *POST custom_profiles/new* and *GET custom_profiles/:id* show it.
 
     Args:
-        id: what is attached to a message.
-        name: the name people see.
-        created_at: when it was made (UTC).
-        avatar_url: where its picture is.
+        id: the profile's id, with which messages are sent under it.
+        name: the name that people see.
+        created_at: when it was created (UTC).
+        avatar_url: the URL of its picture.
         extra: everything else the API said, in its own shape.
     """
 
@@ -37,8 +37,8 @@ class CustomProfilePage:
     """One page of the list of custom profiles, as the page *GET custom_profiles/list* shows it.
 
     Args:
-        custom_profiles: those on this page; there may be none.
-        next_cursor: what the next page is asked for with; ``None`` on the last one.
+        custom_profiles: the profiles on this page; there may be none.
+        next_cursor: the cursor of the next page; ``None`` on the last page.
         extra: everything else the API said.
     """
 

@@ -24,11 +24,11 @@ _CREATE, _DATA = "message_create", "message_data"
 
 @frozen(kw_only=True)
 class InitiatedVia:
-    """What a person came from who wrote first.
+    """Where a person who wrote first came from.
 
     Args:
-        tweet_id: a post with a button *Send a private message*.
-        welcome_message_id: a welcome message.
+        tweet_id: the id of a post with a button *Send a private message*.
+        welcome_message_id: the id of a welcome message.
         extra: everything else the API said, in its own shape.
     """
 
@@ -55,7 +55,9 @@ class SourceApp:
 
 
 def app_of(app_id: str | None, apps: Mapping[str, Any] | None) -> SourceApp | None:
-    """The app called `app_id` in the map that the API gives beside its answers."""
+    """Return the app with the id `app_id` from `apps`, the map that the API gives beside its answers; ``None`` if it is
+    not there.
+    """
     try:
         app: SourceApp = converter.structure((apps or {}).get(app_id or ""), SourceApp)
     except (ValueError, TypeError):
@@ -69,18 +71,18 @@ class DirectMessage:
     direct_messages/events/show* show it.
 
     Args:
-        id: the event's id. The documented reply has none, so it may be ``None``.
-        created_at: when it was made (UTC), or ``None`` likewise.
-        sender_id: whose account it came from.
-        recipient_id: whom it is for.
+        id: the event's id. It may be ``None``, since the documented reply to a send has none.
+        created_at: when it was created (UTC); it may be ``None`` for the same reason.
+        sender_id: the sender's user id.
+        recipient_id: the recipient's user id.
         raw_text: the text as it came, HTML-escaped.
         raw_entities: hashtags, symbols, mentions and links; their indices count in `raw_text`.
         custom_profile_id: the custom profile it was sent under.
-        attachment: a file or a place.
-        quick_reply_response: what a person tapped.
-        initiated_via: what a person came from.
-        source_app_id: which app sent it; only of what the account itself sent.
-        apps: what the API says of that app.
+        attachment: a file or a location.
+        quick_reply_response: the person's answer to quick replies.
+        initiated_via: where a person who wrote first came from.
+        source_app_id: the id of the app that sent it; given only for the account's own messages.
+        apps: what the API says of that app, by its id.
         extra: everything else the API said, in its own shape.
     """
 
@@ -118,17 +120,17 @@ class DirectMessage:
 
     @property
     def quick_replies(self) -> QuickReplies | None:
-        """The answers to tap that it offers."""
+        """The quick replies that the message offers."""
         return read_quick_replies(found(self.extra, _CREATE, _DATA, "quick_reply"))
 
     @property
     def ctas(self) -> tuple[CallToAction, ...]:
-        """Its buttons."""
+        """The buttons below the message."""
         return read_ctas(found(self.extra, _CREATE, _DATA, "ctas"))
 
     @property
     def source_app(self) -> SourceApp | None:
-        """The app that sent it, if the API told."""
+        """The app that sent the message, if the API says so."""
         return app_of(self.source_app_id, self.apps)
 
 
@@ -137,9 +139,9 @@ class DirectMessagePage:
     """One page of the list of messages, as the page *List messages* shows it.
 
     Args:
-        events: those on this page, the newest first; there may be none.
-        next_cursor: what the next page is asked for with; ``None`` on the last one.
-        apps: what the API says of the apps that sent them.
+        events: the messages on this page, newest first; there may be none.
+        next_cursor: the cursor of the next page; ``None`` on the last page.
+        apps: what the API says of the apps that sent the messages, by their ids.
         extra: everything else the API said.
     """
 

@@ -1,4 +1,4 @@
-"""Uploaded files, and what can be told of a file before it is uploaded."""
+"""Uploaded files, and the checks of a file before it is uploaded."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MediaCategory = Literal["tweet_image", "tweet_gif", "tweet_video", "dm_image", "
 
 @frozen(kw_only=True)
 class Processing:
-    """How far the API is with a film or an animation, as the page *GET media/upload (STATUS)* shows it.
+    """The API's progress in processing a film or an animation, as the page *GET media/upload (STATUS)* shows it.
 
     Args:
         state: ``"pending"``, ``"in_progress"``, ``"succeeded"`` or ``"failed"``.
         check_after_secs: seconds after which to ask again.
-        progress_percent: how much of it is done.
+        progress_percent: how much is done, in percent.
         error: what went wrong, in the API's own shape.
         extra: everything else the API said, in its own shape.
     """
@@ -37,10 +37,10 @@ class Media:
     """An uploaded file, as the pages *POST media/upload* and *POST media/upload (FINALIZE)* show it.
 
     Args:
-        id: what a message or a profile refers to.
-        size: bytes.
-        expires_after_secs: seconds within which it must be used.
-        processing: how far the API is with it; ``None`` if it can be used at once.
+        id: the media id, by which a message or a profile refers to the file.
+        size: the file's size in bytes.
+        expires_after_secs: seconds within which the file must be used.
+        processing: the progress of processing; ``None`` if the file can be used at once.
         extra: everything else the API said, in its own shape.
     """
 
@@ -53,7 +53,7 @@ class Media:
 
 @frozen(kw_only=True)
 class MediaV2(Media):
-    """The same, as the page *POST /2/media/upload* shows it."""
+    """An uploaded file, as the page *POST /2/media/upload* shows it."""
 
     id: str = field(metadata=at(ID, "id"))
 
@@ -61,18 +61,18 @@ class MediaV2(Media):
 _MEGABYTE: Final = 1024 * 1024
 _LIMITS: Final = {"image": 5 * _MEGABYTE, "gif": 15 * _MEGABYTE, "video": 512 * _MEGABYTE}
 HEAD: Final = 16
-"""Bytes from the beginning of a file by which its type is told."""
+"""How many bytes from the beginning of a file are needed to tell its type."""
 
 
 _NO_FILMS: Final = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"miaf"}
     | {b"avif", b"avis", b"M4A ", b"M4B ", b"M4P ", b"crx ", b"jp2 ", b"jpx ", b"jpm ", b"jxl "}
 )
-"""Brands of files that begin as films do, and are still pictures or sound."""
+"""Brands of files that begin like films but are pictures or sound."""
 
 
 def type_by_content(head: bytes) -> str | None:
-    """The content type of a file that begins like this, if it is one that the API takes."""
+    """Return the content type of a file that begins with `head`; ``None`` if it is not a type that the API accepts."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if head.startswith(b"\xff\xd8\xff"):
@@ -87,16 +87,17 @@ def type_by_content(head: bytes) -> str | None:
 
 
 def checked_type(head: bytes, size: int, category: MediaCategory | None, parameter: str) -> str:
-    """The content type of a file that can be uploaded.
+    """Return the content type of a file if it can be uploaded.
 
     Args:
-        head: its first bytes.
-        size: its bytes.
-        category: what it is for.
-        parameter: its name in an error.
+        head: the file's first bytes.
+        size: the file's size in bytes.
+        category: what the file is for.
+        parameter: the argument's name, for the error.
 
     Raises:
-        InvalidInput: it is empty, too large, of no type that the API takes, or not what `category` says.
+        InvalidInput: the file is empty, too large, or of a type that the API or `category` does not accept; `category`
+            is not a known one; or it is missing for a film.
     """
     if category is not None and category not in get_args(MediaCategory):
         raise InvalidInput(parameter="category", problem=f"must be one of {', '.join(get_args(MediaCategory))}")
@@ -109,7 +110,7 @@ def checked_type(head: bytes, size: int, category: MediaCategory | None, paramet
     kind = "gif" if content_type == "image/gif" else content_type.partition("/")[0]
     if category is None and kind == "video":
         raise InvalidInput(parameter="category", problem="is needed for a film, such as dm_video")
-    # A still GIF is taken for an image, too.
+    # A GIF that is not animated is accepted as an image, too.
     if category is not None and category.partition("_")[2] not in {kind, "image" if kind == "gif" else kind}:
         raise InvalidInput(parameter=parameter, problem=f"is {content_type}, which {category} does not take")
     if size > _LIMITS[kind]:

@@ -1,4 +1,4 @@
-"""What a person can answer with a tap, and the buttons below a message."""
+"""Quick replies, with which a person can answer by a tap, and the buttons below a message."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _LONGEST_METADATA: Final = 1000
 @quiet_class
 @frozen
 class QuickReply:
-    """One answer a person can tap instead of typing (page *Quick replies*, type ``options``).
+    """One answer that a person can tap instead of typing (page *Quick replies*, type ``options``).
 
     Args:
         label: what the person sees, at most 36 characters.
-        description: a line below it, at most 72 characters; either all the options of a message have one or none.
-        metadata: comes back with the answer and is not shown, at most 1000 characters.
+        description: a line below the label, at most 72 characters; all options of a message have one, or none has.
+        metadata: a text that comes back with the answer and is not shown, at most 1000 characters.
 
     Raises:
-        InvalidInput: something is empty or too long.
+        InvalidInput: an argument is empty or too long, or `label` or `description` contains an address (``://``).
     """
 
     label: str = field(repr=False)
@@ -52,11 +52,11 @@ class TextInput:
 
     Args:
         label: what the person sees, at most 36 characters; ``None`` for nothing.
-        keyboard: which keyboard is shown, such as ``"default"`` or ``"number"``.
-        metadata: comes back with the answer and is not shown, at most 1000 characters.
+        keyboard: the keyboard that is shown, such as ``"default"`` or ``"number"``.
+        metadata: a text that comes back with the answer and is not shown, at most 1000 characters.
 
     Raises:
-        InvalidInput: something is empty or too long.
+        InvalidInput: an argument is empty or too long, or `label` contains an address (``://``).
     """
 
     label: str | None = field(default=None, repr=False)
@@ -75,13 +75,13 @@ class TextInput:
 @quiet_class
 @frozen
 class LocationRequest:
-    """An invitation to say where one is (page *Quick replies*, the older type ``location``).
+    """An invitation to share a location (page *Quick replies*, the older type ``location``).
 
     Args:
-        metadata: comes back with the answer and is not shown, at most 1000 characters.
+        metadata: a text that comes back with the answer and is not shown, at most 1000 characters.
 
     Raises:
-        InvalidInput: it is empty or too long.
+        InvalidInput: `metadata` is empty or too long.
     """
 
     metadata: str | None = field(default=None, repr=False)
@@ -102,10 +102,10 @@ class CallToAction:
     Args:
         label: what the person sees, at most 36 characters.
         url: an http or https address.
-        tco_url: the address as the API shortened it, of a message that it shows. It is not sent.
+        tco_url: the address as the API shortened it, in a message that the API shows. It is not sent.
 
     Raises:
-        InvalidInput: the label is empty or too long, or the address is not one.
+        InvalidInput: `label` is empty or too long, or `url` is not an http or https address.
     """
 
     label: str = field(repr=False)
@@ -118,7 +118,7 @@ class CallToAction:
         try:
             parts = urlsplit(self.url)
             is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # a port or an IPv6 address that is none
+        except ValueError:  # the port or the IPv6 address is not valid
             is_address = False
         if not is_address or any(map(str.isspace, self.url)):
             raise InvalidInput(parameter="url", problem="must be an http:// or https:// address without spaces")
@@ -126,11 +126,12 @@ class CallToAction:
 
 @frozen(kw_only=True)
 class QuickReplyResponse:
-    """What a person tapped, or answered to an invitation (page *Quick replies*).
+    """A person's answer to quick replies: the option that was tapped, or an answer to an invitation (page *Quick
+    replies*).
 
     Args:
         type: ``"options"``, ``"text_input"`` or ``"location"``.
-        metadata: that of the option or the invitation.
+        metadata: the metadata of the option or the invitation.
         extra: everything else the API said, in its own shape.
     """
 
@@ -146,7 +147,7 @@ def _check_label(label: str) -> None:
 
 
 def read_quick_replies(quick_reply: Json) -> QuickReplies | None:
-    """What the API shows as ``quick_reply``; ``None`` if it is nothing that could be sent."""
+    """Read what the API shows as ``quick_reply``; return ``None`` if it is not valid quick replies of a known type."""
     if not is_object(quick_reply):
         return None
     kind = quick_reply.get("type")
@@ -167,7 +168,7 @@ def read_quick_replies(quick_reply: Json) -> QuickReplies | None:
 
 
 def quick_replies_json(quick_replies: QuickReplies) -> Json:
-    """How the API writes it."""
+    """Return `quick_replies` as the API writes them."""
     match quick_replies:
         case TextInput():
             inner = {"keyboard": quick_replies.keyboard, "label": quick_replies.label}
@@ -186,7 +187,7 @@ def _given(fields: dict[str, str | None]) -> dict[str, str]:
 
 
 def read_ctas(ctas: Json) -> tuple[CallToAction, ...]:
-    """What the API shows as ``ctas``; those are left out that could not be sent."""
+    """Read what the API shows as ``ctas``; leave out buttons that are not valid."""
     buttons: list[CallToAction] = []
     for cta in ctas if is_array(ctas) else []:
         try:

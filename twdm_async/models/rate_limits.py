@@ -1,4 +1,4 @@
-"""What the API itself lists of its quotas."""
+"""The quotas, as the API itself lists them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from twdm_async.models.convert import OBJECT, at
 
 @frozen
 class RateLimitWindow:
-    """How far one of the API's windows is used.
+    """The state of one of the API's rate limit windows.
 
     Args:
-        limit: requests it allows.
-        remaining: requests left.
-        reset: when it ends, in seconds since 1970.
+        limit: how many requests the window allows.
+        remaining: how many requests are left.
+        reset: when the window ends, in seconds since 1970.
     """
 
     limit: int
@@ -31,7 +31,7 @@ class RateLimitStatus:
     """The windows of an account, as the page *GET application/rate_limit_status* shows them.
 
     Args:
-        resources: by group, then by path without ``/1.1`` and ``.json``, in the API's own shape.
+        resources: the windows by group, then by path without ``/1.1`` and ``.json``, in the API's own shape.
         extra: everything else the API said.
     """
 
@@ -40,7 +40,7 @@ class RateLimitStatus:
 
     @property
     def windows(self) -> dict[str, RateLimitWindow]:
-        """Each path's window; those that cannot be read are left out."""
+        """The windows by path; a window that cannot be read is left out."""
         listed = [group for group in self.resources.values() if is_object(group)]
         read = {path: _read(window) for group in listed for path, window in group.items()}
         return {path: window for path, window in read.items() if window is not None}

@@ -1,4 +1,4 @@
-"""Texts as the API gives them: escaped, with entities whose indices count what was escaped."""
+"""Texts as the API gives them: escaped, with entities whose indices count in the escaped text."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ _ESCAPES: Final = {"&lt;": "<", "&gt;": ">", "&amp;": "&"}
 
 
 def unescaped(text: str | None) -> str | None:
-    """`text` as a person wrote it: the API escapes ``&``, ``<`` and ``>``, and nothing else."""
+    """Return `text` as a person wrote it: the API escapes ``&``, ``<`` and ``>``, and nothing else."""
     return "".join(character for character, _ in _characters(text)) if text and "&" in text else text
 
 
 def readings(raw_text: str | None, raw_entities: Mapping[str, Any] | None) -> frozenset[str]:
-    """What the text can have been when it was sent: with every ``t.co`` link made what it stands for. Empty if that is
-    not told of one. There are two if it makes a difference whether the addresses are told escaped or as they are.
+    """Return the texts that may have been sent: `raw_text`, unescaped, with each ``t.co`` link replaced by its address.
+    Return two texts if they depend on whether the API escapes the addresses, and none if the address of a link is
+    missing.
 
     Args:
-        raw_text: as the API gave it.
-        raw_entities: likewise.
+        raw_text: the text, as the API gave it.
+        raw_entities: its entities, as the API gave them.
     """
     text = raw_text or ""
     listed = (raw_entities or {}).get("urls")
@@ -37,19 +38,19 @@ def readings(raw_text: str | None, raw_entities: Mapping[str, Any] | None) -> fr
             links[url["url"]] = url["expanded_url"]
     for short, address in links.items():
         if _ATTACHMENT.match(address):
-            text = text.removesuffix(short)  # the API adds it to the text by itself
+            text = text.removesuffix(short)  # the API itself adds the attachment's link to the text
     found = {unescaped(_lengthened(text, links)) or "", _lengthened(unescaped(text) or "", links)}
     return frozenset(one for one in found if "//t.co/" not in one)
 
 
 def _lengthened(text: str, links: Mapping[str, str]) -> str:
-    for short in sorted(links, key=len, reverse=True):  # one may be the beginning of another
+    for short in sorted(links, key=len, reverse=True):  # a link may be a prefix of another one
         text = text.replace(short, links[short])
     return text
 
 
 def _characters(raw_text: str) -> list[tuple[str, int]]:
-    """The characters that were written, and how many stand for each of them in `raw_text`."""
+    """Return the characters that were written, each with the number of characters that stand for it in `raw_text`."""
     characters: list[tuple[str, int]] = []
     place = 0
     while place < len(raw_text):
@@ -60,11 +61,11 @@ def _characters(raw_text: str) -> list[tuple[str, int]]:
 
 
 def fitted(entities: Mapping[str, Any] | None, raw_text: str | None) -> Mapping[str, Any] | None:
-    """`entities`, with indices that fit the text as a person wrote it.
+    """Return `entities` with indices that count in the text as a person wrote it.
 
     Args:
-        entities: as the API gave them: lists of objects with ``indices``.
-        raw_text: as the API gave it.
+        entities: lists of objects with ``indices``, as the API gave them.
+        raw_text: the text, as the API gave it.
     """
     if entities is None or raw_text is None or "&" not in raw_text:
         return entities

@@ -16,15 +16,15 @@ class User:
     """An account, as the page *POST account/update_profile* shows it.
 
     Args:
-        id: its id.
+        id: the user id.
         name: the display name.
         screen_name: the handle, without ``@``.
-        location: as the account says.
-        description: as the account says.
-        url: as the account says, often shortened.
-        verified: whether it carries a badge, which custom profiles need.
+        location: the location in the profile, a free text.
+        description: the description in the profile.
+        url: the web page in the profile, often shortened.
+        verified: whether the account has a badge, which custom profiles need.
         protected: whether its posts are hidden from those who do not follow it.
-        created_at: when it was made (UTC).
+        created_at: when it was created (UTC).
         followers_count: how many follow it.
         profile_image_url: its picture (https).
         extra: everything else the API said, in its own shape.
@@ -46,13 +46,13 @@ class User:
 
 @frozen(kw_only=True)
 class Person:
-    """Somebody who writes or is written to, as webhooks show it (page *Account Activity data objects*).
+    """A person in a conversation, as webhooks show it (page *Account Activity data objects*).
 
     Args:
         id: the user id.
         name: the display name.
         screen_name: the handle, without ``@``.
-        verified: whether the account carries a badge.
+        verified: whether the account has a badge.
         protected: whether its posts are hidden from those who do not follow it.
         followers_count: how many follow it.
         profile_image_url: its picture (https).

@@ -1,4 +1,4 @@
-"""Welcome messages, which a person sees on opening a conversation, and the rule that says which one."""
+"""Welcome messages, which a person sees on opening a conversation, and the rule that says which message that is."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class WelcomeMessage:
 
     Args:
         id: its id.
-        created_at: when it was made (UTC).
-        name: the name it is kept under.
+        created_at: when it was created (UTC).
+        name: the name it is stored under.
         raw_text: the text as it came, HTML-escaped.
         raw_entities: hashtags, symbols, mentions and links; their indices count in `raw_text`.
         custom_profile_id: the custom profile it shows under, if the API says so.
-        attachment: a file or a place.
-        source_app_id: which app made it.
-        apps: what the API says of that app.
+        attachment: a file or a location.
+        source_app_id: the id of the app that created it.
+        apps: what the API says of that app, by its id.
         extra: everything else the API said, in its own shape.
     """
 
@@ -59,17 +59,17 @@ class WelcomeMessage:
 
     @property
     def quick_replies(self) -> QuickReplies | None:
-        """The answers to tap that it offers."""
+        """The quick replies that the message offers."""
         return read_quick_replies(found(self.extra, _DATA, "quick_reply"))
 
     @property
     def ctas(self) -> tuple[CallToAction, ...]:
-        """Its buttons."""
+        """The buttons below the message."""
         return read_ctas(found(self.extra, _DATA, "ctas"))
 
     @property
     def source_app(self) -> SourceApp | None:
-        """The app that made it, if the API told."""
+        """The app that created the message, if the API says so."""
         return app_of(self.source_app_id, self.apps)
 
 
@@ -78,9 +78,9 @@ class WelcomeMessagePage:
     """One page of the list of welcome messages, as the page *GET direct_messages/welcome_messages/list* shows it.
 
     Args:
-        welcome_messages: those on this page; ``None`` if the API left the list out, since there are none.
-        next_cursor: what the next page is asked for with; ``None`` on the last one.
-        apps: what the API says of the apps that made them.
+        welcome_messages: the messages on this page; ``None`` if the API left the list out, since there are none.
+        next_cursor: the cursor of the next page; ``None`` on the last page.
+        apps: what the API says of the apps that created the messages, by their ids.
         extra: everything else the API said.
     """
 
@@ -94,13 +94,13 @@ class WelcomeMessagePage:
 
 @frozen(kw_only=True)
 class WelcomeMessageRule:
-    """Says which welcome message everybody sees, as the page *POST direct_messages/welcome_messages/rules/new* shows
-    it.
+    """The rule that says which welcome message everybody sees, as the page *POST
+    direct_messages/welcome_messages/rules/new* shows it.
 
     Args:
         id: its id.
-        created_at: when it was made (UTC).
-        welcome_message_id: the message.
+        created_at: when it was created (UTC).
+        welcome_message_id: the message's id.
         extra: everything else the API said, in its own shape.
     """
 
@@ -115,8 +115,8 @@ class WelcomeMessageRulePage:
     """One page of the list of rules, as the page *GET direct_messages/welcome_messages/rules/list* shows it.
 
     Args:
-        welcome_message_rules: those on this page; ``None`` if the API left the list out, since there are none.
-        next_cursor: what the next page is asked for with; ``None`` on the last one.
+        welcome_message_rules: the rules on this page; ``None`` if the API left the list out, since there are none.
+        next_cursor: the cursor of the next page; ``None`` on the last page.
         extra: everything else the API said.
     """
 

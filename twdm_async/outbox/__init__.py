@@ -1,4 +1,4 @@
-"""Sending that survives a crash: messages are kept in a file or a database until it is known what became of them."""
+"""Sending that survives a crash: a file or a database keeps each message until it is known what became of it."""
 
 from twdm_async.outbox.entry import Entry, Process, State
 from twdm_async.outbox.insertion import Insertion

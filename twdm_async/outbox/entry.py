@@ -1,4 +1,4 @@
-"""What an outbox tells of a message."""
+"""What an outbox reports of a message."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from twdm_async.quota.spec import Priority
 
 
 class State(enum.StrEnum):
-    """How far a message has come: queued → sending → sent, rejected or unknown; unknown → sent or absent; absent →
-    sending again. What waits may expire; what fails again and again becomes failed. Sent, rejected, failed and expired
-    are final.
+    """The state of a message: queued → sending → sent, rejected or unknown; unknown → sent or absent; absent → sending
+    again. A message that waits can expire; a message that fails again and again becomes failed. Sent, rejected, failed
+    and expired are final.
     """
 
     QUEUED = "queued"
     """It waits to be sent, or to be tried again."""
     SENDING = "sending"
-    """It may be on the wire. That was on the disk before its first byte left."""
+    """It may be on the wire. This state is on the disk before its first byte leaves."""
     SENT = "sent"
     """It arrived."""
     REJECTED = "rejected"
-    """The API refused this message, for good."""
+    """The API refused this message. It is not sent again."""
     UNKNOWN = "unknown"
-    """It left, and no readable answer came. The list of messages will tell."""
+    """It left, and no readable answer came. The API's list of messages will tell whether it arrived."""
     ABSENT = "absent"
     """It left, and did not arrive. It is sent again."""
     FAILED = "failed"
     """It was tried again and again while others got through, and never arrived. It is not tried any more."""
     EXPIRED = "expired"
-    """Its time was over before it could be sent."""
+    """Its `not_after` passed before it could be sent."""
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more will be done about it."""
+        """Whether the outbox does nothing more about a message in this state."""
         return self in {State.SENT, State.REJECTED, State.FAILED, State.EXPIRED}
 
 
@@ -45,17 +45,17 @@ class Entry:
 
     Args:
         key: its name in the outbox.
-        state: how far it has come.
-        recipient_id: whom it is for.
-        custom_profile_id: the profile it goes under; ``None`` for the account's own.
-        priority: what it waits with.
-        message_id: the API's id, once it is sent; some replies do not tell it.
-        error: why it has not arrived, in words; of one that waits, why it does.
-        attempts: how often it left, or was about to.
-        put_at: when it was put here (UTC).
+        state: its state.
+        recipient_id: the recipient's user id.
+        custom_profile_id: the profile it is sent under; ``None`` for the account's own name and picture.
+        priority: its priority while it waits.
+        message_id: the API's id, once it is sent; ``None`` if the reply did not tell it.
+        error: why it has not arrived, or why it still waits, in words.
+        attempts: how often it left, or was about to leave.
+        put_at: when it was put into the outbox (UTC).
         changed_at: when it came into this state (UTC).
         not_after: when it expires (UTC); ``None`` if it never does.
-        number: grows with every outcome, over all messages of the account.
+        number: the number of its latest outcome. Every outcome of the account's messages gets the next number.
     """
 
     key: str
@@ -74,14 +74,14 @@ class Entry:
 
 @frozen
 class Process:
-    """A process that uses the outbox, or one of another account in the same place.
+    """A process that uses the outbox, or another account's outbox in the same file or database.
 
     Args:
-        host: on which it runs.
+        host: the host on which it runs.
         pid: its process id there.
-        since: when it began to (UTC).
-        is_alive: whether it is believed to live.
-        messages: on how many of the account's messages it works.
+        since: when it began to use the outbox (UTC).
+        is_alive: whether it is believed to be alive.
+        messages: how many of the account's messages it works on.
     """
 
     host: str

@@ -1,4 +1,4 @@
-"""A message that is put in a transaction of the application's own, in the PostgreSQL database of an outbox."""
+"""Putting a message in a transaction of the application's own, in the PostgreSQL database of an outbox."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Insertion:
         await connection.execute(*insertion.asyncpg)
         await session.execute(sqlalchemy.text(insertion.sqlalchemy[0]), insertion.sqlalchemy[1])
 
-    It is part of the transaction in which it is executed: if that is rolled back, nothing is sent. The same message
-    under the same key is put once. Another message under a key that is used fails, and so does the transaction: with a
-    unique violation (``SQLSTATE 23505``) that names the key.
+    The statement is part of the transaction in which it is executed: if that is rolled back, nothing is sent. The same
+    message under the same key is put once. If the key is used for another message, the statement fails with a unique
+    violation (``SQLSTATE 23505``) that names the key, and so does the transaction.
 
     Args:
         key: the message's name in the outbox.
@@ -58,7 +58,7 @@ class Insertion:
 
 
 def insertion_of(new: NewMessage, account: str, schema: str) -> Insertion:
-    """Return what puts `new` into the outbox of `account` in the schema."""
+    """Return the statement that puts `new` into the outbox of `account` in the schema."""
     values = {
         "account": account,
         "key": new.key,
@@ -103,4 +103,4 @@ BEGIN
     PERFORM pg_notify(trim('"' from '{schema}'), '');
 END $$
 """
-"""What :class:`Insertion` calls."""
+"""The database function that :class:`Insertion` calls."""

@@ -1,4 +1,4 @@
-"""Where an outbox keeps its messages, for all its parts: transactions over rows, and a bell for those who wait."""
+"""The outbox's access to its storage: transactions over rows, and events that wake waiting tasks."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ T = TypeVar("T")
 
 
 class Messages:
-    """The messages of `account`.
+    """The messages of one account.
 
     Args:
-        storage: where they are.
-        account: whose messages.
-        clock: this machine's.
+        storage: where the messages are.
+        account: the account.
+        clock: the source of time.
     """
 
     def __init__(self, storage: Storage, account: str, clock: Clock) -> None:
@@ -38,9 +38,9 @@ class Messages:
         self._is_closed = False
         self._version = 0
         self.news = asyncio.Event()
-        """Set, and replaced by another one, when something has changed."""
+        """Set, and replaced by a new event, when something has changed."""
         self.more = asyncio.Event()
-        """The same for changes after which there may be more to send."""
+        """The same, only for changes after which there may be more to send."""
 
     @property
     def owner(self) -> str:
@@ -48,25 +48,25 @@ class Messages:
         return self.storage.owner
 
     async def do(self, work: Callable[[Rows], T], *, is_durable: bool = False, only_reads: bool = False) -> T:
-        """Do `work` in one transaction.
+        """Do `work` in one transaction, and return its result.
 
         Args:
-            work: gets the rows.
-            is_durable: whether it must be on the disk when this returns.
-            only_reads: whether it changes nothing.
+            work: is called with the rows.
+            is_durable: whether the change must be on the disk when this returns.
+            only_reads: whether `work` changes nothing.
 
         Raises:
-            OutboxFailed: nothing was changed, unless it says so.
+            OutboxFailed: the transaction failed. Nothing was changed, unless the error's `is_unsure` is true.
         """
         if only_reads:
             return await self._told(lambda: self.storage.read(self._with_rows(work)))
         return await self._told(lambda: self.storage.change(self._with_rows(work), is_durable=is_durable))
 
     async def put(self, new: NewMessage) -> Entry | InvalidInput:
-        """Keep a message, together with all that is put at this moment.
+        """Insert a message, in one transaction with all messages that are put at the same moment.
 
         Raises:
-            OutboxFailed: it was not kept, unless it says so.
+            OutboxFailed: the transaction failed. Nothing was inserted, unless the error's `is_unsure` is true.
         """
         work = self._with_rows(lambda rows: rows.put(new))
         entry = await self._told(lambda: self.storage.change_together(work, is_durable=True))
@@ -74,7 +74,7 @@ class Messages:
         return entry
 
     async def _told(self, doing: Callable[[], Awaitable[T]]) -> T:
-        """Tell what went wrong in the outbox' words."""
+        """Await `doing`, and convert its errors to those of an outbox."""
         if self._is_closed:
             raise OutboxFailed(path=self.storage.address, problem="it is closed")
         try:
@@ -83,43 +83,43 @@ class Messages:
             problem: TwdmError = OutboxFailed(
                 path=self.storage.address, problem=trouble.problem, is_unsure=trouble.is_unsure
             )
-        except Exception as error:  # noqa: BLE001 - nobody could have expected it
+        except Exception as error:  # noqa: BLE001 - an unexpected error is a bug, and reported as one
             problem = mistake(error)
         raise problem
 
     def do_soon(self, work: Callable[[Rows], object], then: Callable[[], object]) -> None:
-        """Do `work` in one transaction without waiting for it, and `then` if it was done. Both run in the storage's
-        thread, also if the loop ends.
+        """Do `work` in one transaction without waiting for it; call `then` if it succeeded. Both run in the storage's
+        thread, even if the event loop ends.
         """
 
         def job() -> None:
-            with contextlib.suppress(Exception):  # who needs it does it again
+            with contextlib.suppress(Exception):  # callers do the work again if it must not be lost
                 self.storage.transact(self._with_rows(work), is_durable=True)
                 then()
 
         self.storage.put(job)
 
     async def stay_alive(self) -> None:
-        """See that the others know that this process lives.
+        """Record that this process is alive, for other processes to see.
 
         Raises:
-            OutboxFailed: they cannot know it.
+            OutboxFailed: the file or database could not be written.
         """
         await self.do(lambda rows: self.storage.stay_alive(rows.transaction))
 
     async def take_turn(self, name: str) -> bool:
-        """Be the only one of all processes who does what is called `name`, if nobody else does it now."""
+        """Take the turn called `name`, which one process at a time can have; return whether this process has it."""
         return await self.do(lambda rows: self.storage.take_turn(rows.transaction, name))
 
     async def sweep(self) -> None:
-        """Remove what processes left behind that have ended."""
+        """Remove what ended processes have left behind."""
         await self.do(lambda rows: self.storage.sweep(rows.transaction))
 
     def _with_rows(self, work: Callable[[Rows], T]) -> Callable[[Transaction], T]:
         return lambda transaction: work(Rows(transaction, self._account))
 
     def tell(self, *, is_more: bool = True) -> None:
-        """Something has changed: wake those who wait for news.
+        """Wake the tasks that wait for news, since something has changed.
 
         Args:
             is_more: whether there may be more to send than before.
@@ -131,11 +131,11 @@ class Messages:
             self.more = asyncio.Event()
 
     async def watch(self, every: float, at_least_every: float) -> None:
-        """Tell, for ever, what other processes change, or that time passes.
+        """Call :meth:`tell` when another process has changed something, and now and then; do not return.
 
         Args:
             every: seconds between two looks.
-            at_least_every: seconds after which those who wait are woken whatever happened.
+            at_least_every: seconds after which waiting tasks are woken even if nothing has changed.
         """
         told_at, stop_listening = self._clock.monotonic(), self.storage.listen(self.tell)
         try:
@@ -149,14 +149,14 @@ class Messages:
             stop_listening()
 
     async def close(self) -> None:
-        """Let go of them."""
+        """Wake all waiting tasks, and close the storage."""
         self._is_closed = True
         self.tell()
         await self.storage.close()
 
 
 async def woken(news: asyncio.Event, within: float) -> None:
-    """Wait until there is news, for so many seconds at the most."""
+    """Wait until `news` is set, for at most `within` seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
             await news.wait()

@@ -1,8 +1,8 @@
-"""The queue that survives: put a message, and it is sent once, whatever happens to the process.
+"""A persistent queue: each message that is put is sent once, whatever happens to the process.
 
-Before a message's first byte leaves, it is on the disk that it is being sent; and when its answer is there, what that
-was. So after a crash it is known which messages may or may not have arrived. These are looked for in the API's list of
-messages, and only what is not there after a settling time is sent again.
+Before a message's first byte leaves, the outbox writes to the disk that it is being sent; when the answer comes, it
+writes what that was. So after a crash it is known which messages may have arrived. The outbox looks for these in the
+API's list of messages, and sends again only those that are not there after a settling time.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LOOK_EVERY: Final = 0.25  # seconds, for what other processes do
+_LOOK_EVERY: Final = 0.25  # seconds between two looks at what other processes do
 _IF_BAD: Final = "put it back, or move it away and put the messages again"
 _LONGEST_KEY: Final = 500
 _LARGEST_NUMBER: Final = 2**63 - 1
@@ -55,23 +55,24 @@ _LATEST: Final = 253_402_300_799.0  # seconds since 1970: the end of the year 99
 
 
 class Outbox:
-    """Messages of one account in a file or a PostgreSQL database, and whoever sends them.
+    """A persistent queue of one account's messages, in a file or a PostgreSQL database.
 
     Several processes may use one file, and processes on many hosts one database. Use it as ``async with Outbox(client,
     path) as outbox``, within the client's own block.
 
     Args:
-        client: sends them.
-        path: of the file; it is made if it is not there, for its owner alone. Or the URL of a database
+        client: sends the messages.
+        path: the path of the file. A missing file is created, readable by its owner alone. Or the URL of a database
             (``postgresql://...``), or a :class:`PostgresDatabase`. If the client's quota store is in the same file or
-            database, a message and the slot it is sent with are written down together.
+            database, a message and the slot that it takes are written in one transaction.
         settle_after: seconds after which a message that may have arrived, and is not in the API's list of messages, may
-            be sent again: ten minutes, or five times the client's timeout, and the database's lease, if that is more.
-            The list has been seen to lag by three minutes; see :mod:`twdm_async.resources.evidence`. Pauses after a
-            message failed are a multiple of it.
+            be sent again. The default is ten minutes, or five times the client's timeout plus the database's lease if
+            that is longer. The list has been seen to lag by three minutes; see :mod:`twdm_async.resources.evidence`.
+            The pauses before a failed message is tried again are in proportion to it.
 
     Raises:
-        InvalidInput: `path` is not a path, or `settle_after` is so short that a message may still be on its way.
+        InvalidInput: `client` is not a Client, `path` is not a path, or `settle_after` is so short that a message may
+            still be on its way.
     """
 
     def __init__(self, client: Client, path: Place, *, settle_after: float | None = None) -> None:
@@ -110,29 +111,29 @@ class Outbox:
         ctas: Sequence[CallToAction] | None = None,
         attachment: Attachable | None = None,
     ) -> Entry:
-        """Keep a message, to be sent. When this returns, it is on the disk.
+        """Put a message into the outbox, to be sent. When this returns, it is on the disk.
 
         Args:
             recipient_id: the person's user id.
             text: at most 10 000 characters; may be left out if there is an attachment.
-            custom_profile_id: the custom profile it shows under, or its id; the account's own name and picture if not
+            custom_profile_id: the custom profile it is sent under, or its id; the account's own name and picture if not
                 given.
-            key: a name for the message, of at most 500 characters. The same message (to the same person, under the same
-                profile, with the same content) under the same key is kept, and sent, once; `priority` and `not_after`
-                stay as they were first. A name of its own if not given.
-            priority: which waiting messages go first.
-            not_after: when it is too late to send it (an aware ``datetime``).
+            key: a name for the message, of at most 500 characters; a random one if not given. If the same message (to
+                the same person, under the same profile, with the same content) is put again under the same key, it is
+                still sent once, and the first `priority` and `not_after` hold.
+            priority: which waiting messages are sent first.
+            not_after: the time after which the message is not sent (an aware ``datetime``).
             quick_replies: 1 to 20 answers to tap; or a :class:`TextInput` or :class:`LocationRequest`.
             ctas: 1 to 3 buttons.
             attachment: a file that was uploaded with a category such as ``"dm_image"``, or its media id (the API
                 forgets files after a day); or a :class:`SharedCoordinate` or :class:`SharedPlace`.
 
         Returns:
-            What became of the message of this key so far.
+            The message's entry, with its state so far.
 
         Raises:
-            InvalidInput: something is wrong with the arguments, or `key` was used for another message.
-            OutboxFailed: it could not be kept.
+            InvalidInput: an argument is wrong, or `key` was used for another message.
+            OutboxFailed: the message could not be written to the disk.
         """
         new = self._new(
             recipient_id,
@@ -164,22 +165,22 @@ class Outbox:
         ctas: Sequence[CallToAction] | None = None,
         attachment: Attachable | None = None,
     ) -> Insertion:
-        """Return the statement that puts a message in a transaction of your own, in the outbox' PostgreSQL database:
+        """Return the statement that puts a message in a transaction of your own, in the outbox's PostgreSQL database:
         the message is sent if that transaction is committed, and only then.
 
         Args:
-            recipient_id: as of :meth:`put`, and so are all the others.
-            text: as of :meth:`put`.
+            recipient_id: see :meth:`put`.
+            text: see :meth:`put`.
             key: a name for the message; see :meth:`put`.
-            custom_profile_id: as of :meth:`put`.
-            priority: as of :meth:`put`.
-            not_after: as of :meth:`put`.
-            quick_replies: as of :meth:`put`.
-            ctas: as of :meth:`put`.
-            attachment: as of :meth:`put`.
+            custom_profile_id: see :meth:`put`.
+            priority: see :meth:`put`.
+            not_after: see :meth:`put`.
+            quick_replies: see :meth:`put`.
+            ctas: see :meth:`put`.
+            attachment: see :meth:`put`.
 
         Raises:
-            InvalidInput: something is wrong with the arguments, or the outbox is in a file.
+            InvalidInput: an argument is wrong, or the outbox is in a file.
         """
         if not isinstance(self._place, PostgresDatabase):
             raise errors.InvalidInput(
@@ -208,7 +209,7 @@ class Outbox:
         not_after: datetime | None,
         **content: Any,
     ) -> NewMessage:
-        """Check a message that is to be put, and encode it."""
+        """Check the arguments of :meth:`put`, and encode the message."""
         message = outgoing(recipient_id, text, **content)
         fingerprint, content_fingerprint = self._reconciler.credentials.fingerprints(
             message.message.text, message.message.content
@@ -227,24 +228,29 @@ class Outbox:
         )
 
     async def get(self, key: str) -> Entry | None:
-        """Tell what became of the message called `key`; ``None`` if there is none.
+        """Return the entry of the message with this key; ``None`` if there is none.
 
         Raises:
-            InvalidInput: `key` is not a text that a key can be.
+            InvalidInput: `key` is not a string, or contains a control character or half of a surrogate pair.
+            OutboxFailed: the file or database cannot be read.
         """
         checked_characters(key, "key")
         return await self._do(lambda rows: rows.get(key), only_reads=True)
 
     async def counts(self) -> dict[State, int]:
-        """How many messages are in each state. A :class:`State` is also its own name: ``counts["sent"]``."""
+        """Return how many messages are in each state. A :class:`State` equals its name: ``counts["sent"]`` works.
+
+        Raises:
+            OutboxFailed: the file or database cannot be read.
+        """
         return await self._do(lambda rows: rows.counts(), only_reads=True)
 
     async def processes(self) -> list[Process]:
-        """Tell who else uses the file's or the database's outboxes, on whichever hosts, and on how many messages of
-        this account each of them works.
+        """Return the processes that use outboxes in this file or database, on all hosts, and how many messages of this
+        account each of them works on.
 
         Raises:
-            OutboxFailed: it cannot be read.
+            OutboxFailed: the file or database cannot be read.
         """
 
         def look(rows: Rows) -> list[Process]:
@@ -263,25 +269,31 @@ class Outbox:
         return await self._do(look, only_reads=True)
 
     async def select(self, *states: State) -> list[Entry]:
-        """Tell all messages in these states, in the order in which they were put.
+        """Return the entries of all messages in these states, in the order in which they were put.
 
         Raises:
-            InvalidInput: one of them is not a state.
+            InvalidInput: one of `states` is not a state.
+            OutboxFailed: the file or database cannot be read.
         """
         try:
             wanted = [State(state) for state in states]
         except ValueError:
-            raise errors.InvalidInput(parameter="states", problem=f"must be of {', '.join(State)}") from None
+            raise errors.InvalidInput(parameter="states", problem=f"must be among {', '.join(State)}") from None
         return await self._do(lambda rows: rows.select(wanted), only_reads=True)
 
     async def events(self, after: int | None = None) -> AsyncIterator[Entry]:
-        """Tell every outcome as it comes, whichever process had it: sent, rejected, unknown, absent, failed, expired.
+        """Yield every outcome as it comes, from all processes: sent, rejected, unknown, absent, failed, expired.
 
-        It does not end by itself. Of a message that has two outcomes in quick succession, only the later may be told.
+        The iterator does not end by itself. If a message has two outcomes in quick succession, the first may be left
+        out.
 
         Args:
-            after: begin behind the outcome of this number (:attr:`Entry.number`); 0 begins with the oldest that is
-                still kept. If not given, it begins now.
+            after: begin after the outcome with this number (:attr:`Entry.number`); 0 begins with the oldest outcome
+                that is still kept. If not given, begin now.
+
+        Raises:
+            InvalidInput: `after` is not a whole number from 0 up.
+            OutboxFailed: the file or database cannot be read.
         """
         if after is not None:
             checked_count(after, "after", 0, _LARGEST_NUMBER)
@@ -294,11 +306,12 @@ class Outbox:
             await woken(news, _LOOK_EVERY)
 
     async def outcome(self, key: str) -> Entry:
-        """Wait until it is known what became of the message called `key`: sent, rejected, failed or expired. Somebody
-        must be sending.
+        """Wait until the message with this key is sent, rejected, failed or expired, and return its entry. This process
+        or another one must be sending meanwhile.
 
         Raises:
-            InvalidInput: there is no such message.
+            InvalidInput: there is no message with this key.
+            OutboxFailed: the file or database cannot be read.
         """
         while True:
             news = self._messages.news
@@ -310,9 +323,13 @@ class Outbox:
             await woken(news, _LOOK_EVERY)
 
     async def retry(self, *keys: str) -> int:
-        """Let messages that were rejected, have failed or have expired be sent again. Return how many there were.
+        """Queue messages again that were rejected, have failed or have expired. Return how many of `keys` those were.
 
-        What is unknown cannot be retried: it may have arrived.
+        A message that is unknown cannot be retried: it may have arrived.
+
+        Raises:
+            InvalidInput: a key is not a string, or contains a control character or half of a surrogate pair.
+            OutboxFailed: the file or database could not be written.
         """
         _check_keys(keys)
         self._sending.judge.forget()
@@ -321,21 +338,31 @@ class Outbox:
         return count
 
     async def withdraw(self, *keys: str) -> int:
-        """Take messages back that have not left, and that nobody is about to send. Return how many there were."""
+        """Delete messages that are queued or absent and that no process is about to send. Return how many of `keys`
+        those were.
+
+        Raises:
+            InvalidInput: a key is not a string, or contains a control character or half of a surrogate pair.
+            OutboxFailed: the file or database could not be written.
+        """
         _check_keys(keys)
         return await self._do(lambda rows: sum(map(rows.withdraw, keys)), is_durable=True)
 
     async def purge(self, *, older_than: timedelta | float) -> int:
-        """Forget messages that were sent or rejected, have failed or expired, and their keys, so that these can be used
-        again.
+        """Delete messages that were sent or rejected, have failed or have expired, and their keys, so that these can be
+        used again.
 
         Args:
-            older_than: how long ago, in seconds or as a ``timedelta``. What was sent in the last half hour, or later
-                than two hours before a message that is unknown now, is kept, since it is needed to tell messages apart
-                that say the same.
+            older_than: how long ago a message must have come into its state, in seconds or as a ``timedelta``. At least
+                half an hour is kept; and, while messages are unknown or being sent, everything from two hours before
+                the oldest of them left, since it is needed to tell messages with the same text apart.
 
         Returns:
-            How many were forgotten.
+            How many messages were deleted.
+
+        Raises:
+            InvalidInput: `older_than` is not a length of time.
+            OutboxFailed: the file or database could not be written.
         """
         seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
         checked_seconds(seconds, "older_than")
@@ -349,21 +376,20 @@ class Outbox:
     async def drain(self, *, workers: int = 16) -> dict[State, int]:
         """Send everything, and return when it is known what became of every message.
 
-        A message of which the API's list cannot tell whether it arrived stays unknown.
+        A message stays unknown if the API's list cannot tell whether it arrived. If this method raises, some messages
+        may still be on the wire: :meth:`idle` waits for them.
 
         Args:
-            workers: how many messages of each priority may wait for quota, or be under way, at a time.
+            workers: how many messages of each priority may wait for quota, or be under way, at once.
 
         Returns:
             How many messages are in each state.
 
-        If it raises, some messages may still be on the wire: :meth:`idle` waits for them.
-
         Raises:
-            Unauthorized, NotAllowlisted, ResponseError, QuotaStoreFailed: the next message would be refused for the
-                same. The messages are still there.
-            ConnectFailed: there will never be a connection, such as where a certificate is wrong.
-            OutboxFailed: the file could not be read or written.
+            Unauthorized, NotAllowlisted, ResponseError, QuotaStoreFailed: the next message would fail for the same
+                reason. The messages stay in the outbox.
+            ConnectFailed: no connection can ever be made, for example since a certificate is wrong.
+            OutboxFailed: the file or database could not be read or written.
             ClientClosed: the client was closed.
         """
         await self._send(workers, asyncio.Event(), is_draining=True)
@@ -371,14 +397,14 @@ class Outbox:
 
     @contextlib.asynccontextmanager
     async def running(self, *, workers: int = 16) -> AsyncGenerator[Self]:
-        """Send whatever is put, as long as the block lasts. At its end, what is under way is finished; what still waits
-        stays in the file. If sending ends by an error, so does the block.
+        """Send whatever is put, as long as the block lasts. At its end, messages that are under way are finished, and
+        messages that wait stay in the outbox. If sending fails, the block is cancelled and the error is raised.
 
         Args:
-            workers: as of :meth:`drain`.
+            workers: see :meth:`drain`.
 
         Raises:
-            TwdmError: those of :meth:`drain`.
+            TwdmError: see :meth:`drain`.
         """
         stop = asyncio.Event()
         sending = asyncio.create_task(self._send(workers, stop, is_draining=False), name="twdm_async outbox")
@@ -389,7 +415,7 @@ class Outbox:
             nonlocal is_broken_off
             if is_open and block is not None and not ended.cancelled() and ended.exception() is not None:
                 is_broken_off = True
-                block.cancel()  # as a TaskGroup does: what is in the block would wait in vain
+                block.cancel()  # as a TaskGroup does: code in the block would wait in vain
 
         sending.add_done_callback(break_off)
         try:
@@ -405,12 +431,12 @@ class Outbox:
             await sending
 
     async def next_try(self) -> datetime | None:
-        """Tell when the next message may leave (UTC) if failures hold all of them up: this process pauses, since
-        nothing gets through, or those that are left have failed and are tried again later. ``None`` if one may leave
-        now, and if there is none to send. Quotas are another matter; see :meth:`Client.quota_state`.
+        """Return when the next message may leave (UTC) if failures hold all messages up: this process pauses because
+        nothing gets through, or all messages that are left have failed and are tried again later. Return ``None`` if a
+        message may leave now, and if there is none to send. Quotas are not considered; see :meth:`Client.quota_state`.
 
         Raises:
-            OutboxFailed: it cannot be read.
+            OutboxFailed: the file or database cannot be read.
         """
         wait = await self._do(lambda rows: rows.next_try(), only_reads=True)
         if wait is None:
@@ -419,12 +445,15 @@ class Outbox:
         return self._clock.utc() + timedelta(seconds=wait) if wait else None
 
     async def idle(self) -> None:
-        """Wait until nothing of this outbox is on the wire. Whatever was is written down then."""
+        """Wait until no message of this outbox is on the wire. By then, the outcomes are written down, unless the file
+        or database cannot be written.
+        """
         while self._sending.under_way:
             await woken(self._messages.news, _LOOK_EVERY)
 
     async def close(self) -> None:
-        """End all sending, wait for what is under way, and let go of the file. Doing it twice does no harm.
+        """End all sending, wait for messages that are under way, and close the file or the database connection. Calling
+        this twice does no harm.
 
         Raises:
             WrongEventLoop: the client was used in another event loop or another process.
@@ -474,7 +503,7 @@ class Outbox:
     @quiet
     async def _send(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
         checked_count(workers, "workers")
-        await self._do(lambda _: None, only_reads=True)  # so that a file which is closed or bad is known of first
+        await self._do(lambda _: None, only_reads=True)  # a file that is closed or bad must be noticed first
         await self._sending.run(workers, stop, is_draining=is_draining)
 
 
@@ -491,7 +520,7 @@ def _checked_key(key: str) -> str:
 
 
 def _checked_time(time: datetime, parameter: str) -> float:
-    """`time` in seconds since 1970, within what can be told as a time again."""
+    """Return `time` in seconds since 1970, limited to what can be converted back to a ``datetime``."""
     if not isinstance(time, datetime) or time.tzinfo is None:
         raise errors.InvalidInput(parameter=parameter, problem="must be an aware datetime, such as datetime.now(UTC)")
     return min(max(time.timestamp(), 0.0), _LATEST)

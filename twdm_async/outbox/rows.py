@@ -1,7 +1,7 @@
-"""The table of an outbox: each function is one step of a message's way, done within a transaction.
+"""The table of an outbox: each method is one step of a message's way, done within a transaction.
 
-A message that somebody works on has an owner. What an owner that died was sending becomes unknown, and what it had only
-taken up can be taken up by others.
+A message that a process works on has an owner. If the owner dies, a message that it was sending becomes unknown, and a
+message that it had only taken up can be taken up by others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _KEPT: Final = 1800.0  # seconds
 _BATCH: Final = 1000  # rows
 _LARGEST: Final = 2**63 - 1  # number of a row
 _TO_SEND: Final = "owner IS NULL AND state IN ('queued', 'absent')"
-_LONGEST_WAIT: Final = 86_400.0  # seconds; who waits longer waits since the clock was set back
+_LONGEST_WAIT: Final = 86_400.0  # seconds; a longer wait can only mean that the clock was set back
 _FINAL: Final = ", ".join(f"'{state}'" for state in State if state.is_final)
 
 SCHEMA: Final = Schema(
@@ -70,7 +70,7 @@ SCHEMA: Final = Schema(
         ALTER TABLE message ADD COLUMN tries INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE message ADD COLUMN not_before REAL NOT NULL DEFAULT 0;
         """,
-        # So that nothing that is asked for a message grows with what is done.
+        # Indexes, so that no query for a message gets slower with the number of messages that are done.
         """
         CREATE INDEX message_by_sending ON message (account, sent_at) WHERE sent_at IS NOT NULL;
         CREATE INDEX message_nameless ON message (account) WHERE state = 'sent' AND message_id IS NULL;
@@ -83,12 +83,12 @@ SCHEMA: Final = Schema(
     earlier=(0, 1, 1, 2),
     latest="SELECT coalesce(max(id), 0) FROM message",
 )
-"""The tables of an outbox. The `slot` of a message is a name for the quota slot it was written down with."""
+"""The tables of an outbox. The `slot` of a message names the quota slot that was written in the same transaction."""
 
 
 @frozen
 class NewMessage:
-    """What is put into the outbox."""
+    """A message that is to be put into the outbox."""
 
     key: str
     digest: str
@@ -103,7 +103,9 @@ class NewMessage:
 
 @frozen
 class TakenUp:
-    """A message that somebody is about to send. `had_others`: it is to none of those who were to be avoided."""
+    """A message that a process is about to send. `had_others`: there were recipients to be avoided, and its own is not
+    among them.
+    """
 
     id: int
     key: str
@@ -121,9 +123,9 @@ class UnknownMessage:
     """A message that may or may not have arrived.
 
     Args:
-        id: of its row.
-        sought: what it is looked for by.
-        age: seconds since it was given up, whatever a clock was set to meanwhile: the least that can be said.
+        id: the number of its row.
+        sought: the facts by which it is looked for.
+        age: seconds since its attempt was given up, at least, whatever a clock was set to meanwhile.
     """
 
     id: int
@@ -132,7 +134,7 @@ class UnknownMessage:
 
 
 class _Condition(NamedTuple):
-    """A condition that rows meet, and the values in it."""
+    """An SQL condition on rows, and the values in it."""
 
     where: str
     facts: tuple[Any, ...]
@@ -142,13 +144,13 @@ _ANY_ROW: Final = _Condition("TRUE", ())
 
 
 class _Ready:
-    """Messages that may be taken up.
+    """The SQL condition for messages that may be taken up.
 
     Args:
-        account: whose they are.
-        priority: of the messages.
-        wall: what time it is.
-        avoided: people whose messages are left out.
+        account: the account that sends them.
+        priority: their priority.
+        wall: the time, in seconds since 1970.
+        avoided: recipients whose messages are left out.
     """
 
     def __init__(self, account: str, priority: Priority, wall: float, avoided: Collection[str] = ()) -> None:
@@ -161,13 +163,13 @@ class _Ready:
             self.where += f" AND recipient_id NOT IN ({', '.join('?' * len(avoided))})"
 
     def lanes(self, where: str, after: str, most: int) -> tuple[str, tuple[Any, ...]]:
-        """Return the query, and its values, for their lanes in order. Of each lane, rows are read up to the first one
-        that is ready.
+        """Return a query, and its values, for the lanes of these messages in order. In each lane, the query reads rows
+        up to the first one that is ready.
 
         Args:
-            where: which lanes: a comparison with `after`.
+            where: the condition on lanes, a comparison with `after`.
             after: a lane.
-            most: how many lanes.
+            most: how many lanes, at most.
         """
         first = f"SELECT lane FROM message WHERE {self.where} AND {where} {{}} ORDER BY lane, id LIMIT 1"  # noqa: S608 - constants
         query = (
@@ -179,12 +181,12 @@ class _Ready:
 
 
 class SlotIntent(Intent):
-    """A row goes from waiting to sending in the transaction in which a slot is taken for it.
+    """Marks a row as being sent, in the transaction in which a slot is taken for it.
 
     Args:
-        row: its number.
-        owner: who works on it; if it is anybody else's, nothing is written.
-        server_time: tells the server's time in seconds since 1970, as far as it is known.
+        row: the row's number.
+        owner: the owner that works on it; if the row has another owner, nothing is written.
+        server_time: returns the server's time in seconds since 1970, as far as it is known.
     """
 
     def __init__(self, row: int, owner: str, server_time: Callable[[], float]) -> None:
@@ -205,11 +207,11 @@ class SlotIntent(Intent):
 
 
 class Rows:
-    """The messages of one account.
+    """The messages of one account, within one transaction.
 
     Args:
-        transaction: in which all is done.
-        account: whose they are.
+        transaction: the transaction.
+        account: the account.
     """
 
     def __init__(self, transaction: Transaction, account: str) -> None:
@@ -218,8 +220,8 @@ class Rows:
         self._wall = transaction.wall
 
     def put(self, new: NewMessage) -> Callable[[], Entry | InvalidInput]:
-        """Keep a message, if there is none of this key. Return a function that gives its entry, or an error if there is
-        another message of this key. Call it when all that is done at the same moment was sent to the database.
+        """Insert a message, unless its key exists. Return a function that returns the message's entry, or an error if
+        another message has the key. Call that function after all statements of this moment were sent to the database.
         """
         self.transaction.tell()
         self.transaction.execute(_INSERT, self._values_of(new))
@@ -242,42 +244,42 @@ class Rows:
                 State.QUEUED, self._wall)  # fmt: skip
 
     def get(self, key: str) -> Entry | None:
-        """The message of this key."""
+        """Return the entry of the message with this key; ``None`` if there is none."""
         query = f"SELECT {_ENTRY} FROM message WHERE account = ? AND key = ?"  # noqa: S608 - constant
         found = self.transaction.execute(query, (self._account, key)).fetchone()
         return None if found is None else _entry(found)
 
     def select(self, states: Sequence[State]) -> list[Entry]:
-        """All messages in these states, in the order in which they were put."""
+        """Return all messages in these states, in the order in which they were put."""
         places = ", ".join("?" * len(states))
         query = f"SELECT {_ENTRY} FROM message WHERE account = ? AND state IN ({places}) ORDER BY id"  # noqa: S608 - as above
         return [_entry(row) for row in self.transaction.execute(query, (self._account, *states))]
 
     def counts(self) -> dict[State, int]:
-        """How many messages are in each state."""
+        """Return how many messages are in each state."""
         query = "SELECT state, count(*) FROM message WHERE account = ? GROUP BY state"
         counted = dict(self.transaction.execute(query, (self._account,)).fetchall())
         return {state: counted.get(state.value, 0) for state in State}
 
     def owned(self) -> dict[str, int]:
-        """On how many messages each owner works."""
+        """Return how many messages each owner works on."""
         query = "SELECT owner, count(*) FROM message WHERE +account = ? AND owner IS NOT NULL GROUP BY owner"
         return dict(self.transaction.execute(query, (self._account,)).fetchall())
 
     def left_to_send(self) -> bool:
-        """Whether any message has come to no outcome, and is not unknown either."""
+        """Return whether any message is queued, being sent or absent."""
         query = "SELECT 1 FROM message WHERE account = ? AND state IN ('queued', 'sending', 'absent') LIMIT 1"
         return self.transaction.execute(query, (self._account,)).fetchone() is not None
 
     def outcomes(self, after: int) -> list[Entry]:
-        """What came to an outcome after that of this number, in order."""
+        """Return messages whose outcomes have higher numbers than `after`, in the order of these; 1000 at most."""
         query = (
             f"SELECT {_ENTRY} FROM message WHERE account = ? AND change > ? AND {_OUTCOME} ORDER BY change LIMIT 1000"  # noqa: S608 - as above
         )
         return [_entry(row) for row in self.transaction.execute(query, (self._account, after))]
 
     def last_number(self) -> int:
-        """The number of the latest outcome."""
+        """Return the number of the latest outcome; 0 if there is none."""
         found = self.transaction.execute("SELECT last FROM outcome WHERE account = ?", (self._account,)).fetchone()
         return 0 if found is None else int(found[0])
 
@@ -291,16 +293,16 @@ class Rows:
         avoided: Collection[str] = (),
         is_probe: bool = False,
     ) -> list[TakenUp]:
-        """Make `owner` the owner of the next messages, if there are any.
+        """Make `owner` the owner of the next messages, if there are any, and return them.
 
         Args:
-            owner: who sends them.
-            priority: of the messages.
-            after: a lane; lanes take turns, from the one behind it.
-            most: how many messages.
-            avoided: people whose messages are taken up last.
-            is_probe: whether it is to find out if anything gets through. Then it is the first message to the recipient
-                of one that is drawn at random, since what lies side by side may fail for the same reason.
+            owner: the owner that sends them.
+            priority: their priority.
+            after: a lane; lanes take turns, beginning with the one after it.
+            most: how many messages, at most.
+            avoided: recipients whose messages are taken up last.
+            is_probe: whether a message is sent to find out if anything gets through. Then a message is drawn at random,
+                and the first one to its recipient is taken up, since adjacent messages may fail for the same reason.
         """
         query = f"SELECT id FROM message WHERE account = ? AND {_TO_SEND} AND not_after <= ?"  # noqa: S608 - as above
         expired = self.transaction.execute(query, (self._account, self._wall))
@@ -322,7 +324,7 @@ class Rows:
         return taken
 
     def _first_of_lanes(self, ready: _Ready, after: str, most: int) -> list[Any]:
-        """Return the first that are ready, where lanes take turns, from the one behind `after`."""
+        """Return the first messages that are ready; lanes take turns, beginning with the one after `after`."""
         behind = self.transaction.execute(*ready.lanes("lane > ?", after, most))
         others = self.transaction.execute(*ready.lanes("lane <= ?", after, most))
         lanes = [lane for (lane,) in (*behind.fetchall(), *others.fetchall())][:most]
@@ -335,10 +337,10 @@ class Rows:
             found = [rows.fetchall() for rows in asked]
             if sum(map(len, found)) >= most or all(len(rows) < share for rows in found):
                 return [row for turn in zip_longest(*found) for row in turn if row is not None][:most]
-            share *= 2  # some lanes have less than their share
+            share *= 2  # some lanes have fewer messages than their share
 
     def _first_of_anybody(self, ready: _Ready, _: str, most: int) -> list[Any]:
-        """Return the first messages to somebody who is drawn at random."""
+        """Return the first messages to a recipient who is drawn at random."""
         anybody = f"SELECT recipient_id FROM message WHERE {ready.where} ORDER BY random() LIMIT 1"  # noqa: S608 - constants
         query = (
             f"SELECT {_TAKEN_UP} FROM message WHERE {ready.where} AND recipient_id = ({anybody}) ORDER BY id LIMIT ?"  # noqa: S608 - as above
@@ -346,7 +348,7 @@ class Rows:
         return self.transaction.execute(query, (*ready.facts, *ready.facts, most)).fetchall()
 
     def next_due(self, priority: Priority) -> float | None:
-        """Seconds until one of this priority that is to be tried later may be taken up; ``None`` if there is none."""
+        """Return the seconds until the next retry of this priority is due; ``None`` if no message waits for a retry."""
         query = (
             f"SELECT min(not_before) FROM message WHERE account = ? AND {_TO_SEND} AND priority = ? AND not_before > ?"  # noqa: S608 - as above
         )
@@ -354,7 +356,7 @@ class Rows:
         return None if earliest is None else float(earliest - self._wall)
 
     def next_try(self) -> float | None:
-        """Seconds until one of those that nobody works on may be taken up; ``None`` if there is none."""
+        """Return the seconds until a message without an owner may be taken up; ``None`` if there is none."""
         query = f"SELECT min(not_before) FROM message WHERE account = ? AND {_TO_SEND}"  # noqa: S608 - as above
         (earliest,) = self.transaction.execute(query, (self._account,)).fetchone()
         if earliest is None:
@@ -363,7 +365,7 @@ class Rows:
         return wait if 0.0 < wait <= _LONGEST_WAIT else 0.0
 
     def leave(self, row: int, owner: str, signed_at: float) -> Cursor:
-        """It is about to leave; unless it is not `owner`'s any more, and no row is changed."""
+        """Mark a message as being sent, just before it leaves. If it is not `owner`'s any more, change no row."""
         query = (
             "UPDATE message SET state = 'sending', attempts = attempts + 1, sent_at = ?, sent_uptime = ? "
             "WHERE id = ? AND owner = ? AND state IN ('queued', 'absent', 'sending')"
@@ -371,14 +373,14 @@ class Rows:
         return self.transaction.execute(query, (signed_at, self.transaction.uptime, row, owner))
 
     def end(self, row: int, state: State, *, message_id: str | None = None, error: str | None = None) -> None:
-        """It has come to an outcome."""
+        """Write an outcome down."""
         self._count_outcome()
         self._end(row, state, _ANY_ROW, message_id=message_id, error=error)
 
     def arrived(self, row: int, owner: str, message_id: str | None, signed_at: float) -> None:
-        """`owner` was told that it arrived, which counts also if others took `owner` for dead meanwhile, unless
-        somebody else sends it already. If that id is known, it was the answer to another process' message, once more,
-        and this one may not have arrived.
+        """Write down that `owner` got the answer that the message arrived. This holds even if others took `owner` for
+        dead meanwhile, unless another owner sends the message already. If another message has the same id, the answer
+        was a repeated one to that message, and this one becomes unknown.
         """
         held = (
             "(owner = ? AND state IN ('queued', 'absent', 'sending') "
@@ -386,7 +388,7 @@ class Rows:
         )
         new = "NOT EXISTS (SELECT 1 FROM message AS other WHERE other.account = ? AND other.message_id = ?)"
         self._count_outcome()
-        # The second one finds nothing to change where the first has: so a server is not waited for in between.
+        # If the first statement changes the row, the second finds nothing to change; so both are sent without a wait.
         only = _Condition(f"{held} AND {new}", (owner, self._account, message_id))
         self._end(row, State.SENT, only, message_id=message_id, error=None)
         error = "the answer was that to an earlier message"
@@ -397,7 +399,7 @@ class Rows:
         self.transaction.execute(query, (self._account,))
 
     def _end(self, row: int, state: State, only: _Condition, **columns: Any) -> None:
-        """Write an outcome down, with the latest number, and what else is known."""
+        """Write an outcome and `columns` to the row, with the latest outcome number, if the row meets `only`."""
         others = "".join(f", {name} = ?" for name in columns)
         self.transaction.execute(
             f"UPDATE message SET state = ?, owner = NULL, slot = NULL, changed_at = ?{others}, "  # noqa: S608 - constants
@@ -407,12 +409,12 @@ class Rows:
         )
 
     def is_held(self, row: int, owner: str) -> bool:
-        """Whether `owner` still works on it. Else somebody was quicker to write down what became of it."""
+        """Return whether `owner` still works on the row. If not, another process has written its outcome already."""
         query = "SELECT 1 FROM message WHERE id = ? AND owner = ? AND state IN ('queued', 'absent', 'sending')"
         return self.transaction.execute(query, (row, owner)).fetchone() is not None
 
     def mark_unknown(self, row: int, error: str, signed_at: float | None = None) -> None:
-        """It may or may not have arrived. `signed_at` is what its signature said, if that is known."""
+        """Write down that a message may or may not have arrived. `signed_at` is the time in its signature, if known."""
         self._count_outcome()
         self._mark_unknown(row, error, signed_at, _ANY_ROW)
 
@@ -422,7 +424,7 @@ class Rows:
         self._end(row, State.UNKNOWN, only, message_id=None, error=error, **known, **ended)
 
     def put_back(self, row: int, owner: str | None, later: TryLater) -> None:
-        """It did not arrive. It is `owner`'s, or anybody's, to be tried again."""
+        """Write down that a message did not arrive and is to be tried again, by `owner` or, if ``None``, by anyone."""
         self.transaction.execute(
             "UPDATE message SET state = CASE state WHEN 'sending' THEN 'queued' ELSE state END, slot = NULL, "
             "owner = ?, tries = ?, not_before = ?, error = coalesce(?, error) "
@@ -431,8 +433,10 @@ class Rows:
         )
 
     def end_absent(self, row: int, settle_after: float) -> State:
-        """It did not arrive, by the list's word. Return whether it is to be sent again, or given up."""
-        # It is to blame for that if others got through meanwhile, or if it was before and nobody else has failed since.
+        """Write down that a message did not arrive, according to the list. Return its new state: absent, to be sent
+        again; or failed, if it is given up.
+        """
+        # It is to blame if others got through meanwhile, or if it was before and no other message has failed since.
         query = (
             "SELECT message.tries, count(*) FILTER (WHERE other.state = 'sent'), "
             "count(*) FILTER (WHERE other.state != 'sent' AND other.tries = 0) "
@@ -453,8 +457,8 @@ class Rows:
         return State.ABSENT
 
     def is_given_up(self, row: int, tries: int) -> bool:
-        """Whether a message that has failed so often is not tried any more. It is compared with those that were tried
-        since it was put: these were sent in the same weather.
+        """Return whether a message that has failed `tries` times is given up. It is compared with the messages that
+        were tried since it was put, under the same conditions.
         """
         if tries < 1:
             return False
@@ -466,22 +470,27 @@ class Rows:
         return tries >= most_tries(failed, tried)
 
     def let_go(self, row: int, owner: str) -> None:
-        """`owner` does not work on it any more, and nothing of it left."""
+        """Release a message that `owner` holds and of which nothing has left."""
         query = "UPDATE message SET state = 'queued', slot = NULL WHERE id = ? AND owner = ? AND state = 'sending'"
         self.transaction.execute(query, (row, owner))
         query = "UPDATE message SET owner = NULL WHERE id = ? AND owner = ? AND state IN ('queued', 'absent')"
         self.transaction.execute(query, (row, owner))
 
     def give_up(self, owner: str) -> None:
-        """`owner` works on nothing any more, but for what it is sending."""
+        """Release all messages that `owner` holds, except those that it is sending."""
         query = "UPDATE message SET owner = NULL WHERE +account = ? AND owner = ? AND state != 'sending'"  # by owner
         self.transaction.execute(query, (self._account, owner))
 
     def reclaim(
         self, is_dead: Callable[[Transaction, str], bool], own: str, in_hand: Callable[[], Collection[int]]
     ) -> tuple[int, bool]:
-        """Take over from owners that ended, and what `own` was sending and has no longer `in_hand`, which is asked
-        within the transaction. Return how many messages became unknown, and whether any owner has ended.
+        """Release the messages of owners that have ended. Mark as unknown those that they were sending, and those that
+        `own` was sending and no longer has in hand. Return how many became unknown, and whether any owner has ended.
+
+        Args:
+            is_dead: returns whether an owner has ended.
+            own: this process' owner name.
+            in_hand: returns the rows that this process works on; called within the transaction.
         """
         lost: list[tuple[int, str]] = []
         held = in_hand()
@@ -504,7 +513,7 @@ class Rows:
         return len(lost), bool(dead)
 
     def unknown(self) -> list[UnknownMessage]:
-        """All messages that may or may not have arrived."""
+        """Return all messages that may or may not have arrived."""
         query = (
             "SELECT id, ended_at, ended_uptime, recipient_id, custom_profile_id, fingerprint, sent_at, content "
             "FROM message WHERE account = ? AND state = 'unknown' ORDER BY sent_at"
@@ -515,7 +524,7 @@ class Rows:
         ]
 
     def is_being_sent(self, sought: Sought) -> bool:
-        """Whether a message that says the same to the same person is on its way."""
+        """Return whether a message with the same text to the same person is being sent."""
         query = "SELECT 1 FROM message WHERE account = ? AND state = 'sending' AND recipient_id = ? AND fingerprint = ?"
         return (
             self.transaction.execute(query, (self._account, sought.recipient_id, sought.fingerprint)).fetchone()
@@ -523,7 +532,7 @@ class Rows:
         )
 
     def nameless(self) -> list[Sought]:
-        """What was sent and whose reply did not tell an id."""
+        """Return the messages that were sent and whose replies told no id."""
         query = (
             "SELECT recipient_id, custom_profile_id, fingerprint, sent_at, content FROM message "
             "INDEXED BY message_nameless WHERE account = ? AND state = 'sent' AND message_id IS NULL"
@@ -531,12 +540,14 @@ class Rows:
         return [_sought(row) for row in self.transaction.execute(query, (self._account,))]
 
     def is_known(self, message_id: str | None) -> bool:
-        """Whether one of the messages that were sent has this id."""
+        """Return whether one of the account's messages has this id."""
         query = "SELECT 1 FROM message WHERE account = ? AND message_id = ?"
         return self.transaction.execute(query, (self._account, message_id)).fetchone() is not None
 
     def listable(self, since: datetime) -> dict[str, datetime]:
-        """The ids of messages that left then or later and arrived, and when they left: the list must show them."""
+        """Return the ids of messages that arrived and left at `since` or later, with the times at which they left: the
+        list must show them.
+        """
         query = (
             "SELECT message_id, sent_at FROM message WHERE account = ? AND state = 'sent' AND message_id IS NOT NULL "
             "AND sent_at >= ?"
@@ -544,7 +555,7 @@ class Rows:
         return {row[0]: _utc(row[1]) for row in self.transaction.execute(query, (self._account, since.timestamp()))}
 
     def retry(self, key: str) -> bool:
-        """Let a message that was refused, was given up or has expired be sent again."""
+        """Queue a message again that was rejected, has failed or has expired; return whether it was."""
         return bool(
             self.transaction.execute(
                 "UPDATE message SET state = 'queued', error = NULL, not_after = NULL, tries = 0, not_before = 0, "
@@ -554,25 +565,26 @@ class Rows:
         )
 
     def withdraw(self, key: str) -> bool:
-        """Forget a message that has not left."""
+        """Delete a message that is queued or absent and has no owner; return whether it was."""
         query = f"DELETE FROM message WHERE account = ? AND key = ? AND {_TO_SEND}"  # noqa: S608 - as above
         return bool(self.transaction.execute(query, (self._account, key)).rowcount)
 
     def purge(self, older_than: float, after: int) -> tuple[int, int | None]:
-        """Forget what came to its end so many seconds ago, of a batch of rows that others do not wait for long.
+        """Delete messages of one batch of rows that came into a final state long enough ago. Batches are small, so that
+        other transactions do not wait long.
 
         Args:
-            older_than: seconds.
+            older_than: seconds since a message came into its state, at least; half an hour if that is more.
             after: the last row of the batch before; 0 for the first batch.
 
         Returns:
-            How many were forgotten, and the last row of the batch; ``None`` if there is no other batch.
+            How many messages were deleted, and the last row of the batch; ``None`` if it was the last batch.
         """
         query = "SELECT id FROM message WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"
         found = self.transaction.execute(query, (after, _BATCH - 1)).fetchone()
         last = None if found is None else int(found[0])
-        # What was sent while an unknown one may have been must be known, to be told from it; also from one that says
-        # the same and is still to come.
+        # Messages that were sent at about the time of an unknown one must stay known, so that it is not mistaken for
+        # them; the same holds for a message with the same text that is still to come.
         query = (
             "DELETE FROM message WHERE id > ? AND id <= ? AND +account = ? "  # noqa: S608 - as above; by its number
             f"AND state IN ({_FINAL}) AND changed_at <= ? "

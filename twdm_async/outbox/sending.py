@@ -1,4 +1,4 @@
-"""Sending what an outbox holds: one dispatcher for each priority, one task for each message that was taken up."""
+"""Sending the messages of an outbox: one dispatcher for each priority, one task for each message that was taken up."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ _LONGEST_PAUSE: Final = 60.0  # seconds between two tries to reach the API
 
 @define(kw_only=True, slots=False, eq=False, str=False)
 class _Expired(errors.TwdmError):
-    """A message's time was over in the moment in which it would have left."""
+    """A message expired at the moment at which it would have left."""
 
 
 @define(kw_only=True, slots=False, eq=False, str=False)
 class _NotOurs(errors.TwdmError):
-    """A message was given up, or taken over by somebody else, in the moment in which it would have left."""
+    """A message was let go, or taken over by another process, at the moment at which it would have left."""
 
 
 class _Run:
-    """The tasks of one run, and the error that ended it. They run until `stop`."""
+    """The tasks of one run, which last until `stop` is set, and the error that ended the run."""
 
     def __init__(self, stop: asyncio.Event, messages: Messages) -> None:
         self.stop = stop
@@ -59,20 +59,20 @@ class _Run:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Have `work` done in a task. If it fails, all end."""
+        """Start a task that does `work`. If it fails, the whole run ends."""
         task = asyncio.create_task(work, name="twdm_async outbox")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
     def fail(self, error: Exception) -> None:
-        """Let all end with `error`, unless one has failed before."""
+        """End the run with `error`, unless it has failed before."""
         self.error = self.error or mistake(error)
         self.stop.set()
         self._messages.tell()
 
     async def end(self) -> None:
-        """Cancel what is left, and wait for it."""
+        """Cancel the tasks that are left, and wait for them."""
         self.stop.set()
         for task in self._tasks:
             task.cancel()
@@ -88,12 +88,12 @@ class Sending:
     """Sends messages, and writes down how far each of them came.
 
     Args:
-        messages: where they are.
-        direct_messages: send them.
-        settling: settles those whose answer did not come.
-        clock: where time comes from.
-        settle_after: seconds; the measure of pauses after a message failed.
-        has_slots: whether the quota store lives in the same place.
+        messages: the outbox's messages.
+        direct_messages: sends them.
+        settling: settles messages that got no answer.
+        clock: the source of time.
+        settle_after: seconds; the pauses before a failed message is tried again are in proportion to it.
+        has_slots: whether the quota store is in the same file or database.
     """
 
     def __init__(
@@ -113,7 +113,9 @@ class Sending:
         self.judge = Judge(settle_after, _LONGEST_PAUSE, random.random)
         self.under_way: set[_Attempts] = set()
         self.unwritten: dict[int, Callable[[Rows], object]] = {}
-        """By row, outcomes that could not be written yet. They are written before anything else is sent."""
+        """By row, the functions that write outcomes which could not be written yet. They are called before anything
+        else is sent.
+        """
         self._direct_messages = direct_messages
         self._settling = settling
         self._last_lane = dict.fromkeys(Priority, "")
@@ -121,29 +123,29 @@ class Sending:
         self._stops: set[asyncio.Event] = set()
 
     async def run(self, workers: int, stop: asyncio.Event, *, is_draining: bool) -> None:
-        """Send until `stop`; or, when draining, until it is known what became of everything.
+        """Send until `stop` is set; or, when draining, until it is known what became of every message.
 
         Raises:
-            TwdmError: the next message would be refused for the same.
+            TwdmError: the next message would fail for the same reason.
         """
         await self.messages.stay_alive()
         await self.messages.sweep()
         await self.write_what_is_left()
         if not self._stops:
             self.judge.begin()
-            # What an earlier run could not give up, since the place failed, is nobody's, either.
+            # An earlier run may have left messages claimed, because the file or database failed when it ended.
             await self.messages.do(lambda rows: rows.give_up(self.messages.owner))
         self._stops.add(stop)
         try:
             await self._run(workers, stop, is_draining=is_draining)
         finally:
             self._stops.discard(stop)
-            if not self._stops:  # what was taken up, and came to nobody's hands since all was ended
+            if not self._stops:  # messages that were taken up, but not given to a task before the run ended
                 await self.messages.do(lambda rows: rows.give_up(self.messages.owner))
             self.messages.tell()
 
     def wait(self) -> float:
-        """Seconds that it pauses; 0 if it does not, or does not send."""
+        """Return for how many seconds sending pauses; 0 if it does not pause, or if no run is going on."""
         return self.judge.wait(self.clock.monotonic()) if self._stops else 0.0
 
     async def end(self) -> None:
@@ -184,7 +186,7 @@ class Sending:
             await woken(news, _WAKE_EVERY)
 
     async def write_what_is_left(self) -> None:
-        """Write down what could not be written before."""
+        """Write the outcomes that could not be written before."""
         steps = dict(self.unwritten)
         if steps:
             await self.messages.do(lambda rows: [step(rows) for step in steps.values()], is_durable=True)
@@ -201,7 +203,7 @@ class Sending:
             await self._reclaim()
 
     async def _reclaim(self) -> None:
-        """Take over from processes that ended, and from tasks of this one that did not come to their end."""
+        """Take over the messages of processes that ended, and of tasks of this process that were broken off."""
         lost, has_ended = await self.messages.do(
             lambda rows: rows.reclaim(self.messages.storage.is_dead, self.messages.owner, self._rows_in_hand),
             is_durable=True,
@@ -212,7 +214,7 @@ class Sending:
             self.messages.tell()
 
     def _rows_in_hand(self) -> set[int]:
-        """Rows that are not to be reclaimed. To be called in any thread."""
+        """Return the rows that must not be reclaimed. It may be called in any thread."""
         under_way = [attempts.row for attempts in list(self.under_way)]
         return {*list(self._in_hand), *under_way, *list(self.unwritten)}
 
@@ -229,7 +231,7 @@ class Sending:
             try:
                 taken, due = await asyncio.shield(taking)
             except asyncio.CancelledError:
-                taking.add_done_callback(self._let_go_all)  # the storage's thread takes them up all the same
+                taking.add_done_callback(self._let_go_all)  # the storage's thread may still take them up
                 raise
             if run.stop.is_set():
                 self._let_go_all(taking)
@@ -240,7 +242,7 @@ class Sending:
                 await woken(more, _WAKE_EVERY if due is None else min(due, _WAKE_EVERY))
 
     async def _take_up(self, priority: Priority, most: int, *, is_probe: bool) -> tuple[list[TakenUp], float | None]:
-        """Take up so many messages. If there are none, tell in how many seconds one is due that is tried later."""
+        """Take up at most `most` messages. If there are none, also return in how many seconds the next retry is due."""
         owner, after, avoided = self.messages.owner, self._last_lane[priority], self.judge.suspects
 
         def take_up(rows: Rows) -> tuple[list[TakenUp], float | None]:
@@ -257,11 +259,11 @@ class Sending:
 
         def ended(_: asyncio.Task[None]) -> None:
             del self._in_hand[taken.id]
-            if not attempts.is_abandoned:  # it was cancelled before its first step
+            if not attempts.is_abandoned:  # the task was cancelled before its first step
                 self._let_go([taken.id])
             self.messages.tell(is_more=not attempts.has_arrived)
 
-        self.unwritten.pop(taken.id, None)  # it was written, or this could not have been taken up
+        self.unwritten.pop(taken.id, None)  # the outcome was written, or the row could not have been taken up
         self._in_hand[taken.id] = priority
         run.begin(self._send(run, attempts, taken, priority)).add_done_callback(ended)
 
@@ -270,7 +272,7 @@ class Sending:
             self._let_go([one.id for one in taking.result()[0]])
 
     def _let_go(self, rows: Sequence[int]) -> None:
-        """Leave what was taken up, and not begun, to others."""
+        """Release messages that were taken up and not begun, so that others can take them up."""
 
         def let_go(messages: Rows) -> None:
             for row in rows:
@@ -291,13 +293,13 @@ class Sending:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            await self.write_what_is_left()  # only the task was cancelled that made the attempt
+            await self.write_what_is_left()  # only the client's task that made the attempt was cancelled
         finally:
             await attempts.abandon()
 
 
 class _Attempts(Journal):
-    """Writes down how far one message came."""
+    """The journal of one message: writes down how far it came."""
 
     def __init__(self, sending: Sending, taken: TakenUp) -> None:
         self.row = taken.id
@@ -305,14 +307,14 @@ class _Attempts(Journal):
         self._taken = taken
         self._signed_at = 0.0
         self.is_abandoned = False
-        self._is_open = False  # it may have left, and no outcome is written down yet
-        self._is_let_go = False  # its outcome is written down, and it is nobody's any more
+        self._is_open = False  # whether it may have left, and no outcome is written down yet
+        self._is_let_go = False  # whether its outcome is written down, so that it has no owner any more
         self._ended_in: retry.Outcome[DirectMessage] | None = None  # the outcome that was judged last
         self._verdict: Verdict | None = None
 
     @property
     def has_arrived(self) -> bool:
-        """Whether it was sent, and nothing is left to do about it."""
+        """Whether the message was sent, so that nothing is left to do about it."""
         return isinstance(self._verdict, Sent)
 
     @property
@@ -331,7 +333,7 @@ class _Attempts(Journal):
         if not is_written:
             row, owner = self.row, self._sending.messages.owner
             written = await self._sending.messages.do(lambda rows: rows.leave(row, owner, signed_at), is_durable=True)
-            if written.rowcount <= 0:  # below 0, that is not known, since the connection broke
+            if written.rowcount <= 0:  # a negative count means that the connection broke, and it is not known
                 raise _NotOurs
 
     async def ended(self, outcome: retry.Outcome[DirectMessage]) -> None:
@@ -344,7 +346,7 @@ class _Attempts(Journal):
         self._ended_in = outcome
         step = self._step(outcome)
         if step is not None:
-            self._sending.unwritten[self.row] = step  # until then it is open
+            self._sending.unwritten[self.row] = step  # until it is written
             self._sending.messages.do_soon(step, lambda: self._sending.unwritten.pop(self.row, None))
 
     def over(self) -> None:
@@ -352,32 +354,36 @@ class _Attempts(Journal):
         self._sending.messages.tell(is_more=False)
 
     async def is_last(self, error: errors.TwdmError) -> bool:
-        """Take in that sending it ended by `error`. Return whether the next message would be refused for the same."""
+        """Record that sending ended with `error`. Return whether the next message would fail for the same reason."""
         if self._ended_in is None or isinstance(self._ended_in, retry.Retry):
-            await self.ended(retry.Failed(error))  # it did not come to an attempt, or to another one
+            await self.ended(retry.Failed(error))  # `error` came before an attempt, or before another one
         return isinstance(self._verdict, Stop) or isinstance(error, errors.OutboxFailed)
 
     async def abandon(self) -> None:
-        """Nobody here works on it any more. If it may have left, it stays as it is, for whoever finds out."""
+        """Release the message, since its task ends. If it may have left, its row stays as it is, until it is known what
+        became of it.
+        """
         self.is_abandoned = True
         if not (self._is_open or self._is_let_go):
             await self._sending.messages.do(lambda rows: rows.let_go(self.row, self._sending.messages.owner))
 
     async def _write(self, step: Callable[[Rows], object] | None) -> None:
-        """Write an outcome down, now or as soon as it can be written."""
+        """Write an outcome down now; if that fails, leave it to be written later, and raise."""
         if step is None:
             return
         try:
             await self._sending.messages.do(step, is_durable=True)
         except BaseException:
-            self._sending.unwritten[self.row] = step  # it may be written now all the same
+            self._sending.unwritten[self.row] = step  # it may or may not have been written, so it is written again
             raise
 
     def _step(self, outcome: retry.Outcome[DirectMessage]) -> Callable[[Rows], object] | None:
-        """How `outcome` is written down, if that was not done already; ``None`` if there is nothing to write."""
+        """Return the function that writes `outcome`, if `owner` still holds the row; ``None`` if there is nothing to
+        write.
+        """
         step = self._unguarded_step(outcome)
         row, owner = self.row, self._sending.messages.owner
-        if step is None or isinstance(self._verdict, Sent):  # which sees to that itself
+        if step is None or isinstance(self._verdict, Sent):  # `arrived` checks the owner itself
             return step
         return lambda rows: step(rows) if rows.is_held(row, owner) else None
 

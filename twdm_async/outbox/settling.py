@@ -1,4 +1,4 @@
-"""What became of the unknown messages of an outbox, settled for all its processes by one of them at a time."""
+"""Settling the unknown messages of an outbox: one process at a time finds out, for all, what became of them."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_LOOK_EVERY: Final = 1.0  # seconds, at whether some are ready to be settled
+_LOOK_EVERY: Final = 1.0  # seconds between two looks at whether messages are ready to be settled
 _SHORTEST_REST: Final = 0.05  # seconds between two looks
-_TURN: Final = "settling"  # of all processes, one at a time settles
+_TURN: Final = "settling"  # the name of the turn: one process at a time settles
 
 
 _Attempt = tuple[int, datetime]  # a row, and when its attempt was made
 
 
 def _is_final(error: errors.TwdmError) -> bool:
-    """Whether the list cannot be read later, either."""
+    """Return whether `error` means that the list cannot be read later, either."""
     if isinstance(error, errors.ResponseError):
         return error.subject == "account" and not isinstance(error, errors.RateLimited)
     return not error.safe_to_retry or isinstance(error, errors.QuotaStoreFailed)
@@ -46,14 +46,14 @@ def _is_final(error: errors.TwdmError) -> bool:
 
 @frozen
 class _Known:
-    """What was known when the list had been read.
+    """What was known after the list was read.
 
     Args:
-        events: what it holds.
-        ready: what is absent if it is not there.
-        taken: ids that this client knows to be other messages'.
-        nameless: what this client sent besides, and of which it was not told the id.
-        doubtful: what this client sent besides, and that may have arrived.
+        events: the messages in the list.
+        ready: the attempts that are absent if the list does not show them.
+        taken: ids in the list that this client knows to be those of other messages.
+        nameless: other messages that this client sent, and whose replies told no id.
+        doubtful: other messages that this client sent, and that may have arrived.
     """
 
     events: Sequence[Listed]
@@ -64,12 +64,13 @@ class _Known:
 
 
 class Settling:
-    """Settles unknown messages: those that arrived as soon as the list shows them, the others when it can be believed.
+    """Settles unknown messages: those that arrived, as soon as the list shows them; the others, when the list can be
+    believed.
 
     Args:
-        messages: where they are.
-        direct_messages: has the API's list of messages.
-        clock: where time comes from.
+        messages: the outbox's messages.
+        direct_messages: gives the API's list of messages.
+        clock: the source of time.
         settle_after: seconds until a message that is not in the list is believed not to have arrived.
     """
 
@@ -79,24 +80,26 @@ class Settling:
         self._reconciler = direct_messages.reconciler
         self._clock = clock
         self._settle_after = settle_after
-        self._here = asyncio.Lock()  # one at a time in this process
+        self._here = asyncio.Lock()  # one run at a time settles in this process
         self._runs = 0
         self._tried: tuple[int, frozenset[int]] = (0, frozenset())  # echoes heard, and rows they were compared with
         self._searches: defaultdict[_Attempt, Search] = defaultdict(partial(Search, settle_after))
         self._read_at = -math.inf  # by the monotonic clock: when the list was last asked for
-        self._unreadable_since = math.inf  # likewise
+        self._unreadable_since = math.inf  # likewise: since when it could not be read
         self.undecided: set[int] = set()
-        """Rows of which the list cannot tell what became of them. They are looked for now and then; nobody waits."""
+        """Rows for which the list cannot tell what became of them. They are still looked for now and then, but nobody
+        waits for them.
+        """
 
     def begin(self) -> None:
-        """Somebody asks anew what became of all, unless somebody does already."""
+        """Start to look for all unknown messages anew, unless a run is going on already."""
         if not self._runs:
             self.undecided.clear()
             for search in self._searches.values():
                 search.is_renewed = True
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Settle, until `stop`."""
+        """Settle messages until `stop` is set."""
         self._runs += 1
         try:
             while not stop.is_set():
@@ -105,14 +108,14 @@ class Settling:
                     wait = await self._settle_if_ready()
                 if wait > 0:
                     await woken(news, min(wait, _LOOK_EVERY))
-                    await self._clock.sleep(_SHORTEST_REST)  # most news are of messages that were sent
+                    await self._clock.sleep(_SHORTEST_REST)  # most news is of sent messages
         finally:
             self._runs -= 1
             if not self._runs:
                 self._messages.storage.end_turn(_TURN)
 
     async def _settle_if_ready(self) -> float:
-        """Seconds until it is worth looking again."""
+        """Settle what can be settled now. Return the seconds until it is worth looking again."""
         unknown: list[UnknownMessage] = []
         for one in await self._messages.do(lambda rows: rows.unknown(), only_reads=True):
             if self._reconciler.credentials.made(one.sought.fingerprint):
@@ -131,7 +134,7 @@ class Settling:
         return await self._settle(unknown) if await self._messages.take_turn(_TURN) else _LOOK_EVERY
 
     def _due_in(self, unknown: Sequence[UnknownMessage]) -> float:
-        """Seconds until the list should be read for one of `unknown`."""
+        """Return the seconds until the list should be read for one of `unknown`."""
         due_in = min((self._search(one).due - one.age for one in unknown), default=math.inf)
         return max(due_in, self._read_at + pause(self._settle_after) - self._clock.monotonic())
 
@@ -168,7 +171,7 @@ class Settling:
         try:
             settled = await self._apply(_Known(events, ready, *self._known_here(events, unknown)))
         except errors.TwdmError:
-            self._searches.clear()  # nothing was written down, so all is as if nobody had looked
+            self._searches.clear()  # nothing was written down, so this reading must not count
             self._read_at = -math.inf
             raise
         left = [one for one in unknown if one.id not in settled]
@@ -205,8 +208,8 @@ class Settling:
     def _known_here(
         self, events: Sequence[Listed], unknown: Sequence[UnknownMessage]
     ) -> tuple[set[str | None], Sequence[Sought], Sequence[Sought]]:
-        """What this client knows of `events`: ids of other messages, what it sent that has no id, and what is unknown
-        besides.
+        """Return what this client knows besides the outbox: the ids in `events` that are those of other messages, the
+        messages that it sent and whose replies told no id, and other messages that are unknown.
         """
         sent = self._reconciler.sent
         sought = [one.sought for one in unknown]
@@ -214,7 +217,7 @@ class Settling:
         return taken, relevant(sent.nameless, sought), relevant(sent.unknown, sought)
 
     async def _apply(self, known: _Known) -> dict[int, DirectMessage | State | None]:
-        """Write down what can be settled, and tell it."""
+        """Write down what can be settled, and return it as :meth:`_match` does."""
         sent = self._reconciler.sent
         settled = await self._messages.do(lambda rows: self._match(rows, known), is_durable=True)
         for row, message in settled.items():
@@ -228,8 +231,10 @@ class Settling:
         return settled
 
     def _match(self, rows: Rows, known: _Known) -> dict[int, DirectMessage | State | None]:
-        """Settle what can be settled, and tell how; with ``None`` what cannot be decided."""
-        # What is being sent may be what is found, so what says the same has to wait.
+        """Settle what can be settled. Return, by row, the message that was found, or the new state of an absent one, or
+        ``None`` if the list cannot tell.
+        """
+        # A message that is being sent may be the one that is found, so unknown ones with the same text must wait.
         unknown = [one for one in rows.unknown() if not rows.is_being_sent(one.sought)]
         sought = [one.sought for one in unknown]
         taken = {*known.taken, *(one.message.id for one in known.events if rows.is_known(one.message.id))}

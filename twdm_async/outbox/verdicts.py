@@ -1,4 +1,4 @@
-"""What becomes of a message of the outbox after an attempt: the one place that decides it.
+"""The decision on what becomes of a message of the outbox after an attempt. It is made here alone.
 
 ==========================================  ==========================================================================
 what the attempt ended in                   the message
@@ -13,15 +13,16 @@ no connection                               stays; all wait, ever longer
 no quota before it expires                  expired
 ==========================================  ==========================================================================
 
-*Which messages are poisoned?* One that fails while others get through is to blame for it. It is tried again after
-pauses that double, and it is given up (:attr:`State.FAILED`) when it has failed more often than chance explains: of the
-messages that were tried since it was put, some part has failed, so a good one fails `n` times with that probability to
-the power of `n`. See :func:`most_tries`.
+*Which messages are poisoned?* A message that fails while others get through is itself the cause. It is tried again
+after pauses that double, and it is given up (:attr:`State.FAILED`) when it has failed more often than chance explains:
+of the messages that were tried since it was put, some share has failed, so a good message fails `n` times with a
+probability of that share to the power of `n`. See :func:`most_tries`.
 
-*When nothing gets through*, no message is to blame: it may be the network, or the API. One message at a time is tried,
-after ever longer pauses, until one gets through. It is the first message to somebody to whom none has failed since the
-last answer, drawn at random. So some messages that fail side by side hold up the others for a moment only. After an
-unclear refusal, sending stops when there is nobody else to try, or when eight others were refused as well.
+*When nothing gets through*, no message is to blame: the cause may be the network, or the API. One message at a time is
+tried, after ever longer pauses, until one gets through. It is the first message to a recipient who is drawn at random
+from those to whom none has failed since the last answer. So a few messages that fail one after the other hold up the
+others only for a moment. After an unclear refusal, sending stops when there is nobody else to try, or when messages to
+eight others were refused as well.
 """
 
 from __future__ import annotations
@@ -40,26 +41,26 @@ if TYPE_CHECKING:
 
     from twdm_async.models.direct_messages import DirectMessage
 
-_BY_CHANCE: Final = 1e-5  # a good message is given up with this probability, at the most
+_BY_CHANCE: Final = 1e-5  # a good message is given up with at most this probability
 _FEWEST_TRIES, _MOST_TRIES = 3, 8
 _LONGEST_BACKOFF: Final = 6 * 3600.0  # seconds
-_SPENDS: Final = 5.0  # times as long is a pause at the most if each try spends quota
-_SILENCES: Final = 8  # attempts in a row without an answer
-_ROUNDS: Final = 3  # pauses in a row after which an unclear refusal came again
-_MOST_SUSPECTS: Final = 100  # if messages to more people fail, it is not about the people
-_PROBES: Final = 8  # messages to others that failed as well, after which it is not about the people
+_SPENDS: Final = 5.0  # the factor by which the longest pause is longer if each try spends quota
+_SILENCES: Final = 8  # attempts in a row without an answer, after which sending pauses
+_ROUNDS: Final = 3  # pauses in a row, after which another unclear refusal stops sending
+_MOST_SUSPECTS: Final = 100  # if messages to more people fail, the people are not the cause
+_PROBES: Final = 8  # if so many messages to other people fail as well, the people are not the cause
 
 
 @frozen
 class Sent:
-    """It arrived. `message_id` is the API's id, if it told."""
+    """The message arrived. `message_id` is the API's id, if the reply told it."""
 
     message_id: str | None
 
 
 @frozen
 class Ended:
-    """Nothing more will be done about it."""
+    """The message comes into a final state."""
 
     state: State
     error: str | None = None
@@ -67,19 +68,19 @@ class Ended:
 
 @frozen
 class Unknown:
-    """It may have arrived."""
+    """The message may have arrived."""
 
     error: str
 
 
 @frozen
 class TryLater:
-    """It did not arrive, and is tried again.
+    """The message did not arrive, and is tried again.
 
     Args:
-        after: seconds.
-        tries: how often it has failed; if that is too often, it is given up instead.
-        error: why it did not arrive, if there is something to say.
+        after: seconds until it may be tried again.
+        tries: how often it has failed while others got through; if that is too often, it is given up instead.
+        error: why it did not arrive, if that is known.
     """
 
     after: float = 0.0
@@ -89,7 +90,7 @@ class TryLater:
 
 @frozen
 class Stop:
-    """It did not arrive, and neither would the next one."""
+    """The message did not arrive, and the next one would fail for the same reason, so sending stops."""
 
     error: errors.TwdmError
 
@@ -98,41 +99,41 @@ Verdict = Sent | Ended | Unknown | TryLater | Stop
 
 
 def most_tries(failed: int, tried: int) -> int:
-    """How often a message may fail until it is given up.
+    """Return how often a message may fail until it is given up.
 
     Args:
         failed: how many messages have failed, once or more often.
         tried: how many messages were tried.
     """
-    share = (failed + 1) / (tried + 10)  # with little known, one in ten
+    share = (failed + 1) / (tried + 10)  # if little is known, one in ten
     tries = _MOST_TRIES if share >= 1 else math.ceil(math.log(_BY_CHANCE) / math.log(share))
     return min(max(tries, _FEWEST_TRIES), _MOST_TRIES)
 
 
 def backoff(tries: int, settle_after: float) -> float:
-    """Seconds until a message is tried again that has failed so often."""
+    """Return the seconds until a message that has failed `tries` times is tried again."""
     return 0.0 if tries < 2 else min(settle_after * 2.0 ** (tries - 2), _LONGEST_BACKOFF)
 
 
 class Judge:
-    """Decides over the messages that one process sends, and when it takes up the next.
+    """Decides what becomes of the messages that one process sends, and when it takes up the next one.
 
     Args:
-        settle_after: seconds; the measure of all pauses after a message failed.
-        longest_pause: seconds that nothing is sent at the most while nothing can be reached.
-        jitter: a random number from 0 up to 1.
+        settle_after: seconds; the pauses before a failed message is tried again are in proportion to it.
+        longest_pause: seconds for which sending pauses, at most, while the API cannot be reached.
+        jitter: returns a random number from 0 up to 1.
     """
 
     def __init__(self, settle_after: float, longest_pause: float, jitter: Callable[[], float]) -> None:
         self._settle_after = settle_after
         self._longest_pause = longest_pause
         self._jitter = jitter
-        self._answers = 0  # of the API
-        self._failures: dict[int, tuple[int, int]] = {}  # how often a row failed, and `_answers` at the last time
+        self._answers = 0  # answers of the API so far
+        self._failures: dict[int, tuple[int, int]] = {}  # by row: how often it failed, and `_answers` at the last time
         self._in_a_row: list[int] = []  # rows of attempts that failed since the last answer, and are not to blame
-        self._suspects: set[str] = set()  # to whom attempts failed since the last answer
-        self._probes = 0  # attempts since then that failed as well, although they were to others
-        self._silences = 0  # attempts since the last answer to which there was none
+        self._suspects: set[str] = set()  # recipients of attempts that failed since the last answer
+        self._probes = 0  # attempts since the last answer that failed although they were to other recipients
+        self._silences = 0  # attempts since the last answer that got none
         self._rounds = 0  # pauses since the last answer
         self._resume_at = -math.inf  # by the monotonic clock
 
@@ -146,15 +147,15 @@ class Judge:
         *,
         had_others: bool = False,
     ) -> Verdict:
-        """What becomes of a message.
+        """Decide what becomes of a message after an attempt.
 
         Args:
-            row: its number.
-            recipient_id: whom it is for.
+            row: the number of its row.
+            recipient_id: the recipient's user id.
             tries: how often it has failed before, while others got through.
-            outcome: of its attempt.
+            outcome: the outcome of the attempt.
             now: seconds, by the monotonic clock.
-            had_others: whether it was taken up while there were messages to people to whom none has failed lately.
+            had_others: whether there were `suspects` when it was taken up, and its recipient was none of them.
         """
         match outcome:
             case retry.Answered(answer):
@@ -188,25 +189,27 @@ class Judge:
                 return Stop(error)
 
     def forget(self) -> None:
-        """Blame nobody for what failed before."""
+        """Forget which messages have failed before."""
         self._failures.clear()
 
     def begin(self) -> None:
-        """Try one message at once: somebody lets them be sent again, so whatever held them up may be mended."""
+        """End the current pause, so that a message is tried at once: a new run begins, and the cause may be mended."""
         self._resume_at = -math.inf
 
     def wait(self, now: float) -> float:
-        """Seconds until the next message may be taken up."""
+        """Return the seconds until the next message may be taken up."""
         return max(0.0, self._resume_at - now)
 
     @property
     def suspects(self) -> frozenset[str]:
-        """To whom messages failed since the last answer. Messages to others are tried first."""
+        """The recipients to whom messages failed since the last answer; messages to others are tried first. Empty if
+        there are too many of them.
+        """
         return frozenset(self._suspects) if len(self._suspects) <= _MOST_SUSPECTS else frozenset()
 
     @property
     def is_troubled(self) -> bool:
-        """Whether it is not known if anything gets through, so that only one message should be tried at a time."""
+        """Whether nothing has got through lately, so that only one message should be tried at a time."""
         return self._rounds > 0
 
     def _failed(self, row: int, tries: int, error: errors.TwdmError, now: float, *, had_others: bool) -> Verdict:
@@ -216,7 +219,7 @@ class Judge:
         is_refused_alone = set(self._in_a_row) == {row} and len(self._in_a_row) > _ROUNDS and not is_intermediary
         has_failed_alone = tries > 0 and not self._in_a_row
         if self._answers > answers or has_failed_alone or (is_refused_alone and self._answers):
-            tries += 1 if tries else 2  # others got through since its first failure, too
+            tries += 1 if tries else 2  # others got through since its first failure, so that one counts, too
             return TryLater(backoff(tries, self._settle_after) or self._settle_after / 10, tries, str(error))
         self._in_a_row.append(row)
         if len(self._in_a_row) > 1:
@@ -238,7 +241,7 @@ class Judge:
 
     def _pause(self, now: float, longest: float) -> None:
         if now < self._resume_at:
-            return  # it was under way with those that are waited for
+            return  # this attempt began before the pause
         pause = min(2.0**self._rounds, longest * self._longest_pause)
         self._rounds += 1
         self._resume_at = now + pause * (0.5 + 0.5 * self._jitter())

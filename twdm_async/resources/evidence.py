@@ -1,35 +1,35 @@
 """Whether the list of messages can be believed when it does not show one (page *GET direct_messages/events/list*).
 
 The list is no proof. Users of several clients report that messages appear in it two to three minutes late, that it came
-empty although there were messages, and that what was deleted stayed in it for days. So a message that the list shows
-was delivered, and that is said at once; but one that it does not show is called absent only if all of this holds:
+empty although there were messages, and that deleted messages stayed in it for days. So a message that the list shows
+was delivered, and is reported at once; but a message that it does not show is called absent only if all of this holds:
 
 1. *Time.* The attempt was given up at least `settle_after` seconds ago: ten minutes by default, three times the longest
    delay that was reported. Before that, no list is believed, whatever else it shows: a list that shows newer messages
    may still lack an older one.
-2. *A whole reading.* It was read back to before the moment at which the message can have been made, or to its end. One
-   old message at its top, or some, are no end, and neither are old ones in another order. A list whose cursors repeat,
-   or whose pages bring nothing new, is not whole.
-3. *Evidence.* The list shows what is known to be there: messages whose ids the API has answered, that came by a
-   webhook, or that an earlier reading showed. As long as one of them is missing, the list lags, by the age of the
-   oldest that is missing; and it proves nothing about messages that are not at least twice as old as that. For
-   example, if a message of 90 seconds ago is missing, no message younger than 180 seconds is called absent. (Messages
-   that were deleted are no evidence. Whoever deletes one elsewhere does not tell; so what is missing for six times
-   `settle_after`, from a list that shows something at least as new, is taken for deleted.)
-4. *Twice.* It was missing from two such readings, one some time after the other.
+2. *A whole reading.* The list was read to its end, or back to before the time at which the message can have been
+   created. A few old messages at the top of the list do not show that it was read back so far: it takes ten in a row,
+   in order. A list whose cursors repeat, or whose pages bring nothing new, is not whole.
+3. *Evidence.* The list shows the messages that are known to exist: messages whose ids the API has answered, that came
+   by a webhook, or that an earlier reading showed. As long as one of them is missing, the list lags by the age of the
+   oldest missing message, and it proves nothing about messages that are not at least twice as old as that. For
+   example, if a message of 90 seconds ago is missing, no message younger than 180 seconds is called absent. (Deleted
+   messages are no evidence, and the library does not learn of those that are deleted elsewhere. So a message that is
+   missing and older than six times `settle_after` is taken for deleted if the list shows one at least as new.)
+4. *Twice.* The message was missing from two such readings, one some time after the other.
 
 Why that is enough: to be called absent, a message that was delivered would have to be hidden from two lists, for longer
-than any delay that was ever reported and for twice as long as any that can be seen. If nothing else is known to exist,
-only time protects: with a `settle_after` shorter than the list's delay, messages would be sent twice. Why not less: a
-list that shows something newer may still lack something older, as users report; so evidence alone proves nothing. And
-why not that all must be there: where messages leave all the time, the latest are always missing, and nothing would ever
-be settled.
+than any delay that was ever reported and for twice as long as any that can be seen. If no other message is known to
+exist, only time protects: with a `settle_after` shorter than the list's delay, messages would be sent twice. Why
+evidence alone is not enough: a list that shows a newer message may still lack an older one, as users report. Why not
+all known messages must be there: where messages leave all the time, the latest are always missing, and no message would
+ever be settled.
 
-If no list could be believed or read for an hour and a half (nine times `settle_after`), nobody can tell what became of
-the message. Whoever asks again starts a new reading.
+If no list could be believed or read for an hour and a half (nine times `settle_after`), the library gives up, and what
+became of the message stays unknown. Asking again starts a new search.
 
-Few lists may be read (15 in 15 minutes). So all who search share a reading, one is made at once, and the next ones ever
-later: see :class:`Search`.
+The list may be read only 15 times in 15 minutes. So all searches share a reading. The first reading is made at once,
+and the next ones at ever longer intervals: see :class:`Search`.
 """
 
 from __future__ import annotations
@@ -57,25 +57,25 @@ SETTLE_AFTER: Final = 600.0
 
 _READINGS: Final = 2
 _TWICE: Final = 2.0
-_LOOKS: Final = (0.2, 0.5, 1.0)  # parts of `settle_after` at which a message is looked for, after the first time
-_MORE_RARELY: Final = 0.15  # of the time since lists could last be believed is the pause until the next one
+_LOOKS: Final = (0.2, 0.5, 1.0)  # fractions of `settle_after` at which a message is looked for, after the first time
+_MORE_RARELY: Final = 0.15  # the pause until the next reading, as a fraction of the time since one could be believed
 _LONGEST_PAUSE: Final = 90.0  # seconds between two readings: ten in 15 minutes, which leaves some to others
-_PAUSE: Final = 0.15  # the same, as a part of `settle_after`
-_LASTING: Final = 6.0  # times `settle_after`: whatever lasts so long is no delay
-_ENOUGH_OLD: Final = 10  # old messages in a row are the end; fewer may stand at the top of a list that is not in order
+_PAUSE: Final = 0.15  # the same, as a fraction of `settle_after`
+_LASTING: Final = 6.0  # times `settle_after`: a message that is missing for so long is not merely late
+_ENOUGH_OLD: Final = 10  # old messages in a row that count as the end; fewer may be at the top of an unordered list
 _MOST_BARREN: Final = 3  # pages in a row that bring nothing new
 
 
 def checked_settle_after(settle_after: float | None, timeout: float, lease: float = 0.0) -> float:
-    """`settle_after` in seconds, or what it is if not given.
+    """Return `settle_after`, or its default if it is ``None``.
 
     Args:
         settle_after: seconds, or ``None``.
         timeout: seconds that an attempt may take.
-        lease: seconds after which whoever made it may be taken for dead, although it lives.
+        lease: seconds after which the process that made the attempt may be taken for dead although it is alive.
 
     Raises:
-        InvalidInput: it is no time, or one in which a message can still be on its way.
+        InvalidInput: `settle_after` is not a number of seconds, or is so short that a message may still be on its way.
     """
     shortest = RequestLifetime.from_timeout(timeout).whole + lease
     if settle_after is None:
@@ -95,11 +95,11 @@ class Reading:
     """What the list showed when it was read once.
 
     Args:
-        since: how far back it was to be read.
-        known: the ids of messages that existed before it was read, and when they were made, at the latest.
-        messages: what it showed, in its order.
-        ids: of those that have one.
-        is_whole: whether all that it has since then was read.
+        since: the time back to which the list was to be read.
+        known: the ids of messages that existed before it was read, and when they were created, at the latest.
+        messages: the messages that it showed, in its order.
+        ids: the ids of these messages, as far as they have one.
+        is_whole: whether all messages since `since` were read.
     """
 
     since: datetime
@@ -109,8 +109,8 @@ class Reading:
     is_whole: bool = False
     _old_in_a_row: int = 0
     _last: datetime = field(factory=lambda: datetime.max.replace(tzinfo=UTC))
-    _missing: list[datetime] | None = None  # when those were made that it does not show
-    _newest: datetime = field(factory=lambda: datetime.min.replace(tzinfo=UTC))  # of those that it shows
+    _missing: list[datetime] | None = None  # when the known messages that it does not show were created
+    _newest: datetime = field(factory=lambda: datetime.min.replace(tzinfo=UTC))  # of the known ones that it shows
 
     def take(self, page: Sequence[DirectMessage]) -> bool:
         """Take in the next page. Return whether it brought anything new."""
@@ -130,20 +130,24 @@ class Reading:
         return len(self.messages) > before
 
     def speaks_for(self, sent_at: datetime, age: float, settle_after: float, now: datetime) -> bool:
-        """Whether a message that it does not show may be absent.
+        """Return whether this reading is evidence about a message that it does not show.
 
         Args:
             sent_at: when the message was sent, by the server's clock.
-            age: seconds since it was given up. What the clocks here were set to meanwhile makes no difference.
+            age: seconds since its attempt was given up. Setting the clocks here makes no difference to it.
             settle_after: seconds until a list is believed.
-            now: by the server's clock, as far as it is known. If it is set back, the message's age tells.
+            now: the time by the server's clock, as far as it is known. If that is set back, `age` counts.
         """
         now = max(now, sent_at + timedelta(seconds=age))
         return self.is_whole and timedelta(seconds=age) >= _TWICE * self.lag(now, settle_after)
 
     def lag(self, now: datetime, settle_after: float) -> timedelta:
-        """How old the oldest message is at that time that is known to exist, and that it does not show; but for those
-        that were deleted.
+        """Return the age of the oldest message that is known to exist and that the reading does not show, except for
+        messages that are taken for deleted.
+
+        Args:
+            now: the time at which the age is taken.
+            settle_after: seconds until a list is believed.
         """
         if self._missing is None:
             self._missing = [at for key, at in self.known.items() if at >= self.since and key not in self.ids]
@@ -155,15 +159,15 @@ class Reading:
 async def read_back(
     pages: AsyncGenerator[Page[DirectMessage]], since: datetime, known: Mapping[str, datetime] | None = None
 ) -> Reading:
-    """Read the list, the newest first, back to `since`.
+    """Read the list, newest first, back to `since`.
 
     Args:
-        pages: of the list.
-        since: how far back.
+        pages: the pages of the list.
+        since: the time back to which to read.
         known: see :class:`Reading`.
 
     Raises:
-        TwdmError: it could not be read.
+        TwdmError: the list could not be read.
     """
     reading = Reading(since, known or {})
     barren = 0
@@ -176,24 +180,24 @@ async def read_back(
         except MalformedResponse:
             if not reading.messages:
                 raise
-            return reading  # what was shown so far is there
+            return reading  # the messages read so far exist all the same
     reading.is_whole = True
     return reading
 
 
 @define(eq=False)
 class Search:
-    """How far the search for one message has come: at once, at a fifth, at a half and at the whole of `settle_after`,
-    once more to be sure, and then ever more rarely.
+    """The state of the search for one message. It is looked for at once, at a fifth, at a half and at the whole of
+    `settle_after`, once more to be sure, and then ever more rarely.
 
-    All moments are ages of the message: seconds since its attempt was given up.
+    All times are ages of the message: seconds since its attempt was given up.
 
     Args:
         settle_after: seconds until a list is believed.
-        looked_at: when it was last looked for.
-        since: when it was first looked for, or when a reading could last be believed: since then, none could.
-        misses: readings that could be believed, and did not show it.
-        is_renewed: whether it is to be looked for at once, since somebody asks anew.
+        looked_at: when it was last looked for; ``None`` if it never was.
+        since: when a reading could last be believed; if none could, when it was first looked for.
+        misses: how many readings could be believed, after `settle_after`, and did not show it.
+        is_renewed: whether it is to be looked for at once, since a caller asks anew.
     """
 
     settle_after: float
@@ -204,7 +208,7 @@ class Search:
 
     @property
     def due(self) -> float:
-        """When it should be looked for next."""
+        """The age at which the message should be looked for next."""
         if self.looked_at is None or self.is_renewed:
             return 0.0
         if not self.misses:
@@ -214,8 +218,8 @@ class Search:
         return self.looked_at + max(_MORE_RARELY * (self.looked_at - self.since), pause(self.settle_after))
 
     def look(self, age: float, *, is_believed: bool) -> bool:
-        """Note a reading that was begun at `age`. Return whether the message is absent if that reading does not show it
-        either.
+        """Note a reading that was begun at `age`, and whether it `is_believed`. Return whether the message is absent if
+        this reading does not show it either.
         """
         if self.looked_at is None or is_believed:
             self.since = age
@@ -226,17 +230,17 @@ class Search:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether no list could be believed for so long that none will be soon."""
+        """Whether no reading could be believed for so long that the search is given up."""
         return self.looked_at is not None and self.looked_at - self.since >= patience(self.settle_after)
 
 
 def patience(settle_after: float) -> float:
-    """Seconds after which a list that cannot be believed, or not be read, is not waited for any longer: time enough for
-    what was deleted to be known as such.
+    """Return the seconds after which a search is given up if no list can be believed or read. In that time, deleted
+    messages become known as such.
     """
     return 1.5 * _LASTING * settle_after
 
 
 def pause(settle_after: float) -> float:
-    """Seconds between two readings, at the least."""
+    """Return the seconds between two readings, at least."""
     return min(_LONGEST_PAUSE, _PAUSE * settle_after)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_REMEMBERED: Final = 400 * 86_400.0  # seconds; a webhook that somebody has kept could be sent again at any time
+_REMEMBERED: Final = 400 * 86_400.0  # seconds; whoever has recorded a signed webhook could send it again at any time
 _IF_BAD: Final = "put it back, or move it away; some events may then be received once more"
 _HEARD: Final = "INSERT INTO heard VALUES (?, ?) ON CONFLICT (kind) DO UPDATE SET at = excluded.at"
 _POLLED: Final = (
@@ -119,7 +119,7 @@ class Inbox:
 
     def __init__(self, path: Place | None = None, *, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
-        """Where time comes from."""
+        """The source of time."""
         self._storage: Storage = (
             InMemory(SCHEMA, self.clock)
             if path is None
@@ -154,7 +154,7 @@ class Inbox:
         return await self._do(keep, is_durable=True)
 
     def _keep(self, db: Transaction, event: Received, now: float, dead: Sequence[str]) -> bool:
-        """Keep `event`, and return whether it is new, or was in the hands of one who has ended."""
+        """Keep `event`, and return whether it is new, or was held by a process that has ended."""
         is_unread, is_polled = event.unread is not None, event.body is None
         owner = None if is_unread else self._storage.owner
         row = (event.account, event.id, event.body, now, owner, event.unread, is_unread, is_polled, *dead)
@@ -167,7 +167,7 @@ class Inbox:
         """  # noqa: S608 - only question marks
         if db.execute(query, row).rowcount:
             return True
-        # A poll has it in hand. If that dies, a webhook can handle it all the same.
+        # A poll may have claimed the event. If its process dies, a webhook can handle the event all the same.
         query = "UPDATE event SET body = ? WHERE account = ? AND id = ? AND is_polled AND owner IS NOT NULL"
         if event.body is not None and not is_unread:
             db.execute(query, (event.body, event.account, event.id))
@@ -219,7 +219,7 @@ class Inbox:
         """
         if message.id is None or message.recipient_id is None:
             raise InvalidInput(parameter="message", problem="must be one that was received")
-        for account in {message.recipient_id, message.sender_id} - {None}:  # whichever of them polls
+        for account in {message.recipient_id, message.sender_id} - {None}:  # either may be the one that polls
             received = Received(str(account), message.id)
             await self.keep([received])
             await self.done(received)
@@ -246,7 +246,7 @@ class Inbox:
         def release(db: Transaction) -> None:
             mine = "account = ? AND is_polled AND owner = ?"
             db.execute(f"DELETE FROM event WHERE {mine} AND body IS NULL", (account, self._storage.owner))  # noqa: S608 - constant
-            query = f"UPDATE event SET owner = NULL, is_polled = FALSE WHERE {mine}"  # noqa: S608 - a webhook was told of these
+            query = f"UPDATE event SET owner = NULL, is_polled = FALSE WHERE {mine}"  # noqa: S608 - a webhook has got these, too
             db.execute(query, (account, self._storage.owner))
 
         await self._do(release)
@@ -271,7 +271,7 @@ class Inbox:
         Raises:
             InboxFailed: the file cannot be written; the event is as it was.
         """
-        query = (  # unless somebody else has handled it, who took this process for dead
+        query = (  # unless another process has handled it, having taken this one for dead
             "UPDATE event SET owner = NULL, tries = 0, problem = ?, is_unread = ? "
             "WHERE account = ? AND id = ? AND body IS NOT NULL"
         )
@@ -399,7 +399,7 @@ class Inbox:
 
     async def __aenter__(self) -> Self:
         try:
-            await self.heard()  # so that a file which cannot be used is known of first
+            await self.heard()  # a file that cannot be used must be noticed first
         except BaseException:
             await self.close()
             raise
@@ -429,7 +429,7 @@ class Inbox:
         owners: list[str] = []
         (owner,) = db.execute("SELECT min(owner) FROM event WHERE owner IS NOT NULL").fetchone()
         while owner is not None:
-            owners.append(owner)  # so that of each owner one row is looked at
+            owners.append(owner)  # one by one, so that only one row of each owner is read
             (owner,) = db.execute("SELECT min(owner) FROM event WHERE owner > ?", (owner,)).fetchone()
         return [owner for owner in owners if owner != self._storage.owner and self._storage.is_dead(db, owner)]
 
@@ -437,18 +437,18 @@ class Inbox:
     async def _do(self, work: Callable[[Transaction], T], *, is_durable: bool = False) -> T:
         if self._is_closed:
             raise InboxFailed(path=self._storage.address, problem="it is closed")
-        if self._forks != forks():  # what was opened is the parent's
+        if self._forks != forks():  # the open file is the parent process'
             self._forks = forks()
             self._storage.leave_behind()
 
         def change(transaction: Transaction) -> T:
-            self._storage.stay_alive(transaction)  # which asks the disk, too
+            self._storage.stay_alive(transaction)  # which reads the disk, too
             return work(transaction)
 
         try:
             return await asyncio.shield(
                 self._storage.change(change, is_durable=is_durable)
-            )  # who gives up does not undo it
+            )  # a caller that is cancelled must not undo it
         except StorageTrouble as trouble:
             raise InboxFailed(
                 path=self._storage.address, problem=trouble.problem, is_unsure=trouble.is_unsure

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _LATE: Final = timedelta(minutes=15)
 _SHORTEST: Final = 1.0  # seconds between two rounds
-_TOLD_WITHIN: Final = 360.0  # seconds in which a webhook was told of a message, if it is told at all
+_TOLD_WITHIN: Final = 360.0  # seconds within which a webhook gets a message, if it gets it at all
 
 _log = logging.getLogger(__name__)
 
@@ -66,9 +66,9 @@ class Poll:
         self._note = note
         self._server_time = server_time
         self._clock = clock
-        self._untold: datetime | None = None  # when the first message was written since a webhook told of any
+        self._untold: datetime | None = None  # when the oldest message was written that no webhook has told of
         self._is_said = False
-        self._echoes: set[str] = set()  # which the account itself sent, of the last round; they are not handed out
+        self._echoes: set[str] = set()  # ids of the account's own messages in the last round; they are not handed out
 
     async def messages(self, every: float, since: datetime | None, *, sent: bool) -> AsyncGenerator[DirectMessage]:
         """Yield new messages, oldest first.
@@ -85,14 +85,14 @@ class Poll:
                 async for message in messages:
                     yield message
         finally:
-            if self._inbox.polls.get(self._account) is self:  # else another one has begun, and released this one's
+            if self._inbox.polls.get(self._account) is self:  # else another poll has begun, and has released them
                 with contextlib.suppress(InboxFailed):
                     await self._inbox.release(self._account)
 
     async def _messages(self, every: float, since: datetime | None, *, sent: bool) -> AsyncGenerator[DirectMessage]:
         polled = await self._inbox.polled(self._account)
         if polled is None:
-            # The API tells milliseconds.
+            # The API's times are in milliseconds.
             floor = int((self._server_time() if since is None else since.timestamp()) * 1000) / 1000
             until = floor
         else:
@@ -106,7 +106,7 @@ class Poll:
                 for received in await self._inbox.keep(list(map(self._received, new))):
                     yield by_id[received.id]
                     await self._inbox.done(received)
-                until = min(max(until, newest), self._server_time())  # a date may be wrong
+                until = min(max(until, newest), self._server_time())  # a message's date may be wrong
                 await self._inbox.set_polled(self._account, until, floor)
             await self._clock.sleep(max(_SHORTEST, every - (self._clock.monotonic() - began)))
 
@@ -135,10 +135,10 @@ class Poll:
             self._note(message)
         await self._compare(new)
         times = [message.created_at.timestamp() for message in found.values() if message.created_at is not None]
-        if not sent:  # they are for a webhook, if that wants them
+        if not sent:  # the account's own messages are left to a webhook, if that wants them
             self._echoes = {one.id for one in found.values() if one.sender_id == self._account and one.id is not None}
             new = [message for message in new if message.sender_id != self._account]
-        # What was not read to its end is read again.
+        # If the list was not read back far enough, the next round reads it again.
         return new, max(times, default=until) if reading.is_whole else until
 
     async def _compare(self, new: Sequence[DirectMessage]) -> None:

@@ -1,17 +1,17 @@
-"""What became of messages that left and got no readable answer: the list of messages knows.
+"""The search in the list of messages for messages that left and got no readable answer.
 
 A listed message can be the unknown one if sender, recipient and wording are the same, the profile is not another one,
-and it was made at a time at which the unknown message can have been. A listed message that is known to be another one
-of ours is out of the question, and each can settle only one unknown message. So among unknown messages that are alike,
-as many are found as there are listed ones left over, and which of them is which makes no difference to anybody. Among
-messages that say the same and are not alike (another picture, say), it does: unless all of them are found, it cannot be
-told.
+and it was created at a time at which the unknown message can have been. A listed message that is known to be another
+one of ours is excluded, and each listed message can settle only one unknown message. So among unknown messages that are
+alike, as many are found as there are listed ones left, and which of them is which makes no difference. Among messages
+that have the same wording and are not alike (they have different pictures, say), it makes a difference: unless all of
+them are found, the list cannot tell which of them arrived.
 
-When can it have been made? A request carries the time of its signature, and the server refuses those that are off by
-more than five minutes. So whatever the clocks here were set to, it was let in within five minutes of that time, and
-done before anybody could still wait for its answer.
+When can the message have been created? A request carries the time of its signature, and the server refuses requests
+whose time is off by more than five minutes. So whatever the clocks here were set to, the server let the request in
+within five minutes of that time, and created the message no later than the client could still wait for the answer.
 
-When one that the list does not show is said to be absent, :mod:`twdm_async.resources.evidence` tells.
+:mod:`twdm_async.resources.evidence` says when a message that the list does not show is called absent.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from twdm_async.credentials import Credentials
     from twdm_async.transport.call import Caller
 
-_OLDEST_STAMP: Final = timedelta(seconds=300 + 10)  # what the server lets in, and some seconds for its own clocks
+_OLDEST_STAMP: Final = timedelta(seconds=300 + 10)  # the server's tolerance, and some seconds for its own clocks
 _REMEMBERED: Final = timedelta(days=29)  # the list goes back 30
 _MOST_FOUND: Final = 10_000
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
@@ -49,10 +49,10 @@ class Reconciled:
     """What became of a message that may or may not have arrived.
 
     Args:
-        unknown: the error that said so.
-        delivered: ``"yes"``: here it is. ``"no"``: it is not in the list, and will not be. ``"unknown"``: the list does
-            not go back so far, holds a message to this person that may be it and cannot be compared, or has lagged for
-            so long that it cannot be believed.
+        unknown: the error of the call that sent the message.
+        delivered: ``"yes"``: it arrived. ``"no"``: it is not in the list, and will not be. ``"unknown"``: the list does
+            not go back so far, contains a message to this person that may be it and cannot be compared, or has lagged
+            for so long that it cannot be believed.
         message: the message, if it was found.
     """
 
@@ -63,21 +63,21 @@ class Reconciled:
 
 @frozen
 class Listed:
-    """A message from the list, and the fingerprints of what it can have said; none if it cannot be compared."""
+    """A message from the list, and the fingerprints of its possible texts; none if it cannot be compared."""
 
     message: DirectMessage
     fingerprints: frozenset[str]
 
 
 def listed(message: DirectMessage, credentials: Credentials) -> Listed:
-    """`message`, ready to be compared."""
+    """Return `message` with its fingerprints, ready to be compared."""
     is_odd = None in {message.id, message.created_at, message.recipient_id}
     texts = () if is_odd else readings(message.raw_text, message.raw_entities)
     return Listed(message, frozenset(map(credentials.fingerprint, texts)))
 
 
 def span(sought: Sought, timeout: float) -> tuple[datetime, datetime]:
-    """From when until when it can have been made, by the server's clock.
+    """Return the earliest and the latest time at which a message can have been created, by the server's clock.
 
     Args:
         sought: the message.
@@ -97,16 +97,18 @@ def claim(
     certain: Sequence[Sought] = (),
     doubtful: Sequence[Sought] = (),
 ) -> list[DirectMessage | None]:
-    """For each of `certain`, `sought` and `doubtful` one of `events`, or ``None``: for as many as can be, and for one
-    of `sought` only if all of `certain` can have theirs besides.
+    """Assign events to messages. Return, for each of `certain`, `sought` and `doubtful` in this order, one of `events`
+    or ``None``.
+
+    As many messages as possible get an event, each event goes to one message only, and `certain` go before `sought`.
 
     Args:
-        sought: messages that may be there.
-        events: what the list holds.
-        taken: ids of messages that are known to be others.
+        sought: messages that may be in the list.
+        events: the messages in the list.
+        taken: ids of events that are known to be other messages.
         timeout: seconds an attempt may take, from the connection on.
-        certain: messages that are there, and of which it is not known which ones they are.
-        doubtful: others that may be there; `sought` go before them.
+        certain: messages that are in the list, but it is not known which events they are.
+        doubtful: other messages that may be in the list; `sought` go before them.
     """
     everybody = [*certain, *sought, *doubtful]
     tells_profiles = any(event.message.custom_profile_id is not None for event in events)
@@ -117,7 +119,7 @@ def claim(
             alike.setdefault((event.message.recipient_id, fingerprint), []).append(number)
 
     def fitting(place: int) -> list[int]:
-        """The events that it can be."""
+        """Return the events that the message at `place` can be."""
         one = everybody[place]
         earliest, latest = span(one, timeout)
         profiles = {one.custom_profile_id} if tells_profiles else {one.custom_profile_id, None}
@@ -135,12 +137,12 @@ def claim(
 
 
 def _matched(order: Iterable[int], fitting: Callable[[int], Sequence[int]]) -> dict[int, int]:
-    """An event for each place in `order`, as far as there are enough: by augmenting paths, so that whoever has one
-    keeps one when it is another's turn.
+    """Match the places in `order` to events, as many as possible, by augmenting paths: a place that has an event keeps
+    one when later places get theirs.
     """
     held: dict[int, int] = {}
     holder: dict[int, int] = {}
-    hopeless: set[int] = set()  # events of which no path leads to one that is free
+    hopeless: set[int] = set()  # events from which no path leads to a free event
     for first in order:
         wanted_by: dict[int, int] = {}
         wanting = deque([first])
@@ -169,8 +171,8 @@ def _age(event: Listed) -> tuple[datetime, str]:
 
 @frozen
 class Settlement:
-    """What can be told of messages that were sought: `found`, by their places; `absent` and `open`, as places; of those
-    that are open, the list cannot tell.
+    """What became of the messages that were sought, by their places: those that were `found`, those that are `absent`,
+    and those that are `open`, since the list cannot tell.
     """
 
     found: dict[int, DirectMessage]
@@ -193,12 +195,12 @@ def settle(
 
     Args:
         sought: messages that may have arrived.
-        ready: places of those which are absent if they are not there.
-        events: what the list holds.
-        taken: ids of messages that are known to be others.
-        nameless: messages that were sent and whose replies told no id. Each has an event, which is nobody else's.
+        ready: the places of those that are absent if they are not in the list.
+        events: the messages in the list.
+        taken: ids of events that are known to be other messages.
+        nameless: messages that were sent and whose replies told no id. Each has an event, which is no other message's.
         timeout: seconds an attempt may take, from the connection on.
-        now: UTC.
+        now: the time (UTC).
         doubtful: other messages that may have arrived, and are not to be settled now.
     """
     claimed = claim(sought, events, taken, timeout, certain=nameless, doubtful=doubtful)
@@ -219,7 +221,7 @@ def settle(
 
 
 def _mixed(sought: Sequence[Sought], claimed: Sequence[DirectMessage | None]) -> set[tuple[str, str]]:
-    """What messages say, and to whom, of which some were found and some were not, and that are not all alike."""
+    """Return the (recipient, fingerprint) pairs whose messages are not all alike and were found only in part."""
     kinds: dict[tuple[str, str], set[tuple[str | None, str, bool]]] = {}
     for one, message in zip(sought, claimed, strict=True):
         certain = message is not None and message.custom_profile_id is not None
@@ -235,8 +237,8 @@ def _mixed(sought: Sequence[Sought], claimed: Sequence[DirectMessage | None]) ->
 def _cannot_tell(
     sought: Sought, events: Iterable[Listed], taken: Container[str | None], timeout: float, now: datetime
 ) -> bool:
-    """Whether it may be there although it was not found: one of `events` may be it, but cannot be compared; or the list
-    does not go back so far.
+    """Return whether a message may be there although it was not found: one of `events` may be it, but cannot be
+    compared; or the list does not go back so far.
     """
     earliest, latest = span(sought, timeout)
     return sought.sent_at < now - _REMEMBERED or any(
@@ -251,7 +253,7 @@ def _cannot_tell(
 @define(eq=False)
 class _Question:
     sought: Sought
-    ended_at: float  # when it was given up, by the monotonic clock; not before this process knew of it
+    ended_at: float  # when its attempt was given up, by the monotonic clock
     search: Search
     delivered: Delivered | None = None
     message: DirectMessage | None = None
@@ -263,7 +265,7 @@ class Reconciler:
     Args:
         caller: knows what was sent, and what is under way.
         credentials: make the fingerprints of texts.
-        clock: where time comes from.
+        clock: the source of time.
         timeout: seconds an attempt may take, from the connection on.
     """
 
@@ -273,16 +275,16 @@ class Reconciler:
         self.credentials = credentials
         self.timeout = timeout
         self._open: list[_Question] = []
-        self._found: OrderedDict[Sought, DirectMessage] = OrderedDict()  # who asks again gets the same answer
-        self._turn = asyncio.Lock()  # while one reads the list, the others wait: it may settle theirs, too
+        self._found: OrderedDict[Sought, DirectMessage] = OrderedDict()  # so that asking again gives the same answer
+        self._turn = asyncio.Lock()  # while one call reads the list, others wait: the reading may settle theirs, too
         self._read_at: float | None = None  # when the list was last asked for
-        self._echoes: OrderedDict[str, Listed] = OrderedDict()  # messages of this account that were heard of otherwise
+        self._echoes: OrderedDict[str, Listed] = OrderedDict()  # messages of this account from webhooks and polls
         self._news = asyncio.Event()
         self.echo_count = 0
-        """How many were ever heard of."""
+        """How many echoes were ever heard of."""
 
     def hear(self, message: DirectMessage) -> None:
-        """A message of this account became known otherwise than by the answer to its sending."""
+        """Take in an echo: a message of this account that became known otherwise than by the answer to its sending."""
         if message.id is None or message.id in self.sent.ids or message.id in self._echoes:
             return
         self._echoes[message.id] = listed(message, self.credentials)
@@ -293,8 +295,8 @@ class Reconciler:
         self._news = asyncio.Event()
 
     async def echoes(self, sought: Sequence[Sought]) -> list[Listed]:
-        """What was heard of that could be one of `sought`. As with :meth:`candidates`, it is known whose the others
-        are.
+        """Return the echoes that can be one of `sought`. As in :meth:`candidates`, sends to the same people that were
+        under way have ended when this returns.
         """
         people = {one.recipient_id for one in sought}
         echoes = [echo for echo in self._echoes.values() if echo.message.recipient_id in people]
@@ -305,7 +307,17 @@ class Reconciler:
     async def reconcile(
         self, unknowns: Sequence[DeliveryUnknown], settle_after: float | None
     ) -> tuple[Reconciled, ...]:
-        """What became of each of `unknowns`."""
+        """Find out what became of each of `unknowns`.
+
+        Args:
+            unknowns: the errors.
+            settle_after: seconds until a list is believed; ``None`` for the default.
+
+        Raises:
+            InvalidInput: an error is not about a message, or was raised under other keys; or `settle_after` is too
+                short.
+            TwdmError: the list could not be read.
+        """
         settle_after = checked_settle_after(settle_after, self.timeout)
         sought = [self._sought(unknown) for unknown in unknowns]
         questions: dict[Sought, _Question] = {}
@@ -342,14 +354,14 @@ class Reconciler:
         return self._caller.sent
 
     def server_time(self) -> float:
-        """Seconds since 1970 by the server's clock, as far as it is known; in any thread."""
+        """Return the seconds since 1970 by the server's clock, as far as it is known. Any thread may call this."""
         return self._caller.server_time()
 
     def bind_loop(self) -> None:
-        """To be called before each use.
+        """Check that this is the client's event loop. It must be called before each use.
 
         Raises:
-            WrongEventLoop: the client belongs to another loop or process.
+            WrongEventLoop: the client belongs to another event loop or process.
         """
         self._caller.bind_loop()
 
@@ -364,7 +376,7 @@ class Reconciler:
             known: ids of messages that exist, besides those of which this client knows, and when they left.
 
         Raises:
-            TwdmError: it could not be read.
+            TwdmError: the list could not be read.
         """
         since = min(span(one, self.timeout)[0] for one in [*sought, *nameless])
         others = {key: at for key, at in (known or {}).items() if key not in self.sent.deleted}
@@ -384,8 +396,8 @@ class Reconciler:
         return reading
 
     async def candidates(self, reading: Reading, sought: Sequence[Sought]) -> list[Listed]:
-        """What `reading` shows that could be one of `sought`. Whatever was under way to the same people when it was
-        read has come to its end when this returns, so it is known whose those messages are.
+        """Return the messages in `reading` that can be one of `sought`. Sends to the same people that were under way
+        when the list was read have ended when this returns, so it is known which messages are theirs.
         """
         people = {None, *(one.recipient_id for one in sought)}
         await self._caller.quiet(people)
@@ -393,7 +405,7 @@ class Reconciler:
         return [
             listed(message, self.credentials)
             for message in reading.messages
-            # The list holds what others sent to this account, too; and who writes to himself must not find those.
+            # The list also has what others sent to this account; a message to itself must not be found among those.
             if not (me is not None and message.recipient_id == me and message.sender_id not in {None, me})
             and message.recipient_id in people
         ]
@@ -402,7 +414,7 @@ class Reconciler:
         asked_at = self._read_at = self._clock.monotonic()
         first = [question.sought for question in self._left(self._open)]
         reading = await self.read(first, relevant(self.sent.nameless, first))
-        # Whoever has asked meanwhile shares it, if the reading can tell.
+        # Calls that have begun meanwhile share the reading, if it goes back far enough for them.
         questions = {
             question.sought: question
             for question in self._left(self._open)
@@ -422,7 +434,7 @@ class Reconciler:
                 question.delivered = question.delivered or "unknown"
 
     async def _settle_by_echoes(self) -> None:
-        """Find what was heard of already. What was not is not absent for that."""
+        """Find messages among the echoes. A message without an echo is not absent for that reason."""
         questions = {question.sought: question for question in self._left(self._open)}
         if events := await self.echoes(list(questions)):
             self._match(questions, (), events)
@@ -452,7 +464,7 @@ class Reconciler:
             questions[sought[place]].delivered = "unknown"
 
     def _left(self, questions: Iterable[_Question]) -> list[_Question]:
-        """Those without an answer. What was found once is found again."""
+        """Return the questions without an answer, and answer those whose message was found before."""
         left: list[_Question] = []
         for question in questions:
             if question.delivered is None and question.sought in self._found:
@@ -462,7 +474,7 @@ class Reconciler:
         return left
 
     def _due_in(self, questions: Sequence[_Question]) -> float | None:
-        """Seconds until the list should be read for one of `questions`; ``None`` if there is none."""
+        """Return the seconds until the list should be read for one of `questions`; ``None`` if there are none."""
         if not questions:
             return None
         now = self._clock.monotonic()
@@ -475,7 +487,7 @@ class Reconciler:
     def _ended_at(self, unknown: DeliveryUnknown, settle_after: float) -> float:
         if unknown.sent_at in self.sent.given_up:
             return self.sent.given_up[unknown.sent_at]
-        now = self._clock.utc()  # it was another process that gave it up
+        now = self._clock.utc()  # another process gave it up
         passed = (now - (unknown.ended_at or now)).total_seconds()
         return self._clock.monotonic() - min(max(passed, 0.0), settle_after)  # clocks may have been set
 
@@ -485,7 +497,7 @@ class Reconciler:
                 parameter="unknowns", problem="must be DeliveryUnknown errors of messages that were sent"
             )
         if not isinstance(unknown.recipient_id, str) or not isinstance(unknown.fingerprint, str):
-            raise InvalidInput(parameter="unknowns", problem="do not tell whom and what they were about")
+            raise InvalidInput(parameter="unknowns", problem="do not tell a recipient and a fingerprint")
         fingerprint, _, content = unknown.fingerprint.partition(" ")
         if not self.credentials.made(fingerprint):
             raise InvalidInput(parameter="unknowns", problem="are of another account, or of keys that have changed")
@@ -493,7 +505,9 @@ class Reconciler:
 
 
 def relevant(nameless: Iterable[Sought], sought: Iterable[Sought]) -> list[Sought]:
-    """Those of `nameless` which say the same to the same person as one of `sought`, and are of the same day."""
+    """Return those of `nameless` that have the recipient and the wording of one of `sought`, and left within a day of
+    it.
+    """
     alike: dict[tuple[str, str], list[datetime]] = {}
     for one in sought:
         alike.setdefault((one.recipient_id, one.fingerprint), []).append(one.sent_at)

@@ -1,11 +1,12 @@
-"""The everyday request, written straight to a connection of the session's connector: half as dear as by the session.
+"""The usual request, written directly to a connection of the session's connector. This costs half as much as a
+request by the session.
 
-aiohttp's connector (its pool, DNS and TLS) and its parser of replies stay; what is left out is
-:class:`aiohttp.ClientSession`. How aiohttp writes a request to a host, and reads the reply, is not known here, but
-learned: :func:`learn` has a session make a request on paper, takes over how it was made, makes the same one directly,
-and compares the two.
+aiohttp's connector (its pool, DNS and TLS) and its parser of replies are used; only :class:`aiohttp.ClientSession` is
+left out. This module does not know how aiohttp writes a request to a host and reads the reply, but learns it:
+:func:`learn` has a session make a request on paper (a dry run, without a network), copies how it was made, makes the
+same request directly, and compares the two.
 
-To read a reply may be cancelled, and gone on with by somebody else: aiohttp's readers lose nothing.
+Reading a reply may be cancelled and continued by another task: aiohttp's readers lose nothing.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ class Direct:
     """Sends requests to one host.
 
     Args:
-        connector: has the connections.
-        pattern: the request that it is asked to connect for.
-        parameters: how replies are to be read, as aiohttp says it.
-        head: the header lines that all requests have.
+        connector: makes and keeps the connections.
+        pattern: the request for which the connector is asked to connect.
+        parameters: aiohttp's parameters for reading replies.
+        head: the header lines that all requests have in common.
     """
 
     def __init__(
@@ -56,10 +57,10 @@ class Direct:
         self._pattern = pattern
         self._parameters = parameters
         self._head = head
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=None)  # all of it is bounded elsewhere
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=None)  # the caller has timeouts for all of it
 
     async def start(self, request: Request, attempt: Attempt) -> None:
-        """Send `request`, as soon as there is a connection on which nothing came that nobody asked for."""
+        """Send `request` on a connection on which nothing has come unasked; close any others."""
         data = self._composed(request, attempt.authorization)
         for _ in range(MOST_STALE):
             connection = await self._connector.connect(self._pattern, traces=[], timeout=self._timeout)
@@ -79,7 +80,7 @@ class Direct:
         protocol.transport.write(data)
 
     def _composed(self, request: Request, authorization: str) -> bytes:
-        """What goes over the wire."""
+        """Return the bytes to send."""
         method, body = request.endpoint.method, request.body if isinstance(request.body, bytes) else b""
         content_type = f"Content-Type: {request.content_type}\r\n" if request.content_type else ""
         length = f"Content-Length: {len(body)}\r\n" if body or method != "GET" else ""
@@ -88,7 +89,7 @@ class Direct:
 
 
 async def finish(attempt: Attempt) -> Reply | Fault:
-    """Read the reply to a request that was started, or go on reading it."""
+    """Read the reply to a request that was started, or continue reading it."""
     protocol = attempt.protocol
     while attempt.payload is None:
         message, payload = await protocol.read()
@@ -103,12 +104,12 @@ async def finish(attempt: Attempt) -> Reply | Fault:
             attempt.distrust()
             return Fault("the reply is longer than any reply may be", sent=True, lasting=True)
     chunks.append(payload.read_nowait(-1))
-    protocol._parser = NOBODY  # noqa: SLF001 - so that whatever comes now is found out
+    protocol._parser = NOBODY  # noqa: SLF001 - so that bytes after the reply are noticed
     return Reply(attempt.message.code, attempt.message.headers, b"".join(chunks))
 
 
 class _Paper(asyncio.Transport):
-    """Takes down what is written to it, and has it answered when the body is there."""
+    """A transport that records what is written to it, and answers when the body is complete."""
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         super().__init__()
@@ -136,7 +137,7 @@ class _NotedHandler(ResponseHandler):
 
 
 class _OnPaper(aiohttp.BaseConnector):
-    """Has connections to nowhere, of which the latest can be looked at."""
+    """A connector whose connections go nowhere, and whose latest connection can be inspected."""
 
     paper: _Paper
     handler: _NotedHandler
@@ -151,26 +152,26 @@ class _OnPaper(aiohttp.BaseConnector):
 
 
 async def learn(connector: aiohttp.BaseConnector, host: str, *, trust_env: bool, proxy: str | None) -> Direct | None:
-    """Find out how aiohttp makes a request to `host`. It makes one on paper; nothing leaves the machine.
+    """Find out how aiohttp makes a request to `host`, from a request on paper. Nothing leaves the machine.
 
     Args:
-        connector: will have the connections.
+        connector: will make and keep the connections.
         host: scheme and host.
         trust_env: whether aiohttp takes proxies from the environment.
         proxy: the proxy that all requests go through.
 
     Returns:
-        What sends requests directly; ``None`` if they must go through the session, since there is a proxy, or since
-        aiohttp does not do what the direct way leans on. That is logged.
+        An object that sends requests directly; ``None`` if requests must go through the session, either since there is
+        a proxy, or since aiohttp does not do what the direct way needs. The latter is logged.
 
     Raises:
-        IncompatibleAiohttp: it does not tell when bytes leave, so it could not be told whether a message left.
+        IncompatibleAiohttp: aiohttp does not tell when bytes leave, so it would not be known whether a message left.
     """
     request = Request(ENDPOINTS["direct_messages.send"], host, "/on/paper", "a=1", body=_BODY, content_type="on/paper")
     on_paper = _OnPaper(force_close=connector.force_close)
     async with open_session(on_paper, (), is_ours=True, trust_env=trust_env) as session:
         by_session: _Tried | None = None
-        with contextlib.suppress(Exception):  # whatever it is, it does not tell
+        with contextlib.suppress(Exception):  # any error means that aiohttp does not tell
             by_session = await _tried(
                 lambda attempt: exchange(session, request, attempt, lambda: None, proxy=proxy), on_paper
             )
@@ -181,7 +182,7 @@ async def learn(connector: aiohttp.BaseConnector, host: str, *, trust_env: bool,
         (_, lines, _), _ = by_session
         common = "".join(f"{line}\r\n" for line in lines if not line.lower().startswith(_OF_ONE_REQUEST))
         how = on_paper.request, on_paper.handler.parameters, common
-        with contextlib.suppress(Exception):  # whatever is missing, it is missing
+        with contextlib.suppress(Exception):  # any error means that something needed is missing
             if await _tried(partial(_directly, Direct(on_paper, *how), request), on_paper) == by_session:
                 return Direct(connector, *how)
     _say_so(aiohttp.__version__)
@@ -190,8 +191,8 @@ async def learn(connector: aiohttp.BaseConnector, host: str, *, trust_env: bool,
 
 @cache
 def _say_so(version: str) -> None:
-    """Once is enough, however many hosts and clients there are."""
-    _log.warning("aiohttp %s is not what was expected: requests go through its session, and cost more", version)
+    """Log a warning, once, however many hosts and clients there are."""
+    _log.warning("aiohttp %s does not work as expected: requests go through its session, and cost more", version)
 
 
 async def _directly(direct: Direct, request: Request, attempt: Attempt) -> Reply | Fault:
@@ -200,8 +201,8 @@ async def _directly(direct: Direct, request: Request, attempt: Attempt) -> Reply
 
 
 async def _tried(send: Callable[[Attempt], Awaitable[Reply | Fault]], on_paper: _OnPaper) -> _Tried | None:
-    """Return what was written and what was read when a request was sent on paper; ``None`` if nobody was told that it
-    left, or no reply was read.
+    """Send a request on paper, and return what was written and what was read; ``None`` if the attempt was not told that
+    the request left, or no reply was read.
     """
     attempt = Attempt(_LONGEST_TRY)
     attempt.authorization = "OAuth"
@@ -212,7 +213,7 @@ async def _tried(send: Callable[[Attempt], Awaitable[Reply | Fault]], on_paper: 
             return None
         attempt.trust()
     finally:
-        attempt.distrust()  # whoever is cancelled here leaves nothing behind
+        attempt.distrust()  # so that nothing is left behind if this is cancelled
     head, _, body = on_paper.paper.written.partition(b"\r\n\r\n")
     on_paper.paper.written = b""
     line, *lines = head.decode("ascii").split("\r\n")

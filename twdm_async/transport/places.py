@@ -1,7 +1,7 @@
-"""How many requests may be under way at once.
+"""A limit on how many requests are under way at once.
 
-The bound stands before the connection pool, so that no request waits in the pool while its time runs, and before
-signing: what is signed then leaves at once.
+A request takes a place before it asks the connection pool for a connection, so that it does not wait in the pool while
+its timeout runs; and before it is signed, so that it leaves as soon as it is signed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from twdm_async.errors import ClientClosed
 
 
 class Places:
-    """At most `most` requests are under way; the others wait for their turn."""
+    """A semaphore: at most `most` requests hold a place at once; the others wait in order."""
 
     def __init__(self, most: int) -> None:
         self.free = most
@@ -21,17 +21,17 @@ class Places:
         self._is_closed = False
 
     def take_now(self) -> bool:
-        """Take a place if there is one. It must be given back."""
+        """Take a place if one is free, and return whether one was. It must be given back."""
         if self.free <= 0 or self._is_closed:
             return False
         self.free -= 1
         return True
 
     async def take(self, endpoint: str) -> None:
-        """Wait for a place. It must be given back.
+        """Wait for a place and take it. It must be given back.
 
         Raises:
-            ClientClosed: no more are given.
+            ClientClosed: `close` was called.
         """
         if self._is_closed:
             raise ClientClosed(endpoint=endpoint)
@@ -43,13 +43,13 @@ class Places:
             has_place = await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.result():
-                self.give_back()  # it came in the same moment
+                self.give_back()  # the place came in the same moment as the cancellation
             raise
         if not has_place:
             raise ClientClosed(endpoint=endpoint)
 
     def give_back(self) -> None:
-        """Let the next one have a place."""
+        """Give a place back, and pass it on to the request that has waited longest."""
         self.free += 1
         while self._waiting and self.free > 0:
             turn = self._waiting.popleft()
@@ -58,7 +58,7 @@ class Places:
                 turn.set_result(True)
 
     def close(self) -> None:
-        """Give no more. Who waits for one gets an error."""
+        """Give no more places. Whoever waits for a place gets ClientClosed."""
         self._is_closed = True
         while self._waiting:
             turn = self._waiting.popleft()

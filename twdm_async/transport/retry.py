@@ -1,20 +1,21 @@
-"""What to do after an attempt that brought no answer: a pure decision.
+"""The decision on what to do after an attempt that brought no answer, as a pure function.
 
 ==========================================  =======================================  ===============================
 what happened                               a send, or what must be done just once   a read, or what may be repeated
 ==========================================  =======================================  ===============================
 no byte left: refused, DNS, timeout         again, up to three tries                 the same
-no byte left, and none ever will: TLS       ``ConnectFailed``                        the same
+no byte left, and none ever can: TLS        ``ConnectFailed``                        the same
 429, 420                                    again, when the quota's hold has ended   the same
 401 with code 135: clock                    again once, with the server's time       the same
-"you already said that" (151, 187)          ``DeliveryUnknown``: it may have it      its error
-any other refusal                           its error                                the same
+"you already said that" (151, 187)          ``DeliveryUnknown``: it may be there     the refusal's error
+any other refusal                           the refusal's error                      the same
 5xx, reset, timeout, unreadable answer      ``DeliveryUnknown``, never sent again    again, up to three tries
-an answer that is another request's         the same                                 the same
+the answer to another request               ``DeliveryUnknown``, never sent again    again, up to three tries
 ==========================================  =======================================  ===============================
 
-Between two tries lies a random time, up to a bound that doubles (*full jitter*), or what ``Retry-After`` asks for if
-that is bearable. All calls of a client share a :class:`RetryBudget`: when the API is down, the tries end with it.
+Between two tries, the call waits for a random time up to a bound that doubles (*full jitter*), or for as long as
+``Retry-After`` asks; if that is more than 30 seconds, there is no other try. All calls of a client share a
+:class:`RetryBudget`: when the API is down, there are no more tries once it is used up.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ T = TypeVar("T")
 
 _TRIES: Final = 3
 _FIRST_BACKOFF: Final = 0.5  # seconds; doubled with every try
-_LONGEST_BACKOFF: Final = 30.0  # seconds; a server that asks for more is not asked again
+_LONGEST_BACKOFF: Final = 30.0  # seconds; if the server asks for more, there is no other try
 _CLOCK_REFUSED: Final = 135
 _UNANSWERED: Final = frozenset({408, 499})  # a proxy gave up waiting; the server may have acted all the same
 
@@ -48,10 +49,10 @@ class Story:
     """What happened in a call so far.
 
     Args:
-        failures: attempts that failed, not counting those that the quota refused.
-        left: whether one of them left and got no readable answer.
-        resynchronised: whether the server's clock was followed already.
-        refusal: the answer of the last attempt, if it was that the quota is spent.
+        failures: how many attempts failed, not counting those that were refused for quota.
+        left: whether one of the attempts left and got no readable answer.
+        resynchronised: whether the clock was set to the server's time already.
+        refusal: the answer to the last attempt, if it said that the quota is spent.
     """
 
     failures: int = 0
@@ -93,11 +94,13 @@ class Retry:
 
 
 Outcome = Answered[T] | Failed | Retry
-"""What came of an attempt."""
+"""The outcome of an attempt."""
 
 
 class RetryBudget:
-    """How many tries after a failure all calls of a client have left together. Each is paid for by five answers."""
+    """The number of further tries after failures that all calls of a client have left together. Five answers earn one
+    try.
+    """
 
     _MOST: Final = 50.0
     _EARNED: Final = 0.2
@@ -111,11 +114,11 @@ class RetryBudget:
         return self._left >= 1.0
 
     def earn(self) -> None:
-        """An answer came."""
+        """Count an answer."""
         self._left = min(self._MOST, self._left + self._EARNED)
 
     def spend(self) -> None:
-        """Another try is made."""
+        """Count another try."""
         self._left -= 1.0
 
 
@@ -132,13 +135,13 @@ def decide(
     """Decide on another attempt, or on the error that the caller gets.
 
     Args:
-        request: what was asked.
-        outcome: what came of it.
-        error: what reading the outcome raised, if it is a reply.
-        story: what happened before.
+        request: the request.
+        outcome: the reply, or what happened instead.
+        error: the error that reading the reply raised.
+        story: what happened in the call before this attempt.
         sent_at: when this attempt was made (UTC).
-        jitter: a random number from 0 up to 1, which spreads those who failed together.
-        may_retry: whether the client can afford another try after a failure.
+        jitter: a random number from 0 up to 1, which spreads the tries of calls that failed together.
+        may_retry: whether the retry budget allows another try after a failure.
     """
     if isinstance(error, (errors.ResponseError, errors.MalformedResponse)):
         error = evolve(error, sent_at=sent_at)
@@ -174,30 +177,30 @@ def decide(
 
 
 def _backoff(outcome: Reply | Fault, failures: int, jitter: float) -> float:
-    """Seconds until the next try."""
+    """Return the seconds until the next try."""
     seconds = jitter * _FIRST_BACKOFF * 2.0 ** (failures - 1)
     if isinstance(outcome, Reply) and outcome.status >= 500:
-        # A date says nothing if the server does not tell its own time.
+        # A date in Retry-After is useless if the server does not tell its own time.
         return max(seconds, read_limits(outcome.headers, math.inf).retry_after or 0.0)
     return seconds
 
 
 def told_whole(error: errors.TwdmError, request: Request, story: Story) -> errors.TwdmError:
-    """`error`, which speaks of the last attempt, in the light of those before it."""
+    """Return `error`, which is about the last attempt, with a `delivered` that is true for all attempts of the call."""
     if request.endpoint.safety is Safety.READ:
         return evolve(error, delivered="no")  # there is nothing that could have been delivered
     return evolve(error, delivered="unknown") if story.left else error
 
 
 def _is_answer(error: errors.TwdmError) -> bool:
-    """Whether the API said no, plainly, so that nothing was done."""
+    """Return whether `error` is a plain refusal, so that the server has done nothing."""
     if not isinstance(error, errors.ResponseError) or isinstance(error, errors.ServerError):
         return False
     return error.status not in _UNANSWERED or bool(error.codes)
 
 
 def _says_both(error: errors.TwdmError) -> bool:
-    """Whether the status says that it was done, and the body has an error of which it is not known to mean no."""
+    """Return whether the status says that the request was done, but the body has an error that may not be a refusal."""
     return (
         isinstance(error, errors.ResponseError)
         and 200 <= error.status < 300
@@ -208,14 +211,14 @@ def _says_both(error: errors.TwdmError) -> bool:
 def unknown(
     request: Request, problem: str, sent_at: datetime, status: int | None = None, codes: tuple[int, ...] = ()
 ) -> errors.DeliveryUnknown:
-    """That `request` left, and it is not known what came of it.
+    """Return the error for a request that left, and of which it is not known what came of it.
 
     Args:
-        request: what was asked.
+        request: the request.
         problem: what happened instead of an answer.
         sent_at: when the attempt was made (UTC).
         status: the HTTP status, if a reply came.
-        codes: the API's error codes, if it gave some.
+        codes: the API's error codes, if it gave any.
     """
     return errors.DeliveryUnknown(
         endpoint=request.endpoint.name,

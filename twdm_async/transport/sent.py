@@ -1,4 +1,4 @@
-"""What is known to have been sent lately, so that it is not mistaken for a message that may or may not have arrived."""
+"""The messages known to have been sent lately, so that none of them is mistaken for one that may have arrived."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ _MOST: Final = 20_000  # more than an app may send in a day
 
 @frozen
 class Sought:
-    """What a message is looked for by.
+    """The facts by which a message is looked for.
 
     Args:
-        recipient_id: whom it was for.
+        recipient_id: the recipient's user id.
         custom_profile_id: the profile it was sent under.
-        fingerprint: of its text; see :meth:`Credentials.fingerprint <twdm_async.Credentials.fingerprint>`.
-        sent_at: when the attempt was made (UTC), as its signature said. No two of a client have the same.
-        content: of everything that hangs on it, by a fingerprint as well.
+        fingerprint: the fingerprint of its text; see
+            :meth:`Credentials.fingerprint <twdm_async.Credentials.fingerprint>`.
+        sent_at: when the attempt was made (UTC), as in its signature. No two attempts of a client have the same time.
+        content: the fingerprint of whatever else tells it from messages with the same wording; empty if nothing does.
     """
 
     recipient_id: str
@@ -41,16 +42,17 @@ class Sought:
 
 @define
 class SentMessages:
-    """What is known of the account's messages. Of each kind, the oldest are forgotten.
+    """What is known of the account's messages. If there are too many of a kind, the oldest are forgotten.
 
     Args:
         credentials: make the fingerprints of texts.
-        ids: of messages that were sent, and are known whose they are.
-        nameless: what those without an id can be found by.
-        listable: messages that the list must show, whoever sent them, and when they were made or about to leave.
-        deleted: ids of those that it shows no longer.
-        given_up: when the attempts at unknown messages ended, by the monotonic clock; by when they were sent.
-        unknown: those of which it is not known yet what became of them, and that nobody else keeps.
+        ids: the ids of messages that were sent and are known not to be unknown ones.
+        nameless: the messages that were sent and whose replies told no id.
+        listable: the ids of messages that the list must show, whoever sent them, and when they were created or about to
+            leave.
+        deleted: the ids of messages that were deleted, so that the list need not show them.
+        given_up: when the attempts at unknown messages ended, by the monotonic clock; the keys are when they were sent.
+        unknown: the unknown messages of which it is not known yet what became of them, and which no journal keeps.
     """
 
     credentials: Credentials
@@ -62,7 +64,7 @@ class SentMessages:
     unknown: OrderedDict[Sought, None] = field(factory=OrderedDict[Sought, None], repr=False)
 
     def note_answer(self, message: Message, answer: DirectMessage, sent_at: datetime) -> None:
-        """`message`, of an attempt that was made at `sent_at`, was sent."""
+        """Note that `message` was sent, by an attempt that was made at `sent_at`, and got `answer`."""
         if answer.id is not None:
             self.note(answer.id)
             self.note_listable(answer.id, min(answer.created_at or sent_at, sent_at))
@@ -70,8 +72,9 @@ class SentMessages:
             self.note(self._sought(message, message.recipient_id, sent_at))
 
     def note_doubtful(self, message: Message, sent_at: datetime, *, is_kept: bool) -> str:
-        """`message`, of an attempt that was made at `sent_at`, may or may not have arrived. Somebody else keeps it, or
-        it is kept here. Returns the fingerprint that it can be looked for by.
+        """Note that `message`, of an attempt that was made at `sent_at`, may or may not have arrived. Return the
+        fingerprint by which it can be looked for. If `is_kept`, the caller's journal keeps the message, and it is not
+        kept here.
         """
         sought = self._sought(message, message.recipient_id or "", sent_at)
         if not is_kept and message.recipient_id is not None:
@@ -83,31 +86,37 @@ class SentMessages:
         return Sought(recipient_id, message.custom_profile_id, fingerprint, sent_at, content)
 
     def note(self, message: str | Sought) -> None:
-        """A message was sent: its id, or what is known of one whose reply did not tell it."""
+        """Note that a message was sent.
+
+        Args:
+            message: its id, or the facts by which it is looked for if its reply told no id.
+        """
         if isinstance(message, str):
             _keep(self.ids, message, None)
         else:
             _keep(self.nameless, message, None)
 
     def note_listable(self, message_id: str, at: datetime) -> None:
-        """A message exists, so the list must show it. Of several times, the earliest counts: clocks differ."""
+        """Note that a message exists, so that the list must show it. If it is noted at several times, the earliest
+        counts, since clocks differ.
+        """
         if message_id not in self.deleted:
             _keep(self.listable, message_id, min(at, self.listable.get(message_id, at)))
 
     def note_given_up(self, sent_at: datetime, ended: float) -> None:
-        """The attempt that was made at `sent_at` ended without an answer."""
+        """Note that the attempt that was made at `sent_at` ended without an answer."""
         _keep(self.given_up, sent_at, ended)
 
     def note_unknown(self, message: Sought) -> None:
-        """A message may or may not have arrived."""
+        """Note that a message may or may not have arrived."""
         _keep(self.unknown, message, None)
 
     def note_settled(self, message: Sought) -> None:
-        """It is known what became of it."""
+        """Note that it is known what became of a message."""
         self.unknown.pop(message, None)
 
     def note_deleted(self, message_id: str) -> None:
-        """A message was deleted, so the list need not show it."""
+        """Note that a message was deleted, so that the list need not show it."""
         self.listable.pop(message_id, None)
         _keep(self.deleted, message_id, None)
 

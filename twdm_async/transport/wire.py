@@ -1,5 +1,5 @@
-"""What goes over the wire and what comes back, without any I/O: arguments to a request, a reply to a model or an
-error.
+"""Encoding of requests and reading of replies, without any I/O: from arguments to a request, and from a reply to a
+model or an error.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class File:
 
 @frozen
 class Message:
-    """What is known of the message that a call sends: for its errors to say, or to keep to themselves.
+    """The message that a call sends: facts that its errors tell, and texts that its errors must not repeat.
 
     Args:
-        recipient_id: whom it is for; ``None`` for a welcome message.
-        custom_profile_id: the profile it goes under; ``None`` for the account's own.
-        text: what it says; no error repeats it.
-        content: what hangs on it, as JSON; empty if nothing does.
+        recipient_id: the recipient's user id; ``None`` for a welcome message.
+        custom_profile_id: the profile it is sent under; ``None`` for the account's own name and picture.
+        text: its text.
+        content: its attachment, quick replies and buttons, as JSON; empty if it has none.
     """
 
     recipient_id: str | None = None
@@ -67,13 +67,13 @@ class Message:
 
 @define(eq=False)
 class Sink:
-    """Where a file goes that is read in pieces.
+    """The target of a file that is read in pieces.
 
     Args:
-        target: is written to, from its beginning.
-        most: bytes it may have.
-        size: bytes it has so far.
-        is_whole: whether that is all of it.
+        target: the file object to write to, from its beginning.
+        most: how many bytes the file may have.
+        size: how many bytes were written so far.
+        is_whole: whether the whole file was written.
     """
 
     target: BinaryIO
@@ -82,17 +82,17 @@ class Sink:
     is_whole: bool = False
 
     def begin(self) -> None:
-        """It is read from the beginning, perhaps once more."""
+        """Empty the target: the file is read from its beginning, perhaps once more."""
         self.target.seek(0)
         self.target.truncate()
         self.size, self.is_whole = 0, False
 
     def write(self, piece: bytes) -> None:
-        """Take the next piece.
+        """Write the next piece.
 
         Raises:
-            MediaFailed: the file is too large.
-            OSError: it cannot be written.
+            MediaFailed: the file has more than `most` bytes.
+            OSError: `target` cannot be written.
         """
         self.size += len(piece)
         if self.size > self.most:
@@ -105,15 +105,15 @@ class Request:
     """A call, ready to be signed and sent any number of times.
 
     Args:
-        endpoint: its row.
+        endpoint: the endpoint's row in the table.
         host: scheme and host.
-        path: percent-encoded.
+        path: the path, percent-encoded.
         query: the encoded query, without ``?``; empty if there is none.
         signed: the parameters, as they were before encoding, that are part of the signature.
-        body: encoded, or the fields of a multipart body.
-        content_type: of `body`, unless it is multipart.
-        message: that it sends, if it sends one.
-        sink: where the body of the answer goes, if it is a file.
+        body: the encoded body, or the fields of a multipart body.
+        content_type: the content type of `body`, unless it is multipart.
+        message: the message that the request sends, if it sends one.
+        sink: where the body of the answer is written, if it is a file.
     """
 
     endpoint: Endpoint
@@ -144,7 +144,7 @@ class Request:
 
 @define(eq=False)
 class Reply:
-    """What came back, whatever it is."""
+    """An HTTP reply, whatever it contains."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -156,9 +156,9 @@ class Fault:
     """What happened instead of a reply.
 
     Args:
-        problem: in words, without anything that was sent.
+        problem: what happened, in words, without quoting anything that was sent.
         sent: whether a byte may have left the machine.
-        lasting: whether the same would only happen again.
+        lasting: whether another attempt would end in the same way.
     """
 
     problem: str
@@ -174,19 +174,19 @@ def encode(
     path_id: str | None = None,
     message: Message | None = None,
 ) -> Request:
-    """The request for a call.
+    """Return the request for a call.
 
     Args:
-        endpoint: its row.
+        endpoint: the endpoint's row in the table.
         hosts: scheme and host for each of the API's hosts.
         arguments: the JSON body, which may be encoded already; or the fields of a query, form or multipart body.
         path_id: a checked id for the path template.
-        message: that it sends, if it sends one.
+        message: the message that the request sends, if it sends one.
     """
     host = hosts[endpoint.host]
     if isinstance(arguments, bytes):
         return Request(endpoint, host, endpoint.path, body=arguments, content_type=JSON, message=message)
-    if endpoint.host is Host.FILES:  # its address came with a message, and was checked
+    if endpoint.host is Host.FILES:  # the file's address came with a message, and was checked
         return Request(endpoint, host, f"/{path_id}")
     path, query = endpoint.path, ""
     signed: tuple[tuple[str, str], ...] = ()
@@ -210,17 +210,17 @@ def encode(
             return Request(endpoint, host, path, body=arguments)
 
 
-# Made once: json.dumps and json.loads make a new one for each call that has options.
+# Made once: json.dumps with options makes a new encoder for each call.
 _encoder: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def encode_json(value: Any) -> str:
-    """`value` as JSON, with no space between its parts."""
+    """Return `value` as JSON, without spaces between its parts."""
     return _encoder.encode(value)
 
 
 def _escape(text: str) -> str:
-    # RFC 3986: what is signed is what is sent, so both must escape alike, a space as %20 and an asterisk as %2A.
+    # RFC 3986: the signed form and the sent form must be escaped alike, a space as %20 and an asterisk as %2A.
     return quote(text, safe="~")
 
 
@@ -229,16 +229,16 @@ def _urlencoded(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def read(endpoint: Endpoint, reply: Reply, into: type[T]) -> T:
-    """What the API answered.
+    """Read a reply, and return the API's answer as a model.
 
     Args:
-        endpoint: whose answer it is.
-        reply: as it came.
-        into: the model; ``None``'s type where the endpoint answers nothing.
+        endpoint: the endpoint that answered.
+        reply: the reply.
+        into: the model; ``None``'s type if the endpoint answers nothing.
 
     Raises:
-        ResponseError: the API says no, by its status or by an errors body.
-        MalformedResponse: it is not an answer of this endpoint.
+        ResponseError: the API refused the request, by the status or by errors in the body.
+        MalformedResponse: the reply does not have the form of this endpoint's answers.
     """
     if not 200 <= reply.status < 300:
         raise refusal(endpoint, reply)
@@ -258,7 +258,7 @@ def read(endpoint: Endpoint, reply: Reply, into: type[T]) -> T:
 
 
 def _unwrapped(wrapper: str, body: Any) -> Any:
-    """The object in its wrapper, together with what stands beside it (such as ``apps``)."""
+    """Return the object in `wrapper`, together with what stands beside it (such as ``apps``)."""
     if not wrapper or not is_object(body):
         return body
     inner = body.get(wrapper)
@@ -285,7 +285,7 @@ def _decompressed(reply: Reply) -> bytes:
     match encoding.lower():
         case "identity" | "":
             return reply.body
-        case "gzip" | "x-gzip" | "deflate":  # we did not ask for it, but a proxy may do it all the same
+        case "gzip" | "x-gzip" | "deflate":  # not asked for, but a proxy may compress all the same
             inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
             body = inflater.decompress(reply.body, LARGEST_REPLY)
             if not inflater.eof:
@@ -311,15 +311,15 @@ _scan: Callable[[str, int], tuple[Any, int]] = json.scanner.make_scanner(_decode
 
 
 def load_json(body: bytes) -> Any:
-    """What `body` says.
+    """Parse JSON strictly.
 
     Raises:
-        ValueError, RecursionError: it is no JSON, or none that means one thing.
+        ValueError, RecursionError: `body` is not JSON, is nested too deep, or has a key twice in one object.
     """
     if _orjson is not None:
         with contextlib.suppress(ValueError):
             value = _orjson.loads(body)
-            # It takes the last of two equal keys, and makes floats of large numbers; neither is written back alike.
+            # orjson takes the last of two equal keys, and turns large integers into floats. The comparison shows both.
             if _orjson.dumps(value) == body:
                 return value
     text = body.decode("utf-8")
@@ -327,7 +327,7 @@ def load_json(body: bytes) -> Any:
         value, end = _scan(text, 0)
     except StopIteration:
         value, end = None, -1
-    return value if end == len(text) else _decoder.decode(text)  # there is space around it, or it is no JSON
+    return value if end == len(text) else _decoder.decode(text)  # there is space around it, or it is not JSON
 
 
 # ---- refusals: every shape of error body, to one error of the tree ----
@@ -337,26 +337,26 @@ _UNREACHABLE = frozenset({63, 150, 349, 476})
 _NOT_ALLOWLISTED = frozenset({87, 220})
 _NO_ACCESS = frozenset({200, 453})
 _SERVER_TROUBLE = frozenset({130, 131})
-_ALREADY_SAID = 151  # it stands for much else, too
+_ALREADY_SAID = 151  # this code has many other meanings, too
 _DUPLICATE = 187
 _DUPLICATE_WORDS = ("already said", "already sent", "duplicate")
-_OF_A_FIELD = ("label", "description", "quick_reply", "ctas")  # what it then says is a duplicate
+_OF_A_FIELD = ("label", "description", "quick_reply", "ctas")  # named where a field is the duplicate
 _CARRIES_PROFILE = ("custom_profiles.", "direct_messages.send", "welcome_messages.create")
 _LONGEST_MESSAGE = 500
-_RUN = 12  # letters in a row of a text that are no chance
-_KEY_RUN = 6  # of a key
+_RUN = 12  # so many letters of a text in a row are no coincidence
+_KEY_RUN = 6  # the same for a key
 _ESCAPED = re.compile(r"(?:\\u00|\\x|=)([0-9A-Fa-f]{2})")
 _OAUTH_VALUE = re.compile(r'oauth_(?:consumer_key|token|nonce|signature)="([^"]+)"')
 _LONG_WORD = re.compile(r"[A-Za-z0-9+/=%_-]{20,}")
-_WRITTEN_BY_US = frozenset({"label", "description", "metadata", "url"})  # in what hangs on a message
+_WRITTEN_BY_US = frozenset({"label", "description", "metadata", "url"})  # the texts of quick replies and buttons
 
 
 def refusal(endpoint: Endpoint, reply: Reply) -> errors.ResponseError:
-    """The error that a reply with a bad status, or with an errors body, stands for."""
+    """Return the error for a reply with a bad status, or with errors in its body."""
     try:
         body = load_json(_decompressed(reply))
     except (ValueError, RecursionError, zlib.error):
-        body = None  # HTML, nothing at all, or broken: the status says what there is to say
+        body = None  # HTML, empty or broken: only the status counts
     entries = _error_entries(body)
     codes = tuple(code for code, _ in entries if code is not None)
     messages = tuple(message[:_LONGEST_MESSAGE] for _, message in entries if message)
@@ -367,7 +367,7 @@ def refusal(endpoint: Endpoint, reply: Reply) -> errors.ResponseError:
 
 
 def may_have_arrived(error: errors.TwdmError | None) -> bool:
-    """Whether the API refused a message since it has it already: that may be the very one that was just sent."""
+    """Return whether the API refused a message because it has it already: that may be the one that was just sent."""
     if not isinstance(error, errors.ResponseError):
         return False
     words = " ".join(error.messages).lower()
@@ -377,36 +377,37 @@ def may_have_arrived(error: errors.TwdmError | None) -> bool:
 
 
 def is_answer_to(message: Message, answer: DirectMessage) -> bool:
-    """Whether `answer` can be the answer to the sending of `message`: it goes to the same person and, as far as that
-    can be compared, says the same.
+    """Return whether `answer` can be the answer to the sending of `message`: it has the same recipient and, as far as
+    texts can be compared, the same text.
     """
     if answer.recipient_id != message.recipient_id:
         return False
     if answer.raw_text == message.text or not message.text or "//t.co/" in (answer.raw_text or ""):
-        return True  # what became a link cannot be compared letter by letter
+        return True  # a text in which the API has shortened links cannot be compared
     theirs, ours = _letters(unescaped(answer.raw_text) or ""), _letters(message.text)
     return theirs == ours or not theirs or not ours
 
 
 def _letters(text: str) -> str:
-    """The letters and digits of `text`: whatever else the API may do to a text, these it leaves."""
+    """Return the letters and digits of `text`, folded: the API leaves these, whatever else it does to a text."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(character for character in folded if character.isalnum())
 
 
 def without_secrets(error: errors.TwdmError, message: Message | None, authorization: str) -> errors.TwdmError:
-    """`error`, cut off where its words repeat a part of the message that was sent, or of the request's signature.
+    """Return `error` with its messages cut off where they repeat a part of the message that was sent, or of the
+    request's signature.
 
     Args:
-        error: what was answered.
-        message: that the request sent, if it sent one.
-        authorization: the request's header of that name.
+        error: the error.
+        message: the message that the request sent, if it sent one.
+        authorization: the request's ``Authorization`` header.
     """
     if not isinstance(error, errors.ResponseError) or not error.messages:
         return error
     if message is not None and error.subject == "intermediary":
-        return evolve(error, messages=())  # who inspects what passes may repeat any part of it, in any form
-    # What stands before the dash of a token is the user id, which errors may name.
+        return evolve(error, messages=())  # a proxy may quote any part of what it inspects, in any form
+    # The part of a token before the dash is the user id, which errors may name.
     values = [unquote(value) for value in _OAUTH_VALUE.findall(authorization)]
     secrets = [(_letters(value.rpartition("-")[2]), _KEY_RUN) for value in values]
     if message is not None:
@@ -415,12 +416,12 @@ def without_secrets(error: errors.TwdmError, message: Message | None, authorizat
 
 
 def without_long_words(words: str) -> str:
-    """`words` without what may be a key: for where it is not known which request they answer."""
+    """Return `words` without anything that may be a key. Use it where the request that they answer is not known."""
     return "…" if "oauth" in words.lower() else _LONG_WORD.sub("…", words)
 
 
 def _texts_of(message: Message) -> list[str]:
-    """What it says, and what is written on whatever hangs on it."""
+    """Return the message's text, and the texts of its quick replies and buttons."""
     found = [message.text or ""]
 
     def look(value: Any) -> None:
@@ -434,7 +435,7 @@ def _texts_of(message: Message) -> list[str]:
 
 
 def _harmless(words: str, secrets: Sequence[tuple[str, int]]) -> str:
-    """Return `words` up to where they repeat one of `secrets`, or a part of it that is no chance, however written."""
+    """Return `words` up to where they repeat one of `secrets`, or a part of it that is no coincidence, in any form."""
     if "oauth" in words.lower() or any(_is_in(plain, secrets) for plain in _read_otherwise(words)):
         return "…"
     places = [place for place, character in enumerate(words) for _ in _letters(character)]
@@ -449,7 +450,9 @@ def _is_in(words: str, secrets: Sequence[tuple[str, int]]) -> bool:
 
 
 def _read_otherwise(words: str) -> list[str]:
-    """Return what `words` say if they are escaped, as servers and proxies do it, where that differs; and backwards."""
+    """Return `words` unescaped in each of the ways in which servers and proxies escape, where that makes a difference;
+    and `words` backwards.
+    """
     ways = [
         unquote(words),
         html.unescape(words),
@@ -460,14 +463,16 @@ def _read_otherwise(words: str) -> list[str]:
 
 
 def _repeated_at(letters: str, secret: str, longest: int) -> int | None:
-    """Return where `letters` repeat `secret`, or so much of it that it is no chance; ``None`` if they do not."""
+    """Return the place where `letters` repeat `secret`, or a part of it that is no coincidence; ``None`` if nowhere."""
     run = min(longest, len(secret))
     parts = {secret[place : place + run] for place in range(len(secret) - run + 1)}
     return next((place for place in range(len(letters) - run + 1) if letters[place : place + run] in parts), None)
 
 
 def _error_entries(body: Any) -> list[tuple[int | None, str]]:
-    """(code, message) pairs of ``{"errors": [...]}``, ``{"error": ...}``, ``{"code": ...}`` or a problem document."""
+    """Return the (code, message) pairs of ``{"errors": [...]}``, ``{"error": ...}``, ``{"code": ...}`` or a problem
+    document.
+    """
     if not is_object(body):
         return []
     listed: Any = body.get("errors")
@@ -501,7 +506,7 @@ def _code(value: Any) -> int | None:
 
 
 def _class_of(endpoint: Endpoint, status: int, codes: frozenset[int], words: str) -> type[errors.ResponseError]:
-    # The API overloads its codes and now and then its statuses; so what a code says plainly goes before the status.
+    # The API uses one code, and sometimes one status, for several things; so a plain code counts before the status.
     if status in {420, 429} or 88 in codes:
         return errors.RateLimited
     if status == 401 or codes & _UNAUTHORIZED:

@@ -38,7 +38,7 @@ _ELSEWHERE: Final = re.compile(
 )
 """Account Activity's fields that are not about messages."""
 _MOST_FIELDS, _DEEPEST = 12, 4  # of a shape that is logged
-_LARGEST_SHARED: Final = 4096  # characters of a user or an app that are kept with each of its events
+_LARGEST_SHARED: Final = 4096  # characters; a larger user or app is not kept with its events
 
 
 @frozen(kw_only=True)
@@ -101,8 +101,8 @@ class TypingEvent(Event):
 
     Args:
         created_at: when (UTC).
-        sender_id: the user id of who types.
-        recipient_id: the user id of whom it is for.
+        sender_id: the user id of the person who types.
+        recipient_id: the user id of the other person.
         extra: all other fields.
     """
 
@@ -128,8 +128,8 @@ class ReadEvent(Event):
 
     Args:
         created_at: when (UTC).
-        sender_id: the user id of who has read.
-        recipient_id: the user id of who wrote the messages.
+        sender_id: the user id of the person who has read.
+        recipient_id: the user id of the person who wrote the messages.
         last_read_event_id: the id of the last message that was read; earlier ones were read, too.
         extra: all other fields.
     """
@@ -185,7 +185,7 @@ class Delivery:
     """The content of one webhook body.
 
     Args:
-        events: each with the JSON from which it can be read again.
+        events: the events, each with the JSON from which it can be read again.
         unread: the parts that are about messages and cannot be read.
         encrypted: the type of an event of an encrypted conversation, such as ``chat.received``.
         unknown: the shape of a body of no known kind.
@@ -251,7 +251,7 @@ def _object(body: bytes | str) -> dict[str, Json]:
     except (ValueError, TypeError, RecursionError):
         document = None
     if not is_object(document):
-        raise InvalidInput(parameter="body", problem="is no JSON object")
+        raise InvalidInput(parameter="body", problem="is not a JSON object")
     return document
 
 
@@ -270,7 +270,7 @@ def _read_kind(kind: str, content: dict[str, Json], account: str, people: _Peopl
         try:
             event = _read(_KINDS[kind], account, item)
             alone = {"for_user_id": account, **people.of(event), kind: [item]}
-            # What is infinite or too deep could be written and not be read again.
+            # Python would write infinite numbers and deep nesting, and could not read them again.
             kept = json.dumps(alone, allow_nan=False)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             bad.append(item)

@@ -1,9 +1,9 @@
-"""That a webhook comes from X, and that whoever listens is who they say (pages *Securing webhooks*, *Challenge-response
-checks*).
+"""Signatures of webhooks: X proves that a request comes from it, and the receiver proves that it knows the consumer
+secret (pages *Securing webhooks*, *Challenge-response checks*).
 
-Both use the consumer secret: X signs the body of each webhook, and asks for the signature of a token now and then. So
-whoever could choose the token freely would be given the signature of a body of their own making. Therefore no token is
-answered that could be a body.
+Both signatures use the consumer secret: X signs the body of each webhook, and now and then it asks the receiver to sign
+a token. Whoever could choose that token freely would get a valid signature for a forged body. Therefore a token that
+could be a body is not signed.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ _PREFIX: Final = "sha256="
 
 @quiet_call
 def crc_response(consumer_secret: str, crc_token: str) -> dict[str, str]:
-    """What to answer, as JSON and with status 200, to a ``GET`` with a ``crc_token`` (page *Challenge-response
+    """Return the answer to a ``GET`` with a ``crc_token``, to be sent as JSON with status 200 (page *Challenge-response
     checks*).
 
     Args:
         consumer_secret: the app's API secret.
-        crc_token: as it came in the query, decoded.
+        crc_token: the token from the query, decoded.
 
     Raises:
-        InvalidInput: it is no such token.
+        InvalidInput: `crc_token` is missing, is longer than 512 characters, or has characters that no token has.
     """
     if not isinstance(crc_token, str) or not _TOKEN.fullmatch(crc_token):
-        raise InvalidInput(parameter="crc_token", problem="is missing, or is no such token")
+        raise InvalidInput(parameter="crc_token", problem="is missing, or is not a token as X sends it")
     return {"response_token": _signature(consumer_secret, crc_token.encode())}
 
 
 def is_signed(consumer_secret: str, body: bytes, signature: str | None) -> bool:
-    """Whether a webhook comes from X (page *Securing webhooks*). It takes the same time whatever the signature is.
+    """Return whether a webhook comes from X (page *Securing webhooks*). The comparison takes constant time.
 
     Args:
         consumer_secret: the app's API secret.
         body: the raw bytes, as they came.
-        signature: the header ``x-twitter-webhooks-signature``; ``None`` if there is none.
+        signature: the header ``x-twitter-webhooks-signature``; ``None`` if it is missing.
     """
     if not isinstance(signature, str):
         return False

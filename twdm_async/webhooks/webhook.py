@@ -57,14 +57,14 @@ SILENCE: Final = 93_600.0
 """Seconds, 26 hours: X checks a webhook at least once a day."""
 _SLOWEST_BODY: Final = 5.0  # seconds in which a body must have come
 _FIRST_RETRY, _LONGEST_RETRY = 1.0, 60.0  # seconds before a handler is called again
-_LONGEST_CANCEL: Final = 1.0  # seconds that a handler may take to end when it is cancelled, at least
+_LONGEST_CANCEL: Final = 1.0  # seconds that a cancelled handler gets to end, at least
 _LONGEST_PROBLEM: Final = 500  # characters
-_NOTE_EVERY: Final = 60.0  # seconds between two notes that X was heard of, if there is nothing else to write
+_NOTE_EVERY: Final = 60.0  # seconds between two records that X was heard of, if there is nothing else to write
 
 _log = logging.getLogger(__name__)
 
 failure_observers: list[Callable[[str], object]] = []
-"""Are told of each event that is set aside since its handler has failed: for tests."""
+"""Functions that are called for each event that is set aside because its handler failed: for tests."""
 
 
 @frozen
@@ -152,16 +152,16 @@ class Webhook:
         self._retries = int(retries)
         self._silence = _Silence(silent_after, self._inbox.clock)
         self._threads = None if _is_coroutine_function(handle) else ThreadPoolExecutor(at_once, "twdm_async handler")
-        self._named: set[str] = set()  # types of encrypted events of which the log knows
+        self._named: set[str] = set()  # types of encrypted events that were logged already
         self._waiting: dict[tuple[str, str], deque[tuple[Event, Received]]] = {}  # for each person, in order
-        self._in_hand: dict[tuple[str, str], Received] = {}  # what is to be handled, or is
+        self._in_hand: dict[tuple[str, str], Received] = {}  # events that wait to be handled, or are being handled
         self._tasks: set[asyncio.Task[Any]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._is_closed = False
 
     @property
     def is_open(self) -> bool:
-        """Whether it was opened and not closed: ``async with`` and ``lifespan`` do both."""
+        """Whether the webhook is open: ``async with`` and ``lifespan`` open and close it."""
         return self._keeper is not None and not self._is_closed
 
     async def receive(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> WebhookReply:
@@ -197,21 +197,21 @@ class Webhook:
         try:
             delivery = parse_delivery(body)
         except InvalidInput:
-            return _refused(400, "it is signed, and no JSON object")
+            return _refused(400, "it is signed, but not a JSON object")
         self._log_delivery(delivery)
         heard = ["delivery"] if delivery.encrypted is None else ["delivery", delivery.encrypted]
         taking_in = asyncio.create_task(self._take_in(delivery, heard), name="twdm_async webhook")
         self._tasks.add(taking_in)
         taking_in.add_done_callback(self._ended)
         try:
-            await asyncio.shield(taking_in)  # who hangs up does not stop it halfway
+            await asyncio.shield(taking_in)  # a client that hangs up must not stop it halfway
         except InboxFailed as error:
             _log.error("webhook: %s", error)
             return WebhookReply(503)
         except asyncio.CancelledError:
             if not taking_in.cancelled():
                 raise
-            return WebhookReply(503)  # it was closed meanwhile
+            return WebhookReply(503)  # the webhook was closed meanwhile
         return WebhookReply(200)
 
     async def serve(self, request: web.Request) -> web.Response:
@@ -229,7 +229,7 @@ class Webhook:
             except ConnectionError:
                 reply = _refused(400, "its connection broke")
             except TimeoutError:
-                reply = _refused(408, f"it had not come after {_SLOWEST_BODY:g} s")
+                reply = _refused(408, f"its body had not come after {_SLOWEST_BODY:g} s")
             else:
                 query = request.rel_url.raw_query_string
                 reply = await self.receive(request.method, query, request.headers, bytes(body))
@@ -266,7 +266,7 @@ class Webhook:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=max(timeout, _LONGEST_CANCEL))  # a handler may not let it
+            await asyncio.wait(self._tasks, timeout=max(timeout, _LONGEST_CANCEL))  # a handler may resist
         if self._in_hand:
             with contextlib.suppress(InboxFailed):
                 await self._inbox.give_back([*self._in_hand.values()])
@@ -310,15 +310,15 @@ class Webhook:
             try:
                 await self._take_over()
                 self._silence.look(await self._inbox.heard())
-            except Exception as error:  # noqa: BLE001 - whatever it is, it goes on
+            except Exception as error:  # noqa: BLE001 - one failure must not end the loop
                 _log.error("webhook: %s", mistake(error))
 
     async def _check(self, query: str, signature: str | None) -> WebhookReply:
         try:
-            tokens = parse_qs(query.replace("+", "%2B"), max_num_fields=10).get("crc_token", [])  # it may be in base64
+            tokens = parse_qs(query.replace("+", "%2B"), max_num_fields=10).get("crc_token", [])  # base64 has a plus
             answer = crc_response(self._credentials.consumer_secret, tokens[0] if len(tokens) == 1 else "")
         except (InvalidInput, ValueError):
-            return _refused(400, "a check needs just one crc_token")
+            return _refused(400, "a check needs exactly one valid crc_token")
         if is_signed(self._credentials.consumer_secret, query.encode(), signature):
             self._note("check")
         return WebhookReply(200, json.dumps(answer).encode(), "application/json")
@@ -326,13 +326,13 @@ class Webhook:
     def _note(self, kind: str) -> None:
         """Record that X was heard of without waiting for the disk: a check must be answered in time."""
         if not self._is_closed and self._silence.is_due(kind):
-            self._start(self._inbox.keep((), heard=(kind,)))  # if it fails, the next one is kept
+            self._start(self._inbox.keep((), heard=(kind,)))  # if this fails, the next check is recorded
 
     def _log_delivery(self, delivery: Delivery) -> None:
         for unread in delivery.unread:
             _log.warning("webhook: signed, about messages, and not understood; it is kept: %s", unread.shape)
         if delivery.unknown is not None:
-            _log.warning("webhook: signed, and not understood: %s", delivery.unknown)
+            _log.warning("webhook: signed, but not understood: %s", delivery.unknown)
         if delivery.encrypted is not None and delivery.encrypted not in self._named:
             self._named.add(delivery.encrypted)
             _log.warning(
@@ -348,7 +348,7 @@ class Webhook:
             if self._is_wanted(event):
                 by_key[event.for_user_id, event.key] = event, content
             else:
-                self._note_message(event)  # and it is left to a poll that wants it
+                self._note_message(event)  # it is not kept, so that a poll that wants it can hand it out
         kept = [Received(account, key, content) for (account, key), (_, content) in by_key.items()]
         kept += map(_kept_unread, delivery.unread)
         due = [kind for kind in heard if self._silence.is_due(kind)]
@@ -359,7 +359,7 @@ class Webhook:
                 self._put(event, received)
 
     async def _keep(self, received: Sequence[Received], heard: Sequence[str]) -> list[Received]:
-        """Write events to the disk, return the new ones. If the webhook is closed meanwhile, they are given back."""
+        """Write events to the disk, return the new ones. If the webhook is closed meanwhile, `close` releases them."""
         entering = [one for one in received if one.unread is None and (one.account, one.id) not in self._in_hand]
         self._in_hand |= {(one.account, one.id): one for one in entering}
         new: list[Received] = []
@@ -379,7 +379,7 @@ class Webhook:
             if isinstance(event, MessageEvent) and client.credentials.user_id == event.for_user_id:
                 try:
                     client.direct_messages.note_event(event.message)
-                except TwdmError as error:  # that is no reason not to handle it
+                except TwdmError as error:  # the event is handled all the same
                     _log.warning("webhook: a client could not be told of a message: %s", error)
 
     def _put(self, event: Event, received: Received) -> None:
@@ -401,7 +401,7 @@ class Webhook:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever waited for it has it; perhaps nobody did
+            task.exception()  # retrieved, so that asyncio does not log it: a caller may have it already
 
     async def _work(self, person: tuple[str, str], line: deque[tuple[Event, Received]]) -> None:
         """Handle one person's events, one after the other, until none is left."""
@@ -437,7 +437,7 @@ class Webhook:
                     failure = await self._handle_once(event)
                 except _StillRunning:
                     return _Failure("it was still being handled, in a thread, when the webhook was closed")
-                except asyncio.CancelledError:  # it is closed; that is not the event's fault
+                except asyncio.CancelledError:  # the webhook is closed, which is not the event's fault
                     await self._inbox.not_begun(received)
                     raise
             if failure is None or retries == self._retries:
@@ -462,8 +462,8 @@ class Webhook:
                 task.uncancel()
             _log.error("webhook: the handler of event %s cancelled itself", event.key)
             return _Failure("the handler cancelled itself")
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the others are to be handled
-            # What it says may repeat a text, and is not logged.
+        except BaseException as error:  # noqa: BLE001 - the other events must be handled
+            # The error's words may quote a message's text, so they are not logged.
             frames = "".join(traceback.format_tb(error.__traceback__))
             shown = f"{type(error).__name__}\n{frames}"
             _log.error("webhook: the handler of event %s failed: %s", event.key, shown)
@@ -481,10 +481,10 @@ class Webhook:
         def call() -> tuple[Awaitable[None] | None, BaseException | None]:
             try:
                 return context.run(self._handle, event), None
-            except BaseException as error:  # noqa: BLE001 - a future cannot hold each of them
+            except BaseException as error:  # noqa: BLE001 - a future cannot hold every BaseException
                 return None, error
 
-        assert self._threads is not None  # noqa: S101 - else it is not called in one
+        assert self._threads is not None  # noqa: S101 - only called for plain functions
         job = self._threads.submit(call)
         try:
             handling, error = await asyncio.wrap_future(job, loop=loop)
@@ -497,7 +497,7 @@ class Webhook:
         return handling
 
     async def _surely(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Return what the inbox answers; ask again until it can."""
+        """Return the result of an inbox operation; repeat the operation until the inbox works."""
         while True:
             try:
                 return await ask()
@@ -511,8 +511,8 @@ class _Failure:
     """Why an event could not be handled.
 
     Args:
-        problem: what is kept with the event.
-        shown: what may be logged, without the error's words.
+        problem: the reason that is kept with the event.
+        shown: the reason that may be logged, without the error's words.
     """
 
     problem: str
@@ -527,7 +527,7 @@ class _Silence:
     """Notices when X has sent nothing for a long time.
 
     Args:
-        seconds: without traffic, after which a warning is logged; ``None`` for never.
+        seconds: how long without traffic until a warning is logged; ``None`` for never.
         clock: the source of time.
     """
 
@@ -535,7 +535,7 @@ class _Silence:
         self._seconds = seconds
         self._clock = clock
         self._began = clock.wall()
-        self._noted: dict[str, float] = {}  # when it was last to be written down, by kind
+        self._noted: dict[str, float] = {}  # when each kind was last recorded
         self._is_said = False
 
     def is_due(self, kind: str) -> bool:
@@ -547,12 +547,12 @@ class _Silence:
         return True
 
     def look(self, heard: Mapping[str, datetime]) -> None:
-        """Log a warning, once, if X has not been heard of for so long."""
+        """Log a warning, once, if X has been silent for too long."""
         silence = self._clock.wall() - max((at.timestamp() for at in heard.values()), default=self._began)
         is_silent = self._seconds is not None and silence > self._seconds
         if is_silent and not self._is_said:
             _log.warning(
-                "webhook: nothing has come for %.1f hours, no check either; X may have dropped it: see that it is "
+                "webhook: nothing has come for %.1f hours, not even a check; X may have dropped it: check that it is "
                 "registered; poll() on the same inbox misses nothing",
                 silence / 3600,
             )
@@ -563,7 +563,7 @@ def _words_of(error: BaseException) -> str:
     """Return an error's class and words, cut and cleaned so that any file can hold them."""
     try:
         words = str(error)
-    except Exception:  # noqa: BLE001 - of that one, only the name can be told
+    except Exception:  # noqa: BLE001 - whose __str__ fails, too: only the name is known
         words = "(it cannot be shown)"
     return f"{type(error).__name__}: {words}"[:_LONGEST_PROBLEM].encode("utf-8", "replace").decode()
 
