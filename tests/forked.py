@@ -122,11 +122,14 @@ async def _reader(end: int) -> asyncio.StreamReader:
 
 
 def _serve(address: str) -> None:
-    from tests import drainer, inserter, receiver, sender  # noqa: F401, PLC0415 - so that they are there
-    from twdm_async.cli.app import app  # noqa: PLC0415 - as above
+    import rich.table  # noqa: F401, PLC0415 - as above
 
-    with contextlib.redirect_stdout(io.StringIO()):  # the command line's libraries import the rest when they read one
-        app(["outbox", "--help"], standalone_mode=False)
+    from tests import drainer, inserter, receiver, sender  # noqa: F401, PLC0415 - so that they are there
+    from twdm_async.cli import root  # noqa: PLC0415 - as above
+
+    for name in root._COMMANDS:
+        with contextlib.redirect_stdout(io.StringIO()):  # click imports the rest when it shows one
+            root.run([name, "--help"])
     gc.collect()
     gc.freeze()  # else each child copies what is shared, as soon as it counts what is garbage
 

@@ -108,14 +108,14 @@ async def test_the_address_can_be_an_option(twdm: Twdm, sandbox: Sandbox) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("send", "nobody", "hello"), "recipient_id"),
-        (("send", "5", ""), "text"),
-        (("send", "5", "hello", "--profile", "../x"), "custom_profile_id"),
-        (("send", "5", "hello", "--max-wait", "-1"), "max_wait"),
+        (("send", "nobody", "hello"), "RECIPIENT: must be an id"),
+        (("send", "5", ""), "TEXT: must not be empty"),
+        (("send", "5", "hello", "--profile", "../x"), "--profile: must be"),
+        (("send", "5", "hello", "--max-wait", "-1"), "--max-wait: must be"),
         (("profiles", "create", "Anna", "no/such/file.png"), "cannot be read"),
-        (("profiles", "create", "", "5"), "name"),
+        (("profiles", "create", "", "5"), "NAME: must not be empty"),
         (("send-many", "no/such/file"), "cannot be read"),
-        (("send", "5", "hello", "--api-url", "https://evil.example"), "api_url"),
+        (("send", "5", "hello", "--api-url", "https://evil.example"), "--api-url: requests are signed for"),
     ],
 )
 async def test_bad_input_is_one_line_and_exit_code_2(
@@ -281,7 +281,7 @@ async def test_a_full_disk_ends_it_and_is_told(sandbox: Sandbox, tmp_path: Path)
         Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url) as client,
         Outbox(client, tmp_path / "outbox.db") as outbox,
     ):
-        assert await send_many.send_all(client, outbox, messages, Path("/dev/full"), console) == 1
+        assert (await send_many.send_all(client, outbox, messages, Path("/dev/full"), console)).exit_code == 1
     said = printed.getvalue()
     assert "cannot be written: No space left on device" in said
     assert len(re.findall(r"^line \d+: sent$", said, re.MULTILINE)) == len(sandbox.messages), (
@@ -348,10 +348,10 @@ def test_fault_82_ids_that_a_spreadsheet_has_rounded_are_refused(
     file = tmp_path / "messages.csv"
     file.write_text("recipient,text\n" + "".join(f"{one},hello\n" for one in recipients))
     if not bad:
-        assert len(read_messages(file, None)) == len(recipients)
+        assert len(read_messages(str(file), None)) == len(recipients)
         return
     with pytest.raises(BadLines) as caught:
-        read_messages(file, None)
+        read_messages(str(file), None)
     assert [line.split(":")[0] for line in caught.value.lines] == [f"line {number}" for number in bad]
     assert "rounded to 15 digits" in caught.value.lines[0]
 
@@ -405,7 +405,7 @@ async def test_ctrl_c_stops_cleanly_and_says_what_went_out(twdm: Twdm, sandbox: 
 async def test_the_tables_in_a_database(twdm: Twdm, sandbox: Sandbox, postgres: PostgresServer) -> None:
     address = f"{postgres.url}?twdm_schema=by_command"
     code, _, err = await twdm("database", "check", address)
-    assert (code, "twdm database install" in err) == (1, True)
+    assert (code, "twdm database install" in err) == (5, True)
     for word in ("install", "install", "upgrade"):
         assert (await twdm("database", word, address))[0] == 0
     twdm.environ |= {"TWDM_DATABASE": address, "TWDM_QUOTA_STORE": address}
@@ -430,7 +430,7 @@ async def test_the_tables_in_a_database(twdm: Twdm, sandbox: Sandbox, postgres: 
     assert (await twdm("database", "resume", "--nothing-lost"))[0] == 0
     for bad, words in (("mysql://x", "postgresql://"), ("postgresql://127.0.0.1:1/x", "reachable")):
         code, _, err = await twdm("database", "check", bad)
-        assert code in {1, 2}
+        assert code in {2, 5}
         assert words in err
 
 
@@ -453,7 +453,7 @@ async def test_the_sandbox_as_a_process(fork_server: ForkServer, tmp_path: Path)
     port = exported["TWDM_API_URL"].rpartition(":")[2]
     code, _, err = await twdm("sandbox", "--port", port)
     assert code == 1
-    assert f"port {port} cannot be had" in err
+    assert f"cannot listen on 127.0.0.1, port {port}: " in err
     server.send_signal(signal.SIGINT)
     _, err_bytes = await server.communicate()
     assert b"1 messages, 0 requests over a quota" in err_bytes
@@ -472,7 +472,7 @@ async def test_what_was_spent_is_remembered_in_the_state_folder(twdm: Twdm, sand
         for _ in range(14):  # of 15 that may leave in 15 minutes
             await client.account.update_profile(name="next")
     code, _, err = await twdm("account", "update", "--name", "last", "--max-wait", "1")
-    assert code == 1
+    assert code == 3
     assert "the user quota (15 in 900 s) frees a slot in" in err
     assert not sandbox.breaches
     [file] = [path for path in (tmp_path / "state").rglob("*") if path.name == "quota.db"]
@@ -513,11 +513,14 @@ async def test_a_file_of_bulk_messages_says_that_it_waits_for_its_share(
     ):
         began = time.monotonic()
         results = tmp_path / "results"
-        assert await send_many.send_all(client, outbox, messages, results, console, priority=priority) == 0
+        summary = await send_many.send_all(client, outbox, messages, results, console, priority=priority)
+        assert summary.exit_code == 0
         assert time.monotonic() - began >= seconds
         assert not sandbox.breaches
     assert ("waits for quota: 10 of 30 are spent, 10 kept" in said.getvalue()) == (priority is Priority.BULK)
-    assert bool(re.search(r"the next one leaves at \d\d:\d\d:\d\d;", said.getvalue())) == (priority is Priority.BULK)
+    assert bool(re.search(r"the next one leaves at \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", said.getvalue())) == (
+        priority is Priority.BULK
+    )
 
 
 async def test_a_pause_after_failures_is_shown(tmp_path: Path) -> None:
@@ -534,9 +537,11 @@ async def test_a_pause_after_failures_is_shown(tmp_path: Path) -> None:
         while "waits after failures" not in said.getvalue():
             await asyncio.sleep(0.01)
         sandbox.faults.clear()
-        assert await sending == 0
+        assert (await sending).exit_code == 0
         assert await outbox.next_try() is None
-    assert re.search(r"waits after failures; the next one leaves at \d\d:\d\d:\d\d;", said.getvalue())
+    assert re.search(
+        r"waits after failures; the next one leaves at \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", said.getvalue()
+    )
 
 
 async def test_a_short_time_to_settle_is_refused_by_the_name_of_its_option(twdm: Twdm, tmp_path: Path) -> None:
@@ -658,13 +663,12 @@ async def test_a_film_is_uploaded(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) 
 
 async def test_the_doctor_says_what_is_missing(twdm: Twdm, sandbox: Sandbox) -> None:
     code, out, _ = await twdm("doctor")
-    assert (code, out.count("yes")) == (0, 4)
+    assert (code, [row["allowed"] for row in json.loads(out)]) == (0, [True] * 4 + [None])
     assert "0 of 1000 (user)" in out
     keys = sandbox.add_account(permission="read-write", allowlisted=False)
     twdm.environ |= {"TWDM_ACCESS_TOKEN": keys.access_token, "TWDM_ACCESS_TOKEN_SECRET": keys.access_token_secret}
     code, out, _ = await twdm("doctor")
-    words = " ".join(out.replace("│", " ").split())
-    assert (code, "Read, Write, and Direct Messages" in words, "allow-list" in words) == (1, True, True)
+    assert (code, "Read, Write, and Direct Messages" in out, "allow-list" in out) == (1, True, True)
 
 
 # ---- the outbox ----
@@ -766,7 +770,7 @@ async def test_a_day_that_a_shell_lets_pass_frees_the_quota_of_the_next_command(
         ):
             pass
         code, _, err = await twdm("send", "5", "too much", "--max-wait", "0")
-        assert (code, "quota" in err) == (1, True)
+        assert (code, "quota" in err) == (3, True)
         code, out, _ = await twdm("sandbox", "time", "+24h")
         assert (code, json.loads(out)["scale"]) == (0, 2.0)
         assert (await twdm("send", "5", "a day later", "--max-wait", "0"))[0] == 0
@@ -781,12 +785,11 @@ async def test_a_day_that_a_shell_lets_pass_frees_the_quota_of_the_next_command(
         (("time", "tomorrow"), "90s, 15min, 24h or 2d"),
         (("tap", "5", "No"), "no message offers this answer"),
         (("say", "x", "Hello"), "user_id"),
-        (("fault", "nonsense"), "kinds"),
+        (("fault", "nonsense"), "must be one or more of"),
         (("webhook", "http://127.0.0.1:1/"), "did not pass the check"),
-        (("say", "5", "Hello", "--url", "http://127.0.0.1:1"), "there is no sandbox at http://127.0.0.1:1"),
-        (("--fault", "nope"), "kinds"),
-        (("--time-scale", "0"), "time_scale"),
-        (("--webhook", "nonsense"), "no http or https URL"),
+        (("--fault", "nope"), "--fault: must be one or more of"),
+        (("--time-scale", "0"), "--time-scale: must be"),
+        (("--webhook", "nonsense"), "--webhook: nonsense is not an http or https URL"),
         (("--port", "18911", "say", "5", "Hello"), "--port is for starting a sandbox"),
     ],
 )

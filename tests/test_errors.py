@@ -31,6 +31,8 @@ FACTS: dict[str, Any] = {
     "fingerprint": "0123abcd",
     "media_id": "99",
     "path": "/var/lib/app/outbox.db",
+    "host": "https://api.twitter.com",
+    "address": "postgresql://127.0.0.1/app",
     "is_unsure": True,
     "recipient_id": "5",
     "status": 403,

@@ -23,6 +23,7 @@ FLOORS: Final = {
     "_clock": 0,
     "_json": 0,
     "_lazy": 0,
+    "_log": 0,
     "_forks": 0,
     "_quiet": 0,
     "_numbers": 0,

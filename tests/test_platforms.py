@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # What Windows does not have, and what is looked for when the package is imported and used.
 LIKE_WINDOWS = """
 import asyncio, importlib.abc, os, select, signal, sys, time
-import aiohttp.web, aiolimiter, cattrs, oauthlib.oauth1, platformdirs, redis, rich, typer, yaml  # as they are here
+import aiohttp.web, aiolimiter, cattrs, oauthlib.oauth1, click, platformdirs, redis, rich, yaml  # as they are here
 
 class Missing(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):

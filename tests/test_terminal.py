@@ -26,7 +26,8 @@ from twdm_async import (
     TextInput,
     TwdmError,
 )
-from twdm_async.cli.terminal import as_json, printable
+from twdm_async._log import printable
+from twdm_async.cli.terminal import as_json
 from twdm_async.outbox import Outbox
 from twdm_async.resources.inbox import Received
 from twdm_async.sandbox import Fault, Sandbox

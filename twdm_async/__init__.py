@@ -1,5 +1,6 @@
 """Direct Messages under custom profiles, from many agents at once, within the quotas of the Twitter/X API."""
 
+import os
 from typing import TYPE_CHECKING
 
 from twdm_async._lazy import lazily
@@ -195,3 +196,8 @@ __all__ = [
     "WelcomeMessageRule",
     "WrongEventLoop",
 ]
+
+if os.environ.get("TWDM_LOG"):
+    from twdm_async import _log
+
+    _log.show_log(os.environ["TWDM_LOG"])

@@ -49,6 +49,7 @@ __all__ = [
     "BadRequest",
     "ClientClosed",
     "ConnectFailed",
+    "DatabaseFailed",
     "DeliveryUnknown",
     "Forbidden",
     "InboxFailed",
@@ -197,14 +198,16 @@ class ConnectFailed(TwdmError):
     Args:
         endpoint: the endpoint's name.
         problem: what went wrong, such as ``"connection refused"``.
+        host: scheme and host that the request was for.
     """
 
     endpoint: str
     problem: str
+    host: str = ""
     safe_to_retry: bool = True
 
     def __str__(self) -> str:
-        return f"{self.endpoint}: {self.problem}"
+        return f"{self.endpoint}: {f'{self.host}: ' if self.host else ''}{self.problem}"
 
 
 @define(kw_only=True, slots=False, eq=False, str=False, repr=False)
@@ -282,7 +285,7 @@ class OutboxFailed(TwdmError):
         return f"outbox {self.path}: {self.problem}"
 
 
-@define(kw_only=True, slots=False, eq=False, str=False)
+@define(kw_only=True, slots=False, eq=False, str=False, repr=False)
 class DatabaseFailed(TwdmError):
     """The tables in a PostgreSQL database could not be created, changed or checked. They are unchanged.
 

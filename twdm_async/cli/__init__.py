@@ -8,9 +8,7 @@ import sys
 def main() -> None:
     """Run the command line."""
     try:
-        from twdm_async.cli.app import app  # noqa: PLC0415 - so that a missing extra can be named
-        from twdm_async.cli.terminal import prepare  # noqa: PLC0415 - as above
+        from twdm_async.cli.root import run  # noqa: PLC0415 - so that a missing extra can be named
     except ModuleNotFoundError as error:
         sys.exit(f"twdm needs the package {error.name}; install it with: pip install 'twdm_async[cli]'")
-    prepare()
-    app()
+    sys.exit(run())

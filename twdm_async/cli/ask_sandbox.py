@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
-from twdm_async.errors import InvalidInput
+from twdm_async.errors import ConnectFailed, InvalidInput
 from twdm_async.sandbox.guard import HEADER
 
 _TIMEOUT: Final = ClientTimeout(total=30)
@@ -15,7 +15,7 @@ _TIMEOUT: Final = ClientTimeout(total=30)
 async def ask_sandbox(
     url: str, method: str, path: str, body: Any = None, query: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return what the sandbox at `url` answers.
+    """Return the answer of the sandbox at `url`.
 
     Args:
         url: scheme, host and port.
@@ -25,7 +25,8 @@ async def ask_sandbox(
         query: the query parameters.
 
     Raises:
-        InvalidInput: there is no sandbox at `url`, or it refused the request.
+        ConnectFailed: there is no sandbox at `url`.
+        InvalidInput: the sandbox refused the request.
     """
     try:
         async with (
@@ -36,8 +37,8 @@ async def ask_sandbox(
         ):
             answer: dict[str, Any] = await response.json()
     except (ClientError, OSError, ValueError):
-        problem = f"there is no sandbox at {url}; start one with `twdm sandbox`, or name another"
-        raise InvalidInput(parameter="url", problem=problem) from None
+        problem = f"there is no sandbox at {url}; start one with `twdm sandbox`, or name another with --url"
+        raise ConnectFailed(endpoint="sandbox", problem=problem) from None
     if response.status != 200:
         raise InvalidInput(parameter=path, problem=str(answer.get("error")))
     return answer

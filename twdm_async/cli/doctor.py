@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from twdm_async.cli.connect import inbox_place, open_client
-from twdm_async.cli.terminal import plain
+from twdm_async.cli.options import ACCOUNT, INBOX, Options, command
+from twdm_async.cli.terminal import note, show
 from twdm_async.resources.inbox import Inbox
 from twdm_async.webhooks.webhook import SILENCE
 
@@ -19,46 +17,51 @@ if TYPE_CHECKING:
 
     from twdm_async.storage.postgres.database import PostgresDatabase
 
-_MARKS: Final = {True: "[green]yes", False: "[red]no", None: "[yellow]unknown"}
 
+@command(None, "doctor", ACCOUNT, INBOX)
+async def doctor(options: Options) -> int:
+    """Find out what the account and its keys may do, what is missing, and whether its webhook still gets events.
 
-async def examine(api_url: str, username: str | None, quota_store: str | None, inbox_file: str | None) -> int:
-    """Print what the account and its keys are good for. Returns the exit code: 0 if nothing is missing."""
-    async with open_client(api_url, None, username, quota_store) as client:
-        findings = await client.account.check_access()
+    Ends with 1 if something is missing.
+    """
+    async with open_client(options) as client:
+        note(f"What the account at {options.api_url} may do:")
+        findings = await client.account.check_access(max_wait=options.max_wait or 0.0)
         states = client.quota_state()
         where = client.quota_store.address
         now = client.clock.utc()
-    table = Table(title=plain(f"What the account at {api_url} may do"), title_justify="left")
-    for heading in ("", "allowed", "why"):
-        table.add_column(heading)
-    for finding in findings:
-        table.add_row(plain(finding.what), _MARKS[finding.ok], plain(finding.words))
+    rows = [_row(finding.what, finding.ok, finding.words) for finding in findings]
     sends = [state for state in states if state.endpoint == "direct_messages.send"]
     words = ", ".join(f"{state.used} of {state.limit} ({state.scope.value})" for state in sends)
-    table.add_row("messages of the day", "", plain(f"{words} are spent, as {where} remembers"))
-    place = inbox_place(inbox_file, quota_store)
+    rows.append(_row("messages of the day", None, f"{words} are spent, as {where} remembers"))
+    place = inbox_place(options)
     if not isinstance(place, Path) or place.exists():
-        await _add_inbox(table, place, now)
-    Console().print(table)
+        rows += await _about_inbox(place, now)
+    show(options, rows)
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-async def _add_inbox(table: Table, place: Path | PostgresDatabase, now: datetime) -> None:
+def _row(what: str, allowed: bool | None, why: str) -> dict[str, Any]:
+    return {"what": what, "allowed": allowed, "why": why}
+
+
+async def _about_inbox(place: Path | PostgresDatabase, now: datetime) -> list[dict[str, Any]]:
     async with Inbox(place) as inbox:
         heard, failed, unread = await inbox.heard(), await inbox.failed(), await inbox.unread()
+    rows: list[dict[str, Any]] = []
     webhook = {kind: at for kind, at in heard.items() if kind in {"delivery", "check"}}
     if webhook:
         is_heard = now - max(webhook.values()) < timedelta(seconds=SILENCE)
         words = "; ".join(f"last {kind} {_ago(now - at)}" for kind, at in sorted(webhook.items(), reverse=True))
         words += "" if is_heard else "; X may have dropped it: register it anew"
-        table.add_row("webhook is told of events", _MARKS[is_heard or None], words)
+        rows.append(_row("the webhook gets events", is_heard or None, words))
     if failed or unread:
         words = f"{len(failed)} failed, {len(unread)} could not be read: twdm inbox shows them"
-        table.add_row("all events were handled", _MARKS[False], words)
+        rows.append(_row("all events were handled", allowed=False, why=words))
     if encrypted := sorted(heard.keys() - webhook.keys()):
         words = f"X told of {', '.join(encrypted)}: encrypted conversations, which this API cannot read"
-        table.add_row("all conversations can be read", _MARKS[False], plain(words))
+        rows.append(_row("all conversations can be read", allowed=False, why=words))
+    return rows
 
 
 def _ago(passed: timedelta) -> str:

@@ -3,83 +3,74 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from twdm_async.cli.connect import InboxFile, QuotaStoreUrl, inbox_place, run
-from twdm_async.cli.terminal import show, shown
+from twdm_async.cli.connect import inbox_place
+from twdm_async.cli.options import INBOX, STORE, Options, command
+from twdm_async.cli.terminal import fields, show
 from twdm_async.errors import InvalidInput
 from twdm_async.resources.inbox import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-inbox = typer.Typer(
-    help="Events that a webhook received, and that its program failed to handle, or that could not be read.",
-    no_args_is_help=True,
-)
 
-Ids = Annotated[list[str] | None, typer.Argument(help="Of events, as `failed` and `unread` show them.")]
-Everything = Annotated[bool, typer.Option("--all", help="All of them.")]
+@click.group()
+def inbox() -> None:
+    """Events that a webhook received, and that its program failed to handle, or that could not be read."""
 
 
-def _inbox(inbox_file: str | None, quota_store: str | None) -> Inbox:
-    place = inbox_place(inbox_file, quota_store)
+_EVENTS = click.argument("events", metavar="[EVENT]...", nargs=-1)
+_ALL = click.option("--all", "everything", is_flag=True, help="All of them.")
+
+
+def _open(options: Options) -> Inbox:
+    place = inbox_place(options)
     if isinstance(place, Path) and not place.exists():
-        raise InvalidInput(parameter="inbox", problem=f"there is none at {place}; name it with --inbox")
+        raise InvalidInput(parameter="inbox", problem=f"there is none at {place}")
     return Inbox(place)
 
 
-@inbox.command()
-def failed(inbox_file: InboxFile = None, quota_store: QuotaStoreUrl = None) -> None:
+@command(inbox, "failed", INBOX, STORE)
+async def failed(options: Options) -> None:
     """Show the events whose handler has failed, and its error, which may repeat a text."""
-
-    async def main() -> None:
-        async with _inbox(inbox_file, quota_store) as box:
-            show([shown(one) | {"problem": one.problem} for one in await box.failed()])
-
-    run(main())
+    async with _open(options) as box:
+        show(options, [fields(one) | {"problem": one.problem} for one in await box.failed()])
 
 
-@inbox.command()
-def unread(inbox_file: InboxFile = None, quota_store: QuotaStoreUrl = None) -> None:
-    """Show what X has told of messages and could not be read, by the names of its fields."""
-
-    async def main() -> None:
-        async with _inbox(inbox_file, quota_store) as box:
-            show([shown(one) | {"problem": one.problem} for one in await box.unread()])
-
-    run(main())
+@command(inbox, "unread", INBOX, STORE)
+async def unread(options: Options) -> None:
+    """Show what X has sent about messages and could not be read, by the names of its fields."""
+    async with _open(options) as box:
+        show(options, [fields(one) | {"problem": one.problem} for one in await box.unread()])
 
 
-@inbox.command()
-def retry(
-    ids: Ids = None, everything: Everything = False, inbox_file: InboxFile = None, quota_store: QuotaStoreUrl = None
-) -> None:
-    """Let events be handled again, by the program whose webhook uses this inbox, within half a minute."""
-
-    async def main() -> None:
-        async with _inbox(inbox_file, quota_store) as box:
-            show({"to be handled": await box.retry(*await _chosen(box, ids, everything=everything))})
-
-    run(main())
+@command(inbox, "retry", INBOX, STORE)
+@_EVENTS
+@_ALL
+async def retry(options: Options, events: Sequence[str], everything: bool) -> None:
+    """Let events be handled again, within half a minute, by the program whose webhook uses this inbox."""
+    _check_choice(events, everything=everything)
+    async with _open(options) as box:
+        show(options, {"to be handled": await box.retry(*await _chosen(box, events))})
 
 
-@inbox.command()
-def forget(
-    ids: Ids = None, everything: Everything = False, inbox_file: InboxFile = None, quota_store: QuotaStoreUrl = None
-) -> None:
-    """Let events be, and forget their content."""
-
-    async def main() -> None:
-        async with _inbox(inbox_file, quota_store) as box:
-            show({"forgotten": await box.forget(*await _chosen(box, ids, everything=everything))})
-
-    run(main())
+@command(inbox, "forget", INBOX, STORE)
+@_EVENTS
+@_ALL
+async def forget(options: Options, events: Sequence[str], everything: bool) -> None:
+    """Give up events, and delete their content."""
+    _check_choice(events, everything=everything)
+    async with _open(options) as box:
+        show(options, {"forgotten": await box.forget(*await _chosen(box, events))})
 
 
-async def _chosen(box: Inbox, ids: Sequence[str] | None, *, everything: bool) -> Sequence[str]:
-    if bool(ids) == everything:
-        raise InvalidInput(parameter="ids", problem="give some, or --all")
-    return ids or [one.id for one in (*await box.failed(), *await box.unread())]
+def _check_choice(events: Sequence[str], *, everything: bool) -> None:
+    if bool(events) == everything:
+        raise InvalidInput(parameter="events", problem="give the ids of some, or --all")
+
+
+async def _chosen(box: Inbox, events: Sequence[str]) -> Sequence[str]:
+    return events or [one.id for one in (*await box.failed(), *await box.unread())]

@@ -6,17 +6,18 @@ import csv
 import io
 import json
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import field, frozen
 
 from twdm_async import errors
 from twdm_async._json import is_object
+from twdm_async.cli.terminal import standard_input
 from twdm_async.models.checks import checked_id, checked_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 _LONGEST_TEXT: Final = 10_000
 _COLUMNS: Final = frozenset({"recipient", "text", "profile"})
@@ -42,11 +43,12 @@ class BadLines(Exception):
         self.lines = lines
 
 
-def read_messages(file: Path, profile: str | None) -> list[Message]:
+def read_messages(file: str, profile: str | None) -> list[Message]:
     """Every message of a JSONL or CSV file.
 
     Args:
-        file: JSONL, or CSV with a header line, as its ending says; if that says nothing, JSONL if it begins with ``{``.
+        file: the path of a JSONL file, or of a CSV file with a header line, as its ending says; if that says nothing,
+            it is JSONL if it begins with ``{``. ``-`` is standard input.
         profile: the custom profile of lines that name none.
 
     Raises:
@@ -54,13 +56,13 @@ def read_messages(file: Path, profile: str | None) -> list[Message]:
         BadLines: some of its lines are wrong. All of them are named.
     """
     try:
-        content = file.read_bytes()
+        content = standard_input() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         raise errors.InvalidInput(parameter="file", problem=f"{file} cannot be read: {error.strerror}") from None
     if profile is not None:
         checked_id(profile, "--profile")
     begins_as_json = content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
-    is_json = {".jsonl": True, ".ndjson": True, ".csv": False}.get(file.suffix.lower(), begins_as_json)
+    is_json = {".jsonl": True, ".ndjson": True, ".csv": False}.get(Path(file).suffix.lower(), begins_as_json)
     rows = _json_rows(content) if is_json else _csv_rows(content)
     messages: list[Message] = []
     bad: list[str] = []

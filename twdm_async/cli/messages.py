@@ -2,114 +2,77 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import Annotated, Any
+import asyncio
+from pathlib import Path
 
-import typer
+import click
 
-from twdm_async.cli.connect import (
-    DEFAULT_API_URL,
-    ApiUrl,
-    InboxFile,
-    QuotaStoreUrl,
-    Username,
-    inbox_place,
-    open_client,
-    run,
-)
-from twdm_async.cli.terminal import as_json, complain, message_shown, show
+from twdm_async.cli.connect import inbox_place, open_client
+from twdm_async.cli.failure import Failure
+from twdm_async.cli.options import ACCOUNT, INBOX, Options, command
+from twdm_async.cli.terminal import as_json, message_fields, show
 from twdm_async.models.attachments import MessageMedia
 from twdm_async.resources.inbox import Inbox
 
-messages = typer.Typer(help="Show and delete messages, sent and received, and wait for new ones.", no_args_is_help=True)
 
-MessageId = Annotated[str, typer.Argument(help="A message's id.")]
+@click.group()
+def messages() -> None:
+    """Show and delete messages, sent and received, and wait for new ones."""
 
 
-@messages.command("list")
-def list_messages(
-    most: Annotated[int, typer.Option("--most", min=1, help="How many, the newest first.")] = 50,
-    api_url: ApiUrl = DEFAULT_API_URL,
-    username: Username = None,
-    quota_store: QuotaStoreUrl = None,
-) -> None:
+_MESSAGE = click.argument("message_id", metavar="MESSAGE")
+
+
+@command(messages, "list", ACCOUNT)
+@click.option("--most", type=click.IntRange(min=1), default=50, show_default=True, help="How many, the newest first.")
+async def list_(options: Options, most: int) -> None:
     """Show messages of the last 30 days, the newest first, with their texts."""
-
-    async def main() -> None:
-        async with open_client(api_url, None, username, quota_store) as client:
-            found: list[dict[str, Any]] = []
-            async for message in client.direct_messages.list():
-                found.append(message_shown(message))
-                if len(found) == most:
-                    break
-            show(found)
-
-    run(main())
+    async with open_client(options) as client:
+        show(options, [message_fields(one) for one in await client.direct_messages.list().first(most)])
 
 
-@messages.command("get")
-def get_message(
-    message_id: MessageId,
-    save: Annotated[Path | None, typer.Option(help="Save the file that hangs on it here.")] = None,
-    api_url: ApiUrl = DEFAULT_API_URL,
-    username: Username = None,
-    quota_store: QuotaStoreUrl = None,
-) -> None:
+@command(messages, "get", ACCOUNT)
+@_MESSAGE
+@click.option("--save", type=click.Path(path_type=Path), help="Save the file that is attached to the message here.")
+async def get(options: Options, message_id: str, save: Path | None) -> None:
     """Show one message, with its text."""
-
-    async def main() -> None:
-        async with open_client(api_url, None, username, quota_store) as client:
-            message = await client.direct_messages.get(message_id)
-            show(message_shown(message))
-            if save is not None and isinstance(message.attachment, MessageMedia):
-                await client.direct_messages.download(message.attachment, save)
-            elif save is not None:
-                complain("no file hangs on it")
-                raise typer.Exit(1)
-
-    run(main())
+    async with open_client(options) as client:
+        message = await client.direct_messages.get(message_id)
+        show(options, message_fields(message))
+        if save is not None:
+            if not isinstance(message.attachment, MessageMedia):
+                raise Failure("no file is attached to the message")
+            await client.direct_messages.download(message.attachment, save)
 
 
-@messages.command("delete")
-def delete_message(
-    message_id: MessageId,
-    api_url: ApiUrl = DEFAULT_API_URL,
-    username: Username = None,
-    quota_store: QuotaStoreUrl = None,
-) -> None:
-    """Hide a message from this account. The other one goes on seeing it."""
-
-    async def main() -> None:
-        async with open_client(api_url, None, username, quota_store) as client:
-            await client.direct_messages.delete(message_id)
-
-    run(main())
+@command(messages, "delete", ACCOUNT)
+@_MESSAGE
+async def delete(options: Options, message_id: str) -> None:
+    """Hide a message from this account. The other person still sees it."""
+    async with open_client(options) as client:
+        await client.direct_messages.delete(message_id)
+        show(options, {"deleted": message_id})
 
 
-@messages.command()
-def listen(
-    every: Annotated[
-        float, typer.Option(min=1, help="Seconds between two looks; 15 are allowed in 15 minutes.")
-    ] = 60.0,
-    echoes: Annotated[bool, typer.Option(help="Also what the account itself sends.")] = False,
-    inbox_file: InboxFile = None,
-    api_url: ApiUrl = DEFAULT_API_URL,
-    username: Username = None,
-    quota_store: QuotaStoreUrl = None,
-) -> None:
-    """Show what people write, as it comes, one JSON object a line, until Ctrl-C. Each message is shown once, also if
-    this is stopped and started again.
+@command(messages, "listen", ACCOUNT, INBOX)
+@click.option(
+    "--every",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two looks at the list; 15 are allowed in 15 minutes.",
+)
+@click.option("--echoes", is_flag=True, help="Also show what the account itself sends.")
+async def listen(options: Options, every: float, echoes: bool) -> int:
+    """Show what people write, as it comes, one JSON object a line, until Ctrl-C.
+
+    Each message is shown once, even if this is stopped and started again.
     """
-
-    async def main() -> None:
-        async with (
-            open_client(api_url, None, username, quota_store) as client,
-            Inbox(inbox_place(inbox_file, quota_store)) as inbox,
-        ):
-            async for message in client.direct_messages.poll(inbox, every=every, sent=echoes):
-                typer.echo(as_json(message_shown(message)))
-
     try:
-        run(main())
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+        async with open_client(options) as client, Inbox(inbox_place(options)) as inbox:
+            async for message in client.direct_messages.poll(inbox, every=every, sent=echoes):
+                click.echo(as_json(message_fields(message)))
+    except asyncio.CancelledError:  # Ctrl-C is how it ends
+        return 0
+    return 0

@@ -1,4 +1,4 @@
-"""The commands about the outbox."""
+"""``twdm outbox``: messages that wait on the disk."""
 
 from __future__ import annotations
 
@@ -6,112 +6,101 @@ import asyncio
 import contextlib
 import signal
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
+from rich.console import Console
 
-from twdm_async.cli.connect import (
-    DEFAULT_API_URL,
-    ApiUrl,
-    OutboxFile,
-    QuotaStoreUrl,
-    SettleAfter,
-    Username,
-    open_client,
-    open_outbox,
-    run,
-)
-from twdm_async.cli.send_many import PriorityName
+from twdm_async.cli.connect import open_client_and_outbox
+from twdm_async.cli.content import ATTACHMENT, BUTTONS, CHOICES, attachment, ctas, quick_replies, text_of
+from twdm_async.cli.options import ACCOUNT, OUTBOX, PRIORITY, Options, command
+from twdm_async.cli.progress import Progress, show_waits
 from twdm_async.cli.signals import on_signal
-from twdm_async.cli.terminal import show, shown
+from twdm_async.cli.terminal import show
 from twdm_async.errors import InvalidInput
 from twdm_async.outbox import Outbox, State
-from twdm_async.resources.evidence import SETTLE_AFTER
+from twdm_async.quota.spec import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import Sequence
 
-outbox = typer.Typer(
-    help="Messages that wait in a file and are sent once, whatever happens to the process.", no_args_is_help=True
+    from twdm_async.client import Client
+
+_FAILED = (State.REJECTED, State.FAILED, State.EXPIRED)
+
+
+@click.group()
+def outbox() -> None:
+    """Messages that wait in a file or a database, and are sent once, whatever happens to the process."""
+
+
+@command(outbox, "put", ACCOUNT, OUTBOX)
+@click.argument("recipient")
+@click.argument("text")
+@click.option("--profile", metavar="ID", help="The custom profile's id.")
+@click.option("--key", help="A name for the message: the same message under the same name is sent once.")
+@PRIORITY("interactive", "Interactive messages go before bulk ones.")
+@click.option("--not-after", type=click.DateTime(), help="When it is too late to send it, in your local time.")
+@CHOICES
+@BUTTONS
+@ATTACHMENT
+async def put(
+    options: Options,
+    recipient: str,
+    text: str,
+    profile: str | None,
+    key: str | None,
+    priority: str,
+    not_after: datetime | None,
+    choice: Sequence[str],
+    button: Sequence[str],
+    attach: str | None,
+) -> None:
+    """Put a message into the outbox. `twdm outbox run` sends it.
+
+    RECIPIENT is the person's user id. TEXT has at most 10 000 characters; - reads it from standard input.
+    """
+    words, answers, buttons = text_of(text), quick_replies(choice), ctas(button)
+    async with open_client_and_outbox(options) as (client, box):
+        entry = await box.put(
+            recipient,
+            words,
+            custom_profile_id=profile,
+            key=key,
+            priority=Priority[priority.upper()],
+            not_after=not_after.astimezone(UTC) if not_after else None,
+            quick_replies=answers,
+            ctas=buttons,
+            attachment=await attachment(client, attach),
+        )
+        show(options, entry)
+
+
+@command(outbox, "run", ACCOUNT, OUTBOX)
+@click.option("--forever", is_flag=True, help="Go on with whatever is put, until Ctrl-C.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="How many messages may be under way at a time.",
 )
-
-
-@contextlib.asynccontextmanager
-async def _opened(
-    api_url: str, username: str | None, quota_store: str | None, path: str | None, settle_after: float = SETTLE_AFTER
-) -> AsyncGenerator[Outbox]:
-    async with (
-        open_client(api_url, None, username, quota_store) as client,
-        open_outbox(client, path, settle_after) as box,
-    ):
-        yield box
-
-
-@outbox.command("put")
-def put_message(
-    recipient: Annotated[str, typer.Argument(help="The person's user id.")],
-    text: Annotated[str, typer.Argument(help="What to write.")],
-    profile: Annotated[str | None, typer.Option(help="The custom profile's id.")] = None,
-    key: Annotated[
-        str | None, typer.Option(help="A name for the message: the same under the same name is sent once.")
-    ] = None,
-    priority: Annotated[PriorityName, typer.Option(help="Interactive messages go before bulk ones.")] = (
-        PriorityName.INTERACTIVE
-    ),
-    not_after: Annotated[
-        datetime | None, typer.Option(help="When it is too late to send it, in your local time.")
-    ] = None,
-    api_url: ApiUrl = DEFAULT_API_URL,
-    username: Username = None,
-    quota_store: QuotaStoreUrl = None,
-    outbox_file: OutboxFile = None,
-) -> None:
-    """Keep a message. `twdm outbox run` sends it."""
-
-    async def main() -> None:
-        async with _opened(api_url, username, quota_store, outbox_file) as box:
-            entry = await box.put(
-                recipient,
-                text,
-                custom_profile_id=profile,
-                key=key,
-                priority=priority.priority,
-                not_after=not_after.astimezone(UTC) if not_after else None,
-            )
-            show(entry)
-
-    run(main())
-
-
-@outbox.command("run")
-def run_outbox(
-    forever: Annotated[bool, typer.Option("--forever", help="Go on with whatever is put, until Ctrl-C.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="How many messages may be under way at a time.")] = 16,
-    api_url: ApiUrl = DEFAULT_API_URL,
-    username: Username = None,
-    quota_store: QuotaStoreUrl = None,
-    outbox_file: OutboxFile = None,
-    settle_after: SettleAfter = SETTLE_AFTER,
-) -> None:
+async def run(options: Options, forever: bool, workers: int) -> int:
     """Send everything, and end when it is known what became of every message. Several may run at a time.
 
-    Ends with 1 if this time a message was rejected, has failed or has expired, or if of one it cannot be told what
-    became of it.
+    Ends with 1 if this time a message was rejected, has failed or has expired, or if of one it is not known what became
+    of it; with 3 if messages would wait for quota longer than --max-wait allows. They stay in the outbox.
     """
-
-    async def main() -> int:
-        async with _opened(api_url, username, quota_store, outbox_file, settle_after) as box:
-            before = await box.counts()
-            counts = await _run(box, workers, forever=forever)
-            show({state: count for state, count in counts.items() if count})
-            is_worse = any(counts[state] > before[state] for state in (State.REJECTED, State.FAILED, State.EXPIRED))
-            return 1 if is_worse or counts[State.UNKNOWN] else 0
-
-    raise typer.Exit(run(main()))
+    async with open_client_and_outbox(options) as (client, box):
+        before = await box.counts()
+        counts = await _run(options, client, box, workers, forever=forever)
+        show(options, {state: count for state, count in counts.items() if count})
+        is_worse = any(counts[state] > before[state] for state in _FAILED)
+        return 1 if is_worse or counts[State.UNKNOWN] else 0
 
 
-async def _run(box: Outbox, workers: int, *, forever: bool) -> dict[State, int]:
-    """Send until it is done, or until Ctrl-C."""
+async def _run(options: Options, client: Client, box: Outbox, workers: int, *, forever: bool) -> dict[State, int]:
+    """Send until it is done, until Ctrl-C, or until it would have to wait for too long."""
     stop = asyncio.Event()
     on_signal(signal.SIGINT, stop.set)
     on_signal(signal.SIGTERM, stop.set)
@@ -123,85 +112,65 @@ async def _run(box: Outbox, workers: int, *, forever: bool) -> dict[State, int]:
     async def finish() -> None:
         await box.drain(workers=workers)
 
-    sending = asyncio.create_task(serve() if forever else finish())
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait([sending, stopping], return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not forever and not sending.done():
-        sending.cancel()
-    await asyncio.wait([sending])
-    if not sending.cancelled() and (error := sending.exception()) is not None:
-        raise error
+    with Progress(Console(stderr=True), None) as progress:
+        watching = show_waits(progress, client, box, max_wait=options.max_wait, counted=True)
+        tasks = [asyncio.create_task(work) for work in (serve() if forever else finish(), stop.wait(), watching)]
+        sending, *others = tasks
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        ended = [task for task in tasks if task.done() and not task.cancelled()]
+        stop.set()  # so that what serves ends in order
+        for task in others if forever else tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
     await box.idle()
+    for task in [*ended, sending]:
+        with contextlib.suppress(asyncio.CancelledError):
+            task.result()
     return await box.counts()
 
 
-@outbox.command("status")
-def status(
-    key: Annotated[str | None, typer.Argument(help="Of one message. If not given, all are counted.")] = None,
-    state: Annotated[State | None, typer.Option(help="Show all messages in this state.")] = None,
-    processes: Annotated[
-        bool, typer.Option("--processes", help="Show who works on messages, on which hosts, and since when.")
-    ] = False,
-    api_url: ApiUrl = DEFAULT_API_URL,
-    username: Username = None,
-    quota_store: QuotaStoreUrl = None,
-    outbox_file: OutboxFile = None,
-) -> None:
-    """Show what became of the messages."""
-
-    async def main() -> None:
-        async with _opened(api_url, username, quota_store, outbox_file) as box:
-            if key is not None:
-                entry = await box.get(key)
-                if entry is None:
-                    raise InvalidInput(parameter="key", problem="there is no message of this key")
-                show(entry)
-            elif state is not None:
-                show([shown(entry) for entry in await box.select(state)])
-            elif processes:
-                show([shown(process) for process in await box.processes()])
-            else:
-                show(await box.counts())
-
-    run(main())
+@command(outbox, "status", ACCOUNT, OUTBOX)
+@click.argument("key", required=False)
+@click.option("--state", type=click.Choice([one.value for one in State]), help="Show all messages in this state.")
+@click.option("--processes", is_flag=True, help="Show which processes work on messages, on which hosts, since when.")
+async def status(options: Options, key: str | None, state: str | None, processes: bool) -> None:
+    """Show what became of the message called KEY; without it, how many messages are in each state."""
+    async with open_client_and_outbox(options) as (_, box):
+        if key is not None:
+            entry = await box.get(key)
+            if entry is None:
+                raise InvalidInput(parameter="key", problem="there is no message of this key")
+            show(options, entry)
+        elif state is not None:
+            show(options, await box.select(State(state)))
+        elif processes:
+            show(options, await box.processes())
+        else:
+            show(options, await box.counts())
 
 
-@outbox.command("retry")
-def retry(
-    keys: Annotated[
-        list[str] | None, typer.Argument(help="Of messages that were rejected, have failed or have expired.")
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-    api_url: ApiUrl = DEFAULT_API_URL,
-    username: Username = None,
-    quota_store: QuotaStoreUrl = None,
-    outbox_file: OutboxFile = None,
-) -> None:
+@command(outbox, "retry", ACCOUNT, OUTBOX)
+@click.argument("keys", metavar="[KEY]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+async def retry(options: Options, keys: Sequence[str], everything: bool) -> None:
     """Let messages that were rejected, have failed or have expired be sent again, by the next run."""
-
-    async def main() -> None:
-        if bool(keys) == everything:
-            raise InvalidInput(parameter="keys", problem="give some, or --all")
-        async with _opened(api_url, username, quota_store, outbox_file) as box:
-            chosen = keys or [entry.key for entry in await box.select(State.REJECTED, State.FAILED, State.EXPIRED)]
-            show({"queued": await box.retry(*chosen)})
-
-    run(main())
+    if bool(keys) == everything:
+        raise InvalidInput(parameter="keys", problem="give some, or --all")
+    async with open_client_and_outbox(options) as (_, box):
+        chosen = keys or [entry.key for entry in await box.select(*_FAILED)]
+        show(options, {"queued": await box.retry(*chosen)})
 
 
-@outbox.command("purge")
-def purge(
-    older_than: Annotated[float, typer.Option(min=0, help="Days since their outcome.")] = 30.0,
-    api_url: ApiUrl = DEFAULT_API_URL,
-    username: Username = None,
-    quota_store: QuotaStoreUrl = None,
-    outbox_file: OutboxFile = None,
-) -> None:
+@command(outbox, "purge", ACCOUNT, OUTBOX)
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="DAYS",
+    help="Days since the outcome.",
+)
+async def purge(options: Options, older_than: float) -> None:
     """Forget messages that were sent or rejected, have failed or have expired, with their keys."""
-
-    async def main() -> None:
-        async with _opened(api_url, username, quota_store, outbox_file) as box:
-            show({"forgotten": await box.purge(older_than=86_400 * older_than)})
-
-    run(main())
+    async with open_client_and_outbox(options) as (_, box):
+        show(options, {"forgotten": await box.purge(older_than=86_400 * older_than)})

@@ -5,79 +5,118 @@ from __future__ import annotations
 import asyncio
 import signal
 import tempfile
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 from attrs import asdict
 
 from twdm_async.cli.ask_sandbox import ask_sandbox
-from twdm_async.cli.connect import run
+from twdm_async.cli.failure import Failure
+from twdm_async.cli.options import Options, command, log_to_terminal, until_done
 from twdm_async.cli.signals import on_signal
-from twdm_async.cli.terminal import as_json, complain, show
+from twdm_async.cli.terminal import as_json, note, show
 from twdm_async.errors import InvalidInput
 from twdm_async.sandbox import Fault, Sandbox
 
-sandbox = typer.Typer(help="Run a local double of the API, or be a person in it.", invoke_without_command=True)
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-PersonId = Annotated[str, typer.Argument(help="The person's user id.", metavar="PERSON")]
-Url = Annotated[
-    str,
-    typer.Option("--url", envvar="TWDM_SANDBOX", help="The address that `twdm sandbox` prints.", show_default=True),
-]
-_URL = "http://127.0.0.1:8765"
+_PERSON = click.argument("person")
+_URL = click.option(
+    "--url",
+    envvar="TWDM_SANDBOX",
+    default="http://127.0.0.1:8765",
+    show_default=True,
+    help="The address that `twdm sandbox` prints.",
+)
 
 
-@sandbox.callback()
-def serve(
-    context: typer.Context,
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8765,
-    host: Annotated[
-        str, typer.Option(help="The address to listen at. Whoever can reach it can read and write everything in it.")
-    ] = "127.0.0.1",
-    time_scale: Annotated[float, typer.Option(help="How many times as fast the quotas' windows pass.")] = 1.0,
-    list_lag: Annotated[
-        float, typer.Option(min=0, help="Seconds after which new messages appear in the list, at the most.")
-    ] = 0.0,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(help="What goes wrong with one request in ten, such as reset; as often as you like."),
-    ] = None,
-    webhook: Annotated[
-        list[str] | None,
-        typer.Option(help="Where events are sent, as soon as it answers the check; as often as you like."),
-    ] = None,
+@click.group(invoke_without_command=True)
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), default=8765, show_default=True, help="The port; 0 takes a free one."
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The address to listen on. Whoever can reach it can read and write everything in the sandbox.",
+)
+@click.option(
+    "--time-scale",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="The factor by which quota windows are shortened; with 86400, a day takes a second.",
+)
+@click.option(
+    "--list-lag",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="The longest time until a new message appears in the list of messages.",
+)
+@click.option("--fault", "faults", multiple=True, metavar="KIND", help="What goes wrong with one request in ten.")
+@click.option("--webhook", "webhooks", multiple=True, metavar="URL", help="A webhook that events are sent to.")
+@click.option("--json", "as_json", is_flag=True, help="Print the address and the environment as JSON.")
+@click.option("-v", "--verbose", count=True, help="Log what is done.")
+@click.pass_context
+def sandbox(
+    context: click.Context,
+    /,
+    faults: Sequence[str],
+    webhooks: Sequence[str],
+    list_lag: float,
+    as_json: bool,
+    verbose: int,
+    **given: Any,
 ) -> None:
-    """Run a local double of the API until Ctrl-C. Its address shows a page on which you see what people see."""
+    """Run a local double of the API until Ctrl-C, or be a person in one that runs.
+
+    Its address shows a page on which you see what people see.
+    """
     if context.invoked_subcommand is None:
-        run(_serve(webhook or [], fault or [], port=port, host=host, time_scale=time_scale, list_lag=(0.0, list_lag)))
+        log_to_terminal(verbose)
+        double = _double(faults, webhooks, list_lag, given)
+        until_done(_serve(double, webhooks, Options(as_json=as_json)))
         return
     sources = {name: context.get_parameter_source(name) for name in context.params}
-    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-    if given:
-        complain(f"--{given[0].replace('_', '-')} is for starting a sandbox; `--url` after the command names one")
-        raise typer.Exit(2)
+    typed = [name for name, source in sources.items() if source is click.core.ParameterSource.COMMANDLINE]
+    if typed:
+        option = next(one for one in context.command.params if one.name == typed[0])
+        raise Failure(f"{option.opts[-1]} is for starting a sandbox; `--url` after the command names one", 2)
 
 
-async def _serve(webhooks: list[str], kinds: list[str], **options: Any) -> None:
-    double = Sandbox(faults=[Fault(kind, probability=0.1) for kind in kinds], **options)
+def _double(faults: Sequence[str], webhooks: Sequence[str], list_lag: float, given: dict[str, Any]) -> Sandbox:
     if wrong := [url for url in webhooks if not url.startswith(("http://", "https://"))]:
-        raise InvalidInput(parameter="--webhook", problem=f"{wrong[0]} is no http or https URL")
+        raise Failure(f"--webhook: {wrong[0]} is not an http or https URL", 2)
+    try:
+        kinds = [Fault(kind, probability=0.1) for kind in faults]
+        return Sandbox(faults=kinds, list_lag=(0.0, list_lag), **given)
+    except InvalidInput as error:
+        option = {"time_scale": "--time-scale", "kinds": "--fault", "kind": "--fault"}.get(
+            error.parameter, error.parameter
+        )
+        problem = error.problem
+    raise Failure(f"{option}: {problem}", 2)
+
+
+async def _serve(double: Sandbox, webhooks: Sequence[str], options: Options) -> None:
     try:
         await double.start()
     except OSError as error:
-        complain(f"port {double.port} cannot be had: {error.strerror}")
-        raise typer.Exit(1) from None
-    keys = asdict(double.credentials)
+        raise Failure(f"cannot listen on {double.host}, port {double.port}: {error.strerror}") from None
     memory = tempfile.TemporaryDirectory(prefix="twdm_sandbox_")  # what is spent here is not remembered elsewhere
-    typer.echo(f"# See what people see: {double.url}/")
-    typer.echo("# In another terminal, these let every twdm command use it:")
-    for name, value in {
-        "API_URL": double.url,
-        "SANDBOX": double.url,
-        **keys,
-        "QUOTA_STORE": f"sqlite:///{memory.name}/quota.db",
-    }.items():
-        typer.echo(f"export TWDM_{name.upper()}={value}")
+    store = f"sqlite:///{memory.name}/quota.db"
+    settings = {"API_URL": double.url, "SANDBOX": double.url, **asdict(double.credentials), "QUOTA_STORE": store}
+    environment = {f"TWDM_{name.upper()}": value for name, value in settings.items()}
+    if options.as_json:
+        show(options, {"url": double.url, "environment": environment})
+    else:
+        click.echo(f"# See what people see: {double.url}/")
+        click.echo("# In another terminal, these let every twdm command, and Client.from_env(), use it:")
+        for name, value in environment.items():
+            click.echo(f"export {name}={value}")
     stop = asyncio.Event()
     on_signal(signal.SIGTERM, stop.set)
     subscribing = [asyncio.create_task(_subscribe(double, url)) for url in webhooks]
@@ -88,7 +127,7 @@ async def _serve(webhooks: list[str], kinds: list[str], **options: Any) -> None:
             task.cancel()
         memory.cleanup()
         await double.close()
-        typer.echo(f"# {len(double.messages)} messages, {len(double.breaches)} requests over a quota", err=True)
+        note(f"# {len(double.messages)} messages, {len(double.breaches)} requests over a quota")
 
 
 async def _subscribe(double: Sandbox, url: str) -> None:
@@ -99,99 +138,108 @@ async def _subscribe(double: Sandbox, url: str) -> None:
             await double.subscribe(url)
         except InvalidInput as error:
             if error.problem != told:
-                typer.echo(f"# {url}: {error.problem}; trying again every second", err=True)
+                note(f"# {url}: {error.problem}; trying again every second")
             told = error.problem
             await asyncio.sleep(1.0)
         else:
-            typer.echo(f"# {url}: events are sent there", err=True)
+            note(f"# {url}: events are sent there")
             return
 
 
-@sandbox.command()
-def say(
-    person: PersonId, text: Annotated[str, typer.Argument(help="What the person writes.")], url: Url = _URL
-) -> None:
-    """Write to the account as a person."""
-    show(_ask(url, "POST", f"people/{person}/write", {"text": text}))
+@command(sandbox, "say")
+@_PERSON
+@click.argument("text")
+@_URL
+async def say(options: Options, person: str, text: str, url: str) -> None:
+    """Write to the account as the person with this user id."""
+    show(options, await ask_sandbox(url, "POST", f"people/{person}/write", {"text": text}))
 
 
-@sandbox.command()
-def tap(
-    person: PersonId, label: Annotated[str, typer.Argument(help="The quick reply to tap.")], url: Url = _URL
-) -> None:
-    """Tap a quick reply as a person."""
-    show(_ask(url, "POST", f"people/{person}/tap", {"label": label}))
+@command(sandbox, "tap")
+@_PERSON
+@click.argument("label")
+@_URL
+async def tap(options: Options, person: str, label: str, url: str) -> None:
+    """Tap the quick reply with this label, as a person."""
+    show(options, await ask_sandbox(url, "POST", f"people/{person}/tap", {"label": label}))
 
 
-@sandbox.command()
-def read(person: PersonId, url: Url = _URL) -> None:
+@command(sandbox, "read")
+@_PERSON
+@_URL
+async def read(options: Options, person: str, url: str) -> None:
     """Read all messages as a person."""
-    _ask(url, "POST", f"people/{person}/read", {})
+    show(options, await ask_sandbox(url, "POST", f"people/{person}/read", {}))
 
 
-@sandbox.command()
-def log(
-    most: Annotated[int, typer.Option("--most", min=1, max=1000, help="How many, the latest ones.")] = 50,
-    messages: Annotated[bool, typer.Option("--messages", help="Messages, not requests.")] = False,
-    refused: Annotated[bool, typer.Option("--refused", help="Only requests that were refused or went wrong.")] = False,
-    url: Url = _URL,
-) -> None:
-    """Show the requests that came, and why they were refused; or the messages. One JSON object a line."""
+@command(sandbox, "log")
+@click.option("--most", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many, the latest ones.")
+@click.option("--messages", is_flag=True, help="Messages instead of requests.")
+@click.option("--refused", is_flag=True, help="Only requests that were refused or went wrong.")
+@_URL
+async def log(options: Options, most: int, messages: bool, refused: bool, url: str) -> None:
+    """Show the latest requests, and why they were refused; or the latest messages.
+
+    Without --json, each is one JSON object a line.
+    """
     what = "messages" if messages else "requests"
     query = {"most": str(most)} | ({"refused": "true"} if refused and not messages else {})
-    for one in _ask(url, "GET", what, query=query)[what]:
-        typer.echo(as_json(one))
+    found = (await ask_sandbox(url, "GET", what, query=query))[what]
+    if options.as_json:
+        show(options, found)
+    else:
+        for one in found:
+            click.echo(as_json(one))
 
 
-@sandbox.command()
-def time(
-    by: Annotated[str | None, typer.Argument(help="How far to move it, such as +15min or +24h.")] = None,
-    url: Url = _URL,
-) -> None:
-    """Show the time in the sandbox, or move it forward."""
-    show(_ask(url, "GET", "time") if by is None else _ask(url, "POST", "time", {"advance": by}))
+@command(sandbox, "time")
+@click.argument("by", required=False)
+@_URL
+async def time(options: Options, by: str | None, url: str) -> None:
+    """Show the time in the sandbox; or move it forward BY +15min or +24h, for example."""
+    if by is None:
+        show(options, await ask_sandbox(url, "GET", "time"))
+    else:
+        show(options, await ask_sandbox(url, "POST", "time", {"advance": by}))
 
 
-@sandbox.command()
-def quotas(url: Url = _URL) -> None:
+@command(sandbox, "quotas")
+@_URL
+async def quotas(options: Options, url: str) -> None:
     """Show what is spent, as the sandbox counts it."""
-    show(_ask(url, "GET", "quotas")["quotas"])
+    show(options, (await ask_sandbox(url, "GET", "quotas"))["quotas"])
 
 
-@sandbox.command()
-def fault(
-    kind: Annotated[str | None, typer.Argument(help="What is to go wrong; all that is on if not given.")] = None,
-    off: Annotated[bool, typer.Option("--off", help="Switch it off; without a kind, switch all off.")] = False,
-    probability: Annotated[float, typer.Option(min=0, max=1, help="How often.")] = 1.0,
-    url: Url = _URL,
-) -> None:
-    """Show what goes wrong on purpose, or switch it on or off."""
+@command(sandbox, "fault")
+@click.argument("kind", required=False)
+@click.option("--off", is_flag=True, help="Switch it off; without KIND, switch all off.")
+@click.option("--probability", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="How often.")
+@_URL
+async def fault(options: Options, kind: str | None, off: bool, probability: float, url: str) -> None:
+    """Show what goes wrong on purpose; or let requests go wrong with a fault of this KIND."""
     if off:
-        show(_ask(url, "DELETE", "faults", query={"kind": kind} if kind else None)["faults"])
+        show(options, (await ask_sandbox(url, "DELETE", "faults", query={"kind": kind} if kind else None))["faults"])
     elif kind is None:
-        show(_ask(url, "GET", "faults")["faults"])
+        show(options, (await ask_sandbox(url, "GET", "faults"))["faults"])
     else:
-        show(_ask(url, "POST", "faults", {"kinds": kind, "probability": probability}))
+        show(options, await ask_sandbox(url, "POST", "faults", {"kinds": kind, "probability": probability}))
 
 
-@sandbox.command()
-def webhook(
-    target: Annotated[str, typer.Argument(help="The webhook's URL.", metavar="WEBHOOK")],
-    off: Annotated[bool, typer.Option("--off", help="Send it nothing any more.")] = False,
-    url: Url = _URL,
-) -> None:
-    """Send events to a webhook, after a check that it knows the consumer secret."""
+@command(sandbox, "webhook")
+@click.argument("webhook")
+@click.option("--off", is_flag=True, help="Send it no more events.")
+@_URL
+async def webhook_(options: Options, webhook: str, off: bool, url: str) -> None:
+    """Send events to the WEBHOOK at this URL, after a check that it knows the consumer secret."""
     if off:
-        show(_ask(url, "DELETE", "webhooks", query={"url": target})["webhooks"])
+        answer = await ask_sandbox(url, "DELETE", "webhooks", query={"url": webhook})
     else:
-        show(_ask(url, "POST", "webhooks", {"url": target})["webhooks"])
+        answer = await ask_sandbox(url, "POST", "webhooks", {"url": webhook})
+    show(options, answer["webhooks"])
 
 
-@sandbox.command()
-def clear(url: Url = _URL) -> None:
+@command(sandbox, "clear")
+@_URL
+async def clear(options: Options, url: str) -> None:
     """Forget all messages, requests and what was spent."""
-    _ask(url, "POST", "clear", {})
-
-
-def _ask(url: str, method: str, path: str, body: Any = None, query: dict[str, str] | None = None) -> Any:
-    return run(ask_sandbox(url, method, path, body, query))
+    show(options, await ask_sandbox(url, "POST", "clear", {}))

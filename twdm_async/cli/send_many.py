@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import errno
 import hashlib
 import json
@@ -12,45 +11,100 @@ import os
 import signal
 import stat
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import click
+from attrs import frozen
+from rich.console import Console
 
 from twdm_async import errors
 from twdm_async._json import is_object
-from twdm_async.cli.message_file import BadLines, Message
+from twdm_async.cli.connect import open_client_and_outbox
+from twdm_async.cli.failure import Failure
+from twdm_async.cli.message_file import BadLines, Message, read_messages
+from twdm_async.cli.options import ACCOUNT, OUTBOX, PRIORITY, Options, command
+from twdm_async.cli.progress import Progress, show_waits
 from twdm_async.cli.signals import leave_signal, on_signal
-from twdm_async.cli.terminal import say
+from twdm_async.cli.terminal import note, say, show
 from twdm_async.outbox import State
 from twdm_async.quota.spec import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
-    from datetime import datetime
-    from pathlib import Path
-
-    from rich.console import Console
 
     from twdm_async.client import Client
     from twdm_async.outbox import Entry, Outbox
-    from twdm_async.quota.limiter import QuotaState
 
 _AT_A_TIME: Final = 64
 _MOST_REASONS: Final = 10  # that the summary tells
 
-_LOOK_EVERY: Final = 0.2  # seconds
+
+@frozen
+class Summary:
+    """What came of a file.
+
+    Args:
+        outcomes: how many messages have each outcome.
+        sent_earlier: how many were sent by an earlier run.
+        reasons: why messages were not sent, and how many for each reason.
+        results: where the outcome of each line is written.
+        exit_code: of the command.
+    """
+
+    outcomes: dict[str, int]
+    sent_earlier: int
+    reasons: dict[str, int]
+    results: Path
+    exit_code: int
 
 
-class PriorityName(enum.StrEnum):
-    """How a command names a priority."""
+@command(None, "send-many", ACCOUNT, OUTBOX)
+@click.argument("file")
+@click.option("--profile", metavar="ID", help="The custom profile's id for lines that have none.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), help="Where the outcomes go; FILE.results.jsonl if not given."
+)
+@PRIORITY(
+    "bulk", "Bulk messages leave a part of the quota to interactive ones, and are spread over the quota's window."
+)
+@click.option(
+    "--run",
+    "run_name",
+    default="",
+    metavar="NAME",
+    help="A name for this sending; the file's path if not given. Under another name, all is sent again.",
+)
+async def send_many(
+    options: Options, file: str, profile: str | None, results: Path | None, priority: str, run_name: str
+) -> int:
+    """Send every message of a FILE, by way of the outbox.
 
-    INTERACTIVE = "interactive"
-    BULK = "bulk"
-
-    @property
-    def priority(self) -> Priority:
-        """The priority."""
-        return Priority[self.name]
+    FILE is JSONL, or CSV with a header: recipient, text and, if you like, profile; - reads standard input. All lines
+    are checked first; if one is wrong, nothing is sent. The same file sent again sends only what was not sent before.
+    Ctrl-C stops: what is under way is finished, and the results say of every line what became of it.
+    """
+    try:
+        messages = read_messages(file, profile)
+        outcomes = results or Path(f"{'standard_input' if file == '-' else file}.results.jsonl")
+        async with open_client_and_outbox(options) as (client, outbox):
+            summary = await send_all(
+                client,
+                outbox,
+                messages,
+                outcomes,
+                Console(stderr=True),
+                run=run_name or _where(file),
+                priority=Priority[priority.upper()],
+                max_wait=options.max_wait,
+            )
+    except BadLines as error:
+        for line in error.lines:
+            note(f"{file}: {line}")
+        raise Failure(f"{len(error.lines)} bad line(s); nothing was sent", 2) from None
+    if options.as_json:
+        show(options, summary)
+    return summary.exit_code
 
 
 async def send_all(
@@ -62,7 +116,8 @@ async def send_all(
     *,
     run: str = "",
     priority: Priority = Priority.BULK,
-) -> int:
+    max_wait: float | None = None,
+) -> Summary:
     """Send `messages` by way of `outbox`, in order as far as the quotas let them, and write one outcome a line to
     `results`. What was sent before under the same `run` is not sent again.
 
@@ -74,9 +129,7 @@ async def send_all(
         console: where progress is shown.
         run: a name that tells this sending from others of the same messages.
         priority: of all of them.
-
-    Returns:
-        The command's exit code: 0 if all were sent, 130 if it was stopped, else 1.
+        max_wait: seconds that they may wait for quota; as long as it takes if ``None``.
 
     Raises:
         InvalidInput: the file of results cannot be written, or is something else.
@@ -93,11 +146,10 @@ async def send_all(
         leave_signal(signal.SIGINT)  # a second one ends the command at once
 
     on_signal(signal.SIGINT, on_ctrl_c)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console) as progress:
-            kept = _Record(record, progress, keyed, priority)
-            await _send_until(stop, client, outbox, kept, priority)
+        with Progress(console, len(keyed)) as progress:
+            kept = _Record(record, progress, keyed)
+            await _send_until(stop, client, outbox, kept, priority, max_wait)
     finally:
         with contextlib.suppress(OSError):  # a full disk; it was said
             record.close()
@@ -115,9 +167,17 @@ async def send_all(
         say(console, f"  {count} times: {reason}")
     if (others := len(kept.reasons) - _MOST_REASONS) > 0:
         say(console, f"  and {others} other reasons, each in {results}")
-    if stop.is_set() and kept.hopeless is None:
-        return 130
-    return 0 if set(kept.counts) == {"sent"} and kept.hopeless is None else 1
+    if kept.too_late is not None:
+        say(console, f"error: {kept.too_late.message}")
+    code = 0 if set(kept.counts) == {"sent"} and kept.hopeless is None else 1
+    if kept.hopeless is None and (stop.is_set() or kept.too_late is not None):
+        code = 130 if stop.is_set() else 3
+    return Summary(dict(kept.counts), kept.earlier, dict(kept.reasons), results, code)
+
+
+def _where(file: str) -> str:
+    """Return what tells the file from others, whatever the folder in which the command is called."""
+    return file if file == "-" else str(Path(file).resolve())
 
 
 def _opened(results: Path) -> TextIO:
@@ -217,46 +277,19 @@ _OUTCOMES: Final = {
 }
 
 
-_TO_SEND: Final = (State.QUEUED, State.SENDING, State.ABSENT)
-
-
 class _Record:
     """Writes each outcome down the moment it is known, and counts. `waiting` are the messages without one, by key."""
 
-    def __init__(self, file: TextIO, progress: Progress, messages: dict[str, Message], priority: Priority) -> None:
+    def __init__(self, file: TextIO, progress: Progress, messages: dict[str, Message]) -> None:
         self._file = file
-        self._priority = priority
-        self._progress = progress
-        self._task = progress.add_task("sending", total=len(messages))
-        self._waited_for = 0
+        self.progress = progress
         self.waiting = messages
         self.earlier = self.failed_earlier = 0
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()  # why messages were not sent
         self.hopeless: str | None = None  # why it makes no sense to go on
+        self.too_late: Failure | None = None  # why it does not wait any longer
         self.unwritten: list[str] = []  # outcomes that the file could not take
-
-    async def show_wait(self, client: Client, outbox: Outbox) -> None:
-        """Say what the messages wait for, and until when."""
-        states = [state for state in client.quota_state() if state.endpoint == "direct_messages.send" and state.waiting]
-        if states and states[0].waiting == self._waited_for:
-            fullest = max(states, key=lambda state: state.used / state.limit)
-            kept = f", {fullest.reserved} kept for interactive messages" if fullest.reserved else ""
-            free_at = max(self._free_at(state) for state in states)
-            leaves = f" the next one leaves at {free_at.astimezone():%H:%M:%S};" if free_at > client.clock.utc() else ""
-            said = f"waits for quota: {fullest.used} of {fullest.limit} are spent{kept};{leaves}"
-        elif next_try := await outbox.next_try():
-            said = f"waits after failures; the next one leaves at {next_try.astimezone():%H:%M:%S};"
-        else:
-            counts = await outbox.counts()
-            is_last = counts[State.UNKNOWN] and not sum(counts[state] for state in _TO_SEND)
-            to_find = f"looks for {counts[State.UNKNOWN]} that may have arrived, which takes ten minutes or more;"
-            said = to_find if is_last else "sending"
-        self._progress.update(self._task, description=said)
-        self._waited_for = states[0].waiting if states else 0
-
-    def _free_at(self, state: QuotaState) -> datetime:
-        return state.bulk_free_at if self._priority is Priority.BULK else state.free_at
 
     def take(self, entry: Entry, *, is_last: bool = False, is_earlier: bool = False) -> None:
         """Write down what became of a message, if it is known; as the last word, in any case."""
@@ -285,10 +318,17 @@ class _Record:
             if outcome != "stopped":
                 self.unwritten.append(f"line {message.line}: {outcome}")
         if outcome != "stopped":
-            self._progress.advance(self._task)
+            self.progress.advance()
 
 
-async def _send_until(stop: asyncio.Event, client: Client, outbox: Outbox, record: _Record, priority: Priority) -> None:
+async def _send_until(
+    stop: asyncio.Event,
+    client: Client,
+    outbox: Outbox,
+    record: _Record,
+    priority: Priority,
+    max_wait: float | None,
+) -> None:
     messages = dict(record.waiting)
     entries = await asyncio.gather(
         *(
@@ -302,7 +342,10 @@ async def _send_until(stop: asyncio.Event, client: Client, outbox: Outbox, recor
     last = max(entry.number for entry in entries)
     if record.hopeless is None:
         await _first_of(
-            _drained(outbox, record), _recorded(outbox, record, last), _watched(client, outbox, record), stop.wait()
+            _drained(outbox, record),
+            _recorded(outbox, record, last),
+            _shown(client, outbox, record, priority, max_wait),
+            stop.wait(),
         )
     await outbox.withdraw(*record.waiting)
     await outbox.idle()
@@ -311,6 +354,13 @@ async def _send_until(stop: asyncio.Event, client: Client, outbox: Outbox, recor
         if kept is not None:
             record.take(kept, is_last=True)
     record.give_up()
+
+
+async def _shown(client: Client, outbox: Outbox, record: _Record, priority: Priority, max_wait: float | None) -> None:
+    try:
+        await show_waits(record.progress, client, outbox, priority=priority, max_wait=max_wait)
+    except Failure as failure:
+        record.too_late = failure
 
 
 async def _first_of(*works: Coroutine[Any, Any, object]) -> None:
@@ -338,10 +388,3 @@ async def _recorded(outbox: Outbox, record: _Record, last: int) -> None:
         record.take(entry)
         if record.hopeless is not None:
             return
-
-
-async def _watched(client: Client, outbox: Outbox, record: _Record) -> None:
-    while True:
-        await asyncio.sleep(_LOOK_EVERY)
-        with contextlib.suppress(errors.OutboxFailed):  # whoever sends will say so
-            await record.show_wait(client, outbox)

@@ -2,151 +2,96 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from twdm_async.cli.connect import (
-    DEFAULT_API_URL,
-    ApiUrl,
-    QuotaStoreUrl,
-    Username,
-    open_client,
-    run,
-)
-from twdm_async.cli.terminal import message_shown, show, shown
-from twdm_async.models.quick_replies import QuickReply
+from twdm_async.cli.connect import open_client
+from twdm_async.cli.content import CHOICES, quick_replies
+from twdm_async.cli.options import ACCOUNT, Options, command
+from twdm_async.cli.terminal import fields, message_fields, show
 
-welcome = typer.Typer(help="Make, show and choose welcome messages.", no_args_is_help=True)
-
-WelcomeId = Annotated[str, typer.Argument(help="A welcome message's id.")]
-Text = Annotated[str, typer.Argument(help="What it says, at most 9990 characters.")]
-Choices = Annotated[
-    list[str] | None,
-    typer.Option("--choice", help="An answer to tap, as LABEL or LABEL=METADATA. Give it up to 20 times."),
-]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
-def _quick_replies(choices: list[str] | None) -> list[QuickReply] | None:
-    split = [choice.partition("=") for choice in choices or ()]
-    return [QuickReply(label, metadata=metadata or None) for label, _, metadata in split] or None
+@click.group()
+def welcome() -> None:
+    """Make, show and choose welcome messages."""
 
 
-@welcome.command()
-def create(
-    text: Text,
-    name: Annotated[str | None, typer.Option(help="To find it again.")] = None,
-    profile: Annotated[str | None, typer.Option(help="The custom profile's id. The API may not take it.")] = None,
-    choice: Choices = None,
-    default: Annotated[bool, typer.Option("--default", help="Let everybody see it from now on.")] = False,
-    api_url: ApiUrl = DEFAULT_API_URL,
-    username: Username = None,
-    quota_store: QuotaStoreUrl = None,
+_WELCOME = click.argument("welcome_id", metavar="WELCOME")
+
+
+@command(welcome, "create", ACCOUNT)
+@click.argument("text")
+@click.option("--name", help="A name to find it by.")
+@click.option("--profile", metavar="ID", help="The custom profile's id. The API may ignore it.")
+@CHOICES
+@click.option("--default", is_flag=True, help="Let everybody see it from now on.")
+async def create(
+    options: Options, text: str, name: str | None, profile: str | None, choice: Sequence[str], default: bool
 ) -> None:
-    """Make a welcome message."""
-
-    async def main() -> None:
-        async with open_client(api_url, None, username, quota_store) as client:
-            made = await client.welcome_messages.create(
-                text, name=name, quick_replies=_quick_replies(choice), custom_profile_id=profile
-            )
-            show(message_shown(made))
-            if default:
-                await client.welcome_message_rules.set_default(made)
-
-    run(main())
+    """Make a welcome message of at most 9990 characters."""
+    async with open_client(options) as client:
+        made = await client.welcome_messages.create(
+            text, name=name, quick_replies=quick_replies(choice), custom_profile_id=profile
+        )
+        show(options, message_fields(made))
+        if default:
+            await client.welcome_message_rules.set_default(made)
 
 
-@welcome.command("list")
-def list_welcome_messages(
-    api_url: ApiUrl = DEFAULT_API_URL, username: Username = None, quota_store: QuotaStoreUrl = None
-) -> None:
+@command(welcome, "list", ACCOUNT)
+async def list_(options: Options) -> None:
     """Show all welcome messages, and the rule that says which of them everybody sees."""
-
-    async def main() -> None:
-        async with open_client(api_url, None, username, quota_store) as client:
-            found = [message_shown(one) async for one in client.welcome_messages.list()]
-            rules = [shown(one) async for one in client.welcome_message_rules.list()]
-            show({"welcome_messages": found, "rules": rules})
-
-    run(main())
+    async with open_client(options) as client:
+        found = [message_fields(one) async for one in client.welcome_messages.list()]
+        rules = [fields(one) async for one in client.welcome_message_rules.list()]
+        show(options, {"welcome_messages": found, "rules": rules})
 
 
-@welcome.command("get")
-def get_welcome_message(
-    welcome_id: WelcomeId,
-    api_url: ApiUrl = DEFAULT_API_URL,
-    username: Username = None,
-    quota_store: QuotaStoreUrl = None,
-) -> None:
+@command(welcome, "get", ACCOUNT)
+@_WELCOME
+async def get(options: Options, welcome_id: str) -> None:
     """Show a welcome message."""
-
-    async def main() -> None:
-        async with open_client(api_url, None, username, quota_store) as client:
-            show(message_shown(await client.welcome_messages.get(welcome_id)))
-
-    run(main())
+    async with open_client(options) as client:
+        show(options, message_fields(await client.welcome_messages.get(welcome_id)))
 
 
-@welcome.command()
-def update(
-    welcome_id: WelcomeId,
-    text: Text,
-    choice: Choices = None,
-    api_url: ApiUrl = DEFAULT_API_URL,
-    username: Username = None,
-    quota_store: QuotaStoreUrl = None,
-) -> None:
-    """Say something else in a welcome message. All of it is replaced but its name."""
-
-    async def main() -> None:
-        async with open_client(api_url, None, username, quota_store) as client:
-            changed = await client.welcome_messages.update(welcome_id, text, quick_replies=_quick_replies(choice))
-            show(message_shown(changed))
-
-    run(main())
+@command(welcome, "update", ACCOUNT)
+@_WELCOME
+@click.argument("text")
+@CHOICES
+async def update(options: Options, welcome_id: str, text: str, choice: Sequence[str]) -> None:
+    """Replace a welcome message, except its name."""
+    async with open_client(options) as client:
+        changed = await client.welcome_messages.update(welcome_id, text, quick_replies=quick_replies(choice))
+        show(options, message_fields(changed))
 
 
-@welcome.command()
-def delete(
-    welcome_id: WelcomeId,
-    api_url: ApiUrl = DEFAULT_API_URL,
-    username: Username = None,
-    quota_store: QuotaStoreUrl = None,
-) -> None:
+@command(welcome, "delete", ACCOUNT)
+@_WELCOME
+async def delete(options: Options, welcome_id: str) -> None:
     """Delete a welcome message."""
-
-    async def main() -> None:
-        async with open_client(api_url, None, username, quota_store) as client:
-            await client.welcome_messages.delete(welcome_id)
-
-    run(main())
+    async with open_client(options) as client:
+        await client.welcome_messages.delete(welcome_id)
+        show(options, {"deleted": welcome_id})
 
 
-@welcome.command()
-def default(
-    welcome_id: WelcomeId,
-    api_url: ApiUrl = DEFAULT_API_URL,
-    username: Username = None,
-    quota_store: QuotaStoreUrl = None,
-) -> None:
+@command(welcome, "default", ACCOUNT)
+@_WELCOME
+async def default(options: Options, welcome_id: str) -> None:
     """Let everybody see this welcome message from now on."""
-
-    async def main() -> None:
-        async with open_client(api_url, None, username, quota_store) as client:
-            show(await client.welcome_message_rules.set_default(welcome_id))
-
-    run(main())
+    async with open_client(options) as client:
+        show(options, await client.welcome_message_rules.set_default(welcome_id))
 
 
-@welcome.command()
-def clear(api_url: ApiUrl = DEFAULT_API_URL, username: Username = None, quota_store: QuotaStoreUrl = None) -> None:
+@command(welcome, "clear", ACCOUNT)
+async def clear(options: Options) -> None:
     """Let nobody see a welcome message any more: delete the rule, and keep the messages."""
-
-    async def main() -> None:
-        async with open_client(api_url, None, username, quota_store) as client:
-            rules = [rule.id async for rule in client.welcome_message_rules.list()]
-            for rule_id in rules:
-                await client.welcome_message_rules.delete(rule_id)
-
-    run(main())
+    async with open_client(options) as client:
+        rules = [rule.id async for rule in client.welcome_message_rules.list()]
+        for rule_id in rules:
+            await client.welcome_message_rules.delete(rule_id)
+        show(options, {"deleted rules": rules})

@@ -30,7 +30,7 @@ def checked_id(value: str | int, parameter: str) -> str:
     is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_ID
     text = str(value) if is_number else value
     if not isinstance(text, str) or not is_id(text):
-        raise InvalidInput(parameter=parameter, problem="must be an id: ASCII digits, as a str or an int, of 64 bits")
+        raise InvalidInput(parameter=parameter, problem="must be an id: ASCII digits, a number of at most 64 bits")
     return text
 
 

@@ -18,6 +18,7 @@ all moments in which it makes sense to ask again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,7 @@ from twdm_async.quota.operations import GiveBack, Granted, Take, Wait
 from twdm_async.quota.spec import Priority, Scope
 
 if TYPE_CHECKING:
+    from twdm_async.errors import QuotaWaitTooLong
     from twdm_async.quota.operations import Answer, Slot, Terms
     from twdm_async.quota.store.contract import QuotaStore
 
@@ -41,6 +43,9 @@ _STORE_PATIENCE: Final = 1.0  # seconds a store may take to answer, even for a c
 _SHORTEST_BLOCK: Final = 0.001  # seconds
 _RECHECK: Final = 0.05  # seconds until the dispatcher tries again to ask whether a message is a free reply
 _SHORTEST_SHARED_BLOCK: Final = 0.02  # seconds
+_LONG_WAIT: Final = 1.0  # seconds; a call that waits for longer is logged
+
+_log = logging.getLogger(__name__)
 
 
 class Dispatcher:
@@ -131,6 +136,8 @@ class Dispatcher:
         if is_new and not waiter.done():
             line.waiters.push(waiter)
             self._touch(line)
+            if _log.isEnabledFor(logging.INFO) and not waiter.done():
+                _log_wait(line.too_long(waiter, behind, _LONG_WAIT))
 
     def _expire(self, waiter: Waiter, now: float) -> None:
         """Refuse a call whose deadline has come, or give the store a moment more to answer."""
@@ -354,3 +361,12 @@ def dispatcher_of(store: QuotaStore, terms: Terms) -> Dispatcher:
         store.dispatchers[key] = Dispatcher(store)
     dispatcher: Dispatcher = store.dispatchers[key]
     return dispatcher
+
+
+def _log_wait(wait: QuotaWaitTooLong | None) -> None:
+    """Log that a call begins to wait, and until when; nothing if its wait is short."""
+    if wait is not None:
+        why = f"for the {wait.scope} quota ({wait.limit:g} in {wait.per:g} s)" if wait.per else "as the server asked"
+        until = wait.retry_at.isoformat(timespec="seconds")
+        extra = {"twdm_endpoint": wait.endpoint, "twdm_wait": wait.wait, "twdm_scope": wait.scope}
+        _log.info("%s: waits until %s or longer %s", wait.endpoint, until, why, extra=extra)

@@ -52,6 +52,7 @@ T = TypeVar("T")
 
 _ANYONE = Lane()
 _FOR_EVER: Final = 1e9  # seconds
+_LONG_PAUSE: Final = 1.0  # seconds; a pause that is longer is logged
 
 _log = logging.getLogger(__name__)
 
@@ -346,6 +347,8 @@ class Caller:
                 case Retry():
                     call.story, call.attempt = outcome.story, None
                     if outcome.after:
+                        if outcome.after > _LONG_PAUSE:
+                            _log.info("%s: tries again in %.0f s", call.request.endpoint.name, outcome.after)
                         await self.clock.sleep(outcome.after)
                 case _:
                     assert_never(outcome)

@@ -154,7 +154,10 @@ def decide(
         if not outcome.lasting and may_retry:
             return Retry(story, backoff)
         no_connection = errors.ConnectFailed(
-            endpoint=request.endpoint.name, problem=outcome.problem, safe_to_retry=not outcome.lasting
+            endpoint=request.endpoint.name,
+            host=request.host,
+            problem=outcome.problem,
+            safe_to_retry=not outcome.lasting,
         )
         return Failed(told_whole(no_connection, request, story))
     if isinstance(error, errors.Unauthorized) and isinstance(outcome, Reply) and _CLOCK_REFUSED in error.codes:
@@ -172,7 +175,9 @@ def decide(
         return Failed(unknown(request, _said(outcome, error), sent_at, status, codes))
     if may_retry and not (isinstance(outcome, Fault) and outcome.lasting):
         return Retry(story, backoff)
-    failed = error or errors.ConnectFailed(endpoint=request.endpoint.name, problem=_said(outcome, error))
+    failed = error or errors.ConnectFailed(
+        endpoint=request.endpoint.name, host=request.host, problem=_said(outcome, error)
+    )
     return Failed(told_whole(failed, request, story))
 
 

@@ -1,0 +1,46 @@
+"""Show the package's log on standard error: ``TWDM_LOG=debug``, and the command line.
+
+Each module logs to the logger of its own name, so the loggers of the subsystems are ``twdm_async.quota``,
+``twdm_async.transport``, ``twdm_async.outbox``, ``twdm_async.webhooks`` and so on.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Final
+
+# C0 and C1 controls, what changes the direction of a line or breaks it, and halves of characters.
+_OBEYED: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def printable(text: str) -> str:
+    """Return `text`, in one line, with the code in place of every character that a terminal obeys."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class _Printable(logging.Formatter):
+    """Formats records so that a terminal obeys nothing in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
+def show_log(level: str, style: str = "%(asctime)s %(levelname)s %(name)s: %(message)s") -> None:
+    """Write what the package logs to standard error.
+
+    Args:
+        level: the lowest level to show: ``debug``, ``info``, ``warning`` or ``error``, in any case. Of anything else, a
+            warning is shown.
+        style: the format of a line.
+    """
+    is_known = level.lower() in _LEVELS
+    logger, handler = logging.getLogger("twdm_async"), logging.StreamHandler()
+    handler.setFormatter(_Printable(style))
+    logger.addHandler(handler)
+    logger.setLevel(level.upper() if is_known else logging.WARNING)
+    if not is_known:
+        logger.warning("TWDM_LOG must be one of %s", ", ".join(_LEVELS))

@@ -1,0 +1,82 @@
+"""What a message may have besides its text, as options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from twdm_async.cli.terminal import standard_input
+from twdm_async.errors import InvalidInput
+from twdm_async.models.checks import is_id
+from twdm_async.models.quick_replies import CallToAction, QuickReply
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twdm_async.client import Client
+    from twdm_async.models.media import Media, MediaCategory
+
+CHOICES: Final = click.option(
+    "--choice",
+    multiple=True,
+    metavar="LABEL[=METADATA]",
+    help="An answer to tap. Give it up to 20 times.",
+)
+BUTTONS: Final = click.option(
+    "--button", multiple=True, metavar="LABEL=URL", help="A button that opens a page. Give it up to 3 times."
+)
+ATTACHMENT: Final = click.option(
+    "--attach", metavar="FILE|ID", help="A picture, an animation or a film, which is uploaded first; or its media id."
+)
+
+_CATEGORIES: Final[dict[str, MediaCategory]] = {".gif": "dm_gif", ".mp4": "dm_video", ".mov": "dm_video"}
+
+
+def text_of(text: str) -> str:
+    """Return `text`; for ``-``, what standard input says.
+
+    Raises:
+        InvalidInput: that is not UTF-8.
+    """
+    if text != "-":
+        return text
+    try:
+        return standard_input().decode().removesuffix("\n")
+    except UnicodeDecodeError:
+        raise InvalidInput(parameter="text", problem="standard input is not UTF-8") from None
+
+
+def quick_replies(choices: Sequence[str]) -> list[QuickReply] | None:
+    """Return the answers to tap; ``None`` if there are none."""
+    split = [choice.partition("=") for choice in choices]
+    return [QuickReply(label, metadata=metadata or None) for label, _, metadata in split] or None
+
+
+def ctas(buttons: Sequence[str]) -> list[CallToAction] | None:
+    """Return the buttons; ``None`` if there are none.
+
+    Raises:
+        InvalidInput: one has no address.
+    """
+    split = [button.partition("=") for button in buttons]
+    if any(not url for _, _, url in split):
+        raise InvalidInput(parameter="button", problem="must be LABEL=URL, such as 'Our shop=https://example.com'")
+    return [CallToAction(label, url) for label, _, url in split] or None
+
+
+async def attachment(client: Client, given: str | None) -> Media | str | None:
+    """Upload the file that is to be attached, unless it is given as its media id.
+
+    Raises:
+        InvalidInput: the file cannot be read, or is of a kind that no message can have.
+    """
+    if given is None or is_id(given):
+        return given
+    category = _CATEGORIES.get(Path(given).suffix.lower(), "dm_image")
+    try:
+        return await client.media.upload(given, category=category)
+    except InvalidInput as error:
+        problem = error.problem
+    raise InvalidInput(parameter="attach", problem=problem)

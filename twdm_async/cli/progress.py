@@ -1,0 +1,136 @@
+"""How far a command is that sends many messages, and what it waits for; for people, on standard error."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, Final, Self
+
+from rich import progress as bars
+
+from twdm_async.cli.failure import Failure
+from twdm_async.cli.terminal import say
+from twdm_async.errors import OutboxFailed
+from twdm_async.outbox import State
+from twdm_async.quota.spec import Priority
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from rich.console import Console
+
+    from twdm_async.client import Client
+    from twdm_async.outbox import Outbox
+    from twdm_async.quota.limiter import QuotaState
+
+_LOOK_EVERY: Final = 0.2  # seconds
+_SAY_EVERY: Final = 60.0  # seconds between two lines where there is no terminal
+_TO_SEND: Final = (State.QUEUED, State.SENDING, State.ABSENT)
+_SENDING: Final = "sending"
+
+
+class Progress:
+    """A bar on a terminal; elsewhere, a line whenever the command begins to wait.
+
+    Args:
+        console: where it is shown.
+        total: how many messages there are; ``None`` if that is not known.
+    """
+
+    def __init__(self, console: Console, total: int | None) -> None:
+        self._console = console
+        columns = (
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeRemainingColumn(),
+        )
+        self._bars = bars.Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._bars.add_task(_SENDING, total=total)
+        self._said, self._said_at = _SENDING, -_SAY_EVERY
+        # Each waiting message would say it, too.
+        logging.getLogger("twdm_async.quota.dispatcher").setLevel(logging.WARNING)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def advance(self) -> None:
+        """Count one message more."""
+        self._bars.advance(self._task)
+
+    def describe(self, words: str, *, done: int | None = None, total: int | None = None) -> None:
+        """Say what the command does, and how many messages are done."""
+        self._bars.update(self._task, description=words, completed=done, total=total)
+        now = time.monotonic()
+        if words not in {self._said, _SENDING} and now >= self._said_at + _SAY_EVERY and not self._console.is_terminal:
+            say(self._console, words)
+            self._said, self._said_at = words, now
+
+
+async def show_waits(
+    progress: Progress,
+    client: Client,
+    outbox: Outbox,
+    *,
+    priority: Priority = Priority.INTERACTIVE,
+    max_wait: float | None = None,
+    counted: bool = False,
+) -> None:
+    """Show what the messages of the outbox wait for, and until when, until this is cancelled.
+
+    Args:
+        progress: where it is shown.
+        client: whose quotas they wait for.
+        outbox: has the messages.
+        priority: of the messages.
+        max_wait: seconds that they may wait for quota.
+        counted: whether to show how many messages of the outbox are done.
+
+    Raises:
+        Failure: they would wait longer than `max_wait`.
+    """
+    waited_for = 0
+    while True:
+        await asyncio.sleep(_LOOK_EVERY)
+        states = [one for one in client.quota_state() if one.endpoint == "direct_messages.send" and one.waiting]
+        is_stuck = bool(states) and states[0].waiting == waited_for
+        waited_for = states[0].waiting if states else 0
+        with contextlib.suppress(OutboxFailed):  # the task that sends will raise it
+            counts = await outbox.counts() if counted or not is_stuck else {}
+            if is_stuck:
+                words, seconds = _for_quota(client, states, priority)
+            else:
+                words, seconds = await _otherwise(outbox), 0.0
+            left = sum(counts.get(state, 0) for state in (*_TO_SEND, State.UNKNOWN))
+            total = sum(counts.values()) if counted else None
+            progress.describe(words, done=None if total is None else total - left, total=total)
+            if max_wait is not None and seconds > max_wait:
+                raise Failure(f"{words}; that is later than --max-wait allows", 3)
+
+
+def _for_quota(client: Client, states: list[QuotaState], priority: Priority) -> tuple[str, float]:
+    fullest = max(states, key=lambda state: state.used / state.limit)
+    kept = f", {fullest.reserved} kept for interactive messages" if fullest.reserved else ""
+    free_at = max(state.bulk_free_at if priority is Priority.BULK else state.free_at for state in states)
+    seconds = (free_at - client.clock.utc()).total_seconds()
+    leaves = f"; the next one leaves at {_time(free_at)}" if seconds > 0 else ""
+    return f"waits for quota: {fullest.used} of {fullest.limit} are spent{kept}{leaves}", seconds
+
+
+async def _otherwise(outbox: Outbox) -> str:
+    if next_try := await outbox.next_try():
+        return f"waits after failures; the next one leaves at {_time(next_try)}"
+    counts = await outbox.counts()
+    if counts[State.UNKNOWN] and not sum(counts[state] for state in _TO_SEND):
+        return f"looks for {counts[State.UNKNOWN]} that may have arrived, which takes ten minutes or more"
+    return _SENDING
+
+
+def _time(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")

@@ -1,0 +1,118 @@
+"""The command ``twdm`` itself: its commands by name, each imported when it is called, and how a command ends.
+
+``twdm --help`` and ``twdm --version`` import nothing but click.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import sys
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from twdm_async import __version__
+from twdm_async._log import printable
+from twdm_async.cli.failure import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_COMMANDS: Final = {
+    "account": ("account", "account", "The account that posts."),
+    "completion": ("completion", "completion", "Print a script that lets a shell complete commands and options."),
+    "database": ("database", "database", "The tables of outboxes, inboxes and quotas in a PostgreSQL database."),
+    "demo": ("demo", "demo", "Watch 60 agents send 600 messages against a sandbox whose quota binds."),
+    "doctor": ("doctor", "doctor", "Find out what the account and its keys may do, and what is missing."),
+    "inbox": ("inbox", "inbox", "Events that a webhook received and did not handle."),
+    "media": ("media", "media", "Upload pictures, animations and films."),
+    "messages": ("messages", "messages", "Show and delete messages, and wait for new ones."),
+    "outbox": ("outbox", "outbox", "Messages that wait on the disk and are sent once."),
+    "profiles": ("profiles", "profiles", "Make, show and delete custom profiles."),
+    "quotas": ("quotas", "quotas", "Show what is spent of each quota."),
+    "sandbox": ("sandbox", "sandbox", "Run a local double of the API, or be a person in it."),
+    "send": ("send", "send", "Send one message."),
+    "send-many": ("send_many", "send_many", "Send every message of a file, by way of the outbox."),
+    "users": ("users", "users", "Look up other people's accounts."),
+    "welcome": ("welcome", "welcome", "Make, show and choose welcome messages."),
+}
+"""By name: the module, the command in it, and what it does in one line."""
+
+EXIT_CODES: Final = """\b
+Exit codes:
+    0  done
+    1  the API refused the request, or a part of the work was not done
+    2  an argument, an option, a file or the keys are wrong; nothing was sent
+    3  a quota would free a slot later than --max-wait allows; nothing was sent
+    4  the message may or may not have arrived; do not just send it again
+    5  the API, the sandbox or the database could not be reached
+  130  stopped by Ctrl-C"""
+
+
+class _Root(click.Group):
+    """A group of commands that are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click passes it
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        if cmd_name not in _COMMANDS:
+            return None
+        module, name, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"twdm_async.cli.{module}"), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS:
+            ctx.fail(f"there is no command {args[0]!r}.")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, _, words) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_Root,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+)
+@click.version_option(__version__, "-V", "--version", message="twdm_async %(version)s")
+def root() -> None:
+    """Send Direct Messages under custom profiles, within the quotas of the API.
+
+    The keys come from the environment (TWDM_CONSUMER_KEY, TWDM_CONSUMER_SECRET, TWDM_ACCESS_TOKEN,
+    TWDM_ACCESS_TOKEN_SECRET) or from ~/.twurlrc. On a terminal, commands print tables; into a pipe, and with --json,
+    they print JSON. Errors and progress go to standard error.
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command, and return its exit code. An error is one line on standard error.
+
+    Args:
+        arguments: those of the process if not given.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # show what the terminal's encoding does not have, too
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = root.main(arguments, prog_name="twdm", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except Failure as error:
+        click.echo(f"error: {printable(error.message)}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        more = f" See `{context.command_path} --help`." if context is not None else ""
+        click.echo(f"error: {printable(error.format_message())}{more}", err=True)
+        return error.exit_code
+    except click.Abort:  # Ctrl-C
+        return 130
+    return code if isinstance(code, int) else 0
