@@ -371,6 +371,14 @@ def test_standard_input_is_a_dash(
     assert (code, err) == (2, "error: TEXT: standard input is not UTF-8\n")
 
 
+def test_verbose_commands_log_what_they_do(double: Double, call: Callable[..., tuple[int, str, str]]) -> None:
+    assert "attempt" not in call("profiles get", "-v", double.names["profile"])[2]
+
+
+def test_very_verbose_commands_log_every_attempt(double: Double, call: Callable[..., tuple[int, str, str]]) -> None:
+    assert "custom_profiles.get: attempt 1 waited" in call("profiles get", "-vv", double.names["profile"])[2]
+
+
 def test_a_handle_is_looked_up(double: Double, call: Callable[..., tuple[int, str, str]]) -> None:
     double.sandbox.handles["jane"] = "99"
     code, out, _ = call("send", "@jane", "hello")
