@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 import tempfile
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
-from attrs import asdict
 
 from twdm_async.cli.ask_sandbox import ask_sandbox
 from twdm_async.cli.failure import Failure
 from twdm_async.cli.options import Options, command, log_to_terminal, until_done
 from twdm_async.cli.signals import on_signal
 from twdm_async.cli.terminal import as_json, note, show
-from twdm_async.errors import InvalidInput
+from twdm_async.errors import ConnectFailed, InvalidInput
 from twdm_async.sandbox import Fault, Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _PERSON = click.argument("person")
 _URL = click.option(
     "--url",
     envvar="TWDM_SANDBOX",
-    default="http://127.0.0.1:8765",
-    show_default=True,
+    default=lambda: f"http://127.0.0.1:{os.environ.get('TWDM_SANDBOX_PORT') or 8765}",
+    show_default="http://127.0.0.1:8765",
     help="The address that `twdm sandbox` prints.",
 )
 
 
 @click.group(invoke_without_command=True)
 @click.option(
-    "--port", type=click.IntRange(0, 65_535), default=8765, show_default=True, help="The port; 0 takes a free one."
+    "--port",
+    envvar="TWDM_SANDBOX_PORT",
+    type=click.IntRange(0, 65_535),
+    default=8765,
+    show_default=True,
+    help="The port; 0 takes a free one.",
 )
 @click.option(
     "--host",
@@ -107,16 +114,13 @@ async def _serve(double: Sandbox, webhooks: Sequence[str], options: Options) -> 
     except OSError as error:
         raise Failure(f"cannot listen on {double.host}, port {double.port}: {error.strerror}") from None
     memory = tempfile.TemporaryDirectory(prefix="twdm_sandbox_")  # what is spent here is not remembered elsewhere
-    store = f"sqlite:///{memory.name}/quota.db"
-    settings = {"API_URL": double.url, "SANDBOX": double.url, **asdict(double.credentials), "QUOTA_STORE": store}
-    environment = {f"TWDM_{name.upper()}": value for name, value in settings.items()}
+    double.environment["TWDM_QUOTA_STORE"] = f"sqlite:///{memory.name}/quota.db"
     if options.as_json:
-        show(options, {"url": double.url, "environment": environment})
+        show(options, {"url": double.url, "environment": double.environment})
     else:
         click.echo(f"# See what people see: {double.url}/")
-        click.echo("# In another terminal, these let every twdm command, and Client.from_env(), use it:")
-        for name, value in environment.items():
-            click.echo(f"export {name}={value}")
+        click.echo('# Programs use it with these variables; in another shell: eval "$(twdm sandbox env)"')
+        _print_exports(double.environment)
     stop = asyncio.Event()
     on_signal(signal.SIGTERM, stop.set)
     subscribing = [asyncio.create_task(_subscribe(double, url)) for url in webhooks]
@@ -128,6 +132,12 @@ async def _serve(double: Sandbox, webhooks: Sequence[str], options: Options) -> 
         memory.cleanup()
         await double.close()
         note(f"# {len(double.messages)} messages, {len(double.breaches)} requests over a quota")
+
+
+def _print_exports(environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
+        click.echo(f"export {name}={value}")
+    sys.stdout.flush()  # whoever reads a pipe waits for it
 
 
 async def _subscribe(double: Sandbox, url: str) -> None:
@@ -144,6 +154,33 @@ async def _subscribe(double: Sandbox, url: str) -> None:
         else:
             note(f"# {url}: events are sent there")
             return
+
+
+@command(sandbox, "env")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the sandbox may take to start.",
+)
+@_URL
+async def env(options: Options, wait: float, url: str) -> None:
+    """Print the variables with which twdm, and Client.from_env(), use a sandbox: eval "$(twdm sandbox env)"."""
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            answer = await ask_sandbox(url, "GET", "environment")
+            break
+        except ConnectFailed:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.1)
+    if options.as_json:
+        show(options, answer["environment"])
+    else:
+        _print_exports(answer["environment"])
 
 
 @command(sandbox, "say")
@@ -195,7 +232,7 @@ async def log(options: Options, most: int, messages: bool, refused: bool, url: s
 @command(sandbox, "time")
 @click.argument("by", required=False)
 @_URL
-async def time(options: Options, by: str | None, url: str) -> None:
+async def time_(options: Options, by: str | None, url: str) -> None:
     """Show the time in the sandbox; or move it forward BY +15min or +24h, for example."""
     if by is None:
         show(options, await ask_sandbox(url, "GET", "time"))

@@ -59,6 +59,7 @@ class Inspected(Protocol):
     """The part of :class:`twdm_async.sandbox.Sandbox` that the inspector uses."""
 
     time: SandboxClock
+    environment: dict[str, str]
     host: str
     credentials: Credentials
     faults: list[Fault]
@@ -172,6 +173,9 @@ class Inspector:
                 "breaches": len(self._windows.breaches),
             },
         }
+
+    async def _show_environment(self, _: web.Request) -> Json:
+        return {"environment": self._sandbox.environment}
 
     async def _list_people(self, _: web.Request) -> Json:
         latest: dict[tuple[str, str], Json] = {}

@@ -53,6 +53,12 @@ OPERATIONS: Final = (
     Operation("GET", "/_sandbox/openapi.json", "describe", "This description."),
     Operation("GET", "/_sandbox/state", "show_state", "Accounts, quotas, faults, webhooks, time and counts."),
     Operation(
+        "GET",
+        "/_sandbox/environment",
+        "show_environment",
+        "The environment variables with which programs use this sandbox, its keys among them.",
+    ),
+    Operation(
         "GET", "/_sandbox/people", "list_people", "Every conversation with its latest message, the latest first."
     ),
     Operation(

@@ -13,7 +13,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from aiohttp import web
-from attrs import evolve
+from attrs import asdict, evolve
 
 from twdm_async._clock import Clock
 from twdm_async._numbers import checked_seconds
@@ -142,6 +142,9 @@ class Sandbox:
         self._runner: web.AppRunner | None = None
         self.requests: list[Received] = []
         """Every request, in the order in which they were answered."""
+        self.environment: dict[str, str] = {}
+        """The environment variables with which :meth:`twdm_async.Client.from_env` and ``twdm`` use this sandbox. Filled
+        when the sandbox starts."""
         self.credentials = self.add_account(credentials=_CREDENTIALS)
         """The keys of the first account, which is verified and on the allow-list."""
 
@@ -359,6 +362,8 @@ class Sandbox:
         except OSError:
             await self.close()
             raise
+        keys = {f"TWDM_{name.upper()}": value for name, value in asdict(self.credentials).items()}
+        self.environment |= {"TWDM_API_URL": self.url, "TWDM_SANDBOX": self.url, **keys}
         if self._autojump:
             self._jumping = asyncio.create_task(
                 self.time.jump_when_idle(self._activity), name="twdm_async sandbox time"
