@@ -51,7 +51,7 @@ class _NoThread:
 
 def program(name: str) -> ModuleType:
     """A program of the documentation."""
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, next(DOCS.rglob(f"{name}.py")))
     assert spec is not None
     assert spec.loader is not None
     found = importlib.util.module_from_spec(spec)

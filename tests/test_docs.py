@@ -56,7 +56,7 @@ def test_every_call_is_listed_has_a_method_a_golden_request_and_a_handler(
 
 
 async def test_the_examples_run_and_make_every_call(tmp_path: Path) -> None:
-    examples = program("examples")
+    examples = program("every_call")
     picture, video = tmp_path / "a.png", tmp_path / "a.mp4"
     picture.write_bytes(PNG)
     video.write_bytes(film(SEGMENT + 5))
@@ -81,7 +81,7 @@ async def test_the_examples_run_and_make_every_call(tmp_path: Path) -> None:
 
 
 def test_the_bot_is_short() -> None:
-    assert len((DOCS / "bot.py").read_text(encoding="utf-8").splitlines()) < 40
+    assert len((DOCS / "examples/bot.py").read_text(encoding="utf-8").splitlines()) < 40
 
 
 async def test_the_bot_answers_many_people_at_once(tmp_path: Path) -> None:
@@ -170,31 +170,11 @@ async def test_the_blocks_about_testing_are_files_that_pass(tmp_path: Path) -> N
     assert "8 passed" in out or missing, out
 
 
-async def test_the_block_about_trying_a_bot_prints_its_answer(tmp_path: Path) -> None:
-    code, out = await output_of("-W", "error", "-c", blocks("receiving")[-1], folder=tmp_path)
-    assert (code, out) == (0, "You said: When will it be here?\n")
-
-
-@pytest.mark.parametrize("name", ["receive", "answer_all"])
-async def test_the_blocks_about_polling_answer(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    exec(next(block for block in blocks("receiving") if f"def {name}(" in block), names)  # noqa: S102 - our own
-    async with Sandbox(autojump=True) as sandbox, sandbox.client() as client:
-        answering = asyncio.create_task(names[name](client))
-        while not any(request.endpoint == "direct_messages.list" for request in sandbox.requests):
-            await asyncio.sleep(0.01)
-        sandbox.person(5).writes("Hello")
-        [answer] = await sandbox.person(5).receives(timeout=HANGS)
-        assert answer.text == "Thank you!"
-        answering.cancel()
-        await asyncio.gather(answering, return_exceptions=True)
-
-
 async def test_the_block_about_what_failed_retries_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(next(block for block in blocks("receiving") if "def retry_all(" in block), names)  # noqa: S102 - our own
+    program = next(block for block in blocks("receiving") if "inbox.failed()" in block)
+    exec(program.replace("asyncio.run(main())", ""), names)  # noqa: S102 - our own
     handled: list[str] = []
 
     async def handle(event: Event) -> None:
@@ -211,18 +191,21 @@ async def test_the_block_about_what_failed_retries_it(tmp_path: Path, monkeypatc
                     await sandbox.delivered()
                 await webhook.settled()
             if place == 0:
-                await names["retry_all"]()
+                await names["main"]()
     assert len(handled) == 2
 
 
 async def test_the_bot_can_be_served_and_tried(tmp_path: Path, sandbox: Sandbox) -> None:
-    for name in ("bot.py", "serve_bot.py", "anna.png"):
+    (tmp_path / "examples").mkdir()
+    for name in ("examples/bot.py", "examples/serve_bot.py", "anna.png"):
         (tmp_path / name).write_bytes((DOCS / name).read_bytes())
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
     keys = {f"TWDM_{name.upper()}": value for name, value in asdict(sandbox.credentials).items()}
     environment = {**os.environ, **keys, "TWDM_API_URL": sandbox.url, "PORT": str(port)}
-    process = await asyncio.create_subprocess_exec(sys.executable, "serve_bot.py", cwd=tmp_path, env=environment)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "examples/serve_bot.py", cwd=tmp_path, env=environment
+    )
     try:
         async with asyncio.timeout(HANGS):
             while True:

@@ -24,6 +24,7 @@ FLOORS: Final = {
     "_json": 0,
     "_lazy": 0,
     "_log": 0,
+    "__main__": 7.5,
     "_forks": 0,
     "_quiet": 0,
     "_numbers": 0,

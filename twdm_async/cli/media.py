@@ -30,7 +30,7 @@ def media() -> None:
 @click.option(
     "--category",
     type=click.Choice(get_args(MediaCategory)),
-    help="What it is for; messages need one that begins with dm_.",
+    help="What it is for. Messages need dm_image, dm_gif or dm_video.",
 )
 @click.option("--shared", is_flag=True, help="Let it be used in several messages, or in a welcome message.")
 @click.option(

@@ -1,4 +1,4 @@
-"""Serve the bot at ``/webhook``."""
+"""Serve the bot at ``/webhook``, until Ctrl-C."""
 
 import asyncio
 import os
@@ -6,21 +6,14 @@ import os
 from aiohttp import web
 from bot import bot
 
-from twdm_async import Client, Credentials, Inbox, SQLiteQuotaStore
-
-API_URL = os.environ.get("TWDM_API_URL", "https://api.twitter.com")  # or the sandbox's
+from twdm_async import Client, Inbox, SQLiteQuotaStore
 
 
 async def main() -> None:
     async with (
         SQLiteQuotaStore("bot.db") as store,
         Inbox("bot.db") as inbox,
-        Client(
-            Credentials.from_env(),
-            api_url=API_URL,
-            upload_url=API_URL.replace("//api.", "//upload."),
-            quota_store=store,
-        ) as client,
+        Client.from_env(quota_store=store) as client,
     ):
         webhook = await bot(client, inbox)
         app = web.Application()

@@ -6,7 +6,7 @@ from twdm_async import CallToAction, Client, MessageMedia, QuickReply, SharedCoo
 
 
 async def profiles(client: Client) -> None:
-    profile = await client.custom_profiles.create("Anna from Support", Path(__file__).parent / "anna.png")
+    profile = await client.custom_profiles.create("Anna from Support", Path(__file__).parents[1] / "anna.png")
     same = await client.custom_profiles.get(profile.id)
     print(same.name, same.avatar_url)
     async for one in client.custom_profiles.list():

@@ -11,7 +11,7 @@ CHOICES = [QuickReply(topic.capitalize(), metadata=topic) for topic in ANSWERS]
 
 
 async def bot(client: Client, inbox: Inbox) -> Webhook:
-    picture = Path(__file__).parent / "anna.png"
+    picture = Path(__file__).parents[1] / "anna.png"
     profiles = {profile.name: profile async for profile in client.custom_profiles.list()}  # of an earlier start
     agents = {}
     for topic, (name, _) in ANSWERS.items():

@@ -1,0 +1,5 @@
+"""``python -m twdm_async`` is the command ``twdm``."""
+
+from twdm_async.cli import main
+
+main()
