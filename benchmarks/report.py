@@ -15,13 +15,18 @@ from typing import Any, Final, NamedTuple
 _INTRODUCTION: Final = """\
 # Performance
 
-What things cost. `python -m benchmarks --write` measures it and writes this page.
+This page shows how much CPU time and memory the library needs, and how fast it is. `python -m benchmarks --write`
+measures all figures and writes this page.
 
-A ratio of two things (`x`) is the median of the ratios of several rounds, in which both take turns, since the speed of
-a machine drifts; the smallest and the largest ratio follow in brackets. All other figures are those of one machine.
-The server that gets the sends runs in a process of its own that never sleeps, so that no client pays for waking it.
-A bare POST goes through aiohttp's session, and a send of this library does not: so it may cost less than a bare POST.
-Whether quotas hold is measured by `python -m benchmarks simulate`; see [](quotas.md).
+A figure such as `1.20 (1.03 to 1.71) x bare` compares two things. The speed of a machine drifts, so the benchmark
+measures both by turns, in several rounds. The figure is the median of the ratios of all rounds; the smallest and the
+largest ratio are in brackets. *Bare* is a POST of the same body with aiohttp, and *ours* is a send with this library.
+All figures without a ratio hold for one machine only.
+
+The server that receives the sends is a process of its own that never sleeps, so no client pays for waking it. A bare
+POST goes through aiohttp's session, and a send of this library does not. So a send can cost less than a bare POST.
+
+`python -m benchmarks simulate` measures whether the quotas hold; see [](quotas.md).
 """
 _SECTIONS: Final = {
     "send": "A send beside other clients",
