@@ -39,7 +39,7 @@ class Account:
             include_entities: whether the answer has the links of its texts.
             skip_status: whether the answer leaves out the last post.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: nothing to change was given, or a text that no request can carry.
@@ -67,7 +67,7 @@ class Account:
             include_entities: whether the answer has the links of its texts.
             skip_status: whether the answer leaves out the last post.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             Unauthorized: the keys are not accepted.

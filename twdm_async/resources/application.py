@@ -29,7 +29,7 @@ class Application:
         Args:
             groups: which, such as ``"direct_messages"`` and ``"custom_profiles"``; all if none is given.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: a group is no such word.

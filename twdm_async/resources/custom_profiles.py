@@ -48,7 +48,7 @@ class CustomProfiles:
             avatar: the picture: an uploaded file (:class:`Media`) or its id; or a path, or the content in bytes, which
                 is uploaded first. A string of digits is an id, any other string a path.
             max_wait: seconds to wait for quota, for each of the requests; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: the name or the picture cannot be right; nothing was sent or spent.
@@ -77,7 +77,7 @@ class CustomProfiles:
         Args:
             profile_id: the profile or its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: the id is none.
@@ -96,7 +96,7 @@ class CustomProfiles:
 
         Args:
             max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
@@ -118,7 +118,7 @@ class CustomProfiles:
         Args:
             profile_id: the profile or its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: the id is none.

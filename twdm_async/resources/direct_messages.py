@@ -237,7 +237,7 @@ class DirectMessages:
                 :class:`SharedCoordinate` or :class:`SharedPlace`.
             priority: which waiting calls go first; :attr:`Priority.INTERACTIVE` if not given.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
             lane: the line to wait in, which shares fairly with the others; one for each profile if not given.
 
         Raises:
@@ -310,7 +310,7 @@ class DirectMessages:
 
         Args:
             max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             ResponseError, ConnectFailed: the API refused the request, or could not be reached.
@@ -329,7 +329,7 @@ class DirectMessages:
         Args:
             message_id: its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: the id is none.
@@ -350,7 +350,7 @@ class DirectMessages:
         Args:
             message_id: its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: the id is none.
@@ -370,7 +370,7 @@ class DirectMessages:
         Args:
             recipient_id: the person's user id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: the id is none.
@@ -395,7 +395,7 @@ class DirectMessages:
             recipient_id: the user id of the person who wrote.
             last_read_event_id: the id of the last message that was read; those before it are read, too.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: an id is none.
@@ -505,7 +505,7 @@ class DirectMessages:
             path: where it goes. What is there is replaced.
             most: bytes that it may have.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Returns:
             Its size in bytes.

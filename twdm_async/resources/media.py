@@ -87,7 +87,7 @@ class MediaUploads:
             progress: is called with an :class:`UploadProgress` after every segment, and while the API processes.
             processing_timeout: seconds to wait for the API to process it.
             max_wait: seconds to wait for quota, for each of the requests; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: it cannot be read, is empty, too large, of no known type, not what `category` says, or changed

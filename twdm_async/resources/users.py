@@ -26,7 +26,7 @@ class Users:
         Args:
             handle: the account's handle, with or without ``@``; upper and lower case are the same.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: `handle` is not 1 to 20 letters, digits and underscores.
@@ -48,7 +48,7 @@ class Users:
         Args:
             handle: as of :meth:`get`.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput, NotFound, Forbidden, ResponseError, ConnectFailed, MalformedResponse: as of :meth:`get`.

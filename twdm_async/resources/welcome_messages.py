@@ -84,7 +84,7 @@ class WelcomeMessages:
                 and do not say where it goes. It is passed as ``welcome_message.custom_profile_id``, which nobody has
                 confirmed; if the reply does not repeat it, that is logged as a warning.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: something is wrong with the arguments; nothing was sent or spent.
@@ -121,7 +121,7 @@ class WelcomeMessages:
         Args:
             welcome_message_id: its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: the id is none.
@@ -139,7 +139,7 @@ class WelcomeMessages:
 
         Args:
             max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
@@ -175,7 +175,7 @@ class WelcomeMessages:
             ctas: as in :meth:`create`.
             attachment: as in :meth:`create`.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: something is wrong with the arguments; nothing was sent or spent.
@@ -202,7 +202,7 @@ class WelcomeMessages:
         Args:
             welcome_message_id: its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: the id is none.
@@ -234,7 +234,7 @@ class WelcomeMessageRules:
         Args:
             welcome_message: the message that everybody is to see, or its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: the id is none.
@@ -254,7 +254,7 @@ class WelcomeMessageRules:
         Args:
             rule_id: its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: the id is none.
@@ -272,7 +272,7 @@ class WelcomeMessageRules:
 
         Args:
             max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
@@ -292,7 +292,7 @@ class WelcomeMessageRules:
         Args:
             rule_id: its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
             InvalidInput: the id is none.
@@ -321,7 +321,7 @@ class WelcomeMessageRules:
         Args:
             welcome_message: the message, or its id.
             max_wait: seconds to wait for quota, for each of the requests; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Returns:
             The rule that holds now.
