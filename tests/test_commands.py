@@ -397,7 +397,7 @@ def test_a_handle_is_looked_up(double: Double, call: Callable[..., tuple[int, st
         ("send-many", ["no/such.jsonl"], "FILE: no/such.jsonl cannot be read"),
         ("send", ["5", "hello", "--quota-store", "quota.db"], "--quota-store: must be like"),
         ("outbox status", ["nothing"], "KEY: there is no message of this key"),
-        ("inbox failed", ["--inbox", "/no/such/inbox.db"], "--inbox: there is none at /no/such/inbox.db"),
+        ("inbox failed", ["--inbox", "/no/such/inbox.db"], "--inbox: there is no inbox at /no/such/inbox.db"),
         ("send", ["5", "hello", "--username", "jane"], ".twurlrc cannot be read"),
         ("users get", ["jane doe"], "HANDLE: must be a handle"),
         ("messages list", ["--most", "0"], "'--most'"),
