@@ -321,7 +321,7 @@ def test_a_queue_that_may_not_wait_ends_with_3_and_keeps_the_messages(
     before = len(double.sandbox.messages)
     code, _, err = call(*arguments, "--max-wait", "1", names=double.names)
     assert code == 3, err
-    assert "waits for quota: 2 of 2 are spent; the next one leaves at " in err
+    assert "waiting for quota: 2 of 2 are spent; the next message leaves at " in err
     assert "later than --max-wait allows" in err
     assert len(double.sandbox.messages) == before + 2
     counts = json.loads(call("outbox status")[1])

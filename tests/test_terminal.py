@@ -186,7 +186,7 @@ async def test_fault_104_a_foreign_file_is_not_taken_for_results(
     foreign.write_bytes(content)
     foreign.chmod(0o644)
     code, _, err = await twdm("send-many", str(messages), "--results", str(foreign))
-    assert (code, "is no file of results" in err) == (2, True)
+    assert (code, "is not a file of results" in err) == (2, True)
     assert (foreign.read_bytes(), stat.S_IMODE(foreign.stat().st_mode)) == (content, 0o644)
     assert sandbox.messages == []
 
