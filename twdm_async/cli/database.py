@@ -41,7 +41,10 @@ async def upgrade(options: Options, url: str) -> None:
 @command(database, "check")
 @_URL
 async def check(options: Options, url: str) -> None:
-    """Check the tables, and show which processes use them. They must exist and be up to date."""
+    """Check that the tables exist and are up to date.
+
+    This also shows which processes use them.
+    """
     show(options, list(await tables.check(url)))
 
 

@@ -84,8 +84,8 @@ _OUTBOX: Final = (
         default=SETTLE_AFTER,
         show_default=True,
         metavar="SECONDS",
-        help="How long after an attempt without an answer the message is sent again, if the API's list of messages does "
-        "not show it. The list has been seen to be three minutes late.",
+        help="How long after an attempt without an answer the message is sent again, if the API's list of messages "
+        "does not show it. The list has been seen to be three minutes late.",
     ),
 )
 _INBOX: Final = (

@@ -142,9 +142,9 @@ async def _run(options: Options, client: Client, box: Outbox, workers: int, *, f
     "--processes", is_flag=True, help="Show the processes that use the outbox, with their hosts and start times."
 )
 async def status(options: Options, key: str | None, state: str | None, processes: bool) -> None:
-    """Show what became of the message with this KEY.
+    """Show how many messages are in each state.
 
-    Without KEY, show how many messages are in each state.
+    With KEY, show what became of the message with this key.
     """
     async with open_client_and_outbox(options) as (_, box):
         if key is not None:

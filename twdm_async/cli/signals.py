@@ -1,4 +1,4 @@
-"""Handling of signals that stop a command. Event loops on Windows cannot do this: there, Ctrl-C ends a command at once."""
+"""Signals that stop a command. On Windows, event loops cannot handle them, and Ctrl-C ends a command at once."""
 
 from __future__ import annotations
 
