@@ -163,9 +163,11 @@ class Credentials:
         name, consumer_key = default if default and username in {None, default[0]} else (username or "", None)
         accounts = profiles.get(name)
         if not is_object(accounts) or not accounts:
-            raise InvalidInput(parameter="username", problem=f"{path} has no such account")
+            raise InvalidInput(parameter="username", problem=f"{path} does not contain this account")
         if consumer_key is None and len(accounts) > 1:
-            raise InvalidInput(parameter="username", problem=f"{path} has several apps for it; make one the default")
+            raise InvalidInput(
+                parameter="username", problem=f"{path} has several apps for this account; make one the default"
+            )
         entry = accounts.get(consumer_key) if consumer_key is not None else next(iter(accounts.values()))
         if not is_object(entry):
             raise InvalidInput(parameter="path", problem=f"{path} is not a file that twurl writes")

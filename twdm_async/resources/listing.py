@@ -110,7 +110,7 @@ class Listing(AsyncIterator[T]):
             if cursor is None:
                 return
             if cursor in seen:
-                raise MalformedResponse(endpoint=self._name, status=200, problem="a cursor that was told before")
+                raise MalformedResponse(endpoint=self._name, status=200, problem="a cursor for the second time")
             seen.add(cursor)
 
     async def first(self, n: int) -> list[T]:
