@@ -196,7 +196,7 @@ async def test_a_file_of_sixty_messages(twdm: Twdm, sandbox: Sandbox, tmp_path: 
     file.with_name("messages.jsonl.results.jsonl").write_text("my diary")
     code, _, err = await twdm("send-many", str(file), "--run", "third")
     assert (code, len(sandbox.messages)) == (2, 64)
-    assert "no file of results" in err
+    assert "not a file of results" in err
 
 
 async def test_a_csv_file_with_profiles_and_line_breaks(
@@ -517,8 +517,8 @@ async def test_a_file_of_bulk_messages_says_that_it_waits_for_its_share(
         assert summary.exit_code == 0
         assert time.monotonic() - began >= seconds
         assert not sandbox.breaches
-    assert ("waits for quota: 10 of 30 are spent, 10 kept" in said.getvalue()) == (priority is Priority.BULK)
-    assert bool(re.search(r"the next one leaves at \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", said.getvalue())) == (
+    assert ("waiting for quota: 10 of 30 are spent, 10 kept" in said.getvalue()) == (priority is Priority.BULK)
+    assert bool(re.search(r"the next message leaves at \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", said.getvalue())) == (
         priority is Priority.BULK
     )
 
@@ -534,13 +534,13 @@ async def test_a_pause_after_failures_is_shown(tmp_path: Path) -> None:
     ):
         results, priority = tmp_path / "results", Priority.INTERACTIVE
         sending = asyncio.create_task(send_many.send_all(client, outbox, messages, results, console, priority=priority))
-        while "waits after failures" not in said.getvalue():
+        while "waiting after failures" not in said.getvalue():
             await asyncio.sleep(0.01)
         sandbox.faults.clear()
         assert (await sending).exit_code == 0
         assert await outbox.next_try() is None
     assert re.search(
-        r"waits after failures; the next one leaves at \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", said.getvalue()
+        r"waiting after failures; the next message leaves at \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", said.getvalue()
     )
 
 

@@ -321,7 +321,7 @@ def test_a_queue_that_may_not_wait_ends_with_3_and_keeps_the_messages(
     before = len(double.sandbox.messages)
     code, _, err = call(*arguments, "--max-wait", "1", names=double.names)
     assert code == 3, err
-    assert "waits for quota: 2 of 2 are spent; the next one leaves at " in err
+    assert "waiting for quota: 2 of 2 are spent; the next message leaves at " in err
     assert "later than --max-wait allows" in err
     assert len(double.sandbox.messages) == before + 2
     counts = json.loads(call("outbox status")[1])
@@ -397,7 +397,7 @@ def test_a_handle_is_looked_up(double: Double, call: Callable[..., tuple[int, st
         ("send-many", ["no/such.jsonl"], "FILE: no/such.jsonl cannot be read"),
         ("send", ["5", "hello", "--quota-store", "quota.db"], "--quota-store: must be like"),
         ("outbox status", ["nothing"], "KEY: there is no message of this key"),
-        ("inbox failed", ["--inbox", "/no/such/inbox.db"], "--inbox: there is none at /no/such/inbox.db"),
+        ("inbox failed", ["--inbox", "/no/such/inbox.db"], "--inbox: there is no inbox at /no/such/inbox.db"),
         ("send", ["5", "hello", "--username", "jane"], ".twurlrc cannot be read"),
         ("users get", ["jane doe"], "HANDLE: must be a handle"),
         ("messages list", ["--most", "0"], "'--most'"),

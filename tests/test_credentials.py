@@ -111,7 +111,7 @@ def test_twurlrc_default_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert Credentials.from_twurlrc(path, username="other").access_token == "2-token"
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Credentials.from_twurlrc().consumer_secret == "csecret"
-    with pytest.raises(InvalidInput, match="no such account"):
+    with pytest.raises(InvalidInput, match="does not contain this account"):
         Credentials.from_twurlrc(path, username="nobody")
 
 

@@ -110,7 +110,7 @@ async def test_fault_60_a_cursor_that_repeats() -> None:
     async with Sandbox(clock=clock, faults=faults) as sandbox, asking(sandbox, clock=clock) as client:
         await send(client)
         found: list[DirectMessage] = []
-        with pytest.raises(MalformedResponse, match="a cursor that was told before"):
+        with pytest.raises(MalformedResponse, match="a cursor for the second time"):
             async for message in client.direct_messages.list():
                 found.append(message)  # noqa: PERF401 - what came before the error counts
         assert len(found) == 1

@@ -115,7 +115,7 @@ async def test_fault_103_errors_of_the_api_are_one_line(twdm: Twdm, sandbox: San
 async def test_the_inbox(twdm: Twdm, tmp_path: Path) -> None:
     path = ("--inbox", str(tmp_path / "inbox.db"))
     code, _, err = await twdm("inbox", "failed", *path)
-    assert (code, "there is none" in err) == (2, True)
+    assert (code, "there is no inbox" in err) == (2, True)
     async with Inbox(tmp_path / "inbox.db") as inbox:
         await inbox.keep(
             [Received("5", "1", '"SENTINEL"'), Received("5", "2", '"SENTINEL"', "a{b}")], heard=["delivery"]
@@ -186,7 +186,7 @@ async def test_fault_104_a_foreign_file_is_not_taken_for_results(
     foreign.write_bytes(content)
     foreign.chmod(0o644)
     code, _, err = await twdm("send-many", str(messages), "--results", str(foreign))
-    assert (code, "is no file of results" in err) == (2, True)
+    assert (code, "is not a file of results" in err) == (2, True)
     assert (foreign.read_bytes(), stat.S_IMODE(foreign.stat().st_mode)) == (content, 0o644)
     assert sandbox.messages == []
 

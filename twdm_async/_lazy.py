@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are used: an import pays for what is needed, and for nothing else."""
+"""Names that a package imports only when they are first used, so that importing the package is fast."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 
 def lazily(package: str, modules: dict[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The ``__getattr__`` and ``__dir__`` (PEP 562) of `package`.
+    """Return the functions ``__getattr__`` and ``__dir__`` (PEP 562) for `package`.
 
     Args:
-        package: its name.
-        modules: the names that each module of the package has.
+        package: the package's name.
+        modules: by module of the package, the names to take from it.
     """
     homes = {name: module for module, names in modules.items() for name in names}
 
     def find(name: str) -> Any:
         if name in homes:
             found = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
-            setattr(sys.modules[package], name, found)  # once is enough
+            setattr(sys.modules[package], name, found)  # from now on, it is found without this function
             return found
         if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}") is not None:
             return importlib.import_module(f"{package}.{name}")

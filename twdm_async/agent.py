@@ -1,4 +1,4 @@
-"""One of many who write from the same account."""
+"""Agents: the people and bots that send messages from the same account."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @frozen
 class Agent:
-    """A person or a bot that writes under one custom profile. Made by :meth:`twdm_async.Client.agent`.
+    """A person or a bot that sends messages under one custom profile. :meth:`twdm_async.Client.agent` makes it.
 
     Args:
-        custom_profile_id: the profile its messages show under.
-        lane: its own line where messages wait for quota.
+        custom_profile_id: the id of the custom profile.
+        lane: the lane in which its messages wait for quota.
     """
 
     _caller: Caller
@@ -46,11 +46,17 @@ class Agent:
         timeout: float | None = None,
         lane: str | Lane | None = None,
     ) -> Coroutine[Any, Any, DirectMessage]:
-        """Send one message under this agent's profile.
+        """Send one message under this agent's custom profile (page *Send a Direct Message with custom profile*: POST
+        direct_messages/events/new).
 
-        Arguments and errors are those of :meth:`DirectMessages.send
-        <twdm_async.resources.direct_messages.DirectMessages.send>`; `priority` and `lane` are the agent's own if not
-        given.
+        The arguments are those of :meth:`DirectMessages.send
+        <twdm_async.resources.direct_messages.DirectMessages.send>`. If not given, `priority` and `lane` are the agent's
+        own. A `lane` that is a string names a lane with the weight and the priority of the agent's own.
+
+        Raises:
+            InvalidInput, QuotaWaitTooLong, DeliveryUnknown, NotAllowlisted, RecipientUnreachable: see
+                :meth:`DirectMessages.send <twdm_async.resources.direct_messages.DirectMessages.send>`.
+            LooksAutomated, ResponseError, ConnectFailed, TwdmError: see there, too.
         """
         return send_message(
             self._caller,

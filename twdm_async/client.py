@@ -1,4 +1,4 @@
-"""The client: wires the parts together, and owns what must be closed."""
+"""The client: it wires the parts together, and closes those that it has made."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ _VARIABLES: Final = {
     "TWDM_PROXY": "proxy",
     "TWDM_CA_FILE": "ca_file",
 }
-"""The options of :meth:`Client.from_env`, by the names of their environment variables."""
+"""The environment variables that :meth:`Client.from_env` reads, and the options that they set."""
 
 
 class ClientOptions(TypedDict, total=False):
-    """The options of :class:`Client`, for functions that pass them on."""
+    """The types of the options of :class:`Client`, for functions that pass them on."""
 
     api_url: str
     upload_url: str | None
@@ -80,34 +80,46 @@ class ClientOptions(TypedDict, total=False):
 
 
 class Client:
-    """One account of one app. Many agents may use it at the same time.
+    """A client of the API for one account of one app. Many agents may use it at the same time.
 
-    Use it as ``async with Client(credentials) as client``, or call :meth:`close` when done. It belongs to the event
-    loop it is first used in.
+    Use it as ``async with Client(credentials) as client``, which also asks the quota store what is spent; or call
+    :meth:`close` when done. A client belongs to the event loop in which it is first used.
+
+    Besides the errors that it lists itself, every call that sends a request can raise these:
+
+    - :class:`~twdm_async.errors.QuotaQueueFull`: `max_waiting` calls wait for the same quota already.
+    - :class:`~twdm_async.errors.QuotaStoreFailed`: the quota store could not be read or written. ``async with`` raises
+      this, too.
+    - :class:`~twdm_async.errors.ClientClosed`: the client was closed.
+    - :class:`~twdm_async.errors.WrongEventLoop`: the client was first used in another event loop or process.
+    - :class:`~twdm_async.errors.InvalidInput`: `session` is closed.
+    - :class:`~twdm_async.errors.IncompatibleAiohttp`: the installed aiohttp sends requests in a way that this library
+      does not know.
+    - :class:`~twdm_async.errors.InternalError`: a bug in this library.
 
     Args:
-        credentials: the keys of app and account.
-        api_url: scheme and host of the API; ``https://api.x.com`` works too.
-        upload_url: scheme and host of the upload API; if not given, the one that goes with `api_url`.
-        quotas: what binds each endpoint; the documented quotas if not given.
-        quota_store: where the ledgers live; one in memory if not given, which forgets what was spent when the process
-            ends. Share one among all clients of an app. It is yours to close.
-        session: an ``aiohttp.ClientSession`` whose connections are used; it is never closed here.
-        trace_configs: ``aiohttp.TraceConfig`` objects, for its own events. They see the Authorization header.
+        credentials: the keys of the app and the account.
+        api_url: scheme and host of the API; ``https://api.x.com`` works, too.
+        upload_url: scheme and host of the upload API; the one that belongs to `api_url` if not given.
+        quotas: the quotas of each endpoint; the documented ones if not given.
+        quota_store: keeps the ledgers of what was spent. If not given, they are in memory and are lost when the process
+            ends. All clients of an app should share one store. The client does not close it.
+        session: an ``aiohttp.ClientSession`` whose connections are used. The client does not close it.
+        trace_configs: ``aiohttp.TraceConfig`` objects that see aiohttp's own events, and the Authorization header.
         observers: functions that are called with an :class:`~twdm_async.observers.AttemptReport` after every attempt,
-            in the context of whoever made the call. If the application has imported OpenTelemetry, one that makes
-            spans and metrics is added.
-        timeout: seconds one attempt may take, from the connection on.
-        max_wait: seconds a call may wait for quota; ``None`` waits as long as it takes.
+            in the context of the caller. If the application has imported OpenTelemetry, an observer that makes spans
+            and metrics is added.
+        timeout: seconds that one attempt may take once it is connected; connecting may take as long again.
+        max_wait: seconds that a call may wait for quota; ``None`` waits as long as it takes.
         max_waiting: how many calls may wait for quota, for each endpoint.
-        uncounted_reads: whether calls that only read may leave while the quota store fails. They are not counted then.
-            Nothing that writes ever leaves uncounted.
-        media_api: which of the API's two ways to upload is taken, ``"v1.1"`` or ``"v2"``.
+        uncounted_reads: whether calls that only read may leave without being counted while the quota store fails. A
+            call that writes never leaves uncounted.
+        media_api: which of the API's two ways to upload is used: ``"v1.1"`` or ``"v2"``.
         proxy: the address of an HTTP proxy that all requests go through, such as
-            ``"http://user:password@proxy.example.com:3128"``. Proxies of the environment are used only if `session` has
-            ``trust_env``.
-        ca_file: a file of certificates in PEM format that are trusted besides the system's own.
-        clock: where time comes from; for tests.
+            ``"http://user:password@proxy.example.com:3128"``. Proxies that the environment names are used only if
+            `session` has ``trust_env``.
+        ca_file: the path of a file of certificates in PEM format, to trust besides the system's own.
+        clock: the source of time, for tests; the machine's clocks if not given.
 
     Attributes:
         custom_profiles: :class:`~twdm_async.resources.custom_profiles.CustomProfiles`
@@ -120,8 +132,9 @@ class Client:
         users: :class:`~twdm_async.resources.users.Users`
 
     Raises:
-        InvalidInput: an argument is not what it must be; for example, requests are not signed for the host of
-            `api_url`.
+        InvalidInput: an argument has the wrong type or is out of range; the host of `api_url` or `upload_url` is one
+            that requests are not signed for; `proxy` is not an address; or `ca_file` cannot be read, or is given
+            together with `session`.
     """
 
     def __init__(
@@ -160,7 +173,7 @@ class Client:
         self._credentials = credentials
         self._clock = clock = clock or Clock()
         api_url = checked_host(api_url, "api_url")
-        # The API's own hosts come in pairs; a double on this machine serves both.
+        # The API's own hosts come in pairs; a local double serves both APIs on one host.
         upload_url = api_url.replace("//api.", "//upload.") if upload_url is None else upload_url
         hosts = {Host.API: api_url, Host.UPLOAD: checked_host(upload_url, "upload_url")}
         self._http = HttpTransport(session, trace_configs, proxy=proxy, ca_file=ca_file)
@@ -190,29 +203,29 @@ class Client:
         self._agents = itertools.count(1)
         self._media_api: MediaApi = media_api
         self._timeout = timeout
-        self._opened_store: QuotaStore | None = None  # by from_env, so it is closed with the client
+        self._opened_store: QuotaStore | None = None  # a store that from_env opened; it is closed with the client
         self._is_view = False
         self.direct_messages = DirectMessages(self._caller, credentials, timeout)
 
     @classmethod
     @quiet_call
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Unpack[ClientOptions]) -> Self:
-        """Make a client with the keys and the settings that the environment names.
+        """Make a client with the keys and the settings in environment variables.
 
         The keys are those of :meth:`Credentials.from_env <twdm_async.Credentials.from_env>`. ``TWDM_API_URL``,
-        ``TWDM_UPLOAD_URL``, ``TWDM_QUOTA_STORE`` (an address as of :meth:`QuotaStore.from_url
-        <twdm_async.QuotaStore.from_url>`), ``TWDM_MAX_WAIT`` (seconds), ``TWDM_PROXY`` and ``TWDM_CA_FILE`` stand for
-        the options of these names. A variable that is empty counts as not set.
+        ``TWDM_UPLOAD_URL``, ``TWDM_QUOTA_STORE`` (a URL for :meth:`QuotaStore.from_url
+        <twdm_async.QuotaStore.from_url>`), ``TWDM_MAX_WAIT`` (seconds), ``TWDM_PROXY`` and ``TWDM_CA_FILE`` set the
+        options of these names. A variable that is empty counts as not set.
 
         Args:
             environ: the variables; those of the process if not given.
-            options: of :class:`Client`. They go before the environment.
+            options: options of :class:`Client`. They override the environment.
 
         Returns:
             The client. The quota store that ``TWDM_QUOTA_STORE`` names is closed with it.
 
         Raises:
-            InvalidInput: the keys are missing, or the value of a variable is wrong. The error names the variable.
+            InvalidInput: the keys are missing, or a variable or an option has a wrong value. The error names it.
         """
         environ = os.environ if environ is None else environ
         credentials = Credentials.from_env(environ)
@@ -237,29 +250,32 @@ class Client:
     def with_options(
         self, *, timeout: float | None = None, max_wait: float | None = None, observers: Sequence[Observer] = ()
     ) -> Self:
-        """Return this client with other defaults, for some of its calls.
+        """Return a client that shares everything with this one, but has other defaults for its calls.
 
-        Connections, quotas, queues and what is known of messages are shared, and to close one is to close the other.
-        An observer of its own tells status, headers and duration of the calls that are made with it, and of no others::
+        Connections, quotas, wait queues and what is known of messages are shared, and closing either client closes
+        both. `observers` see the calls that are made with the returned client, and no others::
 
             seen = []
             await client.with_options(observers=[seen.append]).custom_profiles.get(profile)
             print(seen[-1].status, seen[-1].headers["x-rate-limit-remaining"], seen[-1].took)
 
         Args:
-            timeout: seconds one attempt may take, at most this client's own: the leases of slots are made for that.
-            max_wait: seconds a call may wait for quota; ``math.inf`` waits as long as it takes.
+            timeout: seconds that one attempt may take; at most, and by default, this client's own ``timeout``, since
+                the leases of slots are computed from that.
+            max_wait: seconds that a call may wait for quota; ``math.inf`` waits as long as it takes. This client's own
+                ``max_wait`` if not given.
             observers: functions that are called with an :class:`~twdm_async.observers.AttemptReport` after every
-                attempt, besides the client's own.
+                attempt, in addition to this client's own.
 
         Raises:
-            InvalidInput: an argument is not what it must be.
+            InvalidInput: `timeout` or `max_wait` is not a number in its range, or an observer is not callable or is a
+                coroutine function.
         """
         _check_observers(observers)
         view = copy.copy(self)
         for name in [name for name in vars(view) if isinstance(getattr(type(self), name, None), cached_property)]:
             del vars(view)[name]
-        view._is_view = True  # noqa: SLF001 - it is one of ours
+        view._is_view = True  # noqa: SLF001 - it is an object of this class
         caller = self._caller.with_options(timeout=timeout, max_wait=max_wait, observers=observers)
         view._caller = caller  # noqa: SLF001 - as above
         view.direct_messages = DirectMessages(caller, self._credentials, self._timeout, self.direct_messages)
@@ -268,7 +284,7 @@ class Client:
     @cached_property
     def account(self) -> Account:
         """Calls about the account itself."""
-        from twdm_async.resources.account import Account  # noqa: PLC0415 - paid for by who uses it
+        from twdm_async.resources.account import Account  # noqa: PLC0415 - imported only if it is used
 
         return Account(self._caller)
 
@@ -316,17 +332,17 @@ class Client:
 
     @property
     def credentials(self) -> Credentials:
-        """The keys. They do not show themselves."""
+        """The keys of the app and the account. Their repr does not show them."""
         return self._credentials
 
     @property
     def quota_store(self) -> QuotaStore:
-        """Where the ledgers live."""
+        """The quota store, which keeps the ledgers of what was spent."""
         return self._store
 
     @property
     def clock(self) -> Clock:
-        """Where time comes from."""
+        """The source of time."""
         return self._clock
 
     def agent(
@@ -337,37 +353,43 @@ class Client:
         weight: float = 1.0,
         priority: Priority = Priority.INTERACTIVE,
     ) -> Agent:
-        """Return an agent, who writes under `profile`. Each agent waits for quota in a lane of its own, and lanes share
-        fairly.
+        """Return an agent, which sends messages under `profile`. Each agent waits for quota in a lane of its own, and
+        lanes share the quota fairly.
 
         Args:
             profile: a custom profile or its id.
-            name: of its lane; agents of the same name share one. A name of its own if not given.
-            weight: its share of the quota beside agents of weight 1.
-            priority: what its messages have if they do not say.
+            name: the name of its lane. Agents with the same name share a lane; if not given, no other agent does.
+            weight: its share of the quota, compared with agents of weight 1; from a millionth to a billion.
+            priority: the priority of its messages, unless :meth:`Agent.send <twdm_async.Agent.send>` gets another one.
 
         Raises:
-            InvalidInput: `profile` is neither a profile nor an id, or `weight` is not a positive number.
+            InvalidInput: `profile` is neither a profile nor a numeric id, `name` is not a string, `weight` is not a
+                number in its range, or `priority` is not a Priority.
         """
         profile_id = checked_profile_id(profile, "profile")
         lane = Lane(name if name is not None else f"agent {next(self._agents)}", weight, priority)
         return Agent(self._caller, profile_id, lane)
 
     def quota_state(self) -> tuple[QuotaState, ...]:
-        """Every documented quota of this account and its app, and how far it is used, as this process last knew."""
+        """Return the state of every quota of this account and its app, as far as this process knows it. Nothing is
+        sent, and the quota store is not asked.
+        """
         return self._limiter.state()
 
     async def seed_quotas(self) -> None:
-        """Ask the API what is left, where it tells, and count what others have spent (page *GET
+        """Ask the API how much of each quota is left, and count what others have spent (page *GET
         application/rate_limit_status*; 180 in 15 minutes).
 
-        Worth calling once, where what was spent before is not known. The API does not list the calls that send
+        Call it once if the quota store does not know what was spent before. The API does not list the calls that send
         messages, nor those that make or delete custom profiles; for these, see ``assume_spent`` of the quota store.
 
         Raises:
-            ResponseError, MalformedResponse: the API refused the request, or answered something else.
-            ConnectFailed: no connection could be made.
-            QuotaStoreFailed: what the API told cannot be kept.
+            QuotaWaitTooLong: the call would wait for quota longer than the client's ``max_wait``.
+            ResponseError: the API refused the request.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: the answer is not a list of quotas.
+            QuotaStoreFailed: the quota store could not be read or written.
+            TwdmError: an error that every call can raise; see :class:`Client`.
         """
         listing = await self.application.rate_limit_status()
         for endpoint in ENDPOINTS.values():
@@ -377,14 +399,14 @@ class Client:
         await self._limiter.look()
 
     async def close(self, timeout: float = 5.0) -> None:
-        """End the client. Calls that wait for quota end with an error; closing twice does no harm.
+        """Close the client. Calls that wait for quota end with an error. Closing twice does no harm.
 
         Args:
-            timeout: seconds to wait for requests that are under way, also those whose caller has given up. A message
-                still under way after that ends in :class:`~twdm_async.errors.DeliveryUnknown`.
+            timeout: seconds to wait for requests that are under way, including those whose callers have given up. A
+                message that is still under way after that ends in :class:`~twdm_async.errors.DeliveryUnknown`.
 
         Raises:
-            WrongEventLoop: it was used in another event loop or another process; it can only be closed there.
+            WrongEventLoop: the client was first used in another event loop or process, and can be closed only there.
         """
         self._caller.bind_loop()
         await self._caller.close(timeout)
@@ -397,7 +419,7 @@ class Client:
     async def __aenter__(self) -> Self:
         self._caller.bind_loop()
         try:
-            await self._limiter.look()  # so that a store which fails is known of now, and quota_state() is right
+            await self._limiter.look()  # so that a failing store is noticed now, and quota_state() is right
         except QuotaStoreFailed:
             if not self._uncounted_reads:
                 raise
@@ -407,13 +429,17 @@ class Client:
         await self.close()
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        http = getattr(self, "_http", None)  # absent if the arguments were refused
+        http = getattr(self, "_http", None)  # absent if __init__ refused the arguments
         if http is not None and http.is_open and not self._is_view:
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
 
 def _seconds(text: str) -> float:
-    """Return the number that `text` spells; an InvalidInput names the parameter ``max_wait``."""
+    """Return `text` as a number.
+
+    Raises:
+        InvalidInput: `text` is not a number. The error names the parameter ``max_wait``.
+    """
     try:
         return float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The four keys of OAuth 1.0a, which never show themselves."""
+"""The four keys of OAuth 1.0a, which no repr and no error shows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ENVIRONMENTS: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("X_API_KEY", "X_API_SECRET", "X_ACCESS_TOKEN", "X_ACCESS_TOKEN_SECRET"),
     ("TWITTER_CONSUMER_KEY", "TWITTER_CONSUMER_SECRET", "TWITTER_ACCESS_TOKEN", "TWITTER_ACCESS_TOKEN_SECRET"),
 )
-"""The names of the four keys, in the groups in which they are looked for."""
+"""The environment variables of the four keys, in groups. The first group of which any variable is set is used."""
 
 
 @quiet_class
@@ -51,7 +51,8 @@ class Credentials:
         access_token_secret: the token's secret.
 
     Raises:
-        InvalidInput: a key is empty, has white space in or around it, or is not ASCII.
+        InvalidInput: a key is not a string, is empty, or contains white space, a control character or a character
+            outside ASCII.
     """
 
     consumer_key: str = field(validator=_checked_key)
@@ -64,35 +65,37 @@ class Credentials:
 
     @property
     def app(self) -> str:
-        """A name for the app that gives nothing away."""
+        """A name for the app, from which its key cannot be found."""
         return _fingerprint(self.consumer_key)
 
     @property
     def user_id(self) -> str | None:
-        """The account's user id, if the token begins with one, as those of the API do."""
+        """The account's user id, which the API's tokens begin with; ``None`` if this token does not."""
         number, dash, _ = self.access_token.partition("-")
         return number if dash and number.isdigit() else None
 
     @property
     def account(self) -> str:
-        """A name for the account in the app that gives nothing away, and stays when its token is made anew."""
+        """A name for the account in the app, from which no key can be found. It stays the same if the account gets a
+        new token.
+        """
         return _fingerprint(f"{self.consumer_key} {self.user_id or self.access_token}")
 
     def fingerprint(self, text: str) -> str:
-        """What tells `text` from other texts, and cannot be made or undone without the keys.
+        """Return a keyed hash of `text`, made with these keys.
 
-        Texts that the API shows alike have the same: see :func:`wording`.
+        Texts that the API shows alike have the same fingerprint: see :func:`wording`.
         """
         mac = hmac.new(self.consumer_secret.encode(), wording(text).encode(), "sha256").hexdigest()
         return f"{self._maker}-{mac[:32]}"
 
     def fingerprints(self, text: str | None, content: str) -> tuple[str, str]:
-        """Of a message: of its wording, by which it can be found; and of whatever else tells it from others with the
-        same wording, empty if nothing does.
+        """Return two fingerprints of a message: of its wording, by which the message can be found, and of whatever else
+        distinguishes it from others with the same wording. The second is empty if nothing does.
 
         Args:
-            text: what it says.
-            content: what hangs on it, as JSON; empty if nothing does.
+            text: the message's text.
+            content: what is attached to the message, as JSON; empty if nothing is.
         """
         text = text or ""
         if wording(text) != text:
@@ -100,7 +103,7 @@ class Credentials:
         return self.fingerprint(text), self.fingerprint(content) if content else ""
 
     def made(self, fingerprint: str) -> bool:
-        """Whether it was made with the keys of this app, for this account."""
+        """Return whether `fingerprint` was made with the keys of this app, for this account."""
         return fingerprint.startswith(f"{self._maker}-")
 
     @property
@@ -110,18 +113,19 @@ class Credentials:
     @classmethod
     @quiet_call
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Credentials:
-        """Keys from the environment: ``TWDM_*``, else ``X_*``, else ``TWITTER_*``.
+        """Take the keys from environment variables: ``TWDM_*``, else ``X_*``, else ``TWITTER_*``.
 
-        The four are ``TWDM_CONSUMER_KEY``, ``TWDM_CONSUMER_SECRET``, ``TWDM_ACCESS_TOKEN`` and
+        The four variables are ``TWDM_CONSUMER_KEY``, ``TWDM_CONSUMER_SECRET``, ``TWDM_ACCESS_TOKEN`` and
         ``TWDM_ACCESS_TOKEN_SECRET``; or ``X_API_KEY``, ``X_API_SECRET``, ``X_ACCESS_TOKEN`` and
         ``X_ACCESS_TOKEN_SECRET``; or the first four with ``TWITTER_`` in place of ``TWDM_``. The first group of which
-        anything is set must be whole: keys are never mixed from two.
+        any variable is set must be complete: keys of two groups are never mixed.
 
         Args:
-            environ: the variables, if not the process' own.
+            environ: the variables; those of the process if not given.
 
         Raises:
-            InvalidInput: none is set, or the group that is set lacks some.
+            InvalidInput: none of the variables is set, the group that is used lacks some, or a key is not in the form
+                that :class:`Credentials` requires.
         """
         environ = os.environ if environ is None else environ
         for names in ENVIRONMENTS:
@@ -140,15 +144,17 @@ class Credentials:
     @classmethod
     @quiet_call
     def from_twurlrc(cls, path: str | os.PathLike[str] | None = None, username: str | None = None) -> Credentials:
-        """Keys from the file that the tool ``twurl`` keeps. Needs the extra ``cli``, for YAML.
+        """Read the keys from the file of the tool ``twurl``. This needs the extra ``cli``, for YAML.
 
         Args:
-            path: the file; ``~/.twurlrc`` if not given.
-            username: the account; the file's default profile if not given.
+            path: the path of the file; ``~/.twurlrc`` if not given.
+            username: the handle of the account, as the file spells it; the file's default profile if not given.
 
         Raises:
-            InvalidInput: the file is missing, can be read by others, is not what ``twurl`` writes, or lacks the
-                account.
+            InvalidInput: the file cannot be read, can be read by other users, or is not in the form that ``twurl``
+                writes; the account is not in the file, or has several apps there of which none is the default; the file
+                has no default profile and `username` is not given; a key is not in the form that :class:`Credentials`
+                requires; or PyYAML is not installed.
         """
         path = Path(path) if path is not None else Path.home() / ".twurlrc"
         profiles, default = _read_twurlrc(path)
@@ -157,9 +163,11 @@ class Credentials:
         name, consumer_key = default if default and username in {None, default[0]} else (username or "", None)
         accounts = profiles.get(name)
         if not is_object(accounts) or not accounts:
-            raise InvalidInput(parameter="username", problem=f"{path} has no such account")
+            raise InvalidInput(parameter="username", problem=f"{path} does not contain this account")
         if consumer_key is None and len(accounts) > 1:
-            raise InvalidInput(parameter="username", problem=f"{path} has several apps for it; make one the default")
+            raise InvalidInput(
+                parameter="username", problem=f"{path} has several apps for this account; make one the default"
+            )
         entry = accounts.get(consumer_key) if consumer_key is not None else next(iter(accounts.values()))
         if not is_object(entry):
             raise InvalidInput(parameter="path", problem=f"{path} is not a file that twurl writes")
@@ -172,8 +180,8 @@ class Credentials:
 
 
 def wording(text: str) -> str:
-    """What is left of `text` if what the API may change is taken away: marks that cannot be seen, how white space is
-    made, and the beginnings and endings of addresses.
+    """Return `text` without what the API may change in it: invisible characters, the kind of white space, and the
+    scheme and the final slash of a URL.
     """
     text = unicodedata.normalize("NFC", text)
     text = "".join(character for character in text if character.isspace() or unicodedata.category(character)[0] != "C")
@@ -189,7 +197,7 @@ def _fingerprint(text: str) -> str:
 
 
 def _read_twurlrc(path: Path) -> tuple[Mapping[str, Json], tuple[str, str] | None]:
-    """The profiles in the file, and which of them (account, consumer key) is the default."""
+    """Return the profiles in the file, and the default one as account and consumer key; ``None`` if there is none."""
     try:
         import yaml  # noqa: PLC0415 - only this function needs it, and only the extra has it
     except ImportError:
@@ -198,11 +206,11 @@ def _read_twurlrc(path: Path) -> tuple[Mapping[str, Json], tuple[str, str] | Non
         with path.open(encoding="utf-8") as file:
             if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                 raise InvalidInput(parameter="path", problem=f"{path} can be read by others; run: chmod 600 {path}")
-            content: Json = yaml.load(file, Loader=yaml.BaseLoader)  # noqa: S506 - it makes strings, and nothing else
+            content: Json = yaml.load(file, Loader=yaml.BaseLoader)  # noqa: S506 - it makes only str, list, dict
     except OSError as error:
         raise InvalidInput(parameter="path", problem=f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
-        content = None  # what the parser says would repeat a line of the file
+        content = None  # the parser's own message would repeat a line of the file
     profiles = content.get("profiles") if is_object(content) else None
     if not is_object(content) or not is_object(profiles):
         raise InvalidInput(parameter="path", problem=f"{path} is not a file that twurl writes")

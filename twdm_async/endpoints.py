@@ -1,8 +1,8 @@
-"""The API as data: one row for each call.
+"""The API as data: a table with one row for each endpoint.
 
-A row says everything about a call that is not its arguments: where it goes, how its arguments are written, which
-quota it spends, what its answer is wrapped in, and what repeating it would do. Nothing else in the package knows a
-path.
+A row says everything about a call except its arguments: where the request goes, how the arguments are encoded, which
+quota it spends, which key of the answer holds the object, and whether the request may be repeated. No other module
+knows a path of the API.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from attrs import frozen
 
 Method = Literal["GET", "POST", "PUT", "DELETE"]
 MediaApi = Literal["v1.1", "v2"]
-"""Which of the API's two ways to upload is taken."""
+"""Which of the API's two ways to upload is used."""
 
 
 class Host(enum.Enum):
-    """Which of the API's hosts serves the call."""
+    """The API's hosts."""
 
     API = "api"
     UPLOAD = "upload"
     FILES = "files"
-    """Where the files of received messages are. Their addresses come with the messages."""
+    """The host of files that are attached to messages. The messages contain the files' URLs."""
 
 
 class Encoding(enum.Enum):
-    """How the arguments travel. Query and form are part of the OAuth signature; JSON and multipart are not."""
+    """How the arguments are encoded. Query and form are part of the OAuth signature; JSON and multipart are not."""
 
     JSON = "json"
     FORM = "form"
@@ -39,27 +39,28 @@ class Safety(enum.Enum):
     """What happens if the server gets the same request twice."""
 
     SEND_ONCE = "send-once"
-    """It is done twice. Never sent again once a byte has left."""
+    """The server acts twice. The request is never repeated once a byte of it has left."""
     IDEMPOTENT = "idempotent"
-    """The second one changes nothing that matters."""
+    """The second request changes nothing that matters."""
     READ = "read"
-    """It only reads."""
+    """The request only reads."""
 
 
 @frozen(kw_only=True)
 class Endpoint:
-    """One call of the API.
+    """One endpoint of the API.
 
     Args:
-        name: ``resource.verb``, the name quotas and errors use.
+        name: ``resource.verb``, the name that quotas and errors use.
         method: the HTTP method.
-        host: which host.
-        path: path template; ``{id}`` stands for an id, or for what comes with a message.
-        encoding: how the arguments are written.
-        family: the row of the quota table whose slots it takes.
-        safety: what repeating it would do.
-        answer: the key the answer's object is wrapped in; ``""`` if it is not wrapped, ``None`` if there is no body.
-        listed_as: what the API's own listing of quotas calls it; ``None`` if it is not listed.
+        host: the host that serves it.
+        path: the path template; ``{id}`` stands for an id, or for the path of a message's file.
+        encoding: how the arguments are encoded.
+        family: the row of the quota table whose slots its requests take.
+        safety: what repeating a request would do.
+        answer: the key of the answer that holds the object; ``""`` if the object is the answer itself, ``None`` if the
+            answer has no body.
+        listed_as: its name in the API's own list of quotas; ``None`` if it is not listed.
     """
 
     name: str
@@ -132,8 +133,8 @@ ENDPOINTS: dict[str, Endpoint] = {
         _row("account.verify_credentials", "GET account/verify_credentials.json", _QUERY, _READ, "", listed_as="/account/verify_credentials"),
         _row("application.rate_limit_status", "GET application/rate_limit_status.json", _QUERY, _READ, "", listed_as="/application/rate_limit_status"),
         _row("users.get", "GET users/show.json", _QUERY, _READ, "", listed_as="/users/show/:id"),
-        # An upload that is done twice leaves an unused file that the API forgets after a day; a segment that is sent
-        # twice is the same segment.
+        # A repeated upload leaves an unused file, which the API forgets after a day. A repeated segment replaces
+        # itself.
         _row("media.upload", f"POST {_MEDIA}", _MULTIPART, _IDEMPOTENT, "", host=_UPLOAD),
         _row("media.upload_init", f"POST {_MEDIA}", _FORM, _IDEMPOTENT, "", host=_UPLOAD),
         _row("media.upload_append", f"POST {_MEDIA}", _MULTIPART, _IDEMPOTENT, None, host=_UPLOAD),

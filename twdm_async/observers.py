@@ -1,4 +1,4 @@
-"""What can be watched: every attempt, told of the moment it is over, for metrics, traces and logs."""
+"""Reports on every attempt when it has ended, for metrics, traces and logs."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from twdm_async import errors
 
 @frozen(kw_only=True)
 class AttemptReport:
-    """One attempt of a call, after it ended.
+    """A report on one attempt of a call, made when the attempt has ended.
 
     Args:
         endpoint: the endpoint's name.
         method: the HTTP method.
         url: scheme, host and path, without the query.
-        number: which attempt of the call it was, from 1.
-        waited: seconds that it waited for quota.
-        began: when it was made (UTC), as its signature said.
-        took: seconds from then until its outcome was known.
-        left: whether a byte left the machine.
+        number: the number of the attempt in its call, from 1.
+        waited: seconds that the call waited for the quota slot of this attempt.
+        began: when the attempt began (UTC), as in its signature.
+        took: seconds from then until the outcome was known.
+        left: whether a byte of the request left the machine.
         status: the HTTP status; ``None`` if no reply came.
-        headers: those of the reply, by any case of their names; empty if no reply came.
-        problem: what happened instead of a reply.
-        outcome: the answer, the error that the caller got, or the library's own sign that it is tried again.
-        is_abandoned: whether the caller had given up meanwhile, so that only this report tells what became of it.
+        headers: the headers of the reply, whose names match in any case; empty if no reply came.
+        problem: what happened instead of a reply, if that is known.
+        outcome: the answer, the error that the caller got, or an internal mark that the call is tried again.
+        is_abandoned: whether the caller was cancelled before the attempt ended, so that no one else gets its outcome.
     """
 
     endpoint: str
@@ -47,7 +47,7 @@ class AttemptReport:
 
     @property
     def error(self) -> errors.TwdmError | None:
-        """The error that the caller got."""
+        """The error that the caller got; ``None`` if it got an answer or the call is tried again."""
         return self.outcome if isinstance(self.outcome, errors.TwdmError) else None
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class AttemptReport:
         )
 
     def as_extra(self) -> dict[str, object]:
-        """The facts, as fields of a log record."""
+        """Return the report as extra fields of a log record."""
         return {
             "twdm_endpoint": self.endpoint,
             "twdm_attempt": self.number,

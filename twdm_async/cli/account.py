@@ -1,4 +1,4 @@
-"""``twdm account``: the account that posts."""
+"""``twdm account``: show and change the account that posts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twdm_async.cli.terminal import show
 
 @click.group()
 def account() -> None:
-    """The account that posts."""
+    """Show and change the account that posts."""
 
 
 @command(account, "show", ACCOUNT)
@@ -29,6 +29,6 @@ async def show_account(options: Options) -> None:
 async def update(
     options: Options, name: str | None, url: str | None, location: str | None, description: str | None
 ) -> None:
-    """Change the account's own profile. Only what is given changes; an empty string clears a field."""
+    """Change the account's own profile. Only the given fields change; an empty string clears a field."""
     async with open_client(options) as client:
         show(options, await client.account.update_profile(name, url, location, description))

@@ -1,4 +1,4 @@
-"""Ask a sandbox that runs in another process, by its API under ``/_sandbox/``."""
+"""Requests to a sandbox that runs in another process, to its own API under ``/_sandbox/``."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _TIMEOUT: Final = ClientTimeout(total=30)
 async def ask_sandbox(
     url: str, method: str, path: str, body: Any = None, query: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return the answer of the sandbox at `url`.
+    """Send a request to the sandbox at `url`, and return its answer.
 
     Args:
         url: scheme, host and port.
         method: the HTTP method.
-        path: of the call, after ``/_sandbox/``.
+        path: the path of the call, after ``/_sandbox/``.
         body: the JSON body.
         query: the query parameters.
 
     Raises:
-        ConnectFailed: there is no sandbox at `url`.
+        ConnectFailed: no sandbox answers at `url`.
         InvalidInput: the sandbox refused the request.
     """
     try:

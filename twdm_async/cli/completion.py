@@ -1,4 +1,4 @@
-"""``twdm completion``: commands and options in a shell, completed by Tab."""
+"""``twdm completion``: let a shell complete commands and options with the Tab key."""
 
 from __future__ import annotations
 

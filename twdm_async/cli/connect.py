@@ -1,4 +1,4 @@
-"""From options and environment to a client, an outbox and an inbox."""
+"""Opening the client, the outbox and the inbox that the options and the environment name."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 @contextlib.asynccontextmanager
 async def open_client(options: Options, **more: Any) -> AsyncGenerator[Client]:
-    """Open a client with the keys of the environment; or with those of ``~/.twurlrc``, if the environment has none or
+    """Open a client with the keys in the environment; or with those in ``~/.twurlrc``, if the environment has none or
     the options name an account.
 
     Args:
-        options: of the command.
-        more: options of :class:`twdm_async.Client`.
+        options: the options of the command.
+        more: further options of :class:`twdm_async.Client`.
 
     Raises:
         InvalidInput: there are no keys, or an option is wrong.
@@ -60,10 +60,10 @@ async def open_client(options: Options, **more: Any) -> AsyncGenerator[Client]:
 
 @contextlib.asynccontextmanager
 async def open_outbox(options: Options, client: Client) -> AsyncGenerator[Outbox]:
-    """Open the outbox that the options name; if they name none, the one where the client's quota store is.
+    """Open the outbox that the options name; if they name none, the one in the place of the client's quota store.
 
     Raises:
-        InvalidInput: the time to settle is too short.
+        InvalidInput: ``--settle-after`` is too short.
         OutboxFailed: the file or database cannot be opened.
     """
     place = options.outbox or _beside(client.quota_store, "outbox.db")
@@ -79,7 +79,8 @@ async def open_client_and_outbox(options: Options) -> AsyncGenerator[tuple[Clien
 
 
 def inbox_place(options: Options) -> Path | PostgresDatabase:
-    """Return where the inbox is; if the options do not say, where the quota store is, or in the state folder.
+    """Return the place of the inbox. If the options do not name one, it is that of the quota store, or else a file in
+    the state folder.
 
     Raises:
         InvalidInput: the address of the inbox or the quota store is wrong.
@@ -88,7 +89,7 @@ def inbox_place(options: Options) -> Path | PostgresDatabase:
 
 
 def _beside(store: QuotaStore, name: str) -> Path | PostgresDatabase:
-    """Return where the quota store is; if it has no tables, the file called `name` in the state folder."""
+    """Return the place of the quota store; if the store has no tables, the file called `name` in the state folder."""
     return store.place or _state_folder() / name
 
 
@@ -97,7 +98,7 @@ def _state_folder() -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        problem = f"its folder cannot be made: {error.strerror}; name another place with --quota-store and --outbox"
+        problem = f"its folder cannot be created: {error.strerror}; name another place with --quota-store and --outbox"
         raise QuotaStoreFailed(store=f"sqlite:///{folder}", problem=problem) from None
     return folder
 
@@ -113,7 +114,9 @@ def _store(url: str | None, clock: Clock | None = None) -> QuotaStore:
 
 
 async def _time_of_sandbox(api_url: str) -> tuple[Clock | None, QuotaTable | None]:
-    """Return the clock and the quotas of the sandbox, if it is the one that the environment names; else none."""
+    """Return the clock and the quotas of the sandbox if `api_url` is the sandbox that the environment names; else
+    ``None`` for both.
+    """
     if os.environ.get("TWDM_SANDBOX") != api_url:
         return None, None
     time = await ask_sandbox(api_url, "GET", "time")

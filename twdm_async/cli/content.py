@@ -1,4 +1,4 @@
-"""What a message may have besides its text, as options."""
+"""Options for what a message may have besides its text: quick replies, buttons, an attachment."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ CHOICES: Final = click.option(
     "--choice",
     multiple=True,
     metavar="LABEL[=METADATA]",
-    help="An answer to tap. Give it up to 20 times.",
+    help="A quick reply to tap. Give this option up to 20 times.",
 )
 BUTTONS: Final = click.option(
-    "--button", multiple=True, metavar="LABEL=URL", help="A button that opens a page. Give it up to 3 times."
+    "--button", multiple=True, metavar="LABEL=URL", help="A button that opens a page. Give this option up to 3 times."
 )
 ATTACHMENT: Final = click.option(
-    "--attach", metavar="FILE|ID", help="A picture, an animation or a film, which is uploaded first; or its media id."
+    "--attach", metavar="FILE|ID", help="A picture, animation or film to upload and attach, or its media id."
 )
 
 _CATEGORIES: Final[dict[str, MediaCategory]] = {".gif": "dm_gif", ".mp4": "dm_video", ".mov": "dm_video"}
 
 
 def text_of(text: str) -> str:
-    """Return `text`; for ``-``, what standard input says.
+    """Return `text`, or the content of standard input if `text` is ``-``.
 
     Raises:
-        InvalidInput: that is not UTF-8.
+        InvalidInput: standard input is not UTF-8.
     """
     if text != "-":
         return text
@@ -49,7 +49,7 @@ def text_of(text: str) -> str:
 
 
 def quick_replies(choices: Sequence[str]) -> list[QuickReply] | None:
-    """Return the answers to tap; ``None`` if there are none."""
+    """Return the quick replies; ``None`` if there are none."""
     split = [choice.partition("=") for choice in choices]
     return [QuickReply(label, metadata=metadata or None) for label, _, metadata in split] or None
 
@@ -58,7 +58,7 @@ def ctas(buttons: Sequence[str]) -> list[CallToAction] | None:
     """Return the buttons; ``None`` if there are none.
 
     Raises:
-        InvalidInput: one has no address.
+        InvalidInput: a button has no URL.
     """
     split = [button.partition("=") for button in buttons]
     if any(not url for _, _, url in split):
@@ -67,10 +67,10 @@ def ctas(buttons: Sequence[str]) -> list[CallToAction] | None:
 
 
 async def attachment(client: Client, given: str | None) -> Media | str | None:
-    """Upload the file that is to be attached, unless it is given as its media id.
+    """Upload the file to attach, unless `given` is a media id.
 
     Raises:
-        InvalidInput: the file cannot be read, or is of a kind that no message can have.
+        InvalidInput: the file cannot be read, or is of a type that no message can have.
     """
     if given is None or is_id(given):
         return given

@@ -12,10 +12,10 @@ from twdm_async.errors import InvalidInput
 
 @click.group()
 def database() -> None:
-    """The tables of outboxes, inboxes and quotas in a PostgreSQL database.
+    """Create and check the tables of outboxes, inboxes and quotas in a PostgreSQL database.
 
-    URL is postgresql://USER@HOST/DATABASE, with ?twdm_schema=NAME for another schema than twdm. If it is not given, it
-    is taken from TWDM_DATABASE.
+    URL is postgresql://USER@HOST/DATABASE, with ?twdm_schema=NAME if the schema is not called twdm. If it is not given,
+    it is taken from TWDM_DATABASE.
     """
 
 
@@ -25,7 +25,7 @@ _URL = click.argument("url", envvar="TWDM_DATABASE")
 @command(database, "install")
 @_URL
 async def install(options: Options, url: str) -> None:
-    """Create the schema and its tables. Doing it twice does no harm."""
+    """Create the schema and its tables. Running this twice does no harm."""
     await tables.install(url)
     show(options, {"installed": True})
 
@@ -33,7 +33,7 @@ async def install(options: Options, url: str) -> None:
 @command(database, "upgrade")
 @_URL
 async def upgrade(options: Options, url: str) -> None:
-    """Bring the tables up to date, while others send."""
+    """Bring the tables up to date, even while other processes send."""
     await tables.install(url)
     show(options, {"up to date": True})
 
@@ -41,7 +41,10 @@ async def upgrade(options: Options, url: str) -> None:
 @command(database, "check")
 @_URL
 async def check(options: Options, url: str) -> None:
-    """Check that the tables are there and up to date, and show which processes use them."""
+    """Check that the tables exist and are up to date.
+
+    This also shows which processes use them.
+    """
     show(options, list(await tables.check(url)))
 
 
@@ -59,16 +62,18 @@ async def sql(options: Options, schema: str) -> None:
 @command(database, "resume")
 @_URL
 @click.option(
-    "--nothing-lost", is_flag=True, help="Nothing that was committed is missing, as with synchronous replication."
+    "--nothing-lost",
+    is_flag=True,
+    help="No committed transaction is missing, as is the case with synchronous replication.",
 )
 @click.option(
     "--lost",
     is_flag=True,
-    help="Something may be missing: what waits is set aside as failed, for you to look at, and nothing is sent until "
-    "the longest window is over.",
+    help="Some transactions may be missing. Waiting messages that may have been sent are set aside as failed, for you "
+    "to look at, and nothing is sent until the longest quota window has passed.",
 )
 async def resume(options: Options, url: str, nothing_lost: bool, lost: bool) -> None:
-    """Go on after a standby took over, or a backup was restored. First stop every process that sends."""
+    """Go on after a failover or a restored backup. First stop every process that sends."""
     if lost == nothing_lost:
         raise InvalidInput(parameter="resume", problem="give either --lost or --nothing-lost")
     await tables.resume(url, is_complete=nothing_lost)

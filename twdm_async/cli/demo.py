@@ -1,4 +1,4 @@
-"""The demonstration: many agents, one account, a quota that binds; and then the server is asked what happened."""
+"""``twdm demo``: many agents send from one account against a quota; then the server's records show what happened."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ _MESSAGES_EACH: Final = 10
 _DAY: Final = 86_400.0
 _SECONDS_A_DAY: Final = 2.0
 _MESSAGES_A_DAY: Final = 125
-_LEAST_WINDOWS: Final = 4  # fewer, and the quota would not have been put to the test
+_LEAST_WINDOWS: Final = 4  # with fewer windows, the quota would not have been tested
 
 
 @define
 class _Submitted:
-    """What an agent handed over: under which profile, and when, in seconds on the clock that the sandbox uses, too."""
+    """A message that an agent has submitted: under which profile, and when, in seconds by the monotonic clock, which
+    the sandbox uses, too.
+    """
 
     profile_id: str
     at: float
@@ -51,7 +53,7 @@ class _Submitted:
 
 @define
 class _Findings:
-    """What the server's records say."""
+    """The result, according to the server's records."""
 
     sent: int
     lost: int
@@ -69,12 +71,12 @@ class _Findings:
 
 
 @command(None, "demo")
-@click.option("--svg", type=click.Path(path_type=Path), help="Save what is printed as a picture, too.")
+@click.option("--svg", type=click.Path(path_type=Path), help="Also save the output as an SVG picture in this file.")
 async def demo(options: Options, svg: Path | None) -> int:
-    """Watch 60 agents send 600 messages under three profiles against a local sandbox whose quota binds.
+    """Watch 60 agents send 600 messages to a local sandbox that enforces a quota.
 
-    Ends with 1 if, by the server's records, a message was lost, doubled, shown under the wrong profile or over the
-    quota.
+    They send under three custom profiles. The exit code is 1 if, by the server's records, a message was lost, sent
+    twice, sent under the wrong profile or sent over the quota, or if the quota was not tested.
     """
     console = Console(record=svg is not None, width=92 if svg else None, highlight=False, stderr=options.as_json)
     quotas = QuotaTable.default().replace(
@@ -102,7 +104,7 @@ async def demo(options: Options, svg: Path | None) -> int:
 
 
 async def _send_all(client: Client, profiles: Sequence[CustomProfile], console: Console) -> dict[str, _Submitted]:
-    """Every agent sends its messages, one after the other, all agents at once."""
+    """Let all agents send at the same time, each its messages one after the other."""
     submitted: dict[str, _Submitted] = {}
     columns = (TextColumn("{task.description:20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -115,7 +117,7 @@ async def _send_all(client: Client, profiles: Sequence[CustomProfile], console: 
                 submitted[text] = _Submitted(agent.custom_profile_id, time.monotonic())
                 try:
                     await agent.send(1_000_000 + number, text)
-                except TwdmError as error:  # the server's records will show what it came to
+                except TwdmError as error:  # the server's records will show what became of the message
                     console.print(plain(str(error)), style="red")
                 advance()
 
@@ -175,7 +177,7 @@ def _print(console: Console, findings: _Findings, profiles: Sequence[CustomProfi
 
 
 def _picture(red: int, green: int, blue: int) -> bytes:
-    """A plain PNG of 64 by 64 pixels."""
+    """Return a PNG of 64 by 64 pixels in one colour."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

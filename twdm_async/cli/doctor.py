@@ -1,4 +1,4 @@
-"""``twdm doctor``: what is missing, before the first message."""
+"""``twdm doctor``: find out what is missing before the first message is sent."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @command(None, "doctor", ACCOUNT, INBOX)
 async def doctor(options: Options) -> int:
-    """Find out what the account and its keys may do, what is missing, and whether its webhook still gets events.
+    """Find out what the account and its keys may do, and what is missing.
 
-    Ends with 1 if something is missing.
+    This also shows whether the account's webhook still gets events. The exit code is 1 if something is missing.
     """
     async with open_client(options) as client:
         note(f"What the account at {options.api_url} may do:")
@@ -33,7 +33,7 @@ async def doctor(options: Options) -> int:
     rows = [_row(finding.what, finding.ok, finding.words) for finding in findings]
     sends = [state for state in states if state.endpoint == "direct_messages.send"]
     words = ", ".join(f"{state.used} of {state.limit} ({state.scope.value})" for state in sends)
-    rows.append(_row("messages of the day", None, f"{words} are spent, as {where} remembers"))
+    rows.append(_row("messages of the day", None, f"{words} are spent, according to {where}"))
     place = inbox_place(options)
     if not isinstance(place, Path) or place.exists():
         rows += await _about_inbox(place, now)
@@ -59,7 +59,7 @@ async def _about_inbox(place: Path | PostgresDatabase, now: datetime) -> list[di
         words = f"{len(failed)} failed, {len(unread)} could not be read: twdm inbox shows them"
         rows.append(_row("all events were handled", allowed=False, why=words))
     if encrypted := sorted(heard.keys() - webhook.keys()):
-        words = f"X told of {', '.join(encrypted)}: encrypted conversations, which this API cannot read"
+        words = f"X sent events of {', '.join(encrypted)}: encrypted conversations, which this API cannot read"
         rows.append(_row("all conversations can be read", allowed=False, why=words))
     return rows
 

@@ -1,14 +1,14 @@
-"""How a command ends that has not done what it should."""
+"""The exception that ends a command which has failed."""
 
 from __future__ import annotations
 
 
 class Failure(Exception):
-    """Ends the command.
+    """The command failed.
 
     Args:
-        message: one line for people.
-        exit_code: one of those that ``twdm --help`` lists.
+        message: the error in one line, to be printed.
+        exit_code: the exit code, one of those that ``twdm --help`` lists.
     """
 
     def __init__(self, message: str, exit_code: int = 1) -> None:

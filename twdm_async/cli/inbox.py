@@ -1,4 +1,4 @@
-"""``twdm inbox``: events that were received, and not handled."""
+"""``twdm inbox``: show, retry or forget events that were received but not handled."""
 
 from __future__ import annotations
 
@@ -19,30 +19,39 @@ if TYPE_CHECKING:
 
 @click.group()
 def inbox() -> None:
-    """Events that a webhook received, and that its program failed to handle, or that could not be read."""
+    """Show, retry or forget events that were not handled.
+
+    These are events that a webhook received, and that its program failed to handle or that could not be read.
+    """
 
 
 _EVENTS = click.argument("events", metavar="[EVENT]...", nargs=-1)
-_ALL = click.option("--all", "everything", is_flag=True, help="All of them.")
+_ALL = click.option("--all", "everything", is_flag=True, help="All events that were not handled.")
 
 
 def _open(options: Options) -> Inbox:
     place = inbox_place(options)
     if isinstance(place, Path) and not place.exists():
-        raise InvalidInput(parameter="inbox", problem=f"there is none at {place}")
+        raise InvalidInput(parameter="inbox", problem=f"there is no inbox at {place}")
     return Inbox(place)
 
 
 @command(inbox, "failed", INBOX, STORE)
 async def failed(options: Options) -> None:
-    """Show the events whose handler has failed, and its error, which may repeat a text."""
+    """Show the events whose handler has failed.
+
+    Each is shown with the handler's error, which may repeat a message's text.
+    """
     async with _open(options) as box:
         show(options, [fields(one) | {"problem": one.problem} for one in await box.failed()])
 
 
 @command(inbox, "unread", INBOX, STORE)
 async def unread(options: Options) -> None:
-    """Show what X has sent about messages and could not be read, by the names of its fields."""
+    """Show the events about messages that could not be read.
+
+    Of each, the names of its fields are shown.
+    """
     async with _open(options) as box:
         show(options, [fields(one) | {"problem": one.problem} for one in await box.unread()])
 
@@ -51,7 +60,10 @@ async def unread(options: Options) -> None:
 @_EVENTS
 @_ALL
 async def retry(options: Options, events: Sequence[str], everything: bool) -> None:
-    """Let events be handled again, within half a minute, by the program whose webhook uses this inbox."""
+    """Let the webhook's program handle events again.
+
+    The program whose webhook uses this inbox does so within half a minute, or when it starts.
+    """
     _check_choice(events, everything=everything)
     async with _open(options) as box:
         show(options, {"to be handled": await box.retry(*await _chosen(box, events))})
@@ -61,7 +73,7 @@ async def retry(options: Options, events: Sequence[str], everything: bool) -> No
 @_EVENTS
 @_ALL
 async def forget(options: Options, events: Sequence[str], everything: bool) -> None:
-    """Give up events, and delete their content."""
+    """Give up on events, and delete their content."""
     _check_choice(events, everything=everything)
     async with _open(options) as box:
         show(options, {"forgotten": await box.forget(*await _chosen(box, events))})
@@ -69,7 +81,7 @@ async def forget(options: Options, events: Sequence[str], everything: bool) -> N
 
 def _check_choice(events: Sequence[str], *, everything: bool) -> None:
     if bool(events) == everything:
-        raise InvalidInput(parameter="events", problem="give the ids of some, or --all")
+        raise InvalidInput(parameter="events", problem="give the ids of events, or --all")
 
 
 async def _chosen(box: Inbox, events: Sequence[str]) -> Sequence[str]:

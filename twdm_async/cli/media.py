@@ -1,4 +1,4 @@
-"""``twdm media``: pictures, animations and films."""
+"""``twdm media``: upload pictures, animations and films."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def media() -> None:
     type=click.Choice(get_args(MediaCategory)),
     help="What it is for. Messages need dm_image, dm_gif or dm_video.",
 )
-@click.option("--shared", is_flag=True, help="Let it be used in several messages, or in a welcome message.")
+@click.option("--shared", is_flag=True, help="Let the file be used in several messages, or in a welcome message.")
 @click.option(
     "--media-api",
     envvar="TWDM_MEDIA_API",
     type=click.Choice(get_args(MediaApi)),
     default="v1.1",
     show_default=True,
-    help="Which of the API's two ways to upload is taken.",
+    help="Which of the API's two ways to upload to use.",
 )
 async def upload(
     options: Options, file: str, category: MediaCategory | None, shared: bool, media_api: MediaApi
 ) -> None:
-    """Upload a FILE, and wait until it can be used. Its media id is shown.
+    """Upload a FILE, wait until it can be used, and show its media id.
 
-    It may be a PNG, JPEG, WEBP, GIF, MP4 or MOV; - reads standard input.
+    FILE is a PNG, JPEG, WEBP, GIF, MP4 or MOV; - reads it from standard input.
     """
     name = printable(Path(file).name)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())

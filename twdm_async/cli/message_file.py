@@ -1,4 +1,4 @@
-"""The file of messages that ``twdm send-many`` reads: every line is checked before anything is sent."""
+"""Reading the file of messages for ``twdm send-many``. Every line is checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 _LONGEST_TEXT: Final = 10_000
 _COLUMNS: Final = frozenset({"recipient", "text", "profile"})
-_EXACT_DIGITS: Final = 15  # of a number in a spreadsheet; the others become zeros
-_BY_CHANCE: Final = 1e-5  # a file is refused by mistake with this probability, at the most, for each number of zeros
+_EXACT_DIGITS: Final = 15  # digits of a number that a spreadsheet keeps; it replaces the others by zeros
+_BY_CHANCE: Final = 1e-5  # for each number of zeros, the greatest probability that a good file is refused
 
 
 @frozen
 class Message:
-    """One message of the file. `line` is the number of the line it begins on."""
+    """One message of the file. `line` is the number of its first line."""
 
     line: int
     recipient: str
@@ -36,7 +36,7 @@ class Message:
 
 
 class BadLines(Exception):
-    """Lines that cannot be sent, each as a sentence that begins with its number."""
+    """The file has lines that cannot be sent. `lines` describes each in a sentence that begins with its number."""
 
     def __init__(self, lines: list[str]) -> None:
         super().__init__(lines)
@@ -44,16 +44,16 @@ class BadLines(Exception):
 
 
 def read_messages(file: str, profile: str | None) -> list[Message]:
-    """Every message of a JSONL or CSV file.
+    """Read all messages of a JSONL file, or of a CSV file with a header line.
 
     Args:
-        file: the path of a JSONL file, or of a CSV file with a header line, as its ending says; if that says nothing,
-            it is JSONL if it begins with ``{``. ``-`` is standard input.
-        profile: the custom profile of lines that name none.
+        file: the path of the file; ``-`` is standard input. Its ending tells the format: ``.jsonl``, ``.ndjson`` or
+            ``.csv``. With any other ending, it is JSONL if it begins with ``{`` or ``[``, else CSV.
+        profile: the id of the custom profile for lines that name none.
 
     Raises:
-        InvalidInput: it cannot be read or holds no message.
-        BadLines: some of its lines are wrong. All of them are named.
+        InvalidInput: the file cannot be read or contains no message, or `profile` is not a numeric id.
+        BadLines: some lines are wrong. The error describes all of them.
     """
     try:
         content = standard_input() if file == "-" else Path(file).read_bytes()
@@ -74,23 +74,23 @@ def read_messages(file: str, profile: str | None) -> list[Message]:
     if bad := bad or _rounded(messages):
         raise BadLines(bad)
     if not messages:
-        raise errors.InvalidInput(parameter="file", problem=f"{file} holds no message")
+        raise errors.InvalidInput(parameter="file", problem=f"{file} contains no message")
     return messages
 
 
 def _rounded(messages: Sequence[Message]) -> list[str]:
-    """The lines whose ids a spreadsheet has rounded, if there are more than chance explains."""
+    """Describe the lines whose ids a spreadsheet seems to have rounded: more ids end in zeros than chance explains."""
     ids = {one for message in messages for one in (message.recipient, message.profile) if one is not None}
     long = {one for one in ids if len(one) > _EXACT_DIGITS}
     rounded: set[str] = set()
     for zeros in (1, 2, 3, 4):  # of an id of 16, 17, 18, 19 digits
         ending = {one for one in long if one.endswith("0" * zeros)}
         expected = len(long) / 10.0**zeros
-        # The probability that so many or more end so (Poisson) is at most expected ** count / count!.
+        # The probability that as many ids or more end in these zeros (Poisson) is at most expected ** count / count!.
         by_chance = len(ending) * math.log(expected) - math.lgamma(len(ending) + 1) if ending else 0.0
         if len(ending) > expected and by_chance < math.log(_BY_CHANCE):
             rounded |= ending
-    problem = "ends in zeros, as ids do that a spreadsheet has rounded to 15 digits; export them as text"
+    problem = "ends in zeros, like an id that a spreadsheet has rounded to 15 digits; export the ids as text"
     return [
         f"line {message.line}: {name}: {problem}"
         for message in messages
@@ -105,11 +105,11 @@ def _json_rows(content: bytes) -> Iterator[tuple[int, Any]]:
             try:
                 yield line, json.loads(text, object_pairs_hook=_once)
             except (ValueError, RecursionError):
-                yield line, _bad("it is not JSON in UTF-8, or a name stands twice in it")
+                yield line, _bad("it is not JSON in UTF-8, or contains a name twice")
 
 
 def _csv_rows(content: bytes) -> Iterator[tuple[int, Any]]:
-    text = content.decode("utf-8-sig", errors="surrogateescape")  # so that the lines which are not UTF-8 can be named
+    text = content.decode("utf-8-sig", errors="surrogateescape")  # so that the lines that are not UTF-8 can be named
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     while True:
@@ -129,7 +129,7 @@ def _csv_rows(content: bytes) -> Iterator[tuple[int, Any]]:
         if header is None:
             header = [name.strip() for name in row]
             if not {"recipient", "text"} <= set(header) <= _COLUMNS or len(set(header)) < len(header):
-                yield line, _bad("the header must name recipient and text, may name profile, and each just once")
+                yield line, _bad("the header must name recipient and text, may name profile, and each only once")
                 return
         elif len(row) != len(header):
             yield line, _bad(f"it has {len(row)} columns where the header has {len(header)}")
@@ -144,7 +144,7 @@ def _bad(problem: str) -> errors.InvalidInput:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("it contains a name twice")
     return row
 
 

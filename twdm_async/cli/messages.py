@@ -1,4 +1,4 @@
-"""``twdm messages``: what was sent and received."""
+"""``twdm messages``: show, delete and wait for messages, sent and received."""
 
 from __future__ import annotations
 
@@ -17,23 +17,28 @@ from twdm_async.resources.inbox import Inbox
 
 @click.group()
 def messages() -> None:
-    """Show and delete messages, sent and received, and wait for new ones."""
+    """Show and delete messages, and wait for new ones."""
 
 
 _MESSAGE = click.argument("message_id", metavar="MESSAGE")
 
 
 @command(messages, "list", ACCOUNT)
-@click.option("--most", type=click.IntRange(min=1), default=50, show_default=True, help="How many, the newest first.")
+@click.option("--most", type=click.IntRange(min=1), default=50, show_default=True, help="How many messages to show.")
 async def list_(options: Options, most: int) -> None:
-    """Show messages of the last 30 days, the newest first, with their texts."""
+    """Show the messages of the last 30 days, sent and received.
+
+    The newest are first, and their texts are shown.
+    """
     async with open_client(options) as client:
         show(options, [message_fields(one) for one in await client.direct_messages.list().first(most)])
 
 
 @command(messages, "get", ACCOUNT)
 @_MESSAGE
-@click.option("--save", type=click.Path(path_type=Path), help="Save the file that is attached to the message here.")
+@click.option(
+    "--save", type=click.Path(path_type=Path), help="Save the file that is attached to the message at this path."
+)
 async def get(options: Options, message_id: str, save: Path | None) -> None:
     """Show one message, with its text."""
     async with open_client(options) as client:
@@ -61,13 +66,13 @@ async def delete(options: Options, message_id: str) -> None:
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="Time between two looks at the list; 15 are allowed in 15 minutes.",
+    help="Time between two reads of the list of messages; 15 reads are allowed in 15 minutes.",
 )
-@click.option("--echoes", is_flag=True, help="Also show what the account itself sends.")
+@click.option("--echoes", is_flag=True, help="Also show messages that the account itself sends.")
 async def listen(options: Options, every: float, echoes: bool) -> int:
-    """Show what people write, as it comes, one JSON object a line, until Ctrl-C.
+    """Show what people write, as it comes, until Ctrl-C.
 
-    Each message is shown once, even if this is stopped and started again.
+    Each message is one JSON object on a line, and is shown once, even if this command is stopped and started again.
     """
     try:
         async with open_client(options) as client, Inbox(inbox_place(options)) as inbox:

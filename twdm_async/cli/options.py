@@ -1,4 +1,4 @@
-"""What all commands share: their options, and how the errors of the library end them."""
+"""The options that commands share, and the exit codes and messages with which errors of the library end a command."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 DEFAULT_API_URL: Final = "https://api.twitter.com"
 _OUTPUT: Final = (
-    click.option("--json", "as_json", is_flag=True, help="Print JSON, on a terminal, too."),
-    click.option("-v", "--verbose", count=True, help="Log what is done; -vv logs every attempt of a request."),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON, even on a terminal."),
+    click.option(
+        "-v", "--verbose", count=True, help="Log what the command does; -vv also logs every attempt of a request."
+    ),
 )
 _ACCOUNT: Final = (
     click.option(
@@ -46,7 +48,7 @@ _ACCOUNT: Final = (
         "--upload-url",
         envvar="TWDM_UPLOAD_URL",
         metavar="URL",
-        help="Scheme and host for uploads, if not the one that goes with --api-url.",
+        help="Scheme and host for uploads. If not given, they are those that belong to --api-url.",
     ),
     click.option(
         "--username",
@@ -57,15 +59,15 @@ _ACCOUNT: Final = (
         "--quota-store",
         envvar="TWDM_QUOTA_STORE",
         metavar="URL",
-        help="Where it is remembered what was spent: sqlite:///FILE, postgresql://HOST/DATABASE, redis://HOST, or "
-        "memory:// to forget it. If not given, it is the file quota.db in your state folder.",
+        help="The store that remembers how much of each quota is spent: sqlite:///FILE, postgresql://HOST/DATABASE, "
+        "redis://HOST, or memory:// to remember nothing. If not given, it is the file quota.db in your state folder.",
     ),
     click.option(
         "--max-wait",
         envvar="TWDM_MAX_WAIT",
         type=float,
         metavar="SECONDS",
-        help="How long each request may wait for quota. As long as it takes if not given.",
+        help="How long each request may wait for quota. If not given, it waits as long as it takes.",
     ),
 )
 _OUTBOX: Final = (
@@ -73,8 +75,8 @@ _OUTBOX: Final = (
         "--outbox",
         envvar="TWDM_OUTBOX",
         metavar="PLACE",
-        help="The file in which messages wait and outcomes are kept, or postgresql://HOST/DATABASE. If not given, it "
-        "is where the quota store is; if that has no file, it is outbox.db in your state folder.",
+        help="Where messages wait and their outcomes are kept: a file, or postgresql://HOST/DATABASE. If not given, it "
+        "is the file or database of the quota store, or else the file outbox.db in your state folder.",
     ),
     click.option(
         "--settle-after",
@@ -82,8 +84,8 @@ _OUTBOX: Final = (
         default=SETTLE_AFTER,
         show_default=True,
         metavar="SECONDS",
-        help="When a message that may have arrived, and that the API's list does not show, is sent again. The list has "
-        "been seen to be three minutes late.",
+        help="How long after an attempt without an answer the message is sent again, if the API's list of messages "
+        "does not show it. The list has been seen to be three minutes late.",
     ),
 )
 _INBOX: Final = (
@@ -91,26 +93,26 @@ _INBOX: Final = (
         "--inbox",
         envvar="TWDM_INBOX",
         metavar="PLACE",
-        help="The file in which it is remembered what was received, or postgresql://HOST/DATABASE. If not given, it is "
-        "where the quota store is; if that has no file, it is inbox.db in your state folder.",
+        help="Where received messages and events are recorded: a file, or postgresql://HOST/DATABASE. If not given, it "
+        "is the file or database of the quota store, or else the file inbox.db in your state folder.",
     ),
 )
 _QUOTA_STORE: Final = _ACCOUNT[3:4]
 
 ACCOUNT: Final = "account"
-"""The command talks to the API."""
+"""The command sends requests to the API."""
 OUTBOX: Final = "outbox"
 """The command uses an outbox."""
 INBOX: Final = "inbox"
 """The command uses an inbox."""
 STORE: Final = "quota store"
-"""The command has a quota store, and does not talk to the API."""
+"""The command has a quota store, but sends no requests to the API."""
 
 _SHARED: Final = {ACCOUNT: _ACCOUNT, OUTBOX: _OUTBOX, INBOX: _INBOX, STORE: _QUOTA_STORE}
 
 
-def PRIORITY(default: str, words: str) -> Callable[[F], F]:  # noqa: N802 - as the other options are called
-    """Return the option for the priority of messages."""
+def PRIORITY(default: str, words: str) -> Callable[[F], F]:  # noqa: N802 - named like the constants of other options
+    """Return the option for the priority of messages, with this default and this help text."""
     return click.option(
         "--priority",
         type=click.Choice(["interactive", "bulk"]),
@@ -122,7 +124,7 @@ def PRIORITY(default: str, words: str) -> Callable[[F], F]:  # noqa: N802 - as t
 
 @define
 class Options:
-    """The options that a command shares with others. An option that the command does not have is as if not given."""
+    """The values of the options that commands share. An option that a command does not have has its default."""
 
     as_json: bool = False
     verbose: int = 0
@@ -142,13 +144,13 @@ _NAMES: Final = frozenset(one.name for one in fields(Options))
 def command(
     group: click.Group | None, name: str, *uses: str
 ) -> Callable[[Callable[..., Awaitable[int | None]]], click.Command]:
-    """Make a command of an async function. It gets the shared :class:`Options`, then the values of its own parameters,
-    and may return an exit code.
+    """Make a decorator that turns an async function into a command. The function gets the shared :class:`Options`, then
+    the values of its own parameters, and may return an exit code.
 
     Args:
-        group: the group it belongs to; ``None`` if it stands alone.
-        name: what it is called.
-        uses: which of the shared options it has, besides those of all commands.
+        group: the group that the command belongs to; ``None`` if it belongs to none.
+        name: the command's name.
+        uses: which groups of shared options the command has, besides those that all commands have.
     """
 
     def decorate(function: Callable[..., Awaitable[int | None]]) -> click.Command:
@@ -172,8 +174,10 @@ def command(
 
 
 def log_to_terminal(verbose: int) -> None:
-    """Show warnings and, of what waits, until when; with `verbose` all that is done, and at 2, every attempt."""
-    if logging.getLogger("twdm_async").handlers:  # TWDM_LOG says what is shown
+    """Log to standard error: warnings, and until when calls wait; if `verbose` is 1, everything that is done; if it is
+    2, also every attempt.
+    """
+    if logging.getLogger("twdm_async").handlers:  # TWDM_LOG decides what is logged
         return
     show_log(("warning", "info", "debug")[min(verbose, 2)], style="%(message)s")
     if not verbose:
@@ -182,10 +186,10 @@ def log_to_terminal(verbose: int) -> None:
 
 
 def until_done(work: Awaitable[int | None]) -> int | None:
-    """Run `work` to its end.
+    """Run `work` to its end, and return its result.
 
     Raises:
-        Failure: it raised an error of the library.
+        Failure: `work` raised an error of the library.
     """
 
     async def main() -> int | None:
@@ -213,19 +217,19 @@ def _code(error: TwdmError) -> int:
 
 
 def _words(error: TwdmError) -> str:
-    """Return what is wrong. A parameter is named as it was typed."""
+    """Return the error's message. A wrong parameter is named as on the command line."""
     if not isinstance(error, InvalidInput):
         return str(error)
     return f"{typed_name(error.parameter)}: {error.problem}"
 
 
 _TYPED: Final = {"recipient_id": "recipient", "custom_profile_id": "profile", "path": "file", "source": "file"}
-"""Parameters of the library whose names on the command line are others."""
+"""Parameters of the library that have other names on the command line."""
 
 
 def typed_name(parameter: str) -> str:
-    """Return what the running command calls a parameter of the library: the name of its option, argument or environment
-    variable.
+    """Return the name that the running command has for a parameter of the library: that of an option, an argument or an
+    environment variable.
     """
     context = click.get_current_context(silent=True)
     own: Sequence[click.Parameter] = context.command.params if context is not None else ()

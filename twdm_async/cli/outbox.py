@@ -1,4 +1,4 @@
-"""``twdm outbox``: messages that wait on the disk."""
+"""``twdm outbox``: queue messages on the disk, and send them."""
 
 from __future__ import annotations
 
@@ -31,16 +31,19 @@ _FAILED = (State.REJECTED, State.FAILED, State.EXPIRED)
 
 @click.group()
 def outbox() -> None:
-    """Messages that wait in a file or a database, and are sent once, whatever happens to the process."""
+    """Queue messages on the disk, and send each of them once.
+
+    They wait in a file or a database, so this holds whatever happens to the process.
+    """
 
 
 @command(outbox, "put", ACCOUNT, OUTBOX)
 @click.argument("recipient")
 @click.argument("text")
 @click.option("--profile", metavar="ID", help="The custom profile's id.")
-@click.option("--key", help="A name for the message: the same message under the same name is sent once.")
-@PRIORITY("interactive", "Interactive messages go before bulk ones.")
-@click.option("--not-after", type=click.DateTime(), help="When it is too late to send it, in your local time.")
+@click.option("--key", help="A name for the message. If it is put again under the same name, it is still sent once.")
+@PRIORITY("interactive", "Interactive messages are sent before bulk ones.")
+@click.option("--not-after", type=click.DateTime(), help="Do not send the message after this time (your local time).")
 @CHOICES
 @BUTTONS
 @ATTACHMENT
@@ -77,7 +80,7 @@ async def put(
 
 
 @command(outbox, "run", ACCOUNT, OUTBOX)
-@click.option("--forever", is_flag=True, help="Go on with whatever is put, until Ctrl-C.")
+@click.option("--forever", is_flag=True, help="Also send messages that are put later, until Ctrl-C.")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -86,10 +89,11 @@ async def put(
     help="How many messages may be under way at a time.",
 )
 async def run(options: Options, forever: bool, workers: int) -> int:
-    """Send everything, and end when it is known what became of every message. Several may run at a time.
+    """Send all messages, and end when each has an outcome.
 
-    Ends with 1 if this time a message was rejected, has failed or has expired, or if of one it is not known what became
-    of it; with 3 if messages would wait for quota longer than --max-wait allows. They stay in the outbox.
+    Several of these commands may run at the same time. The exit code is 1 if a message was rejected, failed or expired
+    during this run, or if it is not known whether a message arrived; and 3 if messages would wait for quota longer than
+    --max-wait allows. Those stay in the outbox.
     """
     async with open_client_and_outbox(options) as (client, box):
         before = await box.counts()
@@ -100,7 +104,9 @@ async def run(options: Options, forever: bool, workers: int) -> int:
 
 
 async def _run(options: Options, client: Client, box: Outbox, workers: int, *, forever: bool) -> dict[State, int]:
-    """Send until it is done, until Ctrl-C, or until it would have to wait for too long."""
+    """Send until all messages have an outcome, until Ctrl-C, or until messages would have to wait for too long. Return
+    how many messages are in each state.
+    """
     stop = asyncio.Event()
     on_signal(signal.SIGINT, stop.set)
     on_signal(signal.SIGTERM, stop.set)
@@ -118,7 +124,7 @@ async def _run(options: Options, client: Client, box: Outbox, workers: int, *, f
         sending, *others = tasks
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in tasks if task.done() and not task.cancelled()]
-        stop.set()  # so that what serves ends in order
+        stop.set()  # so that serve() ends in order
         for task in others if forever else tasks:
             task.cancel()
         await asyncio.wait(tasks)
@@ -132,9 +138,14 @@ async def _run(options: Options, client: Client, box: Outbox, workers: int, *, f
 @command(outbox, "status", ACCOUNT, OUTBOX)
 @click.argument("key", required=False)
 @click.option("--state", type=click.Choice([one.value for one in State]), help="Show all messages in this state.")
-@click.option("--processes", is_flag=True, help="Show which processes work on messages, on which hosts, since when.")
+@click.option(
+    "--processes", is_flag=True, help="Show the processes that use the outbox, with their hosts and start times."
+)
 async def status(options: Options, key: str | None, state: str | None, processes: bool) -> None:
-    """Show what became of the message called KEY; without it, how many messages are in each state."""
+    """Show how many messages are in each state.
+
+    With KEY, show what became of the message with this key.
+    """
     async with open_client_and_outbox(options) as (_, box):
         if key is not None:
             entry = await box.get(key)
@@ -151,11 +162,14 @@ async def status(options: Options, key: str | None, state: str | None, processes
 
 @command(outbox, "retry", ACCOUNT, OUTBOX)
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All of them.")
+@click.option("--all", "everything", is_flag=True, help="All messages that were rejected, have failed or have expired.")
 async def retry(options: Options, keys: Sequence[str], everything: bool) -> None:
-    """Let messages that were rejected, have failed or have expired be sent again, by the next run."""
+    """Queue messages again that were rejected, failed or expired.
+
+    `twdm outbox run` then sends them.
+    """
     if bool(keys) == everything:
-        raise InvalidInput(parameter="keys", problem="give some, or --all")
+        raise InvalidInput(parameter="keys", problem="give the keys of messages, or --all")
     async with open_client_and_outbox(options) as (_, box):
         chosen = keys or [entry.key for entry in await box.select(*_FAILED)]
         show(options, {"queued": await box.retry(*chosen)})
@@ -168,9 +182,12 @@ async def retry(options: Options, keys: Sequence[str], everything: bool) -> None
     default=30.0,
     show_default=True,
     metavar="DAYS",
-    help="Days since the outcome.",
+    help="How many days ago a message must have got its outcome.",
 )
 async def purge(options: Options, older_than: float) -> None:
-    """Forget messages that were sent or rejected, have failed or have expired, with their keys."""
+    """Forget old messages that have an outcome, and their keys.
+
+    These are messages that were sent or rejected, have failed or have expired.
+    """
     async with open_client_and_outbox(options) as (_, box):
         show(options, {"forgotten": await box.purge(older_than=86_400 * older_than)})

@@ -1,4 +1,4 @@
-"""``twdm profiles``: the names and pictures that agents write under."""
+"""``twdm profiles``: make, show and delete custom profiles."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _PROFILE = click.argument("profile_id", metavar="PROFILE")
 async def create(options: Options, name: str, avatar: str) -> None:
     """Make a custom profile.
 
-    NAME is what people see, at most 48 characters. AVATAR is a picture file, - for standard input, or the id of
-    uploaded media (digits only).
+    NAME is the name that people see, of at most 48 characters. AVATAR is the path of a picture, - for standard input,
+    or the media id of an uploaded picture (digits only).
     """
     async with open_client(options) as client:
         show(options, await client.custom_profiles.create(name, standard_input() if avatar == "-" else avatar))

@@ -1,4 +1,4 @@
-"""How far a command is that sends many messages, and what it waits for; for people, on standard error."""
+"""Showing on standard error how far a command that sends many messages is, and what it waits for."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _SENDING: Final = "sending"
 
 
 class Progress:
-    """A bar on a terminal; elsewhere, a line whenever the command begins to wait.
+    """Shows a progress bar on a terminal; elsewhere, a line whenever the command begins to wait.
 
     Args:
-        console: where it is shown.
+        console: where the progress is shown.
         total: how many messages there are; ``None`` if that is not known.
     """
 
@@ -50,7 +50,7 @@ class Progress:
         self._bars = bars.Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._bars.add_task(_SENDING, total=total)
         self._said, self._said_at = _SENDING, -_SAY_EVERY
-        # Each waiting message would say it, too.
+        # Its log lines about the wait would repeat what is shown here.
         logging.getLogger("twdm_async.quota.dispatcher").setLevel(logging.WARNING)
 
     def __enter__(self) -> Self:
@@ -61,11 +61,11 @@ class Progress:
         self._bars.stop()
 
     def advance(self) -> None:
-        """Count one message more."""
+        """Count one more message as done."""
         self._bars.advance(self._task)
 
     def describe(self, words: str, *, done: int | None = None, total: int | None = None) -> None:
-        """Say what the command does, and how many messages are done."""
+        """Show what the command is doing, and how many of how many messages are done, if these are given."""
         self._bars.update(self._task, description=words, completed=done, total=total)
         now = time.monotonic()
         if words not in {self._said, _SENDING} and now >= self._said_at + _SAY_EVERY and not self._console.is_terminal:
@@ -82,18 +82,18 @@ async def show_waits(
     max_wait: float | None = None,
     counted: bool = False,
 ) -> None:
-    """Show what the messages of the outbox wait for, and until when, until this is cancelled.
+    """Show, until cancelled, what the messages in the outbox wait for, and until when.
 
     Args:
-        progress: where it is shown.
-        client: whose quotas they wait for.
-        outbox: has the messages.
-        priority: of the messages.
-        max_wait: seconds that they may wait for quota.
-        counted: whether to show how many messages of the outbox are done.
+        progress: where this is shown.
+        client: the client whose quotas they wait for.
+        outbox: the outbox.
+        priority: the priority of the messages.
+        max_wait: seconds that the messages may wait for quota; ``None`` for no limit.
+        counted: whether to show how many messages in the outbox are done.
 
     Raises:
-        Failure: they would wait longer than `max_wait`.
+        Failure: the messages would wait for quota longer than `max_wait`.
     """
     waited_for = 0
     while True:
@@ -119,16 +119,16 @@ def _for_quota(client: Client, states: list[QuotaState], priority: Priority) -> 
     kept = f", {fullest.reserved} kept for interactive messages" if fullest.reserved else ""
     free_at = max(state.bulk_free_at if priority is Priority.BULK else state.free_at for state in states)
     seconds = (free_at - client.clock.utc()).total_seconds()
-    leaves = f"; the next one leaves at {_time(free_at)}" if seconds > 0 else ""
-    return f"waits for quota: {fullest.used} of {fullest.limit} are spent{kept}{leaves}", seconds
+    leaves = f"; the next message leaves at {_time(free_at)}" if seconds > 0 else ""
+    return f"waiting for quota: {fullest.used} of {fullest.limit} are spent{kept}{leaves}", seconds
 
 
 async def _otherwise(outbox: Outbox) -> str:
     if next_try := await outbox.next_try():
-        return f"waits after failures; the next one leaves at {_time(next_try)}"
+        return f"waiting after failures; the next message leaves at {_time(next_try)}"
     counts = await outbox.counts()
     if counts[State.UNKNOWN] and not sum(counts[state] for state in _TO_SEND):
-        return f"looks for {counts[State.UNKNOWN]} that may have arrived, which takes ten minutes or more"
+        return f"looking for {counts[State.UNKNOWN]} messages that may have arrived; this takes ten minutes or more"
     return _SENDING
 
 

@@ -1,4 +1,4 @@
-"""``twdm quotas``: what is spent of each quota."""
+"""``twdm quotas``: show how much of each quota is spent."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ if TYPE_CHECKING:
 
 
 @command(None, "quotas", ACCOUNT)
-@click.option("--all", "everything", is_flag=True, help="Also quotas of which nothing is spent.")
-@click.option("--watch", is_flag=True, help="Show them again and again, until Ctrl-C; in JSON, one list a line.")
-@click.option("--every", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds between two.")
+@click.option("--all", "everything", is_flag=True, help="Also show quotas of which nothing is spent.")
+@click.option(
+    "--watch", is_flag=True, help="Show the quotas repeatedly, until Ctrl-C; with --json, one list on a line."
+)
+@click.option(
+    "--every",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    help="With --watch, seconds between two lists.",
+)
 async def quotas(options: Options, everything: bool, watch: bool, every: float) -> None:
-    """Show what is spent of each quota, as the quota store remembers it. Nothing is sent."""
+    """Show how much of each quota is spent, according to the quota store. Nothing is sent."""
     while True:
-        async with open_client(options) as client:  # which asks the store
+        async with open_client(options) as client:  # opening it asks the store
             rows = [_row(state) for state in client.quota_state() if everything or state.used]
         if not watch:
             show(options, rows)

@@ -1,6 +1,6 @@
-"""The command ``twdm`` itself: its commands by name, each imported when it is called, and how a command ends.
+"""The command ``twdm`` itself: it finds its commands by name, imports each when it is called, and ends the process.
 
-``twdm --help`` and ``twdm --version`` import nothing but click.
+``twdm --help`` and ``twdm --version`` import only click.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _COMMANDS: Final = {
-    "account": ("account", "account", "The account that posts."),
+    "account": ("account", "account", "Show and change the account that posts."),
     "completion": ("completion", "completion", "Print a script that lets a shell complete commands and options."),
-    "database": ("database", "database", "The tables of outboxes, inboxes and quotas in a PostgreSQL database."),
-    "demo": ("demo", "demo", "Watch 60 agents send 600 messages against a sandbox whose quota binds."),
+    "database": ("database", "database", "Create and check the tables of outboxes, inboxes and quotas in PostgreSQL."),
+    "demo": ("demo", "demo", "Watch 60 agents send 600 messages to a local sandbox that enforces a quota."),
     "doctor": ("doctor", "doctor", "Find out what the account and its keys may do, and what is missing."),
-    "inbox": ("inbox", "inbox", "Events that a webhook received and did not handle."),
+    "inbox": ("inbox", "inbox", "Show, retry or forget events that were not handled."),
     "media": ("media", "media", "Upload pictures, animations and films."),
     "messages": ("messages", "messages", "Show and delete messages, and wait for new ones."),
-    "outbox": ("outbox", "outbox", "Messages that wait on the disk and are sent once."),
+    "outbox": ("outbox", "outbox", "Queue messages on the disk, and send each of them once."),
     "profiles": ("profiles", "profiles", "Make, show and delete custom profiles."),
-    "quotas": ("quotas", "quotas", "Show what is spent of each quota."),
-    "sandbox": ("sandbox", "sandbox", "Run a local double of the API, or be a person in it."),
+    "quotas": ("quotas", "quotas", "Show how much of each quota is spent."),
+    "sandbox": ("sandbox", "sandbox", "Run a local double of the API, or act as a person in it."),
     "send": ("send", "send", "Send one message."),
-    "send-many": ("send_many", "send_many", "Send every message of a file, by way of the outbox."),
+    "send-many": ("send_many", "send_many", "Send every message in a file, through the outbox."),
     "users": ("users", "users", "Look up other people's accounts."),
     "welcome": ("welcome", "welcome", "Make, show and choose welcome messages."),
 }
-"""By name: the module, the command in it, and what it does in one line."""
+"""By command name: its module, its object in the module, and its help in one line."""
 
 EXIT_CODES: Final = """\b
 Exit codes:
@@ -51,7 +51,7 @@ Exit codes:
 
 
 class _Root(click.Group):
-    """A group of commands that are imported when they are called."""
+    """The group of all commands, each of which is imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click passes it
         return list(_COMMANDS)
@@ -86,19 +86,19 @@ def root() -> None:
     """Send Direct Messages under custom profiles, within the quotas of the API.
 
     The keys come from the environment (TWDM_CONSUMER_KEY, TWDM_CONSUMER_SECRET, TWDM_ACCESS_TOKEN,
-    TWDM_ACCESS_TOKEN_SECRET) or from ~/.twurlrc. On a terminal, commands print tables; into a pipe, and with --json,
-    they print JSON. Errors and progress go to standard error.
+    TWDM_ACCESS_TOKEN_SECRET) or from ~/.twurlrc. On a terminal, commands print tables; into a pipe or with --json, they
+    print JSON. Errors and progress go to standard error.
     """
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command, and return its exit code. An error is one line on standard error.
+    """Run a command, and return its exit code. An error is printed as one line on standard error.
 
     Args:
-        arguments: those of the process if not given.
+        arguments: the arguments; those of the process if not given.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # show what the terminal's encoding does not have, too
+        if isinstance(stream, io.TextIOWrapper):  # escape what the terminal cannot encode
             stream.reconfigure(errors="backslashreplace")
     try:
         code = root.main(arguments, prog_name="twdm", standalone_mode=False)

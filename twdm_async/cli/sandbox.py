@@ -1,4 +1,4 @@
-"""``twdm sandbox``: run a local double of the API; and, from another terminal, be a person in it."""
+"""``twdm sandbox``: run a local double of the API; and, from another terminal, act as a person in it."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ _URL = click.option(
     type=click.IntRange(0, 65_535),
     default=8765,
     show_default=True,
-    help="The port; 0 takes a free one.",
+    help="The port to listen on; 0 takes a free one.",
 )
 @click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="The address to listen on. Whoever can reach it can read and write everything in the sandbox.",
+    help="The address to listen on. Everybody who can reach it can read and change everything in the sandbox.",
 )
 @click.option(
     "--time-scale",
     type=float,
     default=1.0,
     show_default=True,
-    help="The factor by which quota windows are shortened; with 86400, a day takes a second.",
+    help="The factor by which quota windows are shortened; with 86400, a window of a day lasts a second.",
 )
 @click.option(
     "--list-lag",
@@ -63,10 +63,16 @@ _URL = click.option(
     metavar="SECONDS",
     help="The longest time until a new message appears in the list of messages.",
 )
-@click.option("--fault", "faults", multiple=True, metavar="KIND", help="What goes wrong with one request in ten.")
-@click.option("--webhook", "webhooks", multiple=True, metavar="URL", help="A webhook that events are sent to.")
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="KIND",
+    help="Let one request in ten go wrong with a fault of this kind.",
+)
+@click.option("--webhook", "webhooks", multiple=True, metavar="URL", help="Send events to the webhook at this URL.")
 @click.option("--json", "as_json", is_flag=True, help="Print the address and the environment as JSON.")
-@click.option("-v", "--verbose", count=True, help="Log what is done.")
+@click.option("-v", "--verbose", count=True, help="Log what the sandbox does.")
 @click.pass_context
 def sandbox(
     context: click.Context,
@@ -78,9 +84,10 @@ def sandbox(
     verbose: int,
     **given: Any,
 ) -> None:
-    """Run a local double of the API until Ctrl-C, or be a person in one that runs.
+    """Run a local double of the API, or act as a person in it.
 
-    Its address shows a page on which you see what people see.
+    Without a command, a sandbox runs until Ctrl-C; its address shows a page on which you see what people see. The
+    commands use a sandbox that runs already.
     """
     if context.invoked_subcommand is None:
         log_to_terminal(verbose)
@@ -91,7 +98,9 @@ def sandbox(
     typed = [name for name, source in sources.items() if source is click.core.ParameterSource.COMMANDLINE]
     if typed:
         option = next(one for one in context.command.params if one.name == typed[0])
-        raise Failure(f"{option.opts[-1]} is for starting a sandbox; `--url` after the command names one", 2)
+        raise Failure(
+            f"{option.opts[-1]} is for starting a sandbox; to name one that runs, give --url after the command", 2
+        )
 
 
 def _double(faults: Sequence[str], webhooks: Sequence[str], list_lag: float, given: dict[str, Any]) -> Sandbox:
@@ -113,13 +122,15 @@ async def _serve(double: Sandbox, webhooks: Sequence[str], options: Options) -> 
         await double.start()
     except OSError as error:
         raise Failure(f"cannot listen on {double.host}, port {double.port}: {error.strerror}") from None
-    memory = tempfile.TemporaryDirectory(prefix="twdm_sandbox_")  # what is spent here is not remembered elsewhere
+    memory = tempfile.TemporaryDirectory(
+        prefix="twdm_sandbox_"
+    )  # a store of its own, so that sandbox quotas stay out of the user's store
     double.environment["TWDM_QUOTA_STORE"] = f"sqlite:///{memory.name}/quota.db"
     if options.as_json:
         show(options, {"url": double.url, "environment": double.environment})
     else:
         click.echo(f"# See what people see: {double.url}/")
-        click.echo('# Programs use it with these variables; in another shell: eval "$(twdm sandbox env)"')
+        click.echo('# Set these variables to use it from programs; or, in another shell: eval "$(twdm sandbox env)"')
         _print_exports(double.environment)
     stop = asyncio.Event()
     on_signal(signal.SIGTERM, stop.set)
@@ -137,11 +148,11 @@ async def _serve(double: Sandbox, webhooks: Sequence[str], options: Options) -> 
 def _print_exports(environment: Mapping[str, str]) -> None:
     for name, value in environment.items():
         click.echo(f"export {name}={value}")
-    sys.stdout.flush()  # whoever reads a pipe waits for it
+    sys.stdout.flush()  # a program at the other end of a pipe may wait for it
 
 
 async def _subscribe(double: Sandbox, url: str) -> None:
-    """Subscribe a webhook, also one that is started later than the sandbox."""
+    """Subscribe a webhook. Try again every second until that works, because it may start later than the sandbox."""
     told = ""
     while True:
         try:
@@ -163,11 +174,14 @@ async def _subscribe(double: Sandbox, url: str) -> None:
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long the sandbox may take to start.",
+    help="How long to wait for a sandbox that is starting.",
 )
 @_URL
 async def env(options: Options, wait: float, url: str) -> None:
-    """Print the variables with which twdm, and Client.from_env(), use a sandbox: eval "$(twdm sandbox env)"."""
+    """Print the environment variables for using a sandbox.
+
+    With `eval "$(twdm sandbox env)"`, twdm and Client.from_env() use the sandbox.
+    """
     deadline = time.monotonic() + wait
     while True:
         try:
@@ -188,7 +202,10 @@ async def env(options: Options, wait: float, url: str) -> None:
 @click.argument("text")
 @_URL
 async def say(options: Options, person: str, text: str, url: str) -> None:
-    """Write to the account as the person with this user id."""
+    """Write TEXT to the account, as a person.
+
+    PERSON is the person's user id.
+    """
     show(options, await ask_sandbox(url, "POST", f"people/{person}/write", {"text": text}))
 
 
@@ -197,7 +214,10 @@ async def say(options: Options, person: str, text: str, url: str) -> None:
 @click.argument("label")
 @_URL
 async def tap(options: Options, person: str, label: str, url: str) -> None:
-    """Tap the quick reply with this label, as a person."""
+    """Tap the quick reply called LABEL, as a person.
+
+    PERSON is the person's user id.
+    """
     show(options, await ask_sandbox(url, "POST", f"people/{person}/tap", {"label": label}))
 
 
@@ -205,19 +225,22 @@ async def tap(options: Options, person: str, label: str, url: str) -> None:
 @_PERSON
 @_URL
 async def read(options: Options, person: str, url: str) -> None:
-    """Read all messages as a person."""
+    """Read all messages, as a person.
+
+    PERSON is the person's user id.
+    """
     show(options, await ask_sandbox(url, "POST", f"people/{person}/read", {}))
 
 
 @command(sandbox, "log")
-@click.option("--most", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many, the latest ones.")
-@click.option("--messages", is_flag=True, help="Messages instead of requests.")
-@click.option("--refused", is_flag=True, help="Only requests that were refused or went wrong.")
+@click.option("--most", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many to show.")
+@click.option("--messages", is_flag=True, help="Show messages instead of requests.")
+@click.option("--refused", is_flag=True, help="Show only requests that were refused or went wrong.")
 @_URL
 async def log(options: Options, most: int, messages: bool, refused: bool, url: str) -> None:
-    """Show the latest requests, and why they were refused; or the latest messages.
+    """Show the latest requests, or the latest messages.
 
-    Without --json, each is one JSON object a line.
+    A request that was refused is shown with the reason. Without --json, each is one JSON object on a line.
     """
     what = "messages" if messages else "requests"
     query = {"most": str(most)} | ({"refused": "true"} if refused and not messages else {})
@@ -233,7 +256,10 @@ async def log(options: Options, most: int, messages: bool, refused: bool, url: s
 @click.argument("by", required=False)
 @_URL
 async def time_(options: Options, by: str | None, url: str) -> None:
-    """Show the time in the sandbox; or move it forward BY +15min or +24h, for example."""
+    """Show the time in the sandbox, or move it forward.
+
+    BY is how far to move it, such as +15min or +24h.
+    """
     if by is None:
         show(options, await ask_sandbox(url, "GET", "time"))
     else:
@@ -243,17 +269,22 @@ async def time_(options: Options, by: str | None, url: str) -> None:
 @command(sandbox, "quotas")
 @_URL
 async def quotas(options: Options, url: str) -> None:
-    """Show what is spent, as the sandbox counts it."""
+    """Show how much of each quota is spent, as the sandbox counts it."""
     show(options, (await ask_sandbox(url, "GET", "quotas"))["quotas"])
 
 
 @command(sandbox, "fault")
 @click.argument("kind", required=False)
-@click.option("--off", is_flag=True, help="Switch it off; without KIND, switch all off.")
-@click.option("--probability", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="How often.")
+@click.option("--off", is_flag=True, help="Switch this fault off; without KIND, switch off all faults.")
+@click.option(
+    "--probability", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="The part of requests."
+)
 @_URL
 async def fault(options: Options, kind: str | None, off: bool, probability: float, url: str) -> None:
-    """Show what goes wrong on purpose; or let requests go wrong with a fault of this KIND."""
+    """Show the faults that are switched on, or switch one on.
+
+    With KIND, requests go wrong with a fault of this kind.
+    """
     if off:
         show(options, (await ask_sandbox(url, "DELETE", "faults", query={"kind": kind} if kind else None))["faults"])
     elif kind is None:
@@ -264,10 +295,13 @@ async def fault(options: Options, kind: str | None, off: bool, probability: floa
 
 @command(sandbox, "webhook")
 @click.argument("webhook")
-@click.option("--off", is_flag=True, help="Send it no more events.")
+@click.option("--off", is_flag=True, help="Send no more events to this webhook.")
 @_URL
 async def webhook_(options: Options, webhook: str, off: bool, url: str) -> None:
-    """Send events to the WEBHOOK at this URL, after a check that it knows the consumer secret."""
+    """Send events to the webhook at the URL WEBHOOK.
+
+    Before that, the sandbox checks that the webhook knows the consumer secret.
+    """
     if off:
         answer = await ask_sandbox(url, "DELETE", "webhooks", query={"url": webhook})
     else:
@@ -278,5 +312,5 @@ async def webhook_(options: Options, webhook: str, off: bool, url: str) -> None:
 @command(sandbox, "clear")
 @_URL
 async def clear(options: Options, url: str) -> None:
-    """Forget all messages, requests and what was spent."""
+    """Forget all messages and requests, and what was spent of the quotas."""
     show(options, await ask_sandbox(url, "POST", "clear", {}))

@@ -1,4 +1,4 @@
-"""``twdm send``: one message."""
+"""``twdm send``: send one message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sending the messages of a file: put them into the outbox, send, and write down what became of each."""
+"""``twdm send-many``: put the messages of a file into the outbox, send them, and record the outcome of each."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ if TYPE_CHECKING:
     from twdm_async.outbox import Entry, Outbox
 
 _AT_A_TIME: Final = 64
-_MOST_REASONS: Final = 10  # that the summary tells
+_MOST_REASONS: Final = 10  # in the summary
 
 
 @frozen
 class Summary:
-    """What came of a file.
+    """What became of the messages of a file.
 
     Args:
         outcomes: how many messages have each outcome.
-        sent_earlier: how many were sent by an earlier run.
-        reasons: why messages were not sent, and how many for each reason.
-        results: where the outcome of each line is written.
-        exit_code: of the command.
+        sent_earlier: how many messages an earlier run sent.
+        reasons: how many messages were not sent, by reason.
+        results: the path of the file with the outcome of each line.
+        exit_code: the exit code of the command.
     """
 
     outcomes: dict[str, int]
@@ -63,7 +63,7 @@ class Summary:
 @click.argument("file")
 @click.option("--profile", metavar="ID", help="The custom profile's id for lines that have none.")
 @click.option(
-    "--results", type=click.Path(path_type=Path), help="Where the outcomes go; FILE.results.jsonl if not given."
+    "--results", type=click.Path(path_type=Path), help="The file for the outcomes; FILE.results.jsonl if not given."
 )
 @PRIORITY(
     "bulk", "Bulk messages leave a part of the quota to interactive ones, and are spread over the quota's window."
@@ -73,16 +73,17 @@ class Summary:
     "run_name",
     default="",
     metavar="NAME",
-    help="A name for this sending; the file's path if not given. Under another name, all is sent again.",
+    help="A name for this run; the file's path if not given. Under another name, all messages are sent again.",
 )
 async def send_many(
     options: Options, file: str, profile: str | None, results: Path | None, priority: str, run_name: str
 ) -> int:
-    """Send every message of a FILE, by way of the outbox.
+    """Send every message in a FILE, through the outbox.
 
-    FILE is JSONL, or CSV with a header: recipient, text and, if you like, profile; - reads standard input. All lines
-    are checked first; if one is wrong, nothing is sent. The same file sent again sends only what was not sent before.
-    Ctrl-C stops: what is under way is finished, and the results say of every line what became of it.
+    FILE is JSONL, or CSV with a header; its names are recipient, text and, optionally, profile; - reads standard input.
+    All lines are checked first; if one is wrong, nothing is sent. If you send the same file again, messages that were
+    sent before are not sent again. After Ctrl-C, no more messages leave, requests under way are finished, and the
+    results say what became of each line.
     """
     try:
         messages = read_messages(file, profile)
@@ -118,23 +119,24 @@ async def send_all(
     priority: Priority = Priority.BULK,
     max_wait: float | None = None,
 ) -> Summary:
-    """Send `messages` by way of `outbox`, in order as far as the quotas let them, and write one outcome a line to
-    `results`. What was sent before under the same `run` is not sent again.
+    """Send `messages` through `outbox`, in order as far as the quotas allow, and write one outcome on each line of
+    `results`. Messages that were sent before under the same `run` are not sent again.
 
     Args:
-        client: whose quotas are shown.
-        outbox: sends them, and remembers.
-        messages: what to send.
-        results: a file that is not there yet, or that an earlier run made.
+        client: the client whose quotas are shown.
+        outbox: the outbox that sends the messages.
+        messages: the messages.
+        results: the path of a file that does not exist yet, or that an earlier run wrote.
         console: where progress is shown.
-        run: a name that tells this sending from others of the same messages.
-        priority: of all of them.
-        max_wait: seconds that they may wait for quota; as long as it takes if ``None``.
+        run: a name that distinguishes this run from other runs with the same messages.
+        priority: the priority of all messages.
+        max_wait: seconds that the messages may wait for quota; ``None`` waits as long as it takes.
 
     Raises:
-        InvalidInput: the file of results cannot be written, or is something else.
-        BadLines: a profile does not exist, or the same was sent under another one before. Nothing was sent.
-        OutboxFailed: the messages cannot be kept.
+        InvalidInput: the file of results cannot be written, or is not a file of results.
+        BadLines: a profile does not exist, or an earlier run sent a message under another profile. Nothing was sent.
+        OutboxFailed: the outbox cannot be read or written.
+        TwdmError: a profile could not be looked up.
     """
     await _check_profiles(client, messages)
     keyed = await _keyed(outbox, messages, run)
@@ -143,7 +145,7 @@ async def send_all(
 
     def on_ctrl_c() -> None:
         stop.set()
-        leave_signal(signal.SIGINT)  # a second one ends the command at once
+        leave_signal(signal.SIGINT)  # a second Ctrl-C ends the command at once
 
     on_signal(signal.SIGINT, on_ctrl_c)
     try:
@@ -151,7 +153,7 @@ async def send_all(
             kept = _Record(record, progress, keyed)
             await _send_until(stop, client, outbox, kept, priority, max_wait)
     finally:
-        with contextlib.suppress(OSError):  # a full disk; it was said
+        with contextlib.suppress(OSError):  # a full disk, which was reported before
             record.close()
         leave_signal(signal.SIGINT)
     if kept.hopeless is not None:
@@ -176,18 +178,22 @@ async def send_all(
 
 
 def _where(file: str) -> str:
-    """Return what tells the file from others, whatever the folder in which the command is called."""
+    """Return a name for the file that does not depend on the folder in which the command is called."""
     return file if file == "-" else str(Path(file).resolve())
 
 
 def _opened(results: Path) -> TextIO:
-    """Open the file of results, which nobody else may read, and empty it if it is one; leave anything else as it is."""
+    """Open the file of results, readable by its owner alone. An earlier file of results is emptied.
+
+    Raises:
+        InvalidInput: the file cannot be opened, or is not a file of results. It is unchanged.
+    """
     try:
         descriptor = os.open(results, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         with contextlib.ExitStack() as stack:
             mode = os.fstat(descriptor).st_mode
             is_file = stat.S_ISREG(mode)
-            if not is_file and not stat.S_ISCHR(mode):  # nobody may be there who reads
+            if not is_file and not stat.S_ISCHR(mode):  # of a pipe, for example, nobody may read
                 raise OSError(errno.EINVAL, "it is neither a file nor a device")  # noqa: TRY301 - as what cannot be opened
             file = stack.enter_context(os.fdopen(descriptor, "r+" if is_file else "w", encoding="utf-8"))
             if is_file:
@@ -202,9 +208,9 @@ def _opened(results: Path) -> TextIO:
             return file
     except OSError as error:
         words = "it is a link to another file" if error.errno == errno.ELOOP else error.strerror
-        problem = f"{results} cannot be made: {words}"
+        problem = f"{results} cannot be written: {words}"
     except (ValueError, RecursionError):
-        problem = f"{results} is there, and is no file of results; name another with --results"
+        problem = f"{results} exists, and is not a file of results; name another with --results"
     raise errors.InvalidInput(parameter="results", problem=problem)
 
 
@@ -214,8 +220,13 @@ def _object(line: str) -> dict[str, Any]:
 
 
 def _keys(messages: Sequence[Message], run: str, *, with_profile: bool = False) -> list[str]:
-    """A key for each message, by what it says and to whom; the second of its kind has another. The profile is left out,
-    so that the same file under another profile is noticed; with it, keys are as they were made at first.
+    """Return a key for each message, made from its recipient, its text and the number of equal messages before it.
+
+    Args:
+        messages: the messages.
+        run: the name of the run.
+        with_profile: whether the profile is part of the key, as in earlier versions. Without it, the same message under
+            another profile has the same key, so that this is noticed.
     """
     seen: Counter[str] = Counter()
     keys: list[str] = []
@@ -229,7 +240,11 @@ def _keys(messages: Sequence[Message], run: str, *, with_profile: bool = False) 
 
 
 async def _check_profiles(client: Client, messages: Sequence[Message]) -> None:
-    """Ask for every profile once, so that one which does not exist is found before anything is sent."""
+    """Look up every custom profile once, before anything is sent.
+
+    Raises:
+        BadLines: a profile does not exist.
+    """
     lines: dict[str, list[int]] = {}
     for message in messages:
         if message.profile is not None:
@@ -248,7 +263,11 @@ async def _check_profiles(client: Client, messages: Sequence[Message]) -> None:
 
 
 async def _keyed(outbox: Outbox, messages: Sequence[Message], run: str) -> dict[str, Message]:
-    """Each message by its key. A line that was put before under another profile is refused: it would arrive twice."""
+    """Return the messages by key.
+
+    Raises:
+        BadLines: an earlier run put a message under another profile; it would arrive twice.
+    """
     keyed: dict[str, Message] = {}
     bad: list[str] = []
     first = _keys(messages, run, with_profile=True)
@@ -261,7 +280,7 @@ async def _keyed(outbox: Outbox, messages: Sequence[Message], run: str) -> dict[
             before = f"under profile {entry.custom_profile_id}" if entry.custom_profile_id else "without a profile"
             bad.append(
                 f"line {message.line}: an earlier run sent this text to this person {before}; "
-                "--run NAME makes it another sending"
+                "--run NAME makes it another run"
             )
     if bad:
         raise BadLines(bad)
@@ -278,7 +297,9 @@ _OUTCOMES: Final = {
 
 
 class _Record:
-    """Writes each outcome down the moment it is known, and counts. `waiting` are the messages without one, by key."""
+    """Writes each outcome to the file as soon as it is known, and counts outcomes. `waiting` has the other messages, by
+    key.
+    """
 
     def __init__(self, file: TextIO, progress: Progress, messages: dict[str, Message]) -> None:
         self._file = file
@@ -287,12 +308,12 @@ class _Record:
         self.earlier = self.failed_earlier = 0
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()  # why messages were not sent
-        self.hopeless: str | None = None  # why it makes no sense to go on
-        self.too_late: Failure | None = None  # why it does not wait any longer
-        self.unwritten: list[str] = []  # outcomes that the file could not take
+        self.hopeless: str | None = None  # why it makes no sense to continue
+        self.too_late: Failure | None = None  # why the command stops waiting for quota
+        self.unwritten: list[str] = []  # outcomes that could not be written to the file
 
     def take(self, entry: Entry, *, is_last: bool = False, is_earlier: bool = False) -> None:
-        """Write down what became of a message, if it is known; as the last word, in any case."""
+        """Write the outcome of a message to the file, if it is known; if `is_last`, write it in any case."""
         if entry.key in self.waiting and (entry.state.is_final or is_last):
             message = self.waiting.pop(entry.key)
             outcome = _OUTCOMES.get(entry.state, "stopped")
@@ -300,7 +321,7 @@ class _Record:
             self._write(message, outcome, id=entry.message_id, error=error, earlier=is_earlier or None)
 
     def give_up(self) -> None:
-        """Write down that the others were not sent."""
+        """Write that the messages without an outcome were not sent."""
         for message in self.waiting.values():
             self._write(message, "stopped")
         self.waiting.clear()
@@ -313,7 +334,7 @@ class _Record:
         try:
             self._file.write(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")
             self._file.flush()
-        except OSError as error:  # nothing more may be sent, since it could not be written down
+        except OSError as error:  # no more messages may be sent, since their outcomes could not be written
             self.hopeless = self.hopeless or f"the results cannot be written: {error.strerror}"
             if outcome != "stopped":
                 self.unwritten.append(f"line {message.line}: {outcome}")
@@ -364,7 +385,7 @@ async def _shown(client: Client, outbox: Outbox, record: _Record, priority: Prio
 
 
 async def _first_of(*works: Coroutine[Any, Any, object]) -> None:
-    """Do them until one ends, and end the others."""
+    """Run the coroutines until one of them ends, then cancel the others."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -379,7 +400,7 @@ async def _first_of(*works: Coroutine[Any, Any, object]) -> None:
 async def _drained(outbox: Outbox, record: _Record) -> None:
     try:
         await outbox.drain(workers=_AT_A_TIME)
-    except errors.TwdmError as error:  # the next line would be refused for the same
+    except errors.TwdmError as error:  # the next message would fail for the same reason
         record.hopeless = str(error)
 
 

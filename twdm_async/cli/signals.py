@@ -1,4 +1,4 @@
-"""What a command does when it is told to stop. Windows cannot be asked: there, Ctrl-C ends a command at once."""
+"""Signals that stop a command. On Windows, event loops cannot handle them, and Ctrl-C ends a command at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def on_signal(number: int, act: Callable[[], object]) -> None:
-    """Let the running loop call `act` when the process gets this signal."""
+    """Let the running event loop call `act` when the process gets this signal."""
     with contextlib.suppress(NotImplementedError):
         asyncio.get_running_loop().add_signal_handler(number, act)
 

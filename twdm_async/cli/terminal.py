@@ -1,6 +1,6 @@
-"""What goes to standard output: tables for people, JSON for programs.
+"""Output of commands: tables for people, JSON for programs.
 
-What strangers wrote may hold characters that a terminal obeys: these are escaped.
+Texts from strangers may contain control characters that a terminal obeys; these are escaped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def note(words: str) -> None:
 
 
 def show(options: Options, value: Any) -> None:
-    """Print a model, a dict, or a list of either: as a table on a terminal, else as JSON."""
+    """Print a model, a dict, or a list of either, on standard output: as a table on a terminal, else as JSON."""
     rows = [_fields(one) for one in value] if is_array(value) else _fields(value)
     if options.as_json or not _is_terminal():
         click.echo(as_json(rows, indent=2))
@@ -51,25 +51,25 @@ def standard_input() -> bytes:
 
 
 def as_json(value: Any, *, indent: int | None = None) -> str:
-    """Write `value` as JSON that a terminal can show."""
+    """Return `value` as JSON that a terminal can show."""
     is_ascii = "utf" not in (sys.stdout.encoding or "utf").lower()
     lines = json.dumps(value, default=text_of, ensure_ascii=is_ascii, indent=indent).split("\n")
     return "\n".join(map(printable, lines))
 
 
 def text_of(value: object) -> str:
-    """Return a value of a model as text: a time in ISO 8601, in UTC as all times here."""
+    """Return a value of a model as text; a time in the form of ISO 8601."""
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line, as it is."""
+    """Print a line without markup, highlighting or line breaks."""
     console.print(plain(text), highlight=False, soft_wrap=True)
 
 
 def plain(text: str) -> Text:
     """Return `text` for rich: printable, and without any markup."""
-    from rich.text import Text  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - imported only if it is used
 
     return Text(printable(text))
 
@@ -79,13 +79,15 @@ def _fields(value: Any) -> Mapping[str, Any]:
 
 
 def fields(model: Any) -> dict[str, Any]:
-    """Return what a model shows of itself."""
+    """Return the fields of a model that its repr shows and that have a value."""
     shown: dict[str, Any] = asdict(model, filter=lambda attribute, value: attribute.repr and value is not None)
     return {name: value.name.lower() if isinstance(value, enum.IntEnum) else value for name, value in shown.items()}
 
 
 def message_fields(message: DirectMessage | WelcomeMessage) -> dict[str, Any]:
-    """Return what a message shows of itself, and its text, for somebody who asked for it."""
+    """Return the fields of a message as :func:`fields` does, and its text, choices and buttons. Use this only for a
+    caller who asked to see the text.
+    """
     choices = message.quick_replies
     labels: Sequence[str] = [one.label for one in choices] if isinstance(choices, tuple) else []
     buttons = [cta.label for cta in message.ctas]
@@ -94,8 +96,8 @@ def message_fields(message: DirectMessage | WelcomeMessage) -> dict[str, Any]:
 
 
 def _print_table(rows: Mapping[str, Any] | list[Mapping[str, Any]]) -> None:
-    """Print a table: of one thing with a row for each field, of several with a row for each thing."""
-    from rich.console import Console  # noqa: PLC0415 - paid for by who looks at a table
+    """Print a table: for one object, with a row for each field; for a list, with a row for each object."""
+    from rich.console import Console  # noqa: PLC0415 - imported only if a table is shown
     from rich.table import Table  # noqa: PLC0415 - as above
 
     console = Console()

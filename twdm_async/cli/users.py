@@ -1,4 +1,4 @@
-"""``twdm users``: other people's accounts."""
+"""``twdm users``: look up other people's accounts."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def users() -> None:
 @command(users, "get", ACCOUNT)
 @click.argument("handle")
 async def get(options: Options, handle: str) -> None:
-    """Show the account of a HANDLE such as @jane, with its user id. Messages are sent to user ids."""
+    """Show the account with a HANDLE such as @jane, and its user id."""
     async with open_client(options) as client:
         show(options, await client.users.get(handle))

@@ -1,4 +1,4 @@
-"""``twdm welcome``: what people see on opening a conversation."""
+"""``twdm welcome``: the messages that people see when they open a conversation."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _WELCOME = click.argument("welcome_id", metavar="WELCOME")
 
 @command(welcome, "create", ACCOUNT)
 @click.argument("text")
-@click.option("--name", help="A name to find it by.")
+@click.option("--name", help="A name to find the message by.")
 @click.option("--profile", metavar="ID", help="The custom profile's id. The API may ignore it.")
 @CHOICES
-@click.option("--default", is_flag=True, help="Let everybody see it from now on.")
+@click.option("--default", is_flag=True, help="Show this message to everybody from now on.")
 async def create(
     options: Options, text: str, name: str | None, profile: str | None, choice: Sequence[str], default: bool
 ) -> None:
-    """Make a welcome message of at most 9990 characters."""
+    """Make a welcome message. TEXT has at most 9990 characters."""
     async with open_client(options) as client:
         made = await client.welcome_messages.create(
             text, name=name, quick_replies=quick_replies(choice), custom_profile_id=profile
@@ -44,7 +44,7 @@ async def create(
 
 @command(welcome, "list", ACCOUNT)
 async def list_(options: Options) -> None:
-    """Show all welcome messages, and the rule that says which of them everybody sees."""
+    """Show all welcome messages, and the rules that say which one people see."""
     async with open_client(options) as client:
         found = [message_fields(one) async for one in client.welcome_messages.list()]
         rules = [fields(one) async for one in client.welcome_message_rules.list()]
@@ -64,7 +64,7 @@ async def get(options: Options, welcome_id: str) -> None:
 @click.argument("text")
 @CHOICES
 async def update(options: Options, welcome_id: str, text: str, choice: Sequence[str]) -> None:
-    """Replace a welcome message, except its name."""
+    """Replace the text and the choices of a welcome message. Its name stays."""
     async with open_client(options) as client:
         changed = await client.welcome_messages.update(welcome_id, text, quick_replies=quick_replies(choice))
         show(options, message_fields(changed))
@@ -82,14 +82,14 @@ async def delete(options: Options, welcome_id: str) -> None:
 @command(welcome, "default", ACCOUNT)
 @_WELCOME
 async def default(options: Options, welcome_id: str) -> None:
-    """Let everybody see this welcome message from now on."""
+    """Show this welcome message to everybody from now on."""
     async with open_client(options) as client:
         show(options, await client.welcome_message_rules.set_default(welcome_id))
 
 
 @command(welcome, "clear", ACCOUNT)
 async def clear(options: Options) -> None:
-    """Let nobody see a welcome message any more: delete the rule, and keep the messages."""
+    """Show no welcome message any more. This deletes the rules, and keeps the messages."""
     async with open_client(options) as client:
         rules = [rule.id async for rule in client.welcome_message_rules.list()]
         for rule_id in rules:

@@ -1,4 +1,4 @@
-"""What an account and its keys are good for, found out by asking, and said in words."""
+"""Finding out what an account and its keys may do, by asking the API, and saying it in words."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _WORDS: Final = {
 
 @frozen
 class AccessFinding:
-    """One thing that an account needs, and whether it has it.
+    """A finding about one thing that an account needs.
 
     Args:
-        what: ``"keys"``, ``"verified"``, ``"direct messages"`` or ``"custom profiles"``.
-        ok: whether it is there; ``None`` if it could not be found out.
-        words: what is missing and what to do about it; or that nothing is.
+        what: the thing: ``"keys"``, ``"verified"``, ``"direct messages"`` or ``"custom profiles"``.
+        ok: whether the account has it; ``None`` if that could not be found out.
+        words: what is missing and what to do about it, or that nothing is missing.
     """
 
     what: str
@@ -50,7 +50,9 @@ class AccessFinding:
 
 
 async def check_access(caller: Caller, max_wait: float | None) -> tuple[AccessFinding, ...]:
-    """Ask for what every use of the account needs. Whatever the API answers is a finding, and no error."""
+    """Find out about the keys, the badge, direct messages and custom profiles. An error of a request becomes a
+    finding.
+    """
     user, keys = await _try("keys", lambda: caller.call("account.verify_credentials", {}, User, max_wait=max_wait))
     if not isinstance(user, User):
         return (keys,)

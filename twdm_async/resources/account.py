@@ -1,4 +1,4 @@
-"""The posting account itself (pages *POST account/update_profile*, *GET account/verify_credentials*)."""
+"""The account that posts (pages *POST account/update_profile*, *GET account/verify_credentials*)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twdm_async.transport.call import Caller
 
 @frozen
 class Account:
-    """Calls on the account that posts."""
+    """Calls about the account that the client's keys belong to."""
 
     _caller: Caller
 
@@ -29,22 +29,31 @@ class Account:
         max_wait: float | None = None,
         timeout: float | None = None,
     ) -> User:
-        """Change what the account's own profile says (page *POST account/update_profile*). Only what is given is sent.
+        """Change the account's own profile (page *POST account/update_profile*; 15 in 15 minutes). Only the fields that
+        are given change. An empty string clears a field.
 
         Args:
             name: the display name.
-            url: a web page; ``http://`` is put before it if it has no scheme.
+            url: the URL of a web page; the API puts ``http://`` before it if it has no scheme.
             location: a place, in any words.
-            description: a few words about the account. An empty string clears this or any other field.
-            include_entities: whether the answer has the links of its texts.
-            skip_status: whether the answer leaves out the last post.
+            description: a few words about the account.
+            include_entities: whether the answer contains the links in its texts.
+            skip_status: whether the answer leaves out the account's last post.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
+
+        Returns:
+            The account, with its new profile.
 
         Raises:
-            InvalidInput: nothing to change was given, or a text that no request can carry.
-            Forbidden: a text is too long (code 120); the API says which and what its maximum is.
-            ResponseError, ConnectFailed: it could not be done.
+            InvalidInput: none of `name`, `url`, `location` and `description` is given; a text is not a string, or
+                contains a character that no request can carry; or another argument has the wrong type or range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
+            Forbidden: a text is too long (code 120). The API says which, and how long it may be.
+            ResponseError: the API refused the request for another reason.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: the answer is not an account.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         texts = {"name": name, "url": url, "location": location, "description": description}
         arguments = {key: checked_characters(value, key) for key, value in texts.items() if value is not None}
@@ -61,17 +70,22 @@ class Account:
         max_wait: float | None = None,
         timeout: float | None = None,
     ) -> User:
-        """The account that the keys belong to (page *GET account/verify_credentials*; 75 in 15 minutes).
+        """Return the account that the keys belong to (page *GET account/verify_credentials*; 75 in 15 minutes).
 
         Args:
-            include_entities: whether the answer has the links of its texts.
-            skip_status: whether the answer leaves out the last post.
+            include_entities: whether the answer contains the links in its texts.
+            skip_status: whether the answer leaves out the account's last post.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            Unauthorized: the keys are not accepted.
-            ResponseError, ConnectFailed, MalformedResponse: it could not be had.
+            InvalidInput: an argument has the wrong type or range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
+            Unauthorized: the API does not accept the keys.
+            ResponseError: the API refused the request for another reason.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: the answer is not an account.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         arguments = _flags(include_entities=include_entities, skip_status=skip_status)
         return await self._caller.call(
@@ -79,14 +93,17 @@ class Account:
         )
 
     async def check_access(self, *, max_wait: float | None = 0.0) -> tuple[AccessFinding, ...]:
-        """Find out what the account and its keys are good for, and what is missing, in words. It takes a read of three
-        quotas: of the account, of its messages (15 in 15 minutes) and of its custom profiles.
+        """Find out what the account and its keys may do, and say in words what is missing. This sends up to three
+        requests (pages *GET account/verify_credentials*, *GET direct_messages/events/list*, *GET
+        custom_profiles/list*), each of which spends a quota of its own; the list of messages may be read only 15 times
+        in 15 minutes.
 
         Args:
-            max_wait: seconds to wait for quota, for each of them; ``None`` waits as long as it takes.
+            max_wait: seconds to wait for quota, for each request; ``None`` means the client's ``max_wait``.
 
         Returns:
-            One finding for the keys; and if they are good, one each for the badge, direct messages and custom profiles.
+            A finding about the keys; and if they work, one each about the badge, direct messages and custom profiles.
+            Every error of a request becomes a finding, and none is raised.
         """
         return await check_access(self._caller, max_wait)
 

@@ -1,4 +1,4 @@
-"""What the API tells of its own quotas (page *GET application/rate_limit_status*)."""
+"""The API's own list of its quotas (page *GET application/rate_limit_status*)."""
 
 from __future__ import annotations
 
@@ -23,17 +23,22 @@ class Application:
     async def rate_limit_status(
         self, *groups: str, max_wait: float | None = None, timeout: float | None = None
     ) -> RateLimitStatus:
-        """How far the API's windows are used, where it lists them (page *GET application/rate_limit_status*; 180 in 15
-        minutes). The calls that send messages, or make or delete custom profiles, are not listed.
+        """Return the state of the API's rate limit windows (page *GET application/rate_limit_status*; 180 in 15
+        minutes). The API does not list the calls that send messages, or that make or delete custom profiles.
 
         Args:
-            groups: which, such as ``"direct_messages"`` and ``"custom_profiles"``; all if none is given.
+            groups: the groups to list, such as ``"direct_messages"`` and ``"custom_profiles"``; all if none is given.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: a group is no such word.
-            ResponseError, ConnectFailed, MalformedResponse: it could not be had.
+            InvalidInput: a group is not a string of lower-case letters, digits and underscores; or `max_wait` or
+                `timeout` is out of range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
+            ResponseError: the API refused the request.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: the answer is not a list of quotas.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         if not all(isinstance(group, str) and _GROUP.fullmatch(group) for group in groups):
             raise InvalidInput(parameter="groups", problem="must be words such as direct_messages")

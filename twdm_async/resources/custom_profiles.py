@@ -23,9 +23,9 @@ _LONGEST_NAME: Final = 48
 
 @frozen
 class CustomProfiles:
-    """Calls on custom profiles.
+    """Calls about custom profiles.
 
-    The posting account must be verified and on the allow-list; a refusal for that is
+    The account must be verified and on X's allow-list; otherwise these calls raise
     :class:`~twdm_async.errors.NotAllowlisted`.
     """
 
@@ -43,18 +43,25 @@ class CustomProfiles:
         """Make a custom profile (page *POST custom_profiles/new*; 1000 a day).
 
         Args:
-            name: what people see, at most 48 characters. How the API counts them is not documented; a name is refused
-                here only if it is too long by every way of counting.
-            avatar: the picture: an uploaded file (:class:`Media`) or its id; or a path, or the content in bytes, which
-                is uploaded first. A string of digits is an id, any other string a path.
-            max_wait: seconds to wait for quota, for each of the requests; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            name: the name that people see, of at most 48 characters. The API does not say how it counts them, so a name
+                is refused here only if it is too long by every way of counting.
+            avatar: the picture: an uploaded file (:class:`Media`) or its media id, or a path or the content in bytes,
+                which is uploaded first. A string of digits is an id; any other string is a path.
+            max_wait: seconds to wait for quota, for each request; the client's ``max_wait`` if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: the name or the picture cannot be right; nothing was sent or spent.
+            InvalidInput: `name` is empty, too long or contains a character that cannot be sent; `avatar` is neither
+                media nor a picture that the API takes; or `max_wait` or `timeout` is out of range. No profile was made.
+            QuotaWaitTooLong: a request would wait for quota longer than `max_wait`.
+            MediaFailed: the API could not process the picture.
             NotAllowlisted: the account may not use custom profiles.
-            DeliveryUnknown: it left, and no readable answer came; the list of profiles tells.
-            ResponseError: the API refused it.
+            DeliveryUnknown: the request left, and no readable answer came; :meth:`list` shows whether there is such a
+                profile.
+            ResponseError: the API refused a request for another reason.
+            ConnectFailed: no connection could be made, or no answer to the upload came. No profile was made.
+            MalformedResponse: the answer to the upload cannot be read. No profile was made.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         checked_length(name, "name", _LONGEST_NAME)
         if isinstance(avatar, str) and not is_id(avatar):
@@ -77,12 +84,18 @@ class CustomProfiles:
         Args:
             profile_id: the profile or its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: the id is none.
+            InvalidInput: `profile_id` is neither a profile nor a numeric id; or `max_wait` or `timeout` is out of
+                range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
             NotFound: there is no such profile.
-            ResponseError, ConnectFailed, MalformedResponse: it could not be had.
+            NotAllowlisted: the account may not use custom profiles.
+            ResponseError: the API refused the request for another reason.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: the answer is not a custom profile.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         path_id = checked_profile_id(profile_id, "profile_id")
         return await self._caller.call(
@@ -90,16 +103,22 @@ class CustomProfiles:
         )
 
     def list(self, *, max_wait: float | None = None, timeout: float | None = None) -> Listing[CustomProfile]:
-        """Go through all custom profiles of the account (page *GET custom_profiles/list*; 180 pages in 15 minutes).
+        """List all custom profiles of the account (page *GET custom_profiles/list*; 180 pages in 15 minutes).
 
-        A page may be empty and still not be the last.
+        Nothing is sent, and no error is raised, before the list is read. A page may be empty and still not be the last.
 
         Args:
             max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
+            InvalidInput: `max_wait` or `timeout` is out of range.
+            QuotaWaitTooLong: a page would wait for quota longer than `max_wait`.
+            NotAllowlisted: the account may not use custom profiles.
+            ResponseError: the API refused the request for another reason.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: a page cannot be read, or names a cursor for the second time.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         return Listing(
             self._caller,
@@ -118,11 +137,16 @@ class CustomProfiles:
         Args:
             profile_id: the profile or its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: the id is none.
-            ResponseError, ConnectFailed: it could not be done.
+            InvalidInput: `profile_id` is neither a profile nor a numeric id; or `max_wait` or `timeout` is out of
+                range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
+            NotAllowlisted: the account may not use custom profiles.
+            ResponseError: the API refused the request for another reason.
+            ConnectFailed: no connection could be made, or no answer came.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         arguments: dict[str, Any] = {"id": checked_profile_id(profile_id, "profile_id")}
         await self._caller.call("custom_profiles.delete", arguments, type(None), max_wait=max_wait, timeout=timeout)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _SEND: Final = "direct_messages.send"
 _LONGEST_TEXT: Final = 10_000
 _MOST_AT_ONCE: Final = 10_000
-_LARGEST_FILE: Final = 512 * 1024 * 1024  # bytes: no film may be larger
+_LARGEST_FILE: Final = 512 * 1024 * 1024  # bytes; the API takes no larger film
 
 
 @frozen
@@ -52,8 +52,8 @@ class Outgoing:
     """A message that was checked and can be sent.
 
     Args:
-        message: what is known of it.
-        data: its ``message_data`` object, as the API wants it; ``None`` if it has a text and nothing else.
+        message: its recipient, custom profile and content.
+        data: its ``message_data`` object, in the API's form; ``None`` if it has a text and nothing else.
     """
 
     message: Message
@@ -61,7 +61,7 @@ class Outgoing:
 
     @property
     def create(self) -> dict[str, Any]:
-        """Its ``message_create`` object, as the API wants it."""
+        """Its ``message_create`` object, in the API's form."""
         message = self.message
         data = {"text": message.text} if self.data is None else self.data
         create: dict[str, Any] = {"target": {"recipient_id": message.recipient_id}, "message_data": data}
@@ -70,7 +70,7 @@ class Outgoing:
         return create
 
     def body(self) -> bytes:
-        """The body of the request that sends it."""
+        """Return the body of the request that sends the message."""
         message = self.message
         data = f'{{"text":{encode_json(message.text or "")}}}' if self.data is None else encode_json(self.data)
         profile = "" if message.custom_profile_id is None else f',"custom_profile_id":"{message.custom_profile_id}"'
@@ -87,17 +87,17 @@ def outgoing(
     ctas: Sequence[CallToAction] | None = None,
     attachment: Attachable | None = None,
 ) -> Outgoing:
-    """The message that these arguments of :meth:`DirectMessages.send` stand for.
+    """Check arguments of :meth:`DirectMessages.send`, and return the message.
 
     Raises:
-        InvalidInput: something is wrong with them.
+        InvalidInput: an argument is wrong; see :meth:`DirectMessages.send`.
     """
     recipient_id = _plain(checked_id(recipient_id, "recipient_id"))
     if custom_profile_id is not None:
         custom_profile_id = _plain(checked_profile_id(custom_profile_id, "custom_profile_id"))
     data, content = None, ""
     if text is None or quick_replies is not None or ctas is not None or attachment is not None:
-        from twdm_async.resources.message_data import message_data  # noqa: PLC0415 - paid for by who needs it
+        from twdm_async.resources.message_data import message_data  # noqa: PLC0415 - imported only if it is used
 
         data = message_data(text, limit=_LONGEST_TEXT, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
         content = _content(data)
@@ -107,12 +107,12 @@ def outgoing(
 
 
 def _plain(number: str) -> str:
-    """An id as the API tells it, without leading zeros, so that the message can be found by it."""
+    """Return an id without leading zeros, as the API returns it, so that the message can be found by it."""
     return number.lstrip("0") or "0"
 
 
 def _content(data: Mapping[str, Any]) -> str:
-    """What hangs on a message, as a text that can be compared."""
+    """Return what is attached to a message besides its text, as JSON that can be compared."""
     hangs_on_it = {name: value for name, value in data.items() if name != "text"}
     return json.dumps(hangs_on_it, sort_keys=True) if hangs_on_it else ""
 
@@ -160,7 +160,7 @@ async def send_message(
         lane = Lane(lane)
     if priority is not None:
         lane = evolve(lane, priority=priority)
-    # While it waits, there are two frames and one future of it. What it needs to leave is made afterwards.
+    # A message that waits costs two frames and one future. The rest of the call is made when it has a slot.
     began = caller.clock.monotonic()
     entered = caller.enter(_SEND, lane, max_wait, message.message.recipient_id or "")
     if isinstance(entered, Slot):
@@ -185,7 +185,7 @@ async def send_message(
 
 
 class DirectMessages:
-    """Calls on direct messages."""
+    """Calls about direct messages."""
 
     def __init__(
         self, caller: Caller, credentials: Credentials, timeout: float, origin: DirectMessages | None = None
@@ -193,14 +193,14 @@ class DirectMessages:
         self._caller = caller
         self._credentials = credentials
         self._timeout = timeout
-        self._origin = origin  # whose messages these are, too
+        self._origin = origin  # of another client with the same messages: Client.with_options() made this one
 
     @cached_property
     def reconciler(self) -> Reconciler:
-        """What finds out what became of messages."""
+        """The reconciler, which finds out what became of messages."""
         if self._origin is not None:
             return self._origin.reconciler
-        from twdm_async.resources.reconcile import Reconciler  # noqa: PLC0415 - paid for by who needs it
+        from twdm_async.resources.reconcile import Reconciler  # noqa: PLC0415 - imported only if it is used
 
         return Reconciler(self._caller, self._credentials, self._caller.clock, self._timeout)
 
@@ -221,31 +221,43 @@ class DirectMessages:
     ) -> Coroutine[Any, Any, DirectMessage]:
         """Send one message (page *Send a Direct Message with custom profile*: POST direct_messages/events/new).
 
-        It waits for quota: 1000 in 24 hours for the account, 15 000 for the app; unless it is one of five replies to a
-        message that the person is known to have sent in the last 24 hours. It is never sent twice by itself. Who
-        is cancelled while it waits has sent nothing; who is cancelled later leaves the request to go on, and its
-        outcome is told to the client's observers.
+        The message first waits for quota: 1000 messages in 24 hours for the account, 15 000 for the app. The first five
+        messages to a person within 24 hours of each message that the person is known to have sent do not count. The
+        library never repeats a request that may have arrived. If the caller is cancelled while the message waits,
+        nothing is sent. If it is cancelled later, the request goes on, and the client's observers get its outcome.
 
         Args:
             recipient_id: the person's user id.
             text: at most 10 000 characters; may be left out if there is an attachment.
-            custom_profile_id: the custom profile it shows under, or its id; the account's own name and picture if not
+            custom_profile_id: the custom profile to send under, or its id; the account's own name and picture if not
                 given.
             quick_replies: 1 to 20 answers to tap; or a :class:`TextInput` or :class:`LocationRequest`.
             ctas: 1 to 3 buttons.
             attachment: a file that was uploaded with a category such as ``"dm_image"``, or its media id; or a
                 :class:`SharedCoordinate` or :class:`SharedPlace`.
-            priority: which waiting calls go first; :attr:`Priority.INTERACTIVE` if not given.
+            priority: :attr:`Priority.BULK` lets every interactive call go first. If not given, the priority of the
+                lane, which is :attr:`Priority.INTERACTIVE` unless `lane` has another one.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
-            lane: the line to wait in, which shares fairly with the others; one for each profile if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
+            lane: the lane to wait in, or its key. Lanes share the quota fairly. If not given, each custom profile has
+                a lane.
+
+        Returns:
+            The message that the API created.
 
         Raises:
-            InvalidInput: something is wrong with the arguments; nothing was sent or spent.
-            QuotaWaitTooLong: it would wait longer than `max_wait`.
-            DeliveryUnknown: it left, and no readable answer came; :meth:`reconcile` finds out what became of it.
-            NotAllowlisted, RecipientUnreachable, LooksAutomated, ResponseError: the API refused it.
-            ConnectFailed: no byte left the machine.
+            InvalidInput: an id is not numeric; the text is missing, blank, too long or contains a character that cannot
+                be sent; there are too many quick replies or buttons; or another argument has the wrong type or range.
+                Nothing was sent, and no quota was spent.
+            QuotaWaitTooLong: the message would wait for quota longer than `max_wait`. Nothing was sent.
+            DeliveryUnknown: the request left, and no readable answer came; :meth:`reconcile` finds out whether the
+                message arrived.
+            NotAllowlisted: the account may not use custom profiles.
+            RecipientUnreachable: this person cannot be sent messages.
+            LooksAutomated: the API's spam filter stopped the message.
+            ResponseError: the API refused the message for another reason.
+            ConnectFailed: no connection could be made; nothing was sent.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         return send_message(
             self._caller,
@@ -262,36 +274,42 @@ class DirectMessages:
         )
 
     async def send_many(self, drafts: Iterable[Draft], *, at_once: int = 64) -> AsyncGenerator[SendOutcome]:
-        """Send any number of messages, each as :meth:`send` does, and yield what came of each as soon as it is known.
+        """Send any number of messages, each as :meth:`send` does, and yield the outcome of each as soon as it is known.
 
-        A draft is taken from `drafts` when its turn comes, so memory is bounded whatever their number. Whoever leaves
-        the loop early has sent what was under way, and nothing of what still waited; use ``contextlib.aclosing``, or
-        exhaust the iterator, to know when that is over.
+        A draft is taken from `drafts` only when its turn comes, so memory is bounded whatever their number. If the
+        caller leaves the loop early, drafts that wait for quota are given up, and requests that are under way go on to
+        their end. ``contextlib.aclosing`` has this done as soon as the loop is left.
+
+        An error that every later message would meet, too, stops the sending: no further draft is taken, and the error
+        is raised after the outcomes of all drafts that were taken. Those may still wait for quota; give them a
+        `max_wait` if that would take too long. Any other error of a message is in its outcome.
 
         Args:
             drafts: the messages; a generator will do.
-            at_once: how many of them wait for quota, or are under way, at a time.
-
-        What stops it is raised after the outcomes of all drafts that were taken, and no further one is taken. Those may
-        still wait for quota then: give them a `max_wait`, if that is too long.
+            at_once: how many messages may wait for quota or be under way at a time, from 1 to 10 000.
 
         Raises:
-            InvalidInput: `at_once` is not a number from 1 to 10 000, or one of `drafts` is not a :class:`Draft`.
-            Unauthorized, NotAllowlisted, ResponseError, QuotaStoreFailed, ClientClosed: every later message would fail
-                for the same reason.
-            Exception: whatever `drafts` raises.
+            InvalidInput: `at_once` is not a whole number from 1 to 10 000, or one of `drafts` is not a :class:`Draft`.
+            Unauthorized, NotAllowlisted, ResponseError: the API refused a message because of the account, its keys or
+                the app, so that it would refuse every later message, too.
+            QuotaStoreFailed: the quota store could not be read or written.
+            ClientClosed, WrongEventLoop, IncompatibleAiohttp: the client can send nothing; see
+                :class:`~twdm_async.Client`.
+            Exception: any exception that iterating over `drafts` raises.
         """
         checked_count(at_once, "at_once", 1, _MOST_AT_ONCE)
         from twdm_async.resources.send_many import Sending  # noqa: PLC0415 - as above
 
         sending = Sending(self.send, drafts, at_once)
-        del drafts  # a traceback that shows what its frames hold is not to show a message
+        del drafts  # so that a traceback that shows local variables does not show a message
         async with contextlib.aclosing(sending.outcomes()) as outcomes:
             async for outcome in outcomes:
                 yield outcome
 
     async def deliver(self, outgoing: Outgoing, *, lane: Lane, max_wait: float, journal: Journal) -> DirectMessage:
-        """Send what was checked before, and write down how far it came. Errors are those of `send`."""
+        """Send a checked message, and record the progress of its attempts in `journal`. Errors are those of
+        :meth:`send`.
+        """
         return await self._caller.call(
             _SEND,
             outgoing.body(),
@@ -303,18 +321,23 @@ class DirectMessages:
         )
 
     def list(self, *, max_wait: float | None = None, timeout: float | None = None) -> Listing[DirectMessage]:
-        """Go through the messages of the last 30 days, sent and received, the newest first (page *GET
+        """List the messages of the last 30 days, sent and received, newest first (page *GET
         direct_messages/events/list*; 15 pages of 50 in 15 minutes).
 
-        A page may be empty and still not be the last. New messages appear in the list minutes late.
+        Nothing is sent, and no error is raised, before the list is read. A page may be empty and still not be the last.
+        New messages appear in the list minutes late.
 
         Args:
             max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            ResponseError, ConnectFailed: the API refused the request, or could not be reached.
-            MalformedResponse: a page is none, or the list goes in circles.
+            InvalidInput: `max_wait` or `timeout` is out of range.
+            QuotaWaitTooLong: a page would wait for quota longer than `max_wait`.
+            ResponseError: the API refused the request.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: a page cannot be read, or names a cursor for the second time.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         return Listing(
             self._caller, "direct_messages.list", DirectMessagePage, _with_apps, max_wait=max_wait, timeout=timeout
@@ -327,14 +350,18 @@ class DirectMessages:
         minutes).
 
         Args:
-            message_id: its id.
+            message_id: the message's id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: the id is none.
+            InvalidInput: `message_id` is not a numeric id; or `max_wait` or `timeout` is out of range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
             NotFound: there is no such message, or it is too old.
-            ResponseError, ConnectFailed, MalformedResponse: it could not be had.
+            ResponseError: the API refused the request for another reason.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: the answer is not a message.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         arguments = {"id": checked_id(message_id, "message_id")}
         return await self._caller.call(
@@ -345,17 +372,20 @@ class DirectMessages:
         self, message_id: str | int, *, max_wait: float | None = None, timeout: float | None = None
     ) -> None:
         """Hide a message of the last 30 days from this account (page *DELETE direct_messages/events/destroy*). The
-        other one goes on seeing it.
+        other person still sees it.
 
         Args:
-            message_id: its id.
+            message_id: the message's id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: the id is none.
-            NotFound: there is no such message, or none any more.
-            ResponseError, ConnectFailed: it could not be done.
+            InvalidInput: `message_id` is not a numeric id; or `max_wait` or `timeout` is out of range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
+            NotFound: there is no such message, or it is too old.
+            ResponseError: the API refused the request for another reason.
+            ConnectFailed: no connection could be made, or no answer came.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         arguments = {"id": checked_id(message_id, "message_id")}
         await self._caller.call("direct_messages.delete", arguments, type(None), max_wait=max_wait, timeout=timeout)
@@ -364,17 +394,20 @@ class DirectMessages:
     async def indicate_typing(
         self, recipient_id: str | int, *, max_wait: float | None = None, timeout: float | None = None
     ) -> None:
-        """Let a person see for three seconds that somebody is typing (page *POST direct_messages/indicate_typing*;
-        1000 in 15 minutes).
+        """Show a person for three seconds that somebody is typing (page *POST direct_messages/indicate_typing*; 1000 in
+        15 minutes).
 
         Args:
             recipient_id: the person's user id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: the id is none.
-            ResponseError, ConnectFailed: it could not be done.
+            InvalidInput: `recipient_id` is not a numeric id; or `max_wait` or `timeout` is out of range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
+            ResponseError: the API refused the request.
+            ConnectFailed: no connection could be made, or no answer came.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         arguments = {"recipient_id": checked_id(recipient_id, "recipient_id")}
         await self._caller.call(
@@ -389,17 +422,20 @@ class DirectMessages:
         max_wait: float | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Let a person see that their messages were read (page *POST direct_messages/mark_read*; 1000 in 15 minutes).
+        """Show a person that their messages were read (page *POST direct_messages/mark_read*; 1000 in 15 minutes).
 
         Args:
-            recipient_id: the user id of the person who wrote.
-            last_read_event_id: the id of the last message that was read; those before it are read, too.
+            recipient_id: the user id of the person who wrote the messages.
+            last_read_event_id: the id of the last message that was read; all messages before it count as read, too.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: an id is none.
-            ResponseError, ConnectFailed: it could not be done.
+            InvalidInput: an id is not numeric; or `max_wait` or `timeout` is out of range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
+            ResponseError: the API refused the request.
+            ConnectFailed: no connection could be made, or no answer came.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         arguments = {
             "last_read_event_id": checked_id(last_read_event_id, "last_read_event_id"),
@@ -410,24 +446,30 @@ class DirectMessages:
     async def poll(
         self, inbox: Inbox | None = None, *, every: float = 60.0, since: datetime | None = None, sent: bool = False
     ) -> AsyncIterator[DirectMessage]:
-        """Go through messages as they come, without end and without webhooks (page *GET direct_messages/events/list*;
-        15 reads in 15 minutes, which :meth:`list` and :meth:`reconcile` take from, too).
+        """Yield messages as they come, without end and without webhooks (page *GET direct_messages/events/list*; 15
+        reads in 15 minutes, a quota that :meth:`list` and :meth:`reconcile` spend, too).
 
-        Each message is handed out once, the oldest first. When the next one is asked for, it is known; with a file as
-        the inbox, also after a restart, and what came meanwhile is handed out then. Who stops in the middle of one, by
-        an exception, a ``break`` or a ``kill``, gets that one again, unless :meth:`Inbox.handled` was told. Reads that
-        fail are logged and done again, if that can help.
+        Each message is yielded once, the oldest first. It counts as handled when the caller asks for the next one. With
+        a file or a database as the inbox, this holds across restarts, and messages that came meanwhile are yielded
+        then. A caller that stops while it handles a message, by an exception, a ``break`` or a ``kill``, gets that
+        message again, unless it has called :meth:`Inbox.handled`. A read that fails is logged and tried again, if that
+        can help.
 
         Args:
-            inbox: what is known; if not given, all is forgotten when the process ends. One reader for each account.
-            every: seconds between two reads.
-            since: where to begin the first time, at most 30 days back; now, if not given.
-            sent: whether messages are handed out, too, that the account itself sent, by whatever program.
+            inbox: remembers which messages were handled; if not given, this is forgotten when the iteration ends. Let
+                only one poll of an account use an inbox at a time.
+            every: seconds between two reads, from 1 to 86 400.
+            since: where to begin the first time (an aware ``datetime``), at most 30 days back; now, if not given.
+            sent: whether to yield also the messages that the account itself sent, by whatever program.
 
         Raises:
-            InvalidInput: one of the arguments is wrong.
-            InboxFailed: what is known cannot be read or kept.
-            ResponseError, MalformedResponse: the list cannot be had, and asking again would not help.
+            InvalidInput: `inbox` is not an Inbox, `every` is not a number in its range, or `since` is not an aware
+                ``datetime``.
+            InboxFailed: the inbox could not be read or written.
+            ResponseError: the API refused the request, and would refuse it again.
+            ConnectFailed: no connection can be made, because the server's certificate is not accepted.
+            TwdmError: the account's user id was looked up, because its token does not begin with it, and that failed;
+                or an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         from twdm_async.resources.inbox import Inbox, checked_inbox  # noqa: PLC0415 - as above
         from twdm_async.resources.polling import Poll, checked_times  # noqa: PLC0415 - as above
@@ -456,18 +498,19 @@ class DirectMessages:
                 await known.close()
 
     def note_event(self, message: DirectMessage, account_id: str | None = None) -> None:
-        """Take in that a message exists, however it became known. :meth:`poll` and webhooks do so by themselves.
+        """Note that a message exists, however the program got to know it. :meth:`poll` and webhooks call this
+        themselves.
 
-        If a person sent it, replies to it may be free (:mod:`twdm_async.quota.credit`). If the account itself did, it
-        proves to :meth:`reconcile` and to outboxes that it was delivered; and if it was not sent by this client, but by
-        somebody in the app, say, it has used up one of the free replies.
+        If a person sent the message, replies to it may be free (:mod:`twdm_async.quota.credit`). If the account sent
+        it, the message proves to :meth:`reconcile` and to outboxes that it was delivered; and if it was not sent by
+        this client but, for example, by hand in the X app, it may have used up one of the free replies.
 
         Args:
-            message: with its id, its time and both who wrote it and who got it.
-            account_id: the account's user id, if its token does not begin with it.
+            message: the message. Without an id, a time, a sender and a recipient, it is ignored.
+            account_id: the account's user id; needed only if the account's token does not begin with it.
 
         Raises:
-            InvalidInput: it is no message.
+            InvalidInput: `message` is not a :class:`DirectMessage`.
         """
         if not isinstance(message, DirectMessage):
             raise InvalidInput(parameter="message", problem="must be a DirectMessage")
@@ -493,27 +536,33 @@ class DirectMessages:
         max_wait: float | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Save a file that hangs on a message (page *Message attachments*, *Downloading media*).
+        """Save a file that is attached to a message (page *Message attachments*, *Downloading media*).
 
-        It is written to another name first, so what is at `path` is always a whole file; for its owner alone. Of a
-        film, the address is that of its first picture: the film itself is elsewhere (``video_info``), and X has not
+        The file is first written under another name, so `path` never holds a part of a file. Only its owner can read
+        it. The URL of a film is that of its first picture: the film itself is elsewhere (``video_info``), and X has not
         documented who may read it there.
 
         Args:
-            media: the attachment of a message, or its address. It must be on ``ton.twitter.com`` or ``ton.x.com``:
+            media: the attachment of a message, or its URL. The URL must be on ``ton.twitter.com`` or ``ton.x.com``:
                 requests are signed for no other host.
-            path: where it goes. What is there is replaced.
-            most: bytes that it may have.
+            path: the path to save the file at. A file that is there is replaced.
+            most: the largest size in bytes that the file may have.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Returns:
-            Its size in bytes.
+            The file's size in bytes.
 
         Raises:
-            InvalidInput: it has no address, or one elsewhere, or `path` cannot be written.
-            MediaFailed: it is larger than `most`.
-            ResponseError, ConnectFailed: it could not be had.
+            InvalidInput: `media` has no URL, or the URL is not that of a message's file on one of these hosts; `path`
+                cannot be written; or `most`, `max_wait` or `timeout` is out of range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
+            MediaFailed: the file is larger than `most` bytes.
+            NotFound: the file does not exist.
+            ResponseError: the API refused the request for another reason.
+            ConnectFailed: no connection could be made, or the file did not come completely.
+            MalformedResponse: the answer is not a file.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         from twdm_async.resources.download import download  # noqa: PLC0415 - as above
 
@@ -522,33 +571,40 @@ class DirectMessages:
 
     @quiet
     async def reconcile(self, *unknowns: DeliveryUnknown, settle_after: float | None = None) -> tuple[Reconciled, ...]:
-        """Find out what became of messages that left and got no readable answer, by looking for them in the list of
-        messages (15 pages in 15 minutes: settle as many as you can in one call).
+        """Find out whether messages arrived that left and got no readable answer, by looking for them in the list of
+        messages (page *GET direct_messages/events/list*; 15 pages in 15 minutes, so pass as many errors as you can in
+        one call).
 
-        What is there is found at once. What is not is called absent late, since the list lags: see
-        :mod:`twdm_async.resources.evidence`.
+        A message that is in the list is found at once. A message that is not in it is called absent only after
+        `settle_after`, since the list lags: see :mod:`twdm_async.resources.evidence`.
 
-        Two messages that say the same to the same person are told apart by those which this client knows to have been
-        sent. What other programs sent within five minutes of it in the very same words cannot be told apart.
+        If several messages to a person have the same text, the ones that this client knows to have been sent are not
+        taken for the lost one. A message in the very same words that another program sent within five minutes cannot be
+        told from it.
 
         Args:
-            unknowns: the errors that `send` raised.
-            settle_after: seconds from the attempt's end until a message that is not in the list may be said to be
-                absent: ten minutes, or five times the client's timeout if that is more. Less than that is refused.
+            unknowns: the errors that :meth:`send` raised.
+            settle_after: seconds from the attempt's end after which a message that is not in the list may be called
+                absent; at least five times the client's ``timeout``. By default ten minutes, or that minimum if it is
+                more.
 
         Returns:
-            For each of `unknowns`, in their order, what became of it: :class:`Reconciled`.
+            A :class:`Reconciled` for each of `unknowns`, in the same order.
 
         Raises:
-            InvalidInput: one of them is not about a direct message that was sent by this account, or `settle_after` is
-                too short.
-            ResponseError, ConnectFailed, MalformedResponse, QuotaWaitTooLong: the list could not be read.
+            InvalidInput: one of `unknowns` is not the error of a direct message, or was raised under other keys; or
+                `settle_after` is too short.
+            QuotaWaitTooLong: reading the list would wait for quota longer than the client's ``max_wait``.
+            ResponseError: the API refused the request.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: the list cannot be read.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         return await self.reconciler.reconcile(unknowns, settle_after)
 
 
 def _with_apps(page: DirectMessagePage) -> Sequence[DirectMessage]:
-    """Return the page's messages, each with what the page says of the app that sent it."""
+    """Return the messages of a page, each with what the page says about the app that sent it."""
     return [_with_app(message, page.apps) for message in page.events]
 
 

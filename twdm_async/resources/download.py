@@ -1,4 +1,4 @@
-"""Saving a file that hangs on a message."""
+"""Saving a file that is attached to a message."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ if TYPE_CHECKING:
 
     from twdm_async.transport.call import Caller
 
-# What signs alike however it is read: no query, and no character that could be escaped in two ways.
+# Paths that have the same signature however they are encoded: no query, no character that can be escaped in two ways.
 _PATH: Final = re.compile(r"/([A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~:-]+)*)")
 
 
 async def download(
     caller: Caller, address: str | None, path: Path, most: int, max_wait: float | None, timeout: float | None
 ) -> int:
-    """Save what is at `address`. Returns its size in bytes.
+    """Save the file at the URL `address` to `path`, and return its size in bytes.
 
     Raises:
-        InvalidInput: the address is not one that requests are signed for, or the file cannot be written.
-        MediaFailed: it is larger than `most` bytes.
-        MalformedResponse: the answer is no file.
+        InvalidInput: requests are not signed for the URL, or the file cannot be written.
+        MediaFailed: the file is larger than `most` bytes.
+        MalformedResponse: the answer is not a file.
+        TwdmError: see :meth:`DirectMessages.download
+            <twdm_async.resources.direct_messages.DirectMessages.download>`.
     """
     host, file = _checked(address, caller)
     checked_count(most, "most")
@@ -51,7 +53,7 @@ async def download(
             )
         if not sink.is_whole:
             raise MalformedResponse(
-                endpoint="direct_messages.download", status=200, problem="an answer that is no file"
+                endpoint="direct_messages.download", status=200, problem="an answer that is not a file"
             )
         await asyncio.to_thread(draft.replace, path)
     except OSError as error:
@@ -64,28 +66,37 @@ async def download(
 
 
 def _draft_of(path: Path) -> Path:
-    """Return where the file is written first. Its own name may be as long as names may be."""
+    """Return the path that the file is first written to. Its name is short even if that of `path` has the greatest
+    length allowed.
+
+    Raises:
+        InvalidInput: no file can be at `path`.
+    """
     if not path.name or "\0" in str(path):
         raise InvalidInput(parameter="path", problem="is not the path of a file")
     try:
         path.lstat()
     except FileNotFoundError:
         pass
-    except OSError as error:  # its name is too long, say, which is better known now than when all of it was read
+    except OSError as error:  # the name is too long, for example; better to find out before the download
         raise InvalidInput(parameter="path", problem=f"cannot be written: {error.strerror}") from None
     return path.with_name(f".{secrets.token_hex(12)}.part")
 
 
 def _checked(address: str | None, caller: Caller) -> tuple[str, str]:
-    """Host and path of an address that requests may be signed for."""
+    """Return host and path of a URL that requests may be signed for.
+
+    Raises:
+        InvalidInput: `address` is not such a URL.
+    """
     if not isinstance(address, str):
-        raise InvalidInput(parameter="media", problem="must be the attachment of a message, with an address")
+        raise InvalidInput(parameter="media", problem="must be the attachment of a message, with a URL")
     try:
         parts = urlsplit(address)
     except ValueError:
-        raise InvalidInput(parameter="media", problem="is no address") from None
+        raise InvalidInput(parameter="media", problem="is not a URL") from None
     path = _PATH.fullmatch(parts.path)
     is_odd = bool(parts.query or parts.fragment) or path is None or ".." in parts.path.split("/")
     if path is None or is_odd:
-        raise InvalidInput(parameter="media", problem="is no address of a message's file")
+        raise InvalidInput(parameter="media", problem="is not the URL of a message's file")
     return checked_files_host(f"{parts.scheme}://{parts.netloc}", caller.api_host), path[1]

@@ -1,4 +1,4 @@
-"""A list of the API that comes in pages."""
+"""Lists that the API returns in pages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Answer(Protocol):
 
     @property
     def next_cursor(self) -> str | None:
-        """Asks for the next page; ``None`` on the last one."""
+        """The cursor that asks for the next page; ``None`` on the last page."""
 
 
 A = TypeVar("A", bound=_Answer)
@@ -38,8 +38,8 @@ class Page(Generic[T]):
     """One page of a list.
 
     Args:
-        items: what is on it, in the API's order. It may be empty and still not be the last page.
-        next_cursor: asks for the next page; ``None`` on the last one.
+        items: the items on the page, in the API's order. A page may be empty and still not be the last.
+        next_cursor: the cursor that asks for the next page; ``None`` on the last page.
     """
 
     items: tuple[T, ...]
@@ -49,13 +49,15 @@ class Page(Generic[T]):
 class Listing(AsyncIterator[T]):
     """A list that is read page by page, as far as it is needed: ``async for item in listing``. Nothing is sent before.
 
-    One listing is gone through once; make another one to begin again.
+    A listing can be iterated once; make another one to begin again.
 
     Raises:
+        InvalidInput: `max_wait` or `timeout` is out of range.
         QuotaWaitTooLong: a page would wait for quota longer than `max_wait`.
         ResponseError: the API refused the request.
-        ConnectFailed: no connection could be made.
+        ConnectFailed: no connection could be made, or no answer came.
         MalformedResponse: a page cannot be read, or names a cursor for the second time.
+        TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
     """
 
     def __init__(
@@ -80,11 +82,11 @@ class Listing(AsyncIterator[T]):
         """Read one page, with one request.
 
         Args:
-            cursor: :attr:`Page.next_cursor` of the page before; the first page if not given.
+            cursor: the :attr:`Page.next_cursor` of the page before; if not given, the first page is read.
 
         Raises:
             InvalidInput: `cursor` is not a string that the API can have sent.
-            QuotaWaitTooLong, ResponseError, ConnectFailed, MalformedResponse: as above.
+            QuotaWaitTooLong, ResponseError, ConnectFailed, MalformedResponse, TwdmError: see :class:`Listing`.
         """
         arguments = {"count": str(_LARGEST_PAGE)}
         if cursor is not None:
@@ -98,7 +100,7 @@ class Listing(AsyncIterator[T]):
         return Page(tuple(self._items(answer)), answer.next_cursor or None)
 
     async def pages(self) -> AsyncGenerator[Page[T]]:
-        """Go through all pages, from the first one. Errors are those of :meth:`page`."""
+        """Yield all pages, from the first one on. Errors are those of :class:`Listing`."""
         cursor: str | None = None
         seen: set[str] = set()
         while True:
@@ -108,18 +110,18 @@ class Listing(AsyncIterator[T]):
             if cursor is None:
                 return
             if cursor in seen:
-                raise MalformedResponse(endpoint=self._name, status=200, problem="a cursor that was told before")
+                raise MalformedResponse(endpoint=self._name, status=200, problem="a cursor for the second time")
             seen.add(cursor)
 
     async def first(self, n: int) -> list[T]:
-        """Return the first `n` items, or all if there are fewer. No more pages are read than that takes.
+        """Return the first `n` items, or all if there are fewer. Only as many pages are read as that needs.
 
         Args:
-            n: how many, at least 1.
+            n: how many items, at least 1.
 
         Raises:
             InvalidInput: `n` is not a positive whole number.
-            QuotaWaitTooLong, ResponseError, ConnectFailed, MalformedResponse: as above.
+            QuotaWaitTooLong, ResponseError, ConnectFailed, MalformedResponse, TwdmError: see :class:`Listing`.
         """
         checked_count(n, "n")
         found: list[T] = []

@@ -1,8 +1,8 @@
 """Uploading files (pages *Uploading media*, *POST media/upload (INIT)*, *(APPEND)*, *(FINALIZE)*, *GET media/upload
 (STATUS)*, *POST /2/media/upload*).
 
-A picture goes in one request. A film or an animation goes in segments, of which only one is in memory at a time; each
-segment is a call of its own, so where a connection breaks, only the segment that was under way is sent again.
+A picture is uploaded in one request; a film or an animation in segments, of which only one is in memory at a time. Each
+segment is a call of its own, so if a connection breaks, only the segment that was under way is sent again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 SEGMENT: Final = 1024 * 1024
-"""Bytes. The API takes up to a thousand segments of up to 5 MB."""
+"""The size of a segment in bytes. The API takes up to a thousand segments of up to 5 MB each."""
 
-_SHORTEST_CHECK, _USUAL_CHECK, _LONGEST_CHECK = 1.0, 5.0, 60.0  # seconds between two looks at the processing
+_SHORTEST_CHECK, _USUAL_CHECK, _LONGEST_CHECK = 1.0, 5.0, 60.0  # seconds between two questions about the processing
 _DONE: Final = frozenset({"succeeded", "failed"})
 
 T = TypeVar("T")
@@ -35,12 +35,13 @@ T = TypeVar("T")
 
 @frozen
 class UploadProgress:
-    """How far an upload is.
+    """The progress of an upload.
 
     Args:
-        sent: bytes that the API has.
-        total: bytes of the file.
-        processed: percent of it that the API has processed; ``None`` while it is sent, or if the API does not say.
+        sent: how many bytes the API has received.
+        total: the file's size in bytes.
+        processed: how much of the file the API has processed, in percent; ``None`` while the file is being sent, or if
+            the API does not say.
     """
 
     sent: int
@@ -50,11 +51,11 @@ class UploadProgress:
 
 @frozen
 class MediaUploads:
-    """Calls on media.
+    """Calls about media.
 
     Args:
-        media_api: which of the API's two ways to upload is taken. X has announced the end of ``"v1.1"`` several times;
-            ids from ``"v2"`` are believed to work in messages just as well.
+        media_api: which of the API's two ways to upload is used. X has announced the end of ``"v1.1"`` several times;
+            media ids from ``"v2"`` are believed to work in messages just as well.
     """
 
     _caller: Caller
@@ -73,28 +74,35 @@ class MediaUploads:
         max_wait: float | None = None,
         timeout: float | None = None,
     ) -> Media:
-        """Upload a picture, an animation or a film (page *Uploading media*). When this returns, it can be used.
+        """Upload a picture, an animation or a film (page *Uploading media*). When this returns, the file can be used.
 
         Args:
             source: a path (``pathlib.Path`` or ``str``), ``bytes``, a file opened for reading bytes, or an async
-                iterator of ``bytes``: a PNG, JPEG or WEBP of at most 5 MB, a GIF of at most 15 MB, an MP4 or MOV of at
-                most 512 MB.
-            category: what it is for: ``"dm_image"``, ``"dm_gif"`` or ``"dm_video"`` for messages; none suits avatars.
-                A film needs one. With that of a film or an animation, it goes in segments.
-            shared: whether it may be used in several messages, or in a welcome message. Whoever has its address can
+                iterator of ``bytes``. It must be a PNG, JPEG or WEBP of at most 5 MB, a GIF of at most 15 MB, or an MP4
+                or MOV of at most 512 MB.
+            category: what the file is for: ``"dm_image"``, ``"dm_gif"`` or ``"dm_video"`` for messages; not given for
+                avatars. A film needs a category. Films, and GIFs with a category for animations, are uploaded in
+                segments; with ``media_api="v2"``, shared files, too.
+            shared: whether the file may be used in several messages, or in a welcome message. Whoever has its URL can
                 then see it.
-            size: its bytes; needed for an iterator, and for a file that cannot be searched.
-            progress: is called with an :class:`UploadProgress` after every segment, and while the API processes.
-            processing_timeout: seconds to wait for the API to process it.
-            max_wait: seconds to wait for quota, for each of the requests; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            size: the file's size in bytes; needed for an iterator, and for an open file that cannot seek.
+            progress: a function that is called with an :class:`UploadProgress` after every segment, and while the API
+                processes the file.
+            processing_timeout: seconds to wait for the API to process the file.
+            max_wait: seconds to wait for quota, for each request; the client's ``max_wait`` if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: it cannot be read, is empty, too large, of no known type, not what `category` says, or changed
-                while it was read. Nothing was sent, unless it changed.
-            MediaFailed: the API could not process it, or not in time.
-            ResponseError: the API refused it.
-            ConnectFailed: no answer was had.
+            InvalidInput: the file cannot be read, is empty, too large, of no type that the API takes, not of the type
+                that `category` is for, or changed while it was read; or another argument has the wrong type or range.
+                Nothing was sent, unless the file changed or could not be read to its end.
+            QuotaWaitTooLong: a request would wait for quota longer than `max_wait`.
+            MediaFailed: the API could not process the file, or had not within `processing_timeout`.
+            ResponseError: the API refused a request.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: an answer cannot be read.
+            Exception: any exception that `progress` or an iterator raises.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         checked_seconds(processing_timeout, "processing_timeout")
         tell = progress or _nobody
@@ -131,7 +139,7 @@ class MediaUploads:
         except ResponseError as error:
             if error.delivered != "unknown":
                 raise
-            # An answer was lost, and what was finished cannot be finished twice: ask how far it is.
+            # An earlier answer was lost, and an upload cannot be finished twice: ask for its status instead.
             return evolve(await back.status(media_id), size=file.size)
 
     async def _processed(
@@ -139,7 +147,7 @@ class MediaUploads:
     ) -> Media:
         deadline = self._clock.monotonic() + timeout
         last = media
-        # It has been seen to stay in progress for ever, with an error beside it.
+        # The API has been seen to report "in progress" for ever, together with an error.
         while last.processing is not None and last.processing.state not in _DONE and not last.processing.error:
             left = deadline - self._clock.monotonic()
             if left <= 0:
@@ -154,11 +162,11 @@ class MediaUploads:
             words = [without_long_words(error[key]) for key in ("name", "message") if isinstance(error.get(key), str)]
             problem = f"the API could not process it{': ' if words else ''}{': '.join(words)}"
             raise MediaFailed(endpoint=back.status_name, problem=problem, media_id=media.id)
-        return evolve(media, processing=last.processing)  # the later answers do not tell all of it again
+        return evolve(media, processing=last.processing)  # the answers about the status do not repeat the rest
 
 
 def _check_after(said: int | None) -> float:
-    """Seconds until the next look at the processing, where the API said so many."""
+    """Return the seconds until the next question about the processing, if the API asked to wait for `said` seconds."""
     return min(max(_USUAL_CHECK if said is None else said, _SHORTEST_CHECK), _LONGEST_CHECK)
 
 
@@ -183,23 +191,23 @@ class _BackEnd(ABC):
 
     @abstractmethod
     async def whole(self, file: File, category: MediaCategory | None, *, shared: bool) -> Media:
-        """Upload it in one request."""
+        """Upload the file in one request."""
 
     @abstractmethod
     async def begin(self, content_type: str, size: int, category: MediaCategory | None, *, shared: bool) -> str:
-        """Say what will come. Returns the media id."""
+        """Announce an upload in segments, and return its media id."""
 
     @abstractmethod
     async def append(self, media_id: str, index: int, segment: File) -> None:
-        """Send one segment. Doing it twice does no harm."""
+        """Send one segment. Sending it twice does no harm."""
 
     @abstractmethod
     async def finish(self, media_id: str) -> Media:
-        """Say that all of it was sent."""
+        """Tell the API that all segments were sent."""
 
     @abstractmethod
     async def status(self, media_id: str) -> Media:
-        """How far the API is with it."""
+        """Ask how far the API has processed the file."""
 
 
 class _V1(_BackEnd):
@@ -239,7 +247,7 @@ class _V1(_BackEnd):
 class _V2(_BackEnd):
     status_name = "media_v2.status"
 
-    async def whole(self, file: File, category: MediaCategory | None, *, shared: bool) -> Media:  # noqa: ARG002 - only what goes in segments can be shared
+    async def whole(self, file: File, category: MediaCategory | None, *, shared: bool) -> Media:  # noqa: ARG002 - only uploads in segments can be shared
         fields = {"media_category": category or "tweet_image", "media": file}
         return await self._call("media_v2.upload", fields, MediaV2)
 

@@ -1,4 +1,4 @@
-"""Reading a file that is to be uploaded, piece by piece, wherever it comes from."""
+"""Reading a file that is to be uploaded, piece by piece, from a path, bytes, an open file or an async iterator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from twdm_async.errors import InvalidInput
 from twdm_async.models.media import HEAD
 
 Source = Path | str | bytes | IO[bytes] | AsyncIterator[bytes]
-"""A file, its content, an opened file, or an async iterator of its pieces."""
+"""The path of a file, its content, an open file, or an async iterator of its pieces."""
 
 
 @define
@@ -25,8 +25,8 @@ class Opened:
     """A file that is being read.
 
     Args:
-        head: its first bytes, at least :data:`HEAD` if there are so many.
-        size: its bytes, all of them.
+        head: the file's first bytes: at least :data:`HEAD` of them, or the whole file if it is shorter.
+        size: the file's size in bytes.
     """
 
     head: bytes
@@ -34,10 +34,10 @@ class Opened:
     _rest: AsyncIterator[bytes]
 
     async def pieces(self, length: int) -> AsyncIterator[bytes]:
-        """All of it, in pieces of `length` bytes, of which the last may be shorter.
+        """Yield the file in pieces of `length` bytes, of which the last may be shorter.
 
         Raises:
-            InvalidInput: it has more or fewer bytes than it had at first.
+            InvalidInput: the file has more or fewer bytes than `size`.
         """
         kept, read = bytearray(self.head), len(self.head)
         async for piece in self._rest:
@@ -45,11 +45,11 @@ class Opened:
             read += len(piece)
             if read > self.size:
                 break
-            while len(kept) > length:  # the last one is held back, until it is known that nothing follows
+            while len(kept) > length:  # the last piece is held back until it is known that nothing follows
                 yield bytes(kept[:length])
                 del kept[:length]
         if read != self.size:
-            raise InvalidInput(parameter="source", problem="changed while it was read, or is not as long as was said")
+            raise InvalidInput(parameter="source", problem="changed while it was read, or its size is not `size`")
         while kept:
             yield bytes(kept[:length])
             del kept[:length]
@@ -60,14 +60,14 @@ _PIECE = 256 * 1024  # bytes that are read at once
 
 @contextlib.asynccontextmanager
 async def opened(source: Source, size: int | None) -> AsyncGenerator[Opened]:
-    """`source`, ready to be read from where it stands.
+    """Open `source` for reading. An open file is read from its current position.
 
     Args:
         source: the file.
-        size: its bytes, if it cannot tell.
+        size: the size in bytes; ``None`` if `source` itself tells it.
 
     Raises:
-        InvalidInput: it cannot be read, or does not tell how long it is.
+        InvalidInput: `source` cannot be read, or its size is not given and cannot be found out.
     """
     if size is not None:
         checked_count(size, "size")
@@ -89,7 +89,7 @@ async def opened(source: Source, size: int | None) -> AsyncGenerator[Opened]:
 
 async def _begin(pieces: AsyncIterator[bytes], size: int | None) -> Opened:
     if size is None:
-        raise InvalidInput(parameter="size", problem="is needed for what cannot tell how long it is")
+        raise InvalidInput(parameter="size", problem="is needed for an iterator, and for a file that cannot seek")
     head = b""
     async for piece in pieces:
         head += piece
@@ -102,7 +102,7 @@ def _open(path: Path) -> IO[bytes]:
     try:
         if not path.exists() or path.is_file() or path.is_dir():
             return path.open("rb")
-        problem = f"{path} is not a regular file"  # to open a pipe may take for ever
+        problem = f"{path} is not a regular file"  # opening a pipe may block for ever
     except OSError as error:
         problem = f"{path} cannot be read: {error.strerror}"
     except ValueError:  # a NUL in the path
@@ -111,7 +111,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _size_of(file: IO[bytes]) -> int | None:
-    """The bytes from where it stands to its end, if it can tell."""
+    """Return the bytes from the file's current position to its end; ``None`` if the file cannot seek."""
     try:
         here = file.tell()
         end = file.seek(0, os.SEEK_END)
@@ -129,7 +129,7 @@ async def _read(file: IO[bytes]) -> AsyncIterator[bytes]:
             words = error.strerror if isinstance(error, OSError) else "it is closed"
             raise InvalidInput(parameter="source", problem=f"cannot be read: {words}") from None
         if not isinstance(piece, bytes):
-            raise InvalidInput(parameter="source", problem="gives something else than bytes")
+            raise InvalidInput(parameter="source", problem="yields something other than bytes")
         if not piece:
             return
         yield piece
@@ -138,6 +138,6 @@ async def _read(file: IO[bytes]) -> AsyncIterator[bytes]:
 async def _checked(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for piece in source:
         if not isinstance(piece, (bytes, bytearray, memoryview)):
-            raise InvalidInput(parameter="source", problem="gives something else than bytes")
-        for start in range(0, len(piece), _PIECE):  # a huge one is not copied whole
+            raise InvalidInput(parameter="source", problem="yields something other than bytes")
+        for start in range(0, len(piece), _PIECE):  # a huge piece is not copied as a whole
             yield bytes(piece[start : start + _PIECE])

@@ -1,4 +1,4 @@
-"""The part that direct messages and welcome messages share: text, quick replies, buttons, an attachment."""
+"""The content that direct messages and welcome messages share: text, quick replies, buttons, an attachment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_QUICK_REPLIES: Final = 20
 _MOST_CTAS: Final = 3
 
 Attachable = Media | SharedCoordinate | SharedPlace | str | int
-"""What can be attached: an uploaded file or its media id, or a place."""
+"""What a message can have attached: an uploaded file or its media id, or a place."""
 
 
 def message_data(
@@ -28,17 +28,20 @@ def message_data(
     ctas: Sequence[CallToAction] | None,
     attachment: Attachable | None,
 ) -> dict[str, Any]:
-    """The ``message_data`` object (page *Send a Direct Message*).
+    """Check the content of a message, and return its ``message_data`` object (page *Send a Direct Message*).
 
     Args:
-        text: what to write; needed unless there is an attachment.
-        limit: characters it may have.
-        quick_replies: 1 to 20, of which either all have a description or none; or an invitation of another kind.
-        ctas: 1 to 3.
+        text: the text; needed unless there is an attachment.
+        limit: how many characters the text may have.
+        quick_replies: 1 to 20 answers to tap, which all have a description or none; or a request for a text or a
+            location.
+        ctas: 1 to 3 buttons.
         attachment: an uploaded file or its media id, or a place.
 
     Raises:
-        InvalidInput: something is missing, too long or too many.
+        InvalidInput: text and attachment are missing; the text is blank, too long or contains a character that cannot
+            be sent; there are no or too many quick replies or buttons; some quick replies have a description and others
+            do not; or an argument has the wrong type.
     """
     data: dict[str, Any] = {}
     if text is not None:
@@ -60,7 +63,11 @@ def message_data(
 
 
 def media_id(media: Media | str | int, parameter: str) -> str:
-    """The id of an uploaded file, given as itself or in a `Media`."""
+    """Return the media id of an uploaded file, which is given as a `Media` or as its id.
+
+    Raises:
+        InvalidInput: `media` is neither.
+    """
     if isinstance(media, Media):
         return media.id
     try:

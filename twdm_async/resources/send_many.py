@@ -1,4 +1,4 @@
-"""Sending many messages with few tasks: what comes of each is told when it is known."""
+"""Sending many messages with few tasks, and yielding the outcome of each as soon as it is known."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Draft:
     <twdm_async.resources.direct_messages.DirectMessages.send_many>`.
 
     Its fields are the arguments of :meth:`DirectMessages.send
-    <twdm_async.resources.direct_messages.DirectMessages.send>`, and are checked when its turn comes.
+    <twdm_async.resources.direct_messages.DirectMessages.send>`. They are checked when the draft's turn comes.
     """
 
     recipient_id: str | int
@@ -55,13 +55,13 @@ class Draft:
 
 @frozen
 class SendOutcome:
-    """What came of one draft.
+    """The outcome of one draft.
 
     Args:
         draft: the draft.
-        message: the message that was sent; ``None`` if it was not, or if that is not known.
-        error: why it was not sent, as :meth:`DirectMessages.send
-            <twdm_async.resources.direct_messages.DirectMessages.send>` raises it; ``None`` if it was.
+        message: the message that was sent; ``None`` if no message was sent, or if it is not known whether one was.
+        error: the error that :meth:`DirectMessages.send
+            <twdm_async.resources.direct_messages.DirectMessages.send>` raised; ``None`` if the message was sent.
     """
 
     draft: Draft
@@ -73,21 +73,23 @@ class Sending:
     """Sends drafts, with a bounded number of tasks.
 
     Args:
-        send: sends one.
+        send: the function that sends one message.
         drafts: the messages.
-        at_once: how many tasks there are.
+        at_once: how many tasks to use.
     """
 
     def __init__(self, send: Callable[..., Awaitable[DirectMessage]], drafts: Iterable[Draft], at_once: int) -> None:
         self._send = send
         self._left = iter(drafts)
         self._at_once = at_once
-        self._room = asyncio.Semaphore(at_once)  # for what is under way, and for outcomes that were not told yet
+        self._room = asyncio.Semaphore(at_once)  # for drafts that are being sent, and for outcomes not yet yielded
         self._outcomes: asyncio.Queue[SendOutcome | asyncio.Task[None]] = asyncio.Queue()
         self._stopped_by: Exception | None = None
 
     async def outcomes(self) -> AsyncGenerator[SendOutcome]:
-        """Yield what came of each draft as soon as it is known; then raise what stopped it, if something did."""
+        """Yield the outcome of each draft as soon as it is known; then raise the error that stopped the sending, if
+        there is one.
+        """
         tasks = {asyncio.create_task(self._work(), name="twdm_async send_many") for _ in range(self._at_once)}
         for task in tasks:
             task.add_done_callback(self._outcomes.put_nowait)
@@ -99,7 +101,7 @@ class Sending:
                     self._room.release()
                 else:
                     tasks.discard(outcome)
-                    outcome.result()  # a task that somebody cancelled ends all
+                    outcome.result()  # if somebody cancelled the task, everything ends
             if self._stopped_by is not None:
                 raise self._stopped_by
         finally:
@@ -120,12 +122,12 @@ class Sending:
             self._outcomes.put_nowait(outcome)
 
     def _next(self) -> Draft | None:
-        """Return the next draft; ``None`` if there is none, or if something stopped it."""
+        """Return the next draft; ``None`` if there is none, or if an error stopped the sending."""
         if self._stopped_by is not None:
             return None
         try:
             draft: Any = next(self._left, None)
-        except Exception as error:  # noqa: BLE001 - of whatever the drafts come from
+        except Exception as error:  # noqa: BLE001 - the caller's iterator may raise anything
             self._stopped_by = error
             return None
         if draft is not None and not isinstance(draft, Draft):

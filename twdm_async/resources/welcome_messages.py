@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
 
 _LONGEST_TEXT: Final = 9_990
-_PAUSES: Final = (0.0, 0.5, 2.0, 8.0)  # seconds before each try to have a rule again
+_PAUSES: Final = (0.0, 0.5, 2.0, 8.0)  # seconds before each try to make the old rule again
 _NAME: Final = re.compile(r"[A-Za-z0-9\-_ #@]{1,100}")
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 @frozen
 class WelcomeMessages:
-    """Calls on welcome messages."""
+    """Calls about welcome messages."""
 
     _caller: Caller
 
@@ -70,26 +70,33 @@ class WelcomeMessages:
         max_wait: float | None = None,
         timeout: float | None = None,
     ) -> WelcomeMessage:
-        """Make a welcome message (page *POST direct_messages/welcome_messages/new*). Nobody sees it before a rule says
-        so: :meth:`WelcomeMessageRules.set_default`.
+        """Make a welcome message (page *POST direct_messages/welcome_messages/new*). People see it only when a rule
+        names it: :meth:`WelcomeMessageRules.set_default`.
 
         Args:
             text: at most 9990 characters; may be left out if there is an attachment.
-            name: to find it again: at most 100 letters, digits, ``- _ # @`` and spaces.
+            name: a name to find it by, of at most 100 ASCII letters, digits, ``- _ # @`` and spaces.
             quick_replies: 1 to 20 answers to tap; or a :class:`TextInput` or :class:`LocationRequest`.
             ctas: 1 to 3 buttons.
             attachment: a file uploaded with ``shared=True``, or its media id; or a :class:`SharedCoordinate` or
                 :class:`SharedPlace`.
-            custom_profile_id: the custom profile it shows under. The documents say that welcome messages can have one,
-                and do not say where it goes. It is passed as ``welcome_message.custom_profile_id``, which nobody has
-                confirmed; if the reply does not repeat it, that is logged as a warning.
+            custom_profile_id: the custom profile it shows under, or its id. The API's documents say that a welcome
+                message can have one, but not in which field. It is sent as ``welcome_message.custom_profile_id``, which
+                nobody has confirmed; if the answer does not repeat it, a warning is logged.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: something is wrong with the arguments; nothing was sent or spent.
-            DeliveryUnknown: it left, and no readable answer came.
-            ResponseError: the API refused it.
+            InvalidInput: the text is missing, blank, too long or contains a character that cannot be sent; `name` is
+                too long or contains another character; there are too many quick replies or buttons; or another argument
+                has the wrong type or range. Nothing was sent, and no quota was spent.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
+            DeliveryUnknown: the request left, and no readable answer came; :meth:`list` shows whether the message was
+                made.
+            NotAllowlisted: the account may not use custom profiles.
+            ResponseError: the API refused the request for another reason.
+            ConnectFailed: no connection could be made; nothing was sent.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         data = message_data(text, limit=_LONGEST_TEXT, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
         message: dict[str, Any] = {"message_data": data}
@@ -119,14 +126,18 @@ class WelcomeMessages:
         """Look up a welcome message (page *GET direct_messages/welcome_messages/show*; 15 in 15 minutes).
 
         Args:
-            welcome_message_id: its id.
+            welcome_message_id: the welcome message's id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: the id is none.
+            InvalidInput: `welcome_message_id` is not a numeric id; or `max_wait` or `timeout` is out of range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
             NotFound: there is no such message.
-            ResponseError, ConnectFailed, MalformedResponse: it could not be had.
+            ResponseError: the API refused the request for another reason.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: the answer is not a welcome message.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         arguments = {"id": checked_id(welcome_message_id, "welcome_message_id")}
         return await self._caller.call(
@@ -134,15 +145,20 @@ class WelcomeMessages:
         )
 
     def list(self, *, max_wait: float | None = None, timeout: float | None = None) -> Listing[WelcomeMessage]:
-        """Go through all welcome messages of the account (page *GET direct_messages/welcome_messages/list*; 15 pages of
-        50 in 15 minutes).
+        """List all welcome messages of the account (page *GET direct_messages/welcome_messages/list*; 15 pages of 50 in
+        15 minutes). Nothing is sent, and no error is raised, before the list is read.
 
         Args:
             max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
+            InvalidInput: `max_wait` or `timeout` is out of range.
+            QuotaWaitTooLong: a page would wait for quota longer than `max_wait`.
+            ResponseError: the API refused the request.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: a page cannot be read, or names a cursor for the second time.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         return Listing(
             self._caller,
@@ -165,22 +181,27 @@ class WelcomeMessages:
         max_wait: float | None = None,
         timeout: float | None = None,
     ) -> WelcomeMessage:
-        """Say something else in a welcome message (page *PUT direct_messages/welcome_messages/update*). All of it is
-        replaced: what is not given is gone. Its name stays.
+        """Replace the content of a welcome message (page *PUT direct_messages/welcome_messages/update*). A part that is
+        not given is removed. The name stays.
 
         Args:
-            welcome_message_id: its id.
-            text: as in :meth:`create`.
-            quick_replies: as in :meth:`create`.
-            ctas: as in :meth:`create`.
-            attachment: as in :meth:`create`.
+            welcome_message_id: the welcome message's id.
+            text: see :meth:`create`.
+            quick_replies: see :meth:`create`.
+            ctas: see :meth:`create`.
+            attachment: see :meth:`create`.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: something is wrong with the arguments; nothing was sent or spent.
+            InvalidInput: `welcome_message_id` is not a numeric id, or another argument is wrong, as in :meth:`create`.
+                Nothing was sent, and no quota was spent.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
             NotFound: there is no such message.
-            ResponseError, ConnectFailed, MalformedResponse: it could not be done.
+            ResponseError: the API refused the request for another reason.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: the answer is not a welcome message.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         path_id = checked_id(welcome_message_id, "welcome_message_id")
         data = message_data(text, limit=_LONGEST_TEXT, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
@@ -200,14 +221,17 @@ class WelcomeMessages:
         """Delete a welcome message (page *DELETE direct_messages/welcome_messages/destroy*).
 
         Args:
-            welcome_message_id: its id.
+            welcome_message_id: the welcome message's id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: the id is none.
-            NotFound: there is no such message, or none any more.
-            ResponseError, ConnectFailed: it could not be done.
+            InvalidInput: `welcome_message_id` is not a numeric id; or `max_wait` or `timeout` is out of range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
+            NotFound: there is no such message, perhaps because an earlier call deleted it.
+            ResponseError: the API refused the request for another reason.
+            ConnectFailed: no connection could be made, or no answer came.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         arguments = {"id": checked_id(welcome_message_id, "welcome_message_id")}
         await self._caller.call("welcome_messages.delete", arguments, type(None), max_wait=max_wait, timeout=timeout)
@@ -215,7 +239,7 @@ class WelcomeMessages:
 
 @frozen
 class WelcomeMessageRules:
-    """Calls on the rule that says which welcome message everybody sees."""
+    """Calls about the rule that says which welcome message everybody sees."""
 
     _caller: Caller
 
@@ -228,18 +252,24 @@ class WelcomeMessageRules:
     ) -> WelcomeMessageRule:
         """Make a rule (page *POST direct_messages/welcome_messages/rules/new*).
 
-        The documents contradict each other: an account has one rule, and the old one must be deleted first; or it can
-        have several, and the newest counts. :meth:`set_default` copes with both.
+        The API's documents contradict each other: either an account has one rule, and the old one must be deleted
+        first; or it can have several, and the newest holds. :meth:`set_default` works in both cases.
 
         Args:
-            welcome_message: the message that everybody is to see, or its id.
+            welcome_message: the welcome message that everybody is to see, or its id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: the id is none.
-            DeliveryUnknown: it left, and no readable answer came.
-            ResponseError: the API refused it; with code 214 if the account does not take messages from everybody.
+            InvalidInput: `welcome_message` is neither a welcome message nor a numeric id; or `max_wait` or `timeout` is
+                out of range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
+            DeliveryUnknown: the request left, and no readable answer came; :meth:`list` shows whether the rule was
+                made.
+            ResponseError: the API refused the request, with code 214 if the account does not accept messages from
+                everybody.
+            ConnectFailed: no connection could be made; nothing was sent.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         arguments = {"welcome_message_rule": {"welcome_message_id": _id_of(welcome_message)}}
         return await self._caller.call(
@@ -252,14 +282,18 @@ class WelcomeMessageRules:
         """Look up a rule (page *GET direct_messages/welcome_messages/rules/show*; 15 in 15 minutes).
 
         Args:
-            rule_id: its id.
+            rule_id: the rule's id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: the id is none.
+            InvalidInput: `rule_id` is not a numeric id; or `max_wait` or `timeout` is out of range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
             NotFound: there is no such rule.
-            ResponseError, ConnectFailed, MalformedResponse: it could not be had.
+            ResponseError: the API refused the request for another reason.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: the answer is not a rule.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         arguments = {"id": checked_id(rule_id, "rule_id")}
         return await self._caller.call(
@@ -267,15 +301,20 @@ class WelcomeMessageRules:
         )
 
     def list(self, *, max_wait: float | None = None, timeout: float | None = None) -> Listing[WelcomeMessageRule]:
-        """Go through the rules of the account (page *GET direct_messages/welcome_messages/rules/list*; 15 pages of 50
-        in 15 minutes).
+        """List all rules of the account (page *GET direct_messages/welcome_messages/rules/list*; 15 pages of 50 in 15
+        minutes). Nothing is sent, and no error is raised, before the list is read.
 
         Args:
             max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            ResponseError, ConnectFailed, MalformedResponse: a page could not be had.
+            InvalidInput: `max_wait` or `timeout` is out of range.
+            QuotaWaitTooLong: a page would wait for quota longer than `max_wait`.
+            ResponseError: the API refused the request.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: a page cannot be read, or names a cursor for the second time.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         return Listing(
             self._caller,
@@ -290,14 +329,17 @@ class WelcomeMessageRules:
         """Delete a rule (page *DELETE direct_messages/welcome_messages/rules/destroy*).
 
         Args:
-            rule_id: its id.
+            rule_id: the rule's id.
             max_wait: seconds to wait for quota; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Raises:
-            InvalidInput: the id is none.
-            NotFound: there is no such rule, or none any more.
-            ResponseError, ConnectFailed: it could not be done.
+            InvalidInput: `rule_id` is not a numeric id; or `max_wait` or `timeout` is out of range.
+            QuotaWaitTooLong: the call would wait for quota longer than `max_wait`.
+            NotFound: there is no such rule, perhaps because an earlier call deleted it.
+            ResponseError: the API refused the request for another reason.
+            ConnectFailed: no connection could be made, or no answer came.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         arguments = {"id": checked_id(rule_id, "rule_id")}
         await self._caller.call(
@@ -311,24 +353,32 @@ class WelcomeMessageRules:
         max_wait: float | None = None,
         timeout: float | None = None,
     ) -> WelcomeMessageRule:
-        """Let everybody see this welcome message from now on (guide *Welcome messages*, *Setting a default*).
+        """Show everybody this welcome message from now on (guide *Welcome messages*, *Setting a default*).
 
-        The new rule is made before the old ones are deleted. If the API does not take a second rule, and the message is
-        there, the old ones go first; and if the new one is then not taken, the old one is made again. So the account is
-        not left without a rule, also if the caller gives up meanwhile: what has begun is then ended first. Calling it
-        again after an error does no harm.
+        The new rule is made before the old ones are deleted. If the API refuses a second rule, and the welcome message
+        exists, the old rules are deleted first; and if the API then refuses the new rule, the old one is made again. So
+        the account keeps a rule, even if the caller is cancelled: a replacement that has begun is then completed first.
+        Calling this again after an error does no harm.
 
         Args:
-            welcome_message: the message, or its id.
-            max_wait: seconds to wait for quota, for each of the requests; the client's ``max_wait`` if not given.
-            timeout: seconds one attempt may take, at most the client's ``timeout``, which holds if not given.
+            welcome_message: the welcome message, or its id.
+            max_wait: seconds to wait for quota, for each request; the client's ``max_wait`` if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
 
         Returns:
             The rule that holds now.
 
         Raises:
-            InvalidInput: the id is none.
-            ResponseError, ConnectFailed, MalformedResponse, DeliveryUnknown: it could not be done.
+            InvalidInput: `welcome_message` is neither a welcome message nor a numeric id; or `max_wait` or `timeout` is
+                out of range.
+            QuotaWaitTooLong: a request would wait for quota longer than `max_wait`.
+            DeliveryUnknown: the request for the new rule left, no readable answer came, and the list of rules does not
+                show it.
+            ResponseError: the API refused a request, with code 214 if the account does not accept messages from
+                everybody.
+            ConnectFailed: no connection could be made, or no answer came.
+            MalformedResponse: an answer cannot be read.
+            TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         welcome_message_id = _id_of(welcome_message)
         old = [rule async for rule in self.list(max_wait=max_wait, timeout=timeout)]
@@ -362,7 +412,7 @@ class WelcomeMessageRules:
         max_wait: float | None,
         timeout: float | None,
     ) -> WelcomeMessageRule:
-        """Make a rule; if no answer comes, look whether it is there."""
+        """Make a rule. If no answer comes, look for it in the list of rules."""
         try:
             return await self.create(welcome_message_id, max_wait=max_wait, timeout=timeout)
         except DeliveryUnknown as error:
@@ -374,7 +424,7 @@ class WelcomeMessageRules:
         raise unknown.with_traceback(None)
 
     async def _replace(self, welcome_message_id: str, old: Sequence[WelcomeMessageRule]) -> WelcomeMessageRule:
-        """Make a rule where there may be only one."""
+        """Delete the old rules, then make the new one. If that fails, make an old one again."""
         try:
             await self._delete_all(old)
             return await self._create_surely(welcome_message_id, old, None, None)
@@ -386,7 +436,7 @@ class WelcomeMessageRules:
         raise problem.with_traceback(None)
 
     async def _restore(self, welcome_message_id: str) -> None:
-        """Have a rule again, whatever it takes. If there is one, it is refused, and that is as good."""
+        """Try several times to make a rule. A refusal ends this, too: it means that there is a rule already."""
         for pause in _PAUSES:
             await self._caller.clock.sleep(pause)
             try:
@@ -401,19 +451,19 @@ class WelcomeMessageRules:
 
     async def _delete_all(self, rules: Sequence[WelcomeMessageRule]) -> None:
         for rule in rules:
-            with contextlib.suppress(NotFound):  # somebody else was faster
+            with contextlib.suppress(NotFound):  # somebody else deleted it first
                 await self.delete(rule.id)
 
 
 async def _to_the_end(change: Coroutine[Any, Any, T]) -> T:
-    """Await `change`, half of which must not be left undone: who gives up waits no longer than that takes."""
+    """Await `change`, which must not be left half done: if the caller is cancelled, complete it first."""
     task = asyncio.ensure_future(change)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
         if not task.cancelled():
-            task.exception()  # nobody hears of it
+            task.exception()  # retrieved, so that asyncio does not log it: no caller gets it
         raise
 
 

@@ -1,4 +1,4 @@
-"""One request on its way: whether bytes of it left, and what has come back so far."""
+"""The state of one attempt: whether bytes of the request have left, and what has come back so far."""
 
 from __future__ import annotations
 
@@ -16,35 +16,34 @@ if TYPE_CHECKING:
 
 
 class Connection(Protocol):
-    """What a request went out over."""
+    """The connection that a request went out over."""
 
     @property
     def protocol(self) -> Any:
-        """aiohttp's; ``None`` if it is closed."""
+        """The protocol object of aiohttp; ``None`` if the connection is closed."""
 
     def release(self) -> object:
-        """Let other requests follow over it."""
+        """Let other requests use the connection."""
 
     def close(self) -> object:
-        """Let nothing follow."""
+        """Close the connection, so that no other request uses it."""
 
 
 class Repeated(aiohttp.ClientError):
-    """aiohttp was about to send a request for the second time."""
+    """aiohttp was about to send a request a second time."""
 
 
 class Late(aiohttp.ClientError):
-    """The slot of a request may not count any more."""
+    """The request is too late for its slot, which may no longer be counted."""
 
 
 class Attempt:
-    """One request on its way. Whoever holds it can tell, also after a cancellation, whether bytes left.
+    """One attempt. It records, even if its task is cancelled, whether bytes of the request have left.
 
     Args:
-        timeout: seconds it may take once it is connected; to connect may take as long again.
-        send_by: by the machine's uptime, when its first byte must have left, since its slot may not count any more
-            afterwards.
-        uptime: tells that.
+        timeout: seconds that it may take once it is connected; connecting may take as long again.
+        send_by: when its first byte must have left, by the machine's uptime. Later, its slot may no longer be counted.
+        uptime: returns the machine's uptime in seconds.
     """
 
     __slots__ = (
@@ -56,12 +55,12 @@ class Attempt:
         self.timeout = timeout
         self.sent = False
         self.is_late = False
-        self.authorization = ""  # its signature
-        self.message: Any = None  # aiohttp's head of the reply
-        self.payload: Any = None  # aiohttp's stream of its body
-        self.chunks: list[bytes] = []  # of it, so far
-        self.due = math.inf  # when its time is over, by the loop's clock
-        self.work: asyncio.Task[Reply | Fault] | None = None  # that makes it, if it is not whoever waits for it
+        self.authorization = ""  # the Authorization header, which holds the signature
+        self.message: Any = None  # the head of the reply, as aiohttp's object
+        self.payload: Any = None  # the stream of the reply's body, as aiohttp's object
+        self.chunks: list[bytes] = []  # the reply's body, so far
+        self.due = math.inf  # when its timeout ends, by the loop's clock
+        self.work: asyncio.Task[Reply | Fault] | None = None  # the task that makes it, if the waiting task does not
         self._send_by = send_by
         self._uptime = uptime
         self._connection: Connection | None = None
@@ -73,9 +72,9 @@ class Attempt:
         """Note that the first byte is about to leave over `connection`.
 
         Raises:
-            Repeated: bytes left before. Each request on the wire needs a slot, a nonce and a timestamp of its own; so
-                the attempt ends here, and the next one is ours.
-            Late: the process was suspended, or something answered late that had to be asked before.
+            Repeated: bytes have left before. Each request on the wire needs a slot, a nonce and a timestamp of its own,
+                so the attempt ends here, and the caller decides on the next one.
+            Late: it is later than `send_by`, because the process was suspended or an earlier step took too long.
         """
         if self.sent:
             raise Repeated("the connection was lost")
@@ -86,33 +85,33 @@ class Attempt:
         self._connection = connection
 
     def run_in(self, task: asyncio.Task[Any] | None) -> None:
-        """Note which task works on it."""
+        """Note which task works on the attempt."""
         self._task = task
         self._cancelling = task.cancelling() if task is not None else 0
         self._is_expired = False
 
     def expire(self) -> None:
-        """End the work on it: its time is over."""
+        """Cancel the task that works on the attempt, because its timeout has ended."""
         if self._task is not None and not self._is_expired:
             self._is_expired = True
             self._task.cancel()
 
     def has_expired(self) -> bool:
-        """Tell whether the task was cancelled because the time was over, and for nothing else."""
+        """Return whether :meth:`expire` is the only reason for which the task was cancelled."""
         return self._is_expired and self._task is not None and self._task.uncancel() <= self._cancelling
 
     def withdraw(self) -> None:
-        """Forbid it to leave, if it has not."""
+        """Keep the request from leaving, if it has not left."""
         self._send_by = -math.inf
         if self.work is not None and not self.sent:
             self.work.cancel()
 
     @property
     def protocol(self) -> Any:
-        """The connection, by aiohttp's protocol.
+        """The protocol object that aiohttp has for the connection.
 
         Raises:
-            ClientConnectionError: it is closed.
+            ClientConnectionError: the connection is closed.
         """
         protocol = self._connection.protocol if self._connection is not None else None
         if protocol is None:
@@ -120,14 +119,14 @@ class Attempt:
         return protocol
 
     def trust(self) -> None:
-        """Let other requests follow over the connection: what came over it is the answer to this one."""
+        """Let other requests use the connection, because the reply that came over it answers this request."""
         if self._connection is not None:
             self._connection.release()
             self._connection = None
 
     def distrust(self) -> None:
-        """Close the connection: what came over it may be the answer to another request. A refusal, for example, names
-        neither person nor message, so nobody could tell that it is not an earlier one which a proxy repeats.
+        """Close the connection, because the reply that came over it may answer another request. A refusal, for example,
+        names neither recipient nor message, so it may be an earlier one that a proxy repeats.
         """
         if self._connection is not None:
             self._connection.close()

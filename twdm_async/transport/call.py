@@ -1,8 +1,8 @@
-"""The one loop of attempts: admit, sign, exchange, read, decide.
+"""The loop of attempts that every call goes through: get a slot, sign, exchange, read the reply, decide what follows.
 
-A caller makes its attempts in its own task, where it may be cancelled as it likes. If it is when bytes have left, the
-attempt becomes the client's: a task of the client's goes on with it from where it was, writes its outcome down and
-tells the observers.
+A call makes its attempts in its caller's task, which may be cancelled at any time. If it is cancelled after bytes of an
+attempt have left, a task of the client takes the attempt over: it continues where the caller's task stopped, records
+the outcome and calls the observers.
 """
 
 from __future__ import annotations
@@ -58,53 +58,58 @@ _log = logging.getLogger(__name__)
 
 
 class Journal(ABC):
-    """What somebody writes down of one call's attempts, so that a crash finds out how far they came.
+    """The record of one call's attempts, which shows after a crash how far they came.
 
-    Its methods are awaited in a task of the client's, where no caller's cancellation reaches them.
+    Its methods are awaited in a task of the client, which is not cancelled together with the caller.
     """
 
     @property
     def intent(self) -> Intent | None:
-        """What a quota store in the same file writes down when it gives a slot; ``None`` if it is another file."""
+        """The intent that the quota store writes together with the slot, if it is in the same file or database as this
+        journal; else ``None``.
+        """
         return None
 
     @abstractmethod
     async def leaving(self, signed_at: float, *, is_written: bool) -> None:
-        """The first byte is about to leave. It leaves when this returns, and not at all if it raises.
+        """Record that the first byte is about to leave. It leaves when this returns; if this raises, nothing leaves.
 
         Args:
-            signed_at: seconds since 1970, as the signature will say.
-            is_written: whether the quota store wrote the intent down.
+            signed_at: the timestamp that the signature will have, in seconds since 1970.
+            is_written: whether the quota store wrote the intent.
         """
 
     @abstractmethod
     async def ended(self, outcome: Outcome[Any]) -> None:
-        """What came of the attempt."""
+        """Record the outcome of the attempt."""
 
     @abstractmethod
     def cut_off(self, outcome: Outcome[Any]) -> None:
-        """The same, where the task that made the attempt was cancelled and can wait for nothing."""
+        """Record the outcome of an attempt whose task was cancelled, without waiting for anything."""
 
     @abstractmethod
     def over(self) -> None:
-        """Nothing of the attempt is under way any more, however it ended, and even if nobody could write that down."""
+        """Note that the attempt is over, however it ended, even if its outcome could not be recorded."""
 
 
 @define(eq=False)
 class _Call(Generic[T]):
-    """A call on its way.
+    """The state of a call.
 
     Args:
-        into: the model of its answer.
-        timeout: seconds that each of its attempts may take.
-        slot: of the attempt to be made.
-        attempt: that is being made.
-        stamp: when it was, by the server's clock in seconds since 1970; no two attempts have the same.
-        began: when it was, by the monotonic clock.
-        number: which it is, from 1.
-        waited: seconds that it waited for quota.
-        is_abandoned: whether nobody waits for its outcome any more.
-        watchers: set when the attempt that is under way has ended.
+        request: the request.
+        into: the model of the answer.
+        journal: where the attempts are recorded.
+        timeout: seconds that each attempt may take.
+        slot: the slot of the next or present attempt; ``None`` if it is settled or given back.
+        attempt: the present attempt.
+        story: what happened in the attempts so far.
+        stamp: when the attempt began, by the server's clock in seconds since 1970. No two attempts have the same stamp.
+        began: when the attempt began, by the monotonic clock.
+        number: the number of the attempt, from 1.
+        waited: seconds that the call waited for the slot.
+        is_abandoned: whether the caller was cancelled, so that nobody waits for the outcome.
+        watchers: events to set when the present attempt has ended.
     """
 
     request: Request
@@ -123,12 +128,12 @@ class _Call(Generic[T]):
 
     @property
     def sent_at(self) -> datetime:
-        """When the attempt was made (UTC), as its signature says."""
+        """When the attempt began (UTC), as in its signature."""
         return datetime.fromtimestamp(self.stamp, UTC)
 
     @property
     def may_go_on(self) -> bool:
-        """Whether a task of the client's is to go on with the attempt when its caller is cancelled."""
+        """Whether a task of the client takes the attempt over when its caller is cancelled."""
         is_the_clients = self.journal is not None or self.is_abandoned
         return self.attempt is not None and self.attempt.sent and not is_the_clients
 
@@ -142,19 +147,19 @@ class _Home:
 
 
 class Caller:
-    """Makes calls, each of them one attempt or several.
+    """Makes calls, each in one attempt or several.
 
     Args:
         hosts: scheme and host for each of the API's hosts.
-        limiter: lets an attempt leave.
-        signer: signs it, after the wait, anew for each.
-        http: sends it.
+        limiter: grants the slots that attempts need.
+        signer: signs each attempt, after the wait for its slot.
+        http: sends the requests.
         credentials: make the fingerprints of texts.
-        clock: where time comes from.
-        timeout: seconds one attempt may take. Leases of slots are as long as this one needs.
-        max_wait: seconds a call may wait for quota if it does not say itself.
+        clock: the source of time.
+        timeout: seconds that one attempt may take. The leases of slots are computed from it.
+        max_wait: seconds that a call may wait for quota, unless the call has its own limit.
         uncounted_reads: whether calls that only read may leave while the quota store fails.
-        observers: are told of every attempt.
+        observers: called after every attempt.
     """
 
     def __init__(
@@ -184,24 +189,24 @@ class Caller:
         self._home = _Home()
         self._under_way: set[_Call[Any]] = set()
         self._idle = asyncio.Event()
-        self._tasks: set[asyncio.Task[Any]] = set()  # in which attempts are made that are the client's
+        self._tasks: set[asyncio.Task[Any]] = set()  # tasks of the client, which make attempts
         self.places = Places(http.most)
-        self._server_time = signer.server_time  # one for all who wait, and not one each
+        self._server_time = signer.server_time  # one bound method for all messages that wait, not one each
         self.sent = SentMessages(credentials)
 
     def with_options(self, *, timeout: float | None, max_wait: float | None, observers: Sequence[Observer]) -> Self:
-        """Return a caller that shares everything with this one, and whose calls have other defaults.
+        """Return a caller that shares everything with this one, but has other defaults for its calls.
 
         Args:
-            timeout: seconds one attempt may take; as before if ``None``.
-            max_wait: seconds a call may wait for quota; as before if ``None``.
-            observers: are told of its attempts, after those that are told of all.
+            timeout: seconds that one attempt may take; as here if ``None``.
+            max_wait: seconds that a call may wait for quota; as here if ``None``.
+            observers: called after every attempt of the returned caller, after this caller's own observers.
 
         Raises:
-            InvalidInput: `timeout` is longer than the leases of slots allow, or one of them is not a number of seconds.
+            InvalidInput: `timeout` is longer than the leases of slots allow, or an argument is not a number of seconds.
         """
         other = copy.copy(self)
-        other._timeout = self._checked_timeout(timeout)  # noqa: SLF001 - it is one of ours
+        other._timeout = self._checked_timeout(timeout)  # noqa: SLF001 - it is an object of this class
         other._max_wait = self._max_wait if max_wait is None else checked_wait(max_wait)  # noqa: SLF001 - as above
         other._observers = (*self._observers, *observers)  # noqa: SLF001 - as above
         return other
@@ -215,10 +220,11 @@ class Caller:
         return self._hosts[Host.API]
 
     def bind_loop(self) -> asyncio.AbstractEventLoop:
-        """To be called before each use: bind this to the running loop, if it is not bound yet, and return it.
+        """Bind the client to the running event loop, unless it is bound already, and return the loop. This must be
+        called before each use.
 
         Raises:
-            WrongEventLoop: it is bound to another one, or to the process that this one was forked off.
+            WrongEventLoop: the client is bound to another event loop, or to the process that this one was forked from.
         """
         loop, home = asyncio.get_running_loop(), self._home
         if home.loop is None:
@@ -231,7 +237,7 @@ class Caller:
         return loop
 
     async def close(self, timeout: float) -> None:
-        """Begin nothing any more, and wait for what is under way: up to `timeout` seconds, then it is ended."""
+        """Begin no more attempts. Wait up to `timeout` seconds for those under way, then end them."""
         self._limiter.close()
         self.places.close()
         if self._under_way:
@@ -244,16 +250,18 @@ class Caller:
             await asyncio.wait(tasks)
 
     def note_inbound(self, person: str, at: datetime) -> None:
-        """A person has written to the account, at that time by the server's clock."""
+        """Note that a person has written to the account, at that time by the server's clock."""
         self._limiter.note_inbound(person, at)
 
     def note_outbound(self, person: str, message_id: str, at: datetime) -> None:
-        """The account has written to a person, at that time by the server's clock."""
+        """Note that the account has written to a person, at that time by the server's clock, unless this client sent
+        the message.
+        """
         if message_id not in self.sent.ids:
             self._limiter.note_outbound(person, message_id, at)
 
     async def quiet(self, recipient_ids: Container[str | None]) -> None:
-        """Wait until no attempt is under way that was when this was called, and sends a message to one of them."""
+        """Wait until all attempts to send a message to one of these recipients that are under way now have ended."""
         over: list[asyncio.Event] = []
         for call in self._under_way:
             if call.request.message is not None and call.request.message.recipient_id in recipient_ids:
@@ -263,15 +271,16 @@ class Caller:
             await event.wait()
 
     def enter(self, name: str, lane: Lane, max_wait: float | None, recipient_id: str) -> Slot | Waiter:
-        """Take the slot of a message's first attempt, or return a future of it. Call :meth:`leave` if awaiting that
-        raises. Errors are those of :meth:`QuotaLimiter.admit <twdm_async.quota.limiter.QuotaLimiter.admit>`.
+        """Take the slot for a message's first attempt if one is free now; else return a future of it. If awaiting the
+        future raises, call :meth:`leave`. Errors are those of :meth:`QuotaLimiter.admit
+        <twdm_async.quota.limiter.QuotaLimiter.admit>`, and of :meth:`bind_loop`.
         """
         loop = self.bind_loop()
         patience = self._max_wait if max_wait is None else checked_wait(max_wait)
         return self._limiter.enter(ENDPOINTS[name].family, lane, patience, None, self._recipient(recipient_id), loop)
 
     def leave(self, waiter: Waiter) -> None:
-        """Give up a place in the queue, and the slot if one came."""
+        """Give up the place of `waiter` in the wait queue, and its slot if it was granted one."""
         self._limiter.leave(waiter)
 
     async def call(
@@ -291,25 +300,26 @@ class Caller:
         files_host: str | None = None,
         sink: Sink | None = None,
     ) -> T:
-        """Call the endpoint `name` and structure what it answers.
+        """Call the endpoint `name`, and return its answer as a model.
 
         Args:
             name: a name from the table of endpoints.
-            arguments: what to send, checked; a JSON body may be encoded already.
-            into: the model of the answer; ``type(None)`` where there is none.
+            arguments: the checked arguments; a JSON body may be encoded already.
+            into: the model of the answer; ``type(None)`` if the endpoint answers nothing.
             path_id: a checked id for the path.
-            message: what is known of the message that is sent.
-            lane: where to wait.
-            max_wait: seconds to wait for quota, over all attempts; the client's if not given.
-            timeout: seconds one attempt may take; the client's if not given, and no more than that.
-            slot: of the first attempt, if there is one already.
-            waited: seconds that it took to have it.
-            journal: where its attempts are written down.
-            files_host: where a message's file is, checked.
-            sink: where the body of the answer goes, if it is a file.
+            message: the message that the request sends, if it sends one.
+            lane: the lane to wait in.
+            max_wait: seconds to wait for quota, over all attempts; the client's ``max_wait`` if not given.
+            timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
+            slot: the slot of the first attempt, if the caller has it already.
+            waited: seconds that the caller waited for that slot.
+            journal: where the attempts are recorded.
+            files_host: scheme and host of a message's file, checked.
+            sink: where the body of the answer is written, if it is a file.
 
         Raises:
-            TwdmError: any of the tree, as :mod:`twdm_async.transport.retry` decides.
+            InvalidInput: `max_wait` or `timeout` is out of range.
+            TwdmError: any other error; :mod:`twdm_async.transport.retry` says when the API's answers raise which.
         """
         if slot is None:
             self.bind_loop()
@@ -318,12 +328,12 @@ class Caller:
             hosts = self._hosts if files_host is None else {**self._hosts, Host.FILES: files_host}
             request = wire.encode(ENDPOINTS[name], hosts, arguments, path_id=path_id, message=message)
             request.sink = sink
-            del arguments  # a traceback that shows what its frames hold is not to show a message
+            del arguments  # so that a traceback that shows local variables does not show a message
             call = _Call(request, into, journal, self._checked_timeout(timeout), slot, waited=waited)
             return await self._attempts(call, lane, max_wait)
         except errors.TwdmError:
             raise
-        except Exception as error:  # noqa: BLE001 - nobody could have expected it
+        except Exception as error:  # noqa: BLE001 - any other exception is a mistake of this library
             problem = mistake(error)
         finally:
             unused = slot if call is None else call.slot if call.attempt is None else None
@@ -348,13 +358,13 @@ class Caller:
                     call.story, call.attempt = outcome.story, None
                     if outcome.after:
                         if outcome.after > _LONG_PAUSE:
-                            _log.info("%s: tries again in %.0f s", call.request.endpoint.name, outcome.after)
+                            _log.info("%s: trying again in %.0f s", call.request.endpoint.name, outcome.after)
                         await self.clock.sleep(outcome.after)
                 case _:
                     assert_never(outcome)
 
     async def _admit(self, call: _Call[Any], lane: Lane, patience: float | None) -> float | None:
-        """Get `call` a slot. Returns how many seconds of waiting are left."""
+        """Wait for a slot for `call`. Return how many seconds the call may still wait; ``None`` for no limit."""
         endpoint, story = call.request.endpoint, call.story
         intent = call.journal.intent if call.journal else None
         recipient = self._recipient(call.request.message.recipient_id if call.request.message else None)
@@ -364,13 +374,13 @@ class Caller:
         except errors.TwdmError as error:
             problem = error
             if isinstance(error, errors.QuotaStoreFailed) and endpoint.safety is Safety.READ and self._uncounted_reads:
-                call.slot = None  # it leaves uncounted
+                call.slot = None  # the request leaves uncounted
                 return patience
         else:
             call.waited = self.clock.monotonic() - began
             return None if patience is None else max(0.0, patience - call.waited)
         if isinstance(problem, errors.QuotaWaitTooLong) and story.refusal is not None:
-            # It was sent and the server refused it: that is what the caller should know.
+            # The server refused the request for quota, and the caller should know that rather than the long wait.
             problem = evolve(story.refusal, retry_at=problem.retry_at)
         raise retry.told_whole(problem, call.request, story)
 
@@ -378,11 +388,13 @@ class Caller:
         return Recipient(person, self._server_time) if person else None
 
     def server_time(self) -> float:
-        """Seconds since 1970 by the server's clock, as far as it is known; in any thread."""
+        """Return the seconds since 1970 by the server's clock, as far as it is known. Any thread may call this."""
         return self._signer.server_time()
 
     async def _kept_attempt(self, call: _Call[T]) -> Outcome[T]:
-        """Make an attempt that is written down, which must not be cut off by a caller, in a task of the client's."""
+        """Make an attempt that the journal records. It runs in a task of the client, so that cancelling the caller does
+        not cut it off.
+        """
         task = self._begin(call)
         try:
             return await asyncio.shield(task)
@@ -390,15 +402,15 @@ class Caller:
             call.is_abandoned = True
             if call not in self._under_way:
                 task.cancel()
-                self._give_back(call)  # the task may not come to its first step
+                self._give_back(call)  # the task may be cancelled before its first step
             raise
 
     def _begin(self, call: _Call[T]) -> asyncio.Task[Outcome[T]]:
-        """Make the attempt, or go on with it, in a task of the client's, in the context of the caller."""
+        """Make the attempt, or continue it, in a task of the client, in the context of the caller."""
 
         def ended(task: asyncio.Task[Outcome[T]]) -> None:
             self._tasks.discard(task)
-            if call in self._under_way and call.attempt is not None:  # it was cancelled before its first step
+            if call in self._under_way and call.attempt is not None:  # the task was cancelled before its first step
                 self._cut_off(call, call.attempt)
                 self._end(call)
 
@@ -408,7 +420,7 @@ class Caller:
         return task
 
     async def _attempt(self, call: _Call[T]) -> Outcome[T]:
-        """Make an attempt; or in a task of the client's, go on with one whose caller was cancelled."""
+        """Make an attempt; or, in a task of the client, continue one whose caller was cancelled."""
         attempt = call.attempt
         if attempt is None:
             if not self.places.take_now():
@@ -446,8 +458,8 @@ class Caller:
                 self._end(call)
 
     def _attempt_for(self, call: _Call[Any]) -> Attempt | None:
-        """Return the attempt to be made now; ``None`` if it waited for its place for so long that it needs another
-        slot.
+        """Return a new attempt; ``None`` if the wait for a place among the requests under way took so long that the
+        call needs another slot.
         """
         slot = call.slot
         if slot is None:
@@ -462,7 +474,7 @@ class Caller:
         return call.attempt
 
     def _end(self, call: _Call[Any]) -> None:
-        """Free what the attempt held."""
+        """Give back the place of an attempt that has ended, and notify everything that waits for its end."""
         self.places.give_back()
         self._under_way.discard(call)
         self.clock.end_work(call)
@@ -474,8 +486,8 @@ class Caller:
             call.journal.over()
 
     async def _exchange(self, call: _Call[T], attempt: Attempt) -> tuple[Reply | Fault | None, Outcome[T]]:
-        """Have the attempt made, and tell what came of it. However this ends, the slot is settled, or given back if no
-        byte left; unless a task of the client's goes on with it.
+        """Send the request, and return the reply and the outcome. However this ends, it settles the slot, or gives it
+        back if no byte left; unless a task of the client takes the attempt over.
         """
         reply: Reply | Fault | None = None
         outcome: Outcome[T] = _NOTHING_YET
@@ -492,17 +504,17 @@ class Caller:
                     self._limiter.learn(call.request.endpoint.family, reply.status, reply.headers)
                 # An attempt that came too late for its slot did not fail; it needs another slot.
                 outcome = Retry(call.story) if attempt.is_late else self._decide(call, attempt, reply)
-            except errors.TwdmError as error:  # the client was closed, or the journal could not be written
+            except errors.TwdmError as error:  # the client was closed, or the journal could not be written, for example
                 outcome = Failed(error)
             except asyncio.CancelledError:
                 is_over = not call.may_go_on
                 raise
             finally:
                 if is_over:
-                    attempt.distrust()  # unless it was said before that it can be trusted
+                    attempt.distrust()  # no effect if _decide() has trusted the connection
                     self._settle(call, attempt, reply, outcome)
             return reply, outcome
-        except Exception as error:  # noqa: BLE001 - a mistake of ours is no reason to leave it open
+        except Exception as error:  # noqa: BLE001 - a mistake must not leave the call unsettled
             return None, Failed(self._failed(call, mistake(error), left=attempt.sent))
         except BaseException as cancelled:
             if is_over:
@@ -510,8 +522,8 @@ class Caller:
             raise cancelled from None
 
     def _cut_off(self, call: _Call[Any], attempt: Attempt) -> None:
-        """Tell of an attempt whose task was cancelled, so that nobody will know what came of it. Settle its slot, if it
-        is not settled.
+        """Report an attempt whose task was cancelled, so that its outcome will never be known. Settle its slot, unless
+        it is settled already.
         """
         outcome: Outcome[Any] = Retry(call.story)
         if attempt.sent:
@@ -519,12 +531,12 @@ class Caller:
             self._report(call, attempt, None, outcome)
         attempt.distrust()
         self._settle(call, attempt, None, outcome)
-        if call.journal is not None:  # whoever comes next will write it down
+        if call.journal is not None:  # nothing can be awaited here; the journal records this later
             call.journal.cut_off(outcome)
 
     def _note(self, call: _Call[Any], outcome: Outcome[Any]) -> None:
-        """Note a message that was sent. Not if it was only looked up; and a journal keeps those without an id by
-        itself, and longer.
+        """Note a message that the request has sent, but not one that it only looked up. A message without an id is not
+        noted if there is a journal, which keeps it longer.
         """
         message = call.request.message
         if message is not None and isinstance(outcome, Answered):
@@ -552,7 +564,7 @@ class Caller:
             call.slot = None
 
     def _decide(self, call: _Call[T], attempt: Attempt, reply: Reply | Fault) -> Outcome[T]:
-        """What follows from `reply`."""
+        """Return what follows from `reply`: an answer, an error or another attempt."""
         request, error = call.request, None
         if isinstance(reply, Reply):
             try:
@@ -587,27 +599,35 @@ class Caller:
         return decision
 
     def _failed(self, call: _Call[Any], error: errors.TwdmError, *, left: bool) -> errors.TwdmError:
-        """What is known of an attempt that `error` ended, and not what came of it."""
+        """Return the error for the caller if `error` ended an attempt before its outcome was known.
+
+        Args:
+            call: the call.
+            error: what ended the attempt.
+            left: whether a byte of the request left.
+        """
         request = call.request
         if not left or request.endpoint.safety is not Safety.SEND_ONCE:
             return evolve(error, delivered="unknown") if left else error
         unknown = retry.unknown(request, str(error), call.sent_at)
         try:
             return self._identified(unknown, call)
-        except Exception:  # noqa: BLE001 - that may have been the mistake
+        except Exception:  # noqa: BLE001 - this may be the very mistake that ended the attempt
             return unknown
 
     def _identified(self, unknown: errors.DeliveryUnknown, call: _Call[Any]) -> errors.DeliveryUnknown:
-        """`unknown`, with what the message can be looked for by."""
+        """Return `unknown` with the fingerprint by which the message can be looked for, and note the message."""
         self.sent.note_given_up(unknown.sent_at, self.clock.monotonic())
         fingerprint = None
         if call.request.message is not None:
-            is_kept = call.journal is not None  # the journal knows of it
+            is_kept = call.journal is not None  # the journal keeps the message
             fingerprint = self.sent.note_doubtful(call.request.message, unknown.sent_at, is_kept=is_kept)
         return evolve(unknown, fingerprint=fingerprint, ended_at=self.clock.utc())
 
     def _mismatch(self, request: Request, answer: object) -> str | None:
-        """What is wrong with `answer`, if it answers another request: anything may come over a kept connection."""
+        """Return what is wrong with `answer` if it answers another request, as may happen on a kept connection; else
+        ``None``.
+        """
         if not isinstance(answer, DirectMessage) or request.message is None:
             return None
         if answer.id is not None and answer.id in self.sent.ids:
@@ -615,7 +635,7 @@ class Caller:
         return None if wire.is_answer_to(request.message, answer) else "no answer to this message"
 
     def _report(self, call: _Call[Any], attempt: Attempt, reply: Reply | Fault | None, outcome: Outcome[Any]) -> None:
-        """Log the attempt, and tell the observers, in the context of the caller."""
+        """Log the attempt, and call the observers, in the context of the caller."""
         error = outcome.error if isinstance(outcome, Failed) else None
         is_unknown = isinstance(error, errors.DeliveryUnknown)
         if not (self._observers or is_unknown or _log.isEnabledFor(logging.DEBUG)):
@@ -639,19 +659,19 @@ class Caller:
         for observer in self._observers:
             try:
                 contextvars.copy_context().run(observer, report)
-            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - whoever watches may not get in the way
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - an observer must not disturb the call
                 _log.exception("an observer failed")
 
 
 _NOTHING_YET: Final = Retry(retry.BEGINNING)
-_CUT_OFF: Final = errors.InternalError(problem="the task was cancelled that waited for the answer")
+_CUT_OFF: Final = errors.InternalError(problem="the task that waited for the answer was cancelled")
 
 
 def checked_wait(max_wait: float | None) -> float | None:
-    """`max_wait` in seconds; ``None`` if there is no bound.
+    """Return `max_wait` in seconds; ``None`` if it sets no limit.
 
     Raises:
-        InvalidInput: it is negative or not a number.
+        InvalidInput: `max_wait` is negative or not a number.
     """
     if max_wait is None:
         return None

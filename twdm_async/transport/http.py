@@ -1,9 +1,10 @@
-"""The one place that touches aiohttp: a signed request goes out; a reply comes back, or a fault that knows if bytes
-left.
+"""The exchange with the server, through aiohttp: a signed request goes out; a reply comes back, or a fault that says
+whether bytes left.
 
-There are two ways through it. The everyday request is written directly to a connection
-(:mod:`twdm_async.transport.direct`); files, uploads, proxies and traces go through aiohttp's session
-(:mod:`twdm_async.transport.session`), as all do if aiohttp is not what the direct way leans on.
+There are two ways to send. An ordinary request is written directly to a connection
+(:mod:`twdm_async.transport.direct`). Files, uploads, proxies and traces go through aiohttp's session
+(:mod:`twdm_async.transport.session`); so do all requests if this version of aiohttp does not behave as the direct way
+needs.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ class HttpTransport:
     """Sends requests.
 
     Args:
-        borrowed: a session whose connections are used, and which is never closed; ``None`` makes one.
-        trace_configs: aiohttp's, which see every request, its signature included.
+        borrowed: a session whose connections are used, and which is never closed here; ``None`` makes a session.
+        trace_configs: aiohttp's trace configs, which see every request with its signature.
         proxy: the address of a proxy that all requests go through.
-        ca_file: certificates to trust, in PEM format, besides those that the system trusts.
+        ca_file: the path of a file of certificates in PEM format, to trust besides the system's own.
 
     Raises:
-        InvalidInput: `proxy` is not such an address, `ca_file` cannot be read, or a borrowed session is to trust it.
+        InvalidInput: `proxy` is not the address of an HTTP proxy; or `ca_file` cannot be read, has no certificate, or
+            is given together with a session.
     """
 
     def __init__(
@@ -61,38 +63,39 @@ class HttpTransport:
             raise InvalidInput(parameter="ca_file", problem=problem)
         self._tls = None if ca_file is None else _trusting(ca_file)
         self._session: aiohttp.ClientSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # that has the connections
-        self._direct: dict[str, Direct | None] = {}  # by host; None where all go through the session
+        self._loop: asyncio.AbstractEventLoop | None = None  # the loop of the connections
+        self._direct: dict[str, Direct | None] = {}  # by host; None if all requests go through the session
         self._learning = asyncio.Lock()
         self._under_way: set[Attempt] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = math.inf  # its moment; not every loop's handle tells it
+        self._rings_at = math.inf  # when the timer fires; not every loop's TimerHandle tells it
         self._idle = asyncio.Event()
         self._is_closed = False
         connector = borrowed.connector if borrowed else None
         pool = [connector.limit, connector.limit_per_host] if connector else []
         self._trace_configs = [*(borrowed.trace_configs if borrowed else []), *trace_configs]
         self.most = min([_MOST_UNDER_WAY, *(limit for limit in pool if limit)])
-        """How many requests may be under way, so that none has to wait in the pool while its time runs."""
+        """How many requests may be under way, so that none waits in the connection pool while its timeout runs."""
 
     @property
     def is_open(self) -> bool:
-        """Whether there are connections that :meth:`close` would end."""
+        """Whether there is a session that :meth:`close` would close."""
         return self._session is not None and not self._session.closed
 
     def exchange(self, request: Request, attempt: Attempt) -> Coroutine[Any, Any, Reply | Fault]:
         """Send `request` and read the reply. Redirects are not followed.
 
-        Who is cancelled when bytes have left may call this again, in any task, and gets what comes.
+        If the caller is cancelled after bytes have left, this can be called again, in any task, to read the reply.
 
         Args:
-            request: what to send.
-            attempt: has its signature, and learns whether bytes left; a new one for each request.
+            request: the request.
+            attempt: has the signature, and records whether bytes left. Each request needs a new one.
 
         Raises:
-            ClientClosed: it was closed.
-            IncompatibleAiohttp: it cannot be told when bytes leave.
-            MediaFailed, InvalidInput: a file is too large, or cannot be written.
+            ClientClosed: the transport was closed.
+            IncompatibleAiohttp: this version of aiohttp does not tell when bytes leave.
+            MediaFailed: a file is larger than its sink allows.
+            InvalidInput: a file cannot be written, or the borrowed session is closed.
         """
         if attempt.work is None:
             direct = self._direct.get(request.host)
@@ -103,14 +106,16 @@ class HttpTransport:
         return self._in_task(request, attempt)
 
     async def _first_exchange(self, request: Request, attempt: Attempt) -> Reply | Fault:
-        """Find out how the host is reached, then send `request`."""
+        """Find out how to send requests to the host, then send `request`."""
         if self._is_closed:
             raise ClientClosed(endpoint=request.endpoint.name)
         await self._learn(request.host)
         return await self.exchange(request, attempt)
 
     async def _in_task(self, request: Request, attempt: Attempt) -> Reply | Fault:
-        """Send `request` by the session, in a task of its own: aiohttp ends a request whose caller is cancelled."""
+        """Send `request` through the session, in a task of its own, because aiohttp aborts a request whose caller is
+        cancelled.
+        """
         if attempt.work is None:
             attempt.work = asyncio.create_task(self._bounded(None, request, attempt), name="twdm_async request")
         try:
@@ -120,7 +125,7 @@ class HttpTransport:
             raise
 
     async def close(self) -> None:
-        """Send nothing any more, end what is under way, then end our connections."""
+        """Send no more requests, end those under way, then close the session that this transport made."""
         self._is_closed = True
         if self._under_way:
             self._idle.clear()
@@ -134,8 +139,8 @@ class HttpTransport:
             await self._session.close()
 
     async def _bounded(self, direct: Direct | None, request: Request, attempt: Attempt) -> Reply | Fault:
-        """Send `request` directly or by the session, or go on reading the reply to it, for as long as there is time.
-        What aiohttp raises becomes a fault.
+        """Send `request` directly or through the session, or continue reading the reply to it, until its timeout ends.
+        An exception of aiohttp becomes a fault.
         """
         if self._is_closed and not attempt.sent:
             raise ClientClosed(endpoint=request.endpoint.name)
@@ -144,8 +149,8 @@ class HttpTransport:
         self._under_way.add(attempt)
         try:
             if self._is_closed:
-                loop.call_soon(attempt.expire)  # it had its time
-            elif attempt.sent:  # who goes on with it has no more time than who began
+                loop.call_soon(attempt.expire)  # the time for requests under way is over, too
+            elif attempt.sent:  # a task that continues the attempt gets no more time than the one that began it
                 self._watch(attempt, loop)
             else:
                 self._extend(attempt, loop)
@@ -155,14 +160,14 @@ class HttpTransport:
                 extend = partial(self._extend, attempt, loop)
                 return await exchange(self._session or self._open(), request, attempt, extend, proxy=self._proxy)
             await direct.start(request, attempt)
-            attempt.due = loop.time() + attempt.timeout  # the timer still rings earlier, and is then set to this
+            attempt.due = loop.time() + attempt.timeout  # the timer fires earlier, and is then set to this
             return await finish(attempt)
         except asyncio.CancelledError:
             if not attempt.has_expired():
                 raise
             fault = _fault(TimeoutError(), attempt.sent)
         except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError) as error:
-            # What aiohttp raises is not passed on: its repr shows the Authorization header.
+            # The exception is not passed on, because its repr shows the Authorization header.
             fault = _fault(error, attempt.sent)
         finally:
             self._under_way.discard(attempt)
@@ -172,13 +177,13 @@ class HttpTransport:
         return fault
 
     def _extend(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> None:
-        """Let the time of an attempt begin anew."""
+        """Restart the timeout of an attempt."""
         if not self._is_closed:
             attempt.due = loop.time() + attempt.timeout
             self._watch(attempt, loop)
 
     def _watch(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> None:
-        """See that the timer does not ring later than the time of an attempt is over."""
+        """Set the timer earlier, if it would fire after the timeout of an attempt has ended."""
         if attempt.due < self._rings_at:
             if self._timer is not None:
                 self._timer.cancel()
@@ -186,7 +191,7 @@ class HttpTransport:
             self._timer = loop.call_at(attempt.due, self._expire, loop)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End those whose time is over, and look again when the next one's may be."""
+        """End the attempts whose timeout has ended, and set the timer for the next one."""
         self._timer, self._rings_at, now = None, math.inf, loop.time()
         for attempt in self._under_way:
             if attempt.due <= now:
@@ -195,21 +200,25 @@ class HttpTransport:
                 self._watch(attempt, loop)
 
     def _end(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> None:
-        """End an attempt whose time is over, one turn of the loop after that was found out. A loop that was busy may
-        have got the reply in the same turn.
+        """End an attempt whose timeout has ended. This runs one turn of the loop after that was noticed, since a busy
+        loop may have received the reply in the same turn.
         """
         if attempt in self._under_way and attempt.due <= loop.time():
             attempt.expire()
 
     async def _learn(self, host: str) -> None:
-        """Find out how `host` is reached. To be done once for each."""
+        """Find out how to send requests to `host`. This is done once for each host.
+
+        Raises:
+            InvalidInput: the borrowed session is closed.
+        """
         async with self._learning:
             if host not in self._direct:
                 session = self._session or self._open()
                 if session.connector is None:
                     raise InvalidInput(parameter="session", problem="was given to the client, and is closed")
                 learning = learn(session.connector, host, trust_env=session.trust_env, proxy=self._proxy)
-                # In a task, so that nothing of it is left in the caller's context.
+                # In a task, so that it does not change the caller's context.
                 direct = await asyncio.create_task(learning, name="twdm_async learn")
                 self._direct[host] = None if self._trace_configs else direct
 
@@ -217,7 +226,7 @@ class HttpTransport:
         lender = self._borrowed
         if lender is not None and lender.connector is None:
             raise InvalidInput(parameter="session", problem="was given to the client, and is closed")
-        # The lender's connections, proxies from the environment and traces, but not its headers, cookies or base URL.
+        # Use the borrowed session's connections, trust_env and traces, but not its headers, cookies or base URL.
         connector = lender.connector if lender is not None else None
         self._session = open_session(
             connector or aiohttp.TCPConnector(limit=0, ssl=self._tls or True),
@@ -236,7 +245,7 @@ def _checked_proxy(proxy: str) -> str:
         is_right = False
     if not is_right:
         problem = (
-            "must be the address of an HTTP proxy, such as http://proxy.example.com:3128"  # it may hold a password
+            "must be the address of an HTTP proxy, such as http://proxy.example.com:3128"  # it may contain a password
         )
         raise InvalidInput(parameter="proxy", problem=problem)
     return proxy
@@ -265,7 +274,7 @@ def _fault(error: aiohttp.ClientError | HttpProcessingError | TimeoutError | OSE
     elif isinstance(error, aiohttp.ClientSSLError):
         problem = "the server's certificate was not accepted, or it does not speak TLS"
     elif isinstance(error, OSError) and error.errno:
-        # A name that is not found has an error number of another kind, below zero.
+        # A host name that is not found has a negative error number, of another kind.
         words = os.strerror(error.errno) if error.errno > 0 else error.strerror
         problem = f"{'the connection broke' if sent else 'no connection'}: {words}"
     elif isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)):

@@ -1,7 +1,7 @@
 """Signing with OAuth 1.0a, HMAC-SHA1 (RFC 5849; page *OAuth 1.0a: creating a signature*).
 
-Query and form parameters are signed; JSON and multipart bodies are not, and there is no body hash. The base string is
-made by oauthlib. What never changes is prepared once: most requests differ in nothing but nonce and timestamp.
+Query and form parameters are signed; JSON and multipart bodies are not, and there is no body hash. oauthlib makes the
+base string. The parts that never change are prepared once, since most requests differ only in nonce and timestamp.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from twdm_async.transport.wire import Request
 
 _BLOCK: Final = 64  # bytes, of SHA-1
-_DISTINCT: Final = 2e-6  # seconds
+_DISTINCT: Final = 2e-6  # seconds by which two stamps differ at least
 
 _KNOWN_HOSTS: Final = frozenset({"api.twitter.com", "api.x.com", "upload.twitter.com", "upload.x.com"})
 
@@ -34,14 +34,14 @@ _FILES_HOSTS: Final = frozenset({"https://ton.twitter.com", "https://ton.x.com"}
 
 
 def checked_files_host(url: str, api_host: str) -> str:
-    """`url`, if the files of messages are there; or, of a double on this machine, beside its API.
+    """Return `url` if it is a host of messages' files. A local double serves the files on the host of its API.
 
     Args:
-        url: scheme and host.
+        url: scheme and host of a file's URL.
         api_host: scheme and host of the API in use.
 
     Raises:
-        InvalidInput: it is elsewhere.
+        InvalidInput: `url` is another host.
     """
     is_double = url == api_host and _is_loopback(urlsplit(api_host).hostname or "")
     if url not in _FILES_HOSTS and not is_double:
@@ -51,10 +51,11 @@ def checked_files_host(url: str, api_host: str) -> str:
 
 
 def checked_host(url: str, parameter: str) -> str:
-    """`url`, without a slash at its end, if requests may be signed for it.
+    """Return `url`, without a final slash, if requests may be signed for it.
 
     Raises:
-        InvalidInput: it is not one of the API's own hosts over https, nor this machine.
+        InvalidInput: `url` is neither one of the API's hosts over https nor this machine, or has more than scheme, host
+            and port.
     """
     try:
         parts = urlsplit(url)
@@ -89,17 +90,17 @@ def _escape(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _base_start(method: Method, url: str) -> str:
-    from oauthlib.oauth1.rfc5849 import signature  # noqa: PLC0415 - paid for by who signs
+    from oauthlib.oauth1.rfc5849 import signature  # noqa: PLC0415 - imported only if a request is signed
 
     return f"{method}&{_escape(signature.base_string_uri(url))}&"
 
 
 class OAuth1Signer:
-    """Makes the Authorization header of a request, anew for every attempt.
+    """Makes the Authorization header of a request, a new one for every attempt.
 
     Args:
         credentials: the keys.
-        clock: for the timestamp.
+        clock: the source of time, for the timestamp.
     """
 
     def __init__(self, credentials: Credentials, clock: Clock) -> None:
@@ -109,15 +110,15 @@ class OAuth1Signer:
         key = "&".join(
             _escape(secret) for secret in (credentials.consumer_secret, credentials.access_token_secret)
         ).encode()
-        # HMAC (RFC 2104) with the key hashed once. What is kept can sign, as the key can; it tells no secret.
+        # HMAC (RFC 2104) with the key hashed once. The kept states can sign, as the key can, but do not reveal it.
         key = (hashlib.sha1(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")  # noqa: S324
         self._inner = hashlib.sha1(bytes(byte ^ 0x36 for byte in key))  # noqa: S324 - what the API asks for
         self._outer = hashlib.sha1(bytes(byte ^ 0x5C for byte in key))  # noqa: S324 - as above
         self.skew = 0.0
-        """Seconds by which the server's clock is ahead of this machine's."""
+        """How many seconds the server's clock is ahead of this machine's."""
         self._last_stamp = 0.0
         consumer_key, token = _escape(self._consumer_key), _escape(self._token)
-        # The OAuth parameters, already in order and escaped, around the nonce and the timestamp.
+        # The OAuth parameters, sorted and escaped, before, between and after the nonce and the timestamp.
         self._base_parts = (
             _escape(f"oauth_consumer_key={consumer_key}&oauth_nonce="),
             _escape("&oauth_signature_method=HMAC-SHA1&oauth_timestamp="),
@@ -129,7 +130,7 @@ class OAuth1Signer:
         return "OAuth1Signer(<hidden>)"
 
     def server_time(self) -> float:
-        """Return the seconds since 1970 by the server's clock, as far as it is known; in any thread."""
+        """Return the seconds since 1970 by the server's clock, as far as it is known. Any thread may call this."""
         return self._clock.wall() + self.skew
 
     def next_stamp(self) -> float:
@@ -141,11 +142,11 @@ class OAuth1Signer:
         return now
 
     def sign(self, request: Request, at: float | None = None) -> str:
-        """Return the value of the Authorization header, with a nonce that no other call has.
+        """Return the value of the Authorization header, with a new random nonce.
 
         Args:
-            request: what is to be sent.
-            at: the timestamp, in seconds since 1970 by the server's clock; the present moment if not given.
+            request: the request.
+            at: the timestamp, in seconds since 1970 by the server's clock; the present time if not given.
         """
         timestamp = str(int(self.server_time() if at is None else at))
         return self.authorization(
@@ -155,21 +156,21 @@ class OAuth1Signer:
     def authorization(
         self, method: Method, url: str, parameters: Sequence[tuple[str, str]], *, nonce: str, timestamp: str
     ) -> str:
-        """The value of the Authorization header, for a given nonce and timestamp.
+        """Return the value of the Authorization header for a given nonce and timestamp.
 
         Args:
             method: the HTTP method, in capitals.
             url: scheme, host and path.
-            parameters: of query and form, not encoded.
-            nonce: letters and digits.
-            timestamp: seconds since 1970, as digits.
+            parameters: the parameters of query and form, not encoded.
+            nonce: the nonce, of letters and digits.
+            timestamp: the timestamp, in seconds since 1970, as digits.
         """
         base = self._base_string(method, url, parameters, nonce, timestamp)
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(base.encode())
         outer.update(inner.digest())
         mac = binascii.b2a_base64(outer.digest(), newline=False).decode()
-        mac = mac.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")  # all that base64 has to escape
+        mac = mac.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")  # the only characters of base64 to escape
         return (
             f'{self._header_start}, oauth_nonce="{nonce}", oauth_signature="{mac}", '
             f'oauth_signature_method="HMAC-SHA1", oauth_timestamp="{timestamp}"'
@@ -183,7 +184,7 @@ class OAuth1Signer:
             return f"{_base_start(method, url)}{start}{nonce}{middle}{timestamp}{end}"
         from oauthlib.oauth1.rfc5849 import signature  # noqa: PLC0415 - as above
 
-        # oauthlib takes pairs, since a parameter may stand twice; its stubs know of dicts only.
+        # oauthlib takes pairs, since a parameter may occur twice; its type stubs allow only dicts.
         pairs: Any = [
             *parameters,
             ("oauth_consumer_key", self._consumer_key),

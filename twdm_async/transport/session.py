@@ -1,4 +1,4 @@
-"""The request that aiohttp's session makes: files, uploads, proxies, traces, and whatever else cannot go directly."""
+"""Requests through aiohttp's session: files, uploads, proxies, traces, and all others that cannot be sent directly."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 _PIECE: Final = 256 * 1024  # bytes of a file that are written at once
 _USER_AGENT: Final = "twdm_async"
-_TURNS: Final = 10  # of the loop: more than it takes to read a reply that is there
+_TURNS: Final = 10  # turns of the loop; more than it takes to read a reply that has come
 MOST_STALE: Final = 200
-"""Connections in a row over which something came that nobody asked for; more than a pool keeps."""
+"""How many connections in a row to try on which unrequested bytes have come; more than a connection pool keeps."""
 
 _current: ContextVar[tuple[Attempt, Callable[[], None]]] = ContextVar("twdm_async_attempt")
 
 
 class _Unasked(aiohttp.ClientError):
-    """A connection holds bytes that nobody asked for, or was closed. Nothing was sent over it."""
+    """A connection has received bytes that no request asked for, or was closed. Nothing was sent over it."""
 
 
 class _Nobody:
-    """In place of aiohttp's parser, as long as nobody has asked for a reply: what comes ends the connection."""
+    """Takes the place of aiohttp's parser while no reply is awaited: any byte that comes ends the connection."""
 
     def feed_data(self, data: bytes) -> tuple[tuple[()], bool, bytes]:
         if data:
@@ -52,7 +52,7 @@ NOBODY: Final = _Nobody()
 
 
 class Mark:
-    """What is known of a connection; it is kept on aiohttp's end of it, and ends with it.
+    """What is known about a connection. It is stored on aiohttp's protocol object, and ends with that.
 
     Args:
         transport: the connection.
@@ -62,7 +62,7 @@ class Mark:
 
     def __init__(self, transport: asyncio.BaseTransport | None) -> None:
         self.is_judged = True
-        """Whether what came over it last was found to be the answer that was asked for. Until then, nothing follows."""
+        """Whether the last reply was found to answer its request. Until then, no other request uses the connection."""
         self._begins_with_tls = transport is not None and transport.get_extra_info("ssl_object") is not None
         self._has_bytes = _watch(transport)
 
@@ -76,10 +76,10 @@ class Mark:
         return mark
 
     def is_clean(self, protocol: Any) -> bool:
-        """Tell whether a request may go over the connection: nothing came, so far, that nobody asked for."""
+        """Return whether a request may use the connection: it is open, and has received no unrequested bytes."""
         if protocol.transport is None or protocol.should_close or not self.is_judged:
             return False
-        if self._begins_with_tls:  # what comes first belongs to that
+        if self._begins_with_tls:  # the first bytes belong to TLS
             self._begins_with_tls = False
             return True
         return not self._has_bytes()
@@ -87,11 +87,11 @@ class Mark:
 
 @define(eq=False)
 class _Lent:
-    """A connection that aiohttp's session gives on by itself, as soon as the reply over it is whole.
+    """A connection that aiohttp's session lends to the next request as soon as the reply over it is complete.
 
     Args:
-        protocol: aiohttp's end of it.
-        parser: of the reply. If there is another one, somebody else has the connection already.
+        protocol: aiohttp's protocol object.
+        parser: the parser of the reply. If the protocol has another one, another request has the connection already.
     """
 
     protocol: Any
@@ -99,8 +99,8 @@ class _Lent:
 
     def release(self) -> None:
         self.protocol.twdm_async.is_judged = True
-        if self.protocol._parser is self.parser:  # noqa: SLF001 - nobody else tells
-            self.protocol._parser = NOBODY  # noqa: SLF001 - so that whatever comes now is found out
+        if self.protocol._parser is self.parser:  # noqa: SLF001 - aiohttp has no public way
+            self.protocol._parser = NOBODY  # noqa: SLF001 - so that bytes after the reply are noticed
 
     def close(self) -> None:
         if self.protocol._parser is self.parser:  # noqa: SLF001 - as above
@@ -108,9 +108,9 @@ class _Lent:
 
 
 class TrackedRequest(aiohttp.ClientRequest):
-    """Tells the attempt when its bytes leave, and uses no connection on which something came that nobody asked for.
+    """A request that tells its attempt when bytes leave, and uses no connection with unrequested bytes.
 
-    aiohttp makes one where the request is made, so the context is the attempt's.
+    aiohttp creates it in the task that makes the request, so the context variable holds the right attempt.
     """
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
@@ -121,20 +121,21 @@ class TrackedRequest(aiohttp.ClientRequest):
         if not mark.is_clean(protocol):
             raise _Unasked  # and aiohttp closes the connection
         attempt, extend = _current.get()
-        # Only now, so that aiohttp finds no reason to refuse what it took from .netrc; that is replaced here.
+        # Set only now, because aiohttp may have set this header from .netrc, and refuses a request that has both.
         self.headers["Authorization"] = attempt.authorization
-        attempt.begin(_Lent(protocol, protocol._parser))  # noqa: SLF001 - nobody else tells
+        attempt.begin(_Lent(protocol, protocol._parser))  # noqa: SLF001 - aiohttp has no public way
         extend()
         mark.is_judged = False
         return await super().send(conn)
 
 
 async def _wait_until_judged(mark: Mark, protocol: Any) -> None:
-    """Wait some turns of the loop, until whoever waited for the answer before ours has read it.
+    """Wait some turns of the loop, until the task that waits for the previous reply has judged it.
 
-    aiohttp has set up the parser of our reply already. What comes meanwhile is not for it, and ends the connection.
+    aiohttp has set up the parser for our reply already. Bytes that come meanwhile are not for it, and end the
+    connection.
     """
-    parser, protocol._parser = protocol._parser, NOBODY  # noqa: SLF001 - nobody else tells
+    parser, protocol._parser = protocol._parser, NOBODY  # noqa: SLF001 - aiohttp has no public way
     for _ in range(_TURNS):
         if mark.is_judged:
             break
@@ -143,13 +144,13 @@ async def _wait_until_judged(mark: Mark, protocol: Any) -> None:
 
 
 def _watch(transport: asyncio.BaseTransport | None) -> Callable[[], object]:
-    """Return what tells whether something waits to be read, be it the end of the connection: the loop may not have
-    looked yet.
+    """Return a function that tells whether the socket has something to read, be it only the end of the connection: the
+    event loop may not have noticed yet.
     """
     connected = transport.get_extra_info("socket") if transport is not None else None
     if connected is None:
         return lambda: False
-    if not hasattr(select, "poll"):  # on Windows, where descriptors may have any number
+    if not hasattr(select, "poll"):  # on Windows, where select() takes descriptors of any number
         return lambda: select.select([connected.fileno()], [], [], 0)[0]
     watch = select.poll()
     watch.register(connected.fileno(), select.POLLIN)
@@ -159,11 +160,11 @@ def _watch(transport: asyncio.BaseTransport | None) -> Callable[[], object]:
 def open_session(
     connector: aiohttp.BaseConnector, trace_configs: Sequence[aiohttp.TraceConfig], *, is_ours: bool, trust_env: bool
 ) -> aiohttp.ClientSession:
-    """Make a session that adds nothing of its own to requests.
+    """Make a session that adds no headers or cookies of its own, except the user agent and the accepted encoding.
 
     Args:
         connector: has the connections.
-        trace_configs: are told of every request.
+        trace_configs: see every request.
         is_ours: whether closing the session closes the connections.
         trust_env: whether proxies are taken from the environment.
     """
@@ -173,7 +174,7 @@ def open_session(
         trust_env=trust_env,
         trace_configs=list(trace_configs),
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # all of it is bounded elsewhere
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # the transport has timeouts for all of it
         headers={"Accept-Encoding": "identity", "User-Agent": _USER_AGENT},
         auto_decompress=False,
         request_class=TrackedRequest,
@@ -188,14 +189,18 @@ async def exchange(
     *,
     proxy: str | None,
 ) -> Reply | Fault:
-    """Have `session` send `request`, and read the reply. Redirects are not followed.
+    """Send `request` through `session`, and read the reply. Redirects are not followed.
 
     Args:
-        session: made by :func:`open_session`.
-        request: what to send.
-        attempt: learns whether bytes left.
-        extend: is called when the time of the attempt begins anew.
-        proxy: the proxy that the request goes through.
+        session: a session made by :func:`open_session`.
+        request: the request.
+        attempt: records whether bytes left.
+        extend: called to restart the timeout of the attempt.
+        proxy: the address of the proxy that the request goes through.
+
+    Raises:
+        ClientError: no reply came, or all connections in the pool have unrequested bytes.
+        MediaFailed, InvalidInput: a file is too large, or cannot be written.
     """
     _current.set((attempt, extend))
     for _ in range(MOST_STALE):
@@ -216,7 +221,7 @@ async def _exchange(
         proxy=proxy,
         trace_request_ctx=request.endpoint.name,
     ) as response:
-        if not attempt.sent:  # a reply without a request: what aiohttp does is not what it did in the check
+        if not attempt.sent:  # a reply, but send() was not called: aiohttp behaves otherwise than in the check
             attempt.sent = True
             return Fault("this version of aiohttp does not tell when a request leaves", sent=True, lasting=True)
         if request.sink is not None and response.status == 200 and response.content_type != JSON:
@@ -229,7 +234,12 @@ async def _exchange(
 
 
 async def _save(response: aiohttp.ClientResponse, sink: Sink, extend: Callable[[], None]) -> bytes:
-    """Let the body go where it should. Nothing of it is kept. As long as it comes, there is time."""
+    """Write the body of a reply to `sink`, and return an empty body. Every piece restarts the timeout.
+
+    Raises:
+        MediaFailed: the file is larger than the sink allows.
+        InvalidInput: the file cannot be written.
+    """
     sink.begin()
     async for piece in response.content.iter_chunked(_PIECE):
         extend()
@@ -237,12 +247,12 @@ async def _save(response: aiohttp.ClientResponse, sink: Sink, extend: Callable[[
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
-            await asyncio.wait([writing])  # nobody else may write meanwhile
+            await asyncio.wait([writing])  # no other attempt may write meanwhile
             raise
         except MediaFailed:
             response.close()
             raise
-        except OSError as error:  # of the disk, not of the network
+        except OSError as error:  # an error of the disk, not of the network
             response.close()
             raise InvalidInput(parameter="path", problem=f"cannot be written: {error.strerror}") from None
     sink.is_whole = True
@@ -266,7 +276,7 @@ def _body(body: bytes | Mapping[str, str | File]) -> bytes | aiohttp.FormData | 
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body, or ``None`` if it is too long."""
+    """Return the body of a reply; ``None`` if it is too long."""
     chunks: list[bytes] = []
     size = 0
     while chunk := await response.content.readany():
