@@ -206,13 +206,13 @@ class Caller:
             InvalidInput: `timeout` is longer than the leases of slots allow, or an argument is not a number of seconds.
         """
         other = copy.copy(self)
-        other._timeout = self._checked_timeout(timeout)  # noqa: SLF001 - it is an object of this class
+        other._timeout = self._timeout if timeout is None else self._checked_timeout(timeout)  # noqa: SLF001 - it is an object of this class
         other._max_wait = self._max_wait if max_wait is None else checked_wait(max_wait)  # noqa: SLF001 - as above
         other._observers = (*self._observers, *observers)  # noqa: SLF001 - as above
         return other
 
-    def _checked_timeout(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else checked_number(timeout, "timeout", most=self._longest)
+    def _checked_timeout(self, timeout: float) -> float:
+        return checked_number(timeout, "timeout", most=self._longest)
 
     @property
     def api_host(self) -> str:
@@ -329,7 +329,8 @@ class Caller:
             request = wire.encode(ENDPOINTS[name], hosts, arguments, path_id=path_id, message=message)
             request.sink = sink
             del arguments  # so that a traceback that shows local variables does not show a message
-            call = _Call(request, into, journal, self._checked_timeout(timeout), slot, waited=waited)
+            own_timeout = self._timeout if timeout is None else self._checked_timeout(timeout)
+            call = _Call(request, into, journal, own_timeout, slot, waited=waited)
             return await self._attempts(call, lane, max_wait)
         except errors.TwdmError:
             raise
