@@ -91,7 +91,7 @@ class LoopClock(Clock):
         wrong_by: seconds by which the wall clock is wrong.
     """
 
-    longest_block = math.inf
+    longest_block: float = math.inf
 
     def __init__(self, *, wrong_by: float = 0.0) -> None:
         self.wrong_by = wrong_by

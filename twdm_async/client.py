@@ -205,7 +205,7 @@ class Client:
         self._timeout = timeout
         self._opened_store: QuotaStore | None = None  # a store that from_env opened; it is closed with the client
         self._is_view = False
-        self.direct_messages = DirectMessages(self._caller, credentials, timeout)
+        self.direct_messages: DirectMessages = DirectMessages(self._caller, credentials, timeout)
 
     @classmethod
     @quiet_call

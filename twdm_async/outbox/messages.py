@@ -37,9 +37,9 @@ class Messages:
         self._clock = clock
         self._is_closed = False
         self._version = 0
-        self.news = asyncio.Event()
+        self.news: asyncio.Event = asyncio.Event()
         """Set, and replaced by a new event, when something has changed."""
-        self.more = asyncio.Event()
+        self.more: asyncio.Event = asyncio.Event()
         """The same, only for changes after which there may be more to send."""
 
     @property

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from twdm_async.outbox.rows import TakenUp
     from twdm_async.outbox.settling import Settling
     from twdm_async.quota.operations import Intent
+    from twdm_async.resources.reconcile import Reconciler
 
 _log = logging.getLogger(__name__)
 
@@ -109,8 +110,8 @@ class Sending:
         self.messages = messages
         self.clock = clock
         self.has_slots = has_slots
-        self.reconciler = direct_messages.reconciler
-        self.judge = Judge(settle_after, _LONGEST_PAUSE, random.random)
+        self.reconciler: Reconciler = direct_messages.reconciler
+        self.judge: Judge = Judge(settle_after, _LONGEST_PAUSE, random.random)
         self.under_way: set[_Attempts] = set()
         self.unwritten: dict[int, Callable[[Rows], object]] = {}
         """By row, the functions that write outcomes which could not be written yet. They are called before anything

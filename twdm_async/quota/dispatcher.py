@@ -53,7 +53,7 @@ class Dispatcher:
 
     def __init__(self, store: QuotaStore) -> None:
         self._store = store
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._now = store.clock.monotonic
         self._lines: dict[str, WeakSet[Line]] = {}  # by account
         self._ready: LaneQueue[Line] = LaneQueue()  # lines for which it may make sense to ask

@@ -98,15 +98,15 @@ class Window:
     )  # fmt: skip
 
     def __init__(self, per: float, began: float = 0.0) -> None:
-        self.per = per
-        self.began = began  # slots that ended before are not known
-        self.is_counted = False  # whether a quota has this window; else it is only kept for later
-        self.window = window(per)
-        self.tick = per / _TICKS
+        self.per: float = per
+        self.began: float = began  # slots that ended before are not known
+        self.is_counted: bool = False  # whether a quota has this window; else it is only kept for later
+        self.window: float = window(per)
+        self.tick: float = per / _TICKS
         self.under_way: dict[int, int] = {}  # number of slots by the tick (of _LEASE_TICK) in which their lease ends
         self.seen: dict[int, int] = {}  # number of slots by the tick of their outcome
-        self.total = 0  # slots in both
-        self.next_end = math.inf  # no slot ends before this
+        self.total: int = 0  # slots in both
+        self.next_end: float = math.inf  # no slot ends before this
 
     def used(self, now: float) -> int:
         """Return how many slots count at the moment `now`."""
@@ -182,8 +182,8 @@ class Ledger:
     __slots__ = ("_windows", "held_until", "is_changed")
 
     def __init__(self) -> None:
-        self.held_until = -math.inf
-        self.is_changed = False  # since it was loaded
+        self.held_until: float = -math.inf
+        self.is_changed: bool = False  # since it was loaded
         self._windows: dict[float, Window] = {}
 
     def keep(self, per: float, now: float) -> Window:

@@ -45,14 +45,16 @@ class Waiter(asyncio.Future[Slot]):
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(loop=loop)
-        self.line = line
-        self.lane = lane
-        self.queue = self.before = self.after = None  # its place in the line's queue
-        self.deadline = deadline
-        self.recipient = recipient
-        self.intent = intent
-        self.is_plain = recipient is None and intent is None  # it can use any slot
-        self.is_unasked = False  # the store is still to be asked whether this is a free reply
+        self.line: Line = line
+        self.lane: Lane = lane
+        self.queue: Any = None  # its place in the line's queue
+        self.before: Any = None
+        self.after: Any = None
+        self.deadline: float | None = deadline
+        self.recipient: Recipient | None = recipient
+        self.intent: Intent | None = intent
+        self.is_plain: bool = recipient is None and intent is None  # it can use any slot
+        self.is_unasked: bool = False  # the store is still to be asked whether this is a free reply
         self.asked_at: float | None = None  # when the store was asked for its slot, until the store has answered
 
     def grant(self, slot: Slot) -> None:

@@ -29,7 +29,7 @@ class Pacer:
     __slots__ = ("_bucket", "pace")
 
     def __init__(self, pace: Pace | None) -> None:
-        self.pace = pace
+        self.pace: Pace | None = pace
         self._bucket: AsyncLimiter | None = None
         if pace is not None:
             from aiolimiter import AsyncLimiter  # noqa: PLC0415 - imported only if there is a pace

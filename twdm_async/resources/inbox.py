@@ -118,7 +118,7 @@ class Inbox:
     """
 
     def __init__(self, path: Place | None = None, *, clock: Clock | None = None) -> None:
-        self.clock = clock or Clock()
+        self.clock: Clock = clock or Clock()
         """The source of time."""
         self._storage: Storage = (
             InMemory(SCHEMA, self.clock)

@@ -280,7 +280,7 @@ class Reconciler:
         self._read_at: float | None = None  # when the list was last asked for
         self._echoes: OrderedDict[str, Listed] = OrderedDict()  # messages of this account from webhooks and polls
         self._news = asyncio.Event()
-        self.echo_count = 0
+        self.echo_count: int = 0
         """How many echoes were ever heard of."""
 
     def hear(self, message: DirectMessage) -> None:

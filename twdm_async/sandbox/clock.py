@@ -74,13 +74,14 @@ class SandboxClock(Clock):
         scale: the factor by which quota windows, and the pauses before a webhook is sent again, are shortened.
     """
 
-    longest_block = longest_shared_block = math.inf
+    longest_block: float = math.inf
+    longest_shared_block: float = math.inf
 
     def __init__(self, base: Clock, scale: float) -> None:
         self._base = base
-        self.scale = checked_number(scale, "time_scale")
+        self.scale: float = checked_number(scale, "time_scale")
         """The factor by which quota windows, and the pauses before a webhook is sent again, are shortened."""
-        self.ahead = 0.0
+        self.ahead: float = 0.0
         """Seconds by which this clock is ahead of the one on which it is based."""
         self.timers: set[_Timer] = set()
         self._works: dict[object, asyncio.AbstractEventLoop] = {}  # work under way, and its event loop

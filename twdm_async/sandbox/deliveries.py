@@ -74,7 +74,7 @@ class Deliveries:
         self.subscriptions: list[Subscription] = []
         self._under_way: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None  # the event loop in which subscribe() was called
-        self.trying = 0
+        self.trying: int = 0
         """The number of requests to listeners that are under way."""
         self.done: list[Delivery] = []
 

@@ -35,7 +35,7 @@ class Journal:
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=_MOST)
         self._news, self._is_awaited = asyncio.Event(), False
-        self.last = 0
+        self.last: int = 0
         """The id of the latest entry; 0 if there is none."""
 
     def add(self, kind: str, what: Any = None) -> None:

@@ -111,9 +111,9 @@ class Sandbox:
         clock: Clock | None = None,
         seed: int | None = None,
     ) -> None:
-        self.quotas = (quotas or QuotaTable.default()).scaled(time_scale)
+        self.quotas: QuotaTable = (quotas or QuotaTable.default()).scaled(time_scale)
         """The quotas that it enforces, with their windows shortened by `time_scale`. Give it to the client."""
-        self.time = SandboxClock(clock or Clock(), time_scale)
+        self.time: SandboxClock = SandboxClock(clock or Clock(), time_scale)
         """The sandbox's clock. ``time.advance("24h")`` moves it forward."""
         self._port = port
         self.host = host
@@ -121,11 +121,11 @@ class Sandbox:
         self._autojump = autojump
         self._latency = latency
         self._random = random.Random(seed)
-        self.faults = [Fault(fault) if isinstance(fault, str) else fault for fault in faults]
+        self.faults: list[Fault] = [Fault(fault) if isinstance(fault, str) else fault for fault in faults]
         """The faults to inject. Change the list as you like."""
         self._gate = Gate(self.time)
         self._windows = Windows(self.quotas)
-        self.list_lag = list_lag if isinstance(list_lag, tuple) else (list_lag, list_lag)
+        self.list_lag: tuple[float, float] = list_lag if isinstance(list_lag, tuple) else (list_lag, list_lag)
         """Minimum and maximum of the seconds after which a new message appears in the list of messages. Change it as
         you like."""
         self._state = State(
@@ -145,7 +145,7 @@ class Sandbox:
         self.environment: dict[str, str] = {}
         """The environment variables with which :meth:`twdm_async.Client.from_env` and ``twdm`` use this sandbox. Filled
         when the sandbox starts."""
-        self.credentials = self.add_account(credentials=_CREDENTIALS)
+        self.credentials: Credentials = self.add_account(credentials=_CREDENTIALS)
         """The keys of the first account, which is verified and on the allow-list."""
 
     @property

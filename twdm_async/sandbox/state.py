@@ -108,7 +108,7 @@ class State:
         self.free_replies: dict[str, int] = defaultdict(int)
         self.received: dict[tuple[str, str], int] = defaultdict(int)
         """How many messages ``Person.receives`` has returned, by the user ids of account and person."""
-        self.journal = Journal()
+        self.journal: Journal = Journal()
         self.problems: list[str] = []
         self.on_event: Callable[[str, Any], None] = lambda _kind, _event: None
         """Called with each event for webhooks: its kind, and the event."""

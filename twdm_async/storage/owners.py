@@ -145,7 +145,7 @@ class Owner:
             raise StorageTrouble(f"{error.strerror or error}; {advice}") from None
 
     def _begin(self) -> None:
-        self.name = secrets.token_hex(8)
+        self.name: str = secrets.token_hex(8)
         self._lock = Lock(self._lock_of(self.name))
         self._forks = forks()
 

@@ -52,14 +52,14 @@ class Attempt:
     )  # fmt: skip
 
     def __init__(self, timeout: float, send_by: float = math.inf, uptime: Callable[[], float] = time.monotonic) -> None:
-        self.timeout = timeout
-        self.sent = False
-        self.is_late = False
-        self.authorization = ""  # the Authorization header, which holds the signature
+        self.timeout: float = timeout
+        self.sent: bool = False
+        self.is_late: bool = False
+        self.authorization: str = ""  # the Authorization header, which holds the signature
         self.message: Any = None  # the head of the reply, as aiohttp's object
         self.payload: Any = None  # the stream of the reply's body, as aiohttp's object
         self.chunks: list[bytes] = []  # the reply's body, so far
-        self.due = math.inf  # when its timeout ends, by the loop's clock
+        self.due: float = math.inf  # when its timeout ends, by the loop's clock
         self.work: asyncio.Task[Reply | Fault] | None = None  # the task that makes it, if the waiting task does not
         self._send_by = send_by
         self._uptime = uptime

@@ -190,9 +190,9 @@ class Caller:
         self._under_way: set[_Call[Any]] = set()
         self._idle = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()  # tasks of the client, which make attempts
-        self.places = Places(http.most)
+        self.places: Places = Places(http.most)
         self._server_time = signer.server_time  # one bound method for all messages that wait, not one each
-        self.sent = SentMessages(credentials)
+        self.sent: SentMessages = SentMessages(credentials)
 
     def with_options(self, *, timeout: float | None, max_wait: float | None, observers: Sequence[Observer]) -> Self:
         """Return a caller that shares everything with this one, but has other defaults for its calls.

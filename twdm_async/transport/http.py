@@ -74,7 +74,7 @@ class HttpTransport:
         connector = borrowed.connector if borrowed else None
         pool = [connector.limit, connector.limit_per_host] if connector else []
         self._trace_configs = [*(borrowed.trace_configs if borrowed else []), *trace_configs]
-        self.most = min([_MOST_UNDER_WAY, *(limit for limit in pool if limit)])
+        self.most: int = min([_MOST_UNDER_WAY, *(limit for limit in pool if limit)])
         """How many requests may be under way, so that none waits in the connection pool while its timeout runs."""
 
     @property

@@ -114,7 +114,7 @@ class OAuth1Signer:
         key = (hashlib.sha1(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")  # noqa: S324
         self._inner = hashlib.sha1(bytes(byte ^ 0x36 for byte in key))  # noqa: S324 - what the API asks for
         self._outer = hashlib.sha1(bytes(byte ^ 0x5C for byte in key))  # noqa: S324 - as above
-        self.skew = 0.0
+        self.skew: float = 0.0
         """How many seconds the server's clock is ahead of this machine's."""
         self._last_stamp = 0.0
         consumer_key, token = _escape(self._consumer_key), _escape(self._token)

@@ -16,7 +16,7 @@ class Places:
     """A semaphore: at most `most` requests hold a place at once; the others wait in order."""
 
     def __init__(self, most: int) -> None:
-        self.free = most
+        self.free: int = most
         self._waiting: deque[asyncio.Future[bool]] = deque()
         self._is_closed = False
 

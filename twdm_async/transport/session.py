@@ -61,7 +61,7 @@ class Mark:
     __slots__ = ("_begins_with_tls", "_has_bytes", "is_judged")
 
     def __init__(self, transport: asyncio.BaseTransport | None) -> None:
-        self.is_judged = True
+        self.is_judged: bool = True
         """Whether the last reply was found to answer its request. Until then, no other request uses the connection."""
         self._begins_with_tls = transport is not None and transport.get_extra_info("ssl_object") is not None
         self._has_bytes = _watch(transport)

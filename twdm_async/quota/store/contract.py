@@ -46,7 +46,7 @@ class QuotaStore(ABC):
         InvalidInput: `assume_spent` is not a number from 0 to less than 1.
     """
 
-    is_shared: ClassVar = True
+    is_shared: ClassVar[bool] = True
     """Whether several processes can count together in this store."""
     place: Path | PostgresDatabase | None = None
     """The file or database of its tables, if it has tables. The changes of an outbox in the same place are committed
@@ -59,12 +59,12 @@ class QuotaStore(ABC):
 
     def __init__(self, *, clock: Clock, assume_spent: float = 0.0) -> None:
         self.clock = clock
-        self.assume_spent = checked_part(assume_spent, "assume_spent")
+        self.assume_spent: float = checked_part(assume_spent, "assume_spent")
         self.dispatchers: dict[tuple[str, str, Any], Any] = {}
         """The wait queues of this loop, by app, endpoint family and the app's quotas."""
         self._loop: asyncio.AbstractEventLoop | None = None  # the loop that uses the store
         self._forks: int | None = None  # None until the store is used
-        self.is_closed = False
+        self.is_closed: bool = False
         """Whether the store is closed and cannot be used any more."""
 
     def bind_loop(self) -> None:

@@ -29,7 +29,7 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
         InvalidInput: `assume_spent` is not a number from 0 to less than 1.
     """
 
-    is_shared: ClassVar = False
+    is_shared: ClassVar[bool] = False
 
     def __init__(self, *, clock: Clock | None = None, assume_spent: float = 0.0) -> None:
         super().__init__(clock=clock or Clock(), assume_spent=assume_spent)

@@ -109,7 +109,7 @@ class _TablesQuotaStore(TransactionalQuotaStore):
 
     def __init__(self, place: Path | PostgresDatabase, clock: Clock | None, assume_spent: float) -> None:
         super().__init__(clock=clock or Clock(), assume_spent=assume_spent)
-        self.place = place
+        self.place: Path | PostgresDatabase | None = place
         self._storage = open_storage(place, SCHEMA, "what was spent", _IF_BAD, self.clock)
         self._sync_timer: asyncio.TimerHandle | None = None
 

@@ -160,7 +160,7 @@ class Connections:
     def begin_anew(self) -> None:
         """Forget the open connection; after a fork, it belongs to the parent process."""
         self._own: Session | None = None
-        self.was_open = False
+        self.was_open: bool = False
         """Whether the tables were reached before, and have the right version."""
 
     def use_running_loop(self) -> None:

@@ -37,13 +37,13 @@ class PostgresDatabase:
             the extra is not installed.
     """
 
-    now: ClassVar = "extract(epoch FROM clock_timestamp())::float8"
+    now: ClassVar[str] = "extract(epoch FROM clock_timestamp())::float8"
     """The present time in seconds since 1970, as an expression in SQL."""
 
     def __init__(
         self, url: str | None = None, *, pool: Any = None, schema: str = "twdm", lease: float = _LEASE
     ) -> None:
-        self.library = _library()
+        self.library: Any = _library()
         if (url is None) == (pool is None):
             raise InvalidInput(parameter="url", problem="give either the database's URL or a pool")
         conninfo: Any = pool.conninfo if url is None else url
@@ -61,7 +61,7 @@ class PostgresDatabase:
         if not isinstance(schema, str) or not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema):
             raise InvalidInput(parameter="schema", problem="must be a name of lower-case letters, digits and _")
         self.schema = schema
-        self.lease = checked_seconds(lease, "lease")
+        self.lease: float = checked_seconds(lease, "lease")
         if self.lease < 1.0:
             raise InvalidInput(parameter="lease", problem="must be 1 second or more")
         self.pool = pool
@@ -71,7 +71,7 @@ class PostgresDatabase:
             problem = "has an @ in the host's name; if the @ belongs to the password, write it as %40"
             raise InvalidInput(parameter="url", problem=problem)
         port = f":{facts['port']}" if "port" in facts else ""
-        self.address = f"postgresql://{where}{port}/{facts.get('dbname') or facts.get('user') or ''}"
+        self.address: str = f"postgresql://{where}{port}/{facts.get('dbname') or facts.get('user') or ''}"
         """The address of the database, for errors and logs; without user and password."""
 
     def __eq__(self, other: object) -> bool:

@@ -190,12 +190,12 @@ class PostgresStorage(Storage):
         self._connections = Connections(database, (COMMON, schema))
         self._turn = f"{schema.package} {turn}".strip()
         self._take_turn, self._look = _TAKE_TURN.format(now=database.now), _LOOK.format(now=database.now)
-        self.error = database.library.Error
+        self.error: Any = database.library.Error
         self._begin_anew()
         self._ahead: float | None = None  # seconds, when first asked: the database's clock less this machine's uptime
         self._seen: tuple[str, int] = ("", 0)  # the epoch, and the number of the last turn in it
         self._own_turns = 0
-        self.beats_every = database.lease / 3
+        self.beats_every: float | None = database.lease / 3
 
     def _begin_anew(self) -> None:
         self._name = secrets.token_hex(8)
