@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import inspect
 import math
+import os
 import ssl
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -379,3 +382,41 @@ async def test_a_file_of_certificates_holds_some(tmp_path: Path) -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(InvalidInput, match="ca_file: belongs to the connector"):
             Client(Sandbox().credentials, session=session, ca_file=tmp_path / "empty.pem")
+
+
+# ---- what is imported ----
+
+
+@pytest.mark.parametrize(
+    ("program", "absent"),
+    [
+        (
+            "import twdm_async",
+            ["aiohttp", "attrs", "cattrs", "click", "rich", "redis", "sqlite3", "twdm_async.sandbox"],
+        ),
+        (
+            "from twdm_async import Client, Credentials, QuotaTable",
+            [
+                "click",
+                "rich",
+                "redis",
+                "psycopg",
+                "sqlite3",
+                "twdm_async.cli",
+                "twdm_async.sandbox",
+                "twdm_async.outbox",
+            ],
+        ),
+        (
+            "import sys; sys.argv = ['twdm', '--help']; from twdm_async.cli.root import run; run()",
+            ["aiohttp", "attrs", "rich", "yaml", "asyncio", "twdm_async.client", "twdm_async.sandbox"],
+        ),
+    ],
+)
+def test_an_import_pays_for_nothing_that_is_not_used(program: str, absent: list[str]) -> None:
+    asked = f"{program}\nimport sys\nprint('loaded:', *(name for name in {absent} if name in sys.modules))"
+    environ = {name: value for name, value in os.environ.items() if name != "TWDM_LOG"}
+    done = subprocess.run(  # noqa: S603 - this Python
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True, env=environ
+    )
+    assert done.stdout.splitlines()[-1].split() == ["loaded:"]

@@ -252,7 +252,7 @@ def many_rows(db: psycopg.Connection[Any], count: int) -> None:
     db.execute("ANALYZE event")
 
 
-@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=[pytest.mark.soak, pytest.mark.thorough])])
 def test_fault_106_no_query_goes_through_what_is_done(
     database: PostgresDatabase, postgres: PostgresServer, count: int
 ) -> None:

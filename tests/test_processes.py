@@ -86,7 +86,7 @@ async def test_fault_50_four_processes_on_one_file_are_killed_at_random(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("stops", [50])
+@pytest.mark.parametrize("stops", [20, pytest.param(50, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 @pytest.mark.timeout(200)
 async def test_fault_84_processes_that_are_suspended_for_longer_than_a_lease(

@@ -18,7 +18,7 @@ from tests.test_http import KEYS
 from tests.virtual_time import run
 from twdm_async import AttemptReport, Client, DeliveryUnknown, LoopClock, Quota, QuotaTable
 
-AGENTS, SENDS, DAY = 20, 100_000, 86_400.0
+AGENTS, SENDS, DAY = 20, 40_000, 86_400.0
 
 
 class Hostile(asyncio.Protocol):
