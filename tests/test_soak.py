@@ -157,7 +157,7 @@ def test_a_day_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     print("MB in memory, each eighth of the day:", [size // 1_000_000 for size in sizes])  # noqa: T201 - as above
     assert outcomes["DirectMessage"] + outcomes["DeliveryUnknown"] == SENDS
     assert outcomes["DeliveryUnknown"] == Hostile.breaks
-    assert 800 < Hostile.breaks < 1200
+    assert 0.008 * SENDS < Hostile.breaks < 0.012 * SENDS
     assert outcomes["yes"] + outcomes["no"] == Hostile.breaks
     assert outcomes["unknown"] == Hostile.doubled == 0
     assert end < 1.05 * half, "it grows"
