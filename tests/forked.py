@@ -13,6 +13,7 @@ import gc
 import io
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -78,7 +79,8 @@ class ForkServer:
         """Start a process.
 
         Args:
-            program: ``cli`` for the command ``twdm``, or the name of a module of the tests.
+            program: ``cli`` for the command ``twdm``, ``python`` for a file in a folder (its arguments), or the name of
+                a module of the tests.
             arguments: its arguments.
             environ: its environment.
         """
@@ -183,6 +185,11 @@ def _run(program: str, arguments: list[str], environ: dict[str, str]) -> int:
             from twdm_async.cli import main  # noqa: PLC0415 - it was imported before the fork
 
             main()
+        elif program == "python":
+            folder, file = arguments
+            os.chdir(folder)
+            sys.argv = [file]
+            runpy.run_path(file, run_name="__main__")
         else:
             asyncio.run(sys.modules[f"tests.{program}"].main(*arguments))
     except SystemExit as error:

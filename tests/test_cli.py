@@ -482,7 +482,7 @@ async def test_what_was_spent_is_remembered_in_the_state_folder(twdm: Twdm, sand
     assert code == 0, err
     file.write_bytes(b"")
     code, _, err = await twdm("account", "update", "--name", "x")
-    assert code == 1
+    assert code == 5
     assert "it is empty" in err
     code, _, err = await twdm("account", "update", "--name", "x", "--quota-store", "mysql://x")
     assert code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import logging
@@ -401,10 +402,13 @@ def test_a_handle_is_looked_up(double: Double, call: Callable[..., tuple[int, st
         ("send", ["5", "hello", "--username", "jane"], ".twurlrc cannot be read"),
         ("users get", ["jane doe"], "HANDLE: must be a handle"),
         ("messages list", ["--most", "0"], "'--most'"),
+        ("send", ["5", "hello", "--choice", "x" * 100], "--choice: "),
+        ("send", ["x", "hello", "--attach", "anna.png"], "RECIPIENT: must be an id"),
+        ("demo", ["--svg", "/no/folder/demo.svg"], "there is no folder /no/folder"),
         ("outbox run", ["--settle-after", "5"], "--settle-after: must be 150 seconds or more"),
         ("completion", ["tcsh"], "tcsh"),
         ("database resume", ["postgresql://h/d"], "give either --lost or --nothing-lost"),
-        ("sandbox say", ["jane", "hello"], "user_id"),
+        ("sandbox say", ["jane", "hello"], "sandbox: user_id: must be an id"),
     ],
 )
 @pytest.mark.usefixtures("double")
@@ -434,6 +438,47 @@ def test_the_delivery_that_is_unknown_has_an_exit_code(
     double.sandbox.faults.append(twdm_async.sandbox.Fault("reset", endpoint="direct_messages.send"))
     code, out, err = call("send", "5", "hello")
     assert (code, out, err.count("\n")) == (4, "", 2), "a warning, and the error"
+
+
+@pytest.mark.usefixtures("double")
+def test_a_store_that_cannot_be_used_has_an_exit_code(
+    folder: Path, double: Double, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    (folder / "bad.db").write_bytes(b"no database")
+    for arguments in (["--quota-store", f"sqlite:///{folder}/bad.db"], ["--quota-store", "redis://127.0.0.1:1"]):
+        code, out, err = call("send", "5", "hello", *arguments)
+        assert (code, out, err.count("\n")) == (5, "", 1), err
+    code, out, err = call("outbox status", "--outbox", str(folder / "bad.db"))
+    assert (code, out, err.count("\n")) == (5, "", 1), err
+    assert double.sandbox.breaches == []
+
+
+def test_a_full_disk_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("twdm_async.cli.terminal.as_json", full)
+    assert call("database sql", "--json") == (1, "", "error: output cannot be written: No space left on device\n")
+
+
+def test_a_queue_of_bulk_messages_waits_until_when_these_may_leave(
+    double: Double, folder: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    table = QuotaTable.default().replace("direct_messages.send", Quota(30, per=86_400.0), pace=None, credit=None)
+
+    async def quotas(_: str) -> tuple[None, QuotaTable]:
+        return None, table
+
+    monkeypatch.setattr("twdm_async.cli.connect._time_of_sandbox", quotas)
+    for number in range(25):
+        assert call("outbox put", "5", f"put {number}", "--priority", "bulk")[0] == 0
+    code, _, err = call("outbox run", "--max-wait", "1")
+    assert code == 3, err
+    assert "kept for interactive messages; the next message leaves at " in err
+    assert len(double.sandbox.messages) < 25
+    assert folder.exists()
 
 
 @pytest.mark.usefixtures("double")
@@ -477,8 +522,8 @@ def test_quotas_are_shown(call: Callable[..., tuple[int, str, str]]) -> None:
     assert json.loads(call("quotas")[1]) == []
     assert call("send", "5", "hello")[0] == 0
     rows = json.loads(call("quotas")[1])
-    assert [(row["endpoint"], row["quota of the"], row["used"], row["limit"]) for row in rows] == [
-        ("direct_messages.send", "account", 1, 1000),
+    assert [(row["endpoint"], row["scope"], row["used"], row["limit"]) for row in rows] == [
+        ("direct_messages.send", "user", 1, 1000),
         ("direct_messages.send", "app", 1, 15_000),
     ]
     assert len(json.loads(call("quotas", "--all")[1])) > 20

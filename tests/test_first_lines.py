@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import math
 import os
@@ -61,6 +62,14 @@ async def test_from_env_has_keys_address_store_and_patience(sandbox: Sandbox, tm
     async with Client.from_env(variables, quotas=one_a_day) as client:
         with pytest.raises(QuotaWaitTooLong):  # the file remembers the first message
             await client.direct_messages.send("5", "hello")
+
+
+async def test_the_store_of_a_client_that_cannot_begin_is_closed(sandbox: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "quota.db").write_bytes(b"no database")
+    client = Client.from_env(environment(sandbox, TWDM_QUOTA_STORE=f"sqlite:///{tmp_path}/quota.db"))
+    with pytest.raises(twdm_async.QuotaStoreFailed):
+        await client.__aenter__()
+    assert client.quota_store.is_closed
 
 
 async def test_options_go_before_the_environment(sandbox: Sandbox) -> None:
@@ -171,6 +180,13 @@ def view_of(client: Client) -> Client:
     return client.with_options()
 
 
+async def test_a_view_keeps_its_client(sandbox: Sandbox) -> None:
+    view = sandbox.client().with_options()
+    gc.collect()
+    await view.account.verify_credentials()  # a ResourceWarning of the client would fail the test
+    await view.close()
+
+
 async def test_a_view_that_nobody_closes_is_not_complained_of(client: Client) -> None:
     await view_of(client).account.verify_credentials()  # a ResourceWarning would fail the test
 
@@ -252,6 +268,24 @@ async def test_nothing_is_sent_before_a_list_is_used(client: Client, sandbox: Sa
             assert profile.id == many[1]
             break
     assert [profile async for profile in listing] == [], "closed"
+
+
+async def test_a_list_goes_on_after_an_error_or_a_cancellation(sandbox: Sandbox, many: list[str]) -> None:
+    sandbox.faults.append(Fault("404_page", endpoint="custom_profiles.list", nth=2))
+    async with sandbox.client() as client:
+        listing, found = client.custom_profiles.list(), list[str]()
+        for _ in range(3):
+            with contextlib.suppress(NotFound):
+                async for profile in listing:
+                    found.append(profile.id)
+        assert found == many, "nothing is missing, and nothing comes twice"
+        listing = client.custom_profiles.list()
+        reading = asyncio.ensure_future(anext(listing))
+        await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading])
+        both = await asyncio.gather(anext(listing), anext(listing))
+        assert [profile.id for profile in both] == many[:2]
 
 
 @pytest.mark.parametrize("n", [0, -1, 1.5, True, "3"])
@@ -365,7 +399,25 @@ async def test_a_proxy_gets_every_request(sandbox: Sandbox, tmp_path: Path) -> N
     assert len(answers) == 1
 
 
-@pytest.mark.parametrize("proxy", ["", "proxy.example.com", "socks5://127.0.0.1:1", "http://", "http://a:b@c:99999", 5])
+async def test_a_proxy_that_is_not_there_is_named_without_its_password(sandbox: Sandbox) -> None:
+    async with sandbox.client(proxy="http://me:secret@127.0.0.1:1") as client:
+        with pytest.raises(twdm_async.ConnectFailed, match=r"\(by the proxy 127\.0\.0\.1:1\)") as caught:
+            await client.account.verify_credentials()
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://me:\u20ac@127.0.0.1:1",
+        "",
+        "proxy.example.com",
+        "socks5://127.0.0.1:1",
+        "http://",
+        "http://a:b@c:99999",
+        5,
+    ],
+)
 def test_a_proxy_is_an_address_and_its_password_stays_inside(proxy: Any) -> None:
     with pytest.raises(InvalidInput, match="proxy: must be the address of an HTTP proxy") as caught:
         Client(Sandbox().credentials, proxy=proxy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 from pathlib import Path
@@ -90,6 +91,7 @@ def imported(path: Path, known: dict[str, Path]) -> set[str]:
     return {name for name in found if name.split(".")[0] == "twdm_async"}
 
 
+@functools.cache
 def edges() -> list[tuple[str, str]]:
     known = modules()
     return [(name, target) for name, path in known.items() for target in sorted(imported(path, known))]

@@ -683,12 +683,12 @@ async def test_closing_ends_the_drain_and_doubles_nothing(path: Path) -> None:
     async with Sandbox(quotas=table(), latency=(0.0, 0.02)) as sandbox:
         await fill(sandbox, path, 200)
         for number in range(8):
-            async with opened(sandbox, path) as outbox:
+            async with opened(sandbox, path, timeout=10.0) as outbox:
                 draining = asyncio.create_task(outbox.drain(workers=32))
                 await asyncio.sleep(0.02 + number / 200)
                 await outbox.close()
                 await asyncio.gather(draining, return_exceptions=True)
-        async with opened(sandbox, path) as outbox:
+        async with opened(sandbox, path, timeout=10.0) as outbox:
             assert (await outbox.drain())[State.SENT] == 200
         assert all_arrived_once(sandbox, 200)
 

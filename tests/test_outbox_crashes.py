@@ -37,7 +37,7 @@ LIST_LAG = (0.0, 2.0)  # seconds
 
 
 @contextlib.asynccontextmanager
-async def opened(sandbox: Sandbox, path: Place) -> AsyncIterator[Outbox]:
+async def opened(sandbox: Sandbox, path: Place, timeout: float = TIMEOUT) -> AsyncIterator[Outbox]:
     async with (
         PostgresQuotaStore(path) if isinstance(path, PostgresDatabase) else SQLiteQuotaStore(path) as store,
         Client(
@@ -46,9 +46,9 @@ async def opened(sandbox: Sandbox, path: Place) -> AsyncIterator[Outbox]:
             upload_url=sandbox.url,
             quotas=table(),
             quota_store=store,
-            timeout=TIMEOUT,
+            timeout=timeout,
         ) as client,
-        Outbox(client, path, settle_after=SETTLE_AFTER + LEASE) as outbox,
+        Outbox(client, path, settle_after=max(SETTLE_AFTER, 5 * timeout) + LEASE) as outbox,
     ):
         yield outbox
 

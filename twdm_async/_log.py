@@ -40,6 +40,8 @@ def show_log(level: str, style: str = "%(asctime)s %(levelname)s %(name)s: %(mes
     is_known = level.lower() in _LEVELS
     logger, handler = logging.getLogger("twdm_async"), logging.StreamHandler()
     handler.setFormatter(_Printable(style))
+    for earlier in [one for one in logger.handlers if isinstance(one.formatter, _Printable)]:
+        logger.removeHandler(earlier)
     logger.addHandler(handler)
     logger.setLevel(level.upper() if is_known else logging.WARNING)
     if not is_known:

@@ -137,6 +137,7 @@ class Client:
             together with `session`.
     """
 
+    @quiet_call
     def __init__(
         self,
         credentials: Credentials,
@@ -204,7 +205,7 @@ class Client:
         self._media_api: MediaApi = media_api
         self._timeout = timeout
         self._opened_store: QuotaStore | None = None  # a store that from_env opened; it is closed with the client
-        self._is_view = False
+        self._origin: Client | None = None  # whose view this is
         self.direct_messages: DirectMessages = DirectMessages(self._caller, credentials, timeout)
 
     @classmethod
@@ -275,7 +276,7 @@ class Client:
         view = copy.copy(self)
         for name in [name for name in vars(view) if isinstance(getattr(type(self), name, None), cached_property)]:
             del vars(view)[name]
-        view._is_view = True  # noqa: SLF001 - it is an object of this class
+        view._origin = self  # noqa: SLF001 - it is an object of this class
         caller = self._caller.with_options(timeout=timeout, max_wait=max_wait, observers=observers)
         view._caller = caller  # noqa: SLF001 - as above
         view.direct_messages = DirectMessages(caller, self._credentials, self._timeout, self.direct_messages)
@@ -409,10 +410,15 @@ class Client:
             WrongEventLoop: the client was first used in another event loop or process, and can be closed only there.
         """
         self._caller.bind_loop()
-        await self._caller.close(timeout)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._store.flush()
+        try:
+            await self._caller.close(timeout)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._store.flush()
+        finally:
+            await self._close_opened_store()
+
+    async def _close_opened_store(self) -> None:
         if self._opened_store is not None and not self._opened_store.is_closed:
             await self._opened_store.close()
 
@@ -422,6 +428,7 @@ class Client:
             await self._limiter.look()  # so that a failing store is noticed now, and quota_state() is right
         except QuotaStoreFailed:
             if not self._uncounted_reads:
+                await self._close_opened_store()
                 raise
         return self
 
@@ -430,7 +437,7 @@ class Client:
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         http = getattr(self, "_http", None)  # absent if __init__ refused the arguments
-        if http is not None and http.is_open and not self._is_view:
+        if http is not None and http.is_open and self._origin is None:
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
 

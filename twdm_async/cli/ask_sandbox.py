@@ -40,5 +40,5 @@ async def ask_sandbox(
         problem = f"there is no sandbox at {url}; start one with `twdm sandbox`, or name another with --url"
         raise ConnectFailed(endpoint="sandbox", problem=problem) from None
     if response.status != 200:
-        raise InvalidInput(parameter=path, problem=str(answer.get("error")))
+        raise InvalidInput(parameter="sandbox", problem=str(answer.get("error")))
     return answer

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
+from attrs import evolve
 
 from twdm_async.cli.terminal import standard_input
 from twdm_async.errors import InvalidInput
@@ -13,7 +15,7 @@ from twdm_async.models.checks import is_id
 from twdm_async.models.quick_replies import CallToAction, QuickReply
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from twdm_async.client import Client
     from twdm_async.models.media import Media, MediaCategory
@@ -49,34 +51,46 @@ def text_of(text: str) -> str:
 
 
 def quick_replies(choices: Sequence[str]) -> list[QuickReply] | None:
-    """Return the quick replies; ``None`` if there are none."""
+    """Return the answers to tap; ``None`` if there are none.
+
+    Raises:
+        InvalidInput: a label or its metadata cannot be sent.
+    """
     split = [choice.partition("=") for choice in choices]
-    return [QuickReply(label, metadata=metadata or None) for label, _, metadata in split] or None
+    with named("choice"):
+        return [QuickReply(label, metadata=metadata or None) for label, _, metadata in split] or None
 
 
 def ctas(buttons: Sequence[str]) -> list[CallToAction] | None:
     """Return the buttons; ``None`` if there are none.
 
     Raises:
-        InvalidInput: a button has no URL.
+        InvalidInput: a button has no URL, or cannot be sent.
     """
     split = [button.partition("=") for button in buttons]
     if any(not url for _, _, url in split):
         raise InvalidInput(parameter="button", problem="must be LABEL=URL, such as 'Our shop=https://example.com'")
-    return [CallToAction(label, url) for label, _, url in split] or None
+    with named("button"):
+        return [CallToAction(label, url) for label, _, url in split] or None
 
 
 async def attachment(client: Client, given: str | None) -> Media | str | None:
-    """Upload the file to attach, unless `given` is a media id.
+    """Upload the file to be attached, unless `given` is a media id; ``-`` is standard input.
 
     Raises:
-        InvalidInput: the file cannot be read, or is of a type that no message can have.
+        InvalidInput: the file cannot be read, or no message can have a file of its kind.
     """
     if given is None or is_id(given):
         return given
     category = _CATEGORIES.get(Path(given).suffix.lower(), "dm_image")
+    with named("attach"):
+        return await client.media.upload(standard_input() if given == "-" else given, category=category)
+
+
+@contextlib.contextmanager
+def named(option: str) -> Iterator[None]:
+    """Let an InvalidInput name the option instead of a parameter of the library."""
     try:
-        return await client.media.upload(given, category=category)
+        yield
     except InvalidInput as error:
-        problem = error.problem
-    raise InvalidInput(parameter="attach", problem=problem)
+        raise evolve(error, parameter=option) from None

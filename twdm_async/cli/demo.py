@@ -21,7 +21,7 @@ from rich.table import Table
 from twdm_async._clock import Clock
 from twdm_async.cli.options import Options, command
 from twdm_async.cli.terminal import fields, plain, show
-from twdm_async.errors import TwdmError
+from twdm_async.errors import InvalidInput, TwdmError
 from twdm_async.quota.spec import Pace, Quota, QuotaTable, Scope
 from twdm_async.sandbox import Sandbox
 
@@ -78,6 +78,8 @@ async def demo(options: Options, svg: Path | None) -> int:
     They send under three custom profiles. The exit code is 1 if, by the server's records, a message was lost, sent
     twice, sent under the wrong profile or sent over the quota, or if the quota was not tested.
     """
+    if svg is not None and not svg.parent.is_dir():
+        raise InvalidInput(parameter="svg", problem=f"there is no folder {svg.parent}")
     console = Console(record=svg is not None, width=92 if svg else None, highlight=False, stderr=options.as_json)
     quotas = QuotaTable.default().replace(
         "direct_messages.send",

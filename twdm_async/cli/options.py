@@ -16,7 +16,10 @@ from twdm_async.errors import (
     ConnectFailed,
     DatabaseFailed,
     DeliveryUnknown,
+    InboxFailed,
     InvalidInput,
+    OutboxFailed,
+    QuotaStoreFailed,
     QuotaWaitTooLong,
     ServerError,
     TwdmError,
@@ -210,7 +213,7 @@ def _code(error: TwdmError) -> int:
             return 3
         case DeliveryUnknown():
             return 4
-        case ConnectFailed() | ServerError() | DatabaseFailed():
+        case ConnectFailed() | ServerError() | DatabaseFailed() | QuotaStoreFailed() | OutboxFailed() | InboxFailed():
             return 5
         case _:
             return 1
@@ -224,6 +227,7 @@ def _words(error: TwdmError) -> str:
 
 
 _TYPED: Final = {"recipient_id": "recipient", "custom_profile_id": "profile", "path": "file", "source": "file"}
+_VARIABLES: Final = {"proxy": "TWDM_PROXY", "ca_file": "TWDM_CA_FILE"}
 """Parameters of the library that have other names on the command line."""
 
 
@@ -239,4 +243,4 @@ def typed_name(parameter: str) -> str:
             if source is click.core.ParameterSource.ENVIRONMENT and isinstance(one.envvar, str):
                 return one.envvar
             return max(one.opts, key=len) if isinstance(one, click.Option) else one.make_metavar(context).strip("[].")
-    return parameter
+    return _VARIABLES.get(parameter, parameter)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -15,11 +13,12 @@ from twdm_async.cli.connect import open_client_and_outbox
 from twdm_async.cli.content import ATTACHMENT, BUTTONS, CHOICES, attachment, ctas, quick_replies, text_of
 from twdm_async.cli.options import ACCOUNT, OUTBOX, PRIORITY, Options, command
 from twdm_async.cli.progress import Progress, show_waits
-from twdm_async.cli.signals import on_signal
+from twdm_async.cli.signals import told_to_stop
 from twdm_async.cli.terminal import show
 from twdm_async.errors import InvalidInput
 from twdm_async.outbox import Outbox, State
 from twdm_async.quota.spec import Priority
+from twdm_async.resources.direct_messages import outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +62,18 @@ async def put(
 
     RECIPIENT is the person's user id. TEXT has at most 10 000 characters; - reads it from standard input.
     """
-    words, answers, buttons = text_of(text), quick_replies(choice), ctas(button)
+    words: str | None = text_of(text)
+    if not words and attach is not None:  # a file alone is a message, too
+        words = None
+    answers, buttons = quick_replies(choice), ctas(button)
+    outgoing(  # so that nothing is uploaded for a message that cannot be sent
+        recipient,
+        words,
+        custom_profile_id=profile,
+        quick_replies=answers,
+        ctas=buttons,
+        attachment="1" if attach else None,
+    )
     async with open_client_and_outbox(options) as (client, box):
         entry = await box.put(
             recipient,
@@ -98,41 +108,43 @@ async def run(options: Options, forever: bool, workers: int) -> int:
     async with open_client_and_outbox(options) as (client, box):
         before = await box.counts()
         counts = await _run(options, client, box, workers, forever=forever)
+        if counts is None:
+            return 130
         show(options, {state: count for state, count in counts.items() if count})
         is_worse = any(counts[state] > before[state] for state in _FAILED)
         return 1 if is_worse or counts[State.UNKNOWN] else 0
 
 
-async def _run(options: Options, client: Client, box: Outbox, workers: int, *, forever: bool) -> dict[State, int]:
-    """Send until all messages have an outcome, until Ctrl-C, or until messages would have to wait for too long. Return
-    how many messages are in each state.
+async def _run(
+    options: Options, client: Client, box: Outbox, workers: int, *, forever: bool
+) -> dict[State, int] | None:
+    """Send until all messages have an outcome, or until messages would have to wait for too long. Return how many
+    messages are in each state; ``None`` if the process was told to stop before.
     """
-    stop = asyncio.Event()
-    on_signal(signal.SIGINT, stop.set)
-    on_signal(signal.SIGTERM, stop.set)
+    words = "stopping: what is under way is finished; a second Ctrl-C ends it at once"
+    with told_to_stop(words) as stop, Progress(Console(stderr=True), None) as progress:
 
-    async def serve() -> None:
-        async with box.running(workers=workers):
-            await stop.wait()
+        async def finish() -> None:
+            await box.drain(workers=workers)
 
-    async def finish() -> None:
-        await box.drain(workers=workers)
+        async def serve() -> None:
+            async with box.running(workers=workers):
+                await stop.wait()
 
-    with Progress(Console(stderr=True), None) as progress:
-        watching = show_waits(progress, client, box, max_wait=options.max_wait, counted=True)
-        tasks = [asyncio.create_task(work) for work in (serve() if forever else finish(), stop.wait(), watching)]
-        sending, *others = tasks
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        ended = [task for task in tasks if task.done() and not task.cancelled()]
+        sending = asyncio.create_task(serve() if forever else finish())
+        watching = asyncio.create_task(show_waits(progress, client, box, max_wait=options.max_wait, counted=True))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([sending, watching, stopping], return_when=asyncio.FIRST_COMPLETED)
+        is_stopped = stop.is_set() and not forever
+        ended = [task for task in (sending, watching) if task.done()]
         stop.set()  # so that serve() ends in order
-        for task in others if forever else tasks:
+        for task in (watching, stopping, *([] if forever else [sending])):
             task.cancel()
-        await asyncio.wait(tasks)
-    await box.idle()
-    for task in [*ended, sending]:
-        with contextlib.suppress(asyncio.CancelledError):
-            task.result()
-    return await box.counts()
+        await asyncio.wait([sending, watching, stopping])
+        await box.idle()
+    for task in [*ended, *([sending] if forever else [])]:
+        task.result()
+    return None if is_stopped else await box.counts()
 
 
 @command(outbox, "status", ACCOUNT, OUTBOX)

@@ -14,7 +14,6 @@ from twdm_async.cli.failure import Failure
 from twdm_async.cli.terminal import say
 from twdm_async.errors import OutboxFailed
 from twdm_async.outbox import State
-from twdm_async.quota.spec import Priority
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -29,6 +28,7 @@ _LOOK_EVERY: Final = 0.2  # seconds
 _SAY_EVERY: Final = 60.0  # seconds between two lines where there is no terminal
 _TO_SEND: Final = (State.QUEUED, State.SENDING, State.ABSENT)
 _SENDING: Final = "sending"
+_SURELY_STUCK: Final = 3  # looks in a row in which as many messages waited
 
 
 class Progress:
@@ -50,8 +50,9 @@ class Progress:
         self._bars = bars.Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._bars.add_task(_SENDING, total=total)
         self._said, self._said_at = _SENDING, -_SAY_EVERY
-        # Its log lines about the wait would repeat what is shown here.
-        logging.getLogger("twdm_async.quota.dispatcher").setLevel(logging.WARNING)
+        log = logging.getLogger("twdm_async.quota.dispatcher")
+        if log.level == logging.INFO:  # its lines about each waiting message would repeat what is shown here
+            log.setLevel(logging.WARNING)
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -78,7 +79,6 @@ async def show_waits(
     client: Client,
     outbox: Outbox,
     *,
-    priority: Priority = Priority.INTERACTIVE,
     max_wait: float | None = None,
     counted: bool = False,
 ) -> None:
@@ -88,37 +88,40 @@ async def show_waits(
         progress: where this is shown.
         client: the client whose quotas they wait for.
         outbox: the outbox.
-        priority: the priority of the messages.
         max_wait: seconds that the messages may wait for quota; ``None`` for no limit.
         counted: whether to show how many messages in the outbox are done.
 
     Raises:
         Failure: the messages would wait for quota longer than `max_wait`.
     """
-    waited_for = 0
+    waited_for = stuck = 0
     while True:
         await asyncio.sleep(_LOOK_EVERY)
         states = [one for one in client.quota_state() if one.endpoint == "direct_messages.send" and one.waiting]
-        is_stuck = bool(states) and states[0].waiting == waited_for
+        stuck = stuck + 1 if states and states[0].waiting == waited_for else 0
         waited_for = states[0].waiting if states else 0
         with contextlib.suppress(OutboxFailed):  # the task that sends will raise it
-            counts = await outbox.counts() if counted or not is_stuck else {}
-            if is_stuck:
-                words, seconds = _for_quota(client, states, priority)
+            counts = await outbox.counts() if counted or not stuck else {}
+            if stuck:
+                words, seconds = _for_quota(client, states)
             else:
                 words, seconds = await _otherwise(outbox), 0.0
             left = sum(counts.get(state, 0) for state in (*_TO_SEND, State.UNKNOWN))
             total = sum(counts.values()) if counted else None
             progress.describe(words, done=None if total is None else total - left, total=total)
-            if max_wait is not None and seconds > max_wait:
+            if max_wait is not None and seconds > max_wait and stuck >= _SURELY_STUCK:
                 raise Failure(f"{words}; that is later than --max-wait allows", 3)
 
 
-def _for_quota(client: Client, states: list[QuotaState], priority: Priority) -> tuple[str, float]:
+def _for_quota(client: Client, states: list[QuotaState]) -> tuple[str, float]:
+    """Return what the messages wait for, in words, and for how many seconds. If a slot is free now and nothing leaves,
+    they are bulk messages.
+    """
+    now = client.clock.utc()
     fullest = max(states, key=lambda state: state.used / state.limit)
     kept = f", {fullest.reserved} kept for interactive messages" if fullest.reserved else ""
-    free_at = max(state.bulk_free_at if priority is Priority.BULK else state.free_at for state in states)
-    seconds = (free_at - client.clock.utc()).total_seconds()
+    free_at = max(state.free_at if state.free_at > now else state.bulk_free_at for state in states)
+    seconds = (free_at - now).total_seconds()
     leaves = f"; the next message leaves at {_time(free_at)}" if seconds > 0 else ""
     return f"waiting for quota: {fullest.used} of {fullest.limit} are spent{kept}{leaves}", seconds
 

@@ -46,10 +46,10 @@ async def quotas(options: Options, everything: bool, watch: bool, every: float) 
 def _row(state: QuotaState) -> dict[str, Any]:
     return {
         "endpoint": state.endpoint,
-        "quota of the": "account" if state.scope.value == "user" else "app",
+        "scope": state.scope.value,
         "used": state.used,
         "limit": state.limit,
-        "seconds": state.per,
-        "kept for interactive": state.reserved,
-        "free at": state.free_at.isoformat(timespec="seconds"),
+        "per": state.per,
+        "reserved": state.reserved,
+        "free_at": state.free_at,
     }

@@ -43,10 +43,10 @@ EXIT_CODES: Final = """\b
 Exit codes:
     0  done
     1  the API refused the request, or a part of the work was not done
-    2  an argument, an option, a file or the keys are wrong; nothing was sent
-    3  a quota would free a slot later than --max-wait allows; nothing was sent
+    2  an argument, an option, a file or the keys are wrong; no message was sent
+    3  a quota would free a slot later than --max-wait allows; what waited for it was not sent
     4  the message may or may not have arrived; do not just send it again
-    5  the API, the sandbox or the database could not be reached
+    5  the API, the sandbox, a database, or the file of quotas, outbox or inbox cannot be used
   130  stopped by Ctrl-C"""
 
 
@@ -115,4 +115,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except click.Abort:  # Ctrl-C
         return 130
+    except OSError as error:
+        click.echo(f"error: {error.filename or 'output'} cannot be written: {error.strerror}", err=True)
+        return 1
     return code if isinstance(code, int) else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -15,7 +14,7 @@ import click
 from twdm_async.cli.ask_sandbox import ask_sandbox
 from twdm_async.cli.failure import Failure
 from twdm_async.cli.options import Options, command, log_to_terminal, until_done
-from twdm_async.cli.signals import on_signal
+from twdm_async.cli.signals import told_to_stop
 from twdm_async.cli.terminal import as_json, note, show
 from twdm_async.errors import ConnectFailed, InvalidInput
 from twdm_async.sandbox import Fault, Sandbox
@@ -132,11 +131,10 @@ async def _serve(double: Sandbox, webhooks: Sequence[str], options: Options) -> 
         click.echo(f"# See what people see: {double.url}/")
         click.echo('# Set these variables to use it from programs; or, in another shell: eval "$(twdm sandbox env)"')
         _print_exports(double.environment)
-    stop = asyncio.Event()
-    on_signal(signal.SIGTERM, stop.set)
     subscribing = [asyncio.create_task(_subscribe(double, url)) for url in webhooks]
     try:
-        await stop.wait()
+        with told_to_stop() as stop:
+            await stop.wait()
     finally:
         for task in subscribing:
             task.cancel()

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import os
-import signal
 import stat
 from collections import Counter
 from pathlib import Path
@@ -25,7 +24,7 @@ from twdm_async.cli.failure import Failure
 from twdm_async.cli.message_file import BadLines, Message, read_messages
 from twdm_async.cli.options import ACCOUNT, OUTBOX, PRIORITY, Options, command
 from twdm_async.cli.progress import Progress, show_waits
-from twdm_async.cli.signals import leave_signal, on_signal
+from twdm_async.cli.signals import told_to_stop
 from twdm_async.cli.terminal import note, say, show
 from twdm_async.outbox import State
 from twdm_async.quota.spec import Priority
@@ -141,21 +140,16 @@ async def send_all(
     await _check_profiles(client, messages)
     keyed = await _keyed(outbox, messages, run)
     record = _opened(results)
-    stop = asyncio.Event()
-
-    def on_ctrl_c() -> None:
-        stop.set()
-        leave_signal(signal.SIGINT)  # a second Ctrl-C ends the command at once
-
-    on_signal(signal.SIGINT, on_ctrl_c)
     try:
-        with Progress(console, len(keyed)) as progress:
+        with (
+            told_to_stop("stopping: what is under way is finished; a second Ctrl-C ends it at once") as stop,
+            Progress(console, len(keyed)) as progress,
+        ):
             kept = _Record(record, progress, keyed)
             await _send_until(stop, client, outbox, kept, priority, max_wait)
     finally:
         with contextlib.suppress(OSError):  # a full disk, which was reported before
             record.close()
-        leave_signal(signal.SIGINT)
     if kept.hopeless is not None:
         for line in (f"error: {kept.hopeless}", *kept.unwritten):
             say(console, line)
@@ -316,7 +310,7 @@ class _Record:
         """Write the outcome of a message to the file, if it is known; if `is_last`, write it in any case."""
         if entry.key in self.waiting and (entry.state.is_final or is_last):
             message = self.waiting.pop(entry.key)
-            outcome = _OUTCOMES.get(entry.state, "stopped")
+            outcome = _OUTCOMES.get(entry.state, "waiting")  # in the outbox, since another process sends it
             error = entry.error if outcome != "sent" else None
             self._write(message, outcome, id=entry.message_id, error=error, earlier=is_earlier or None)
 
@@ -365,7 +359,7 @@ async def _send_until(
         await _first_of(
             _drained(outbox, record),
             _recorded(outbox, record, last),
-            _shown(client, outbox, record, priority, max_wait),
+            _shown(client, outbox, record, max_wait),
             stop.wait(),
         )
     await outbox.withdraw(*record.waiting)
@@ -377,9 +371,9 @@ async def _send_until(
     record.give_up()
 
 
-async def _shown(client: Client, outbox: Outbox, record: _Record, priority: Priority, max_wait: float | None) -> None:
+async def _shown(client: Client, outbox: Outbox, record: _Record, max_wait: float | None) -> None:
     try:
-        await show_waits(record.progress, client, outbox, priority=priority, max_wait=max_wait)
+        await show_waits(record.progress, client, outbox, max_wait=max_wait)
     except Failure as failure:
         record.too_late = failure
 

@@ -59,7 +59,7 @@ def as_json(value: Any, *, indent: int | None = None) -> str:
 
 def text_of(value: object) -> str:
     """Return a value of a model as text; a time in the form of ISO 8601."""
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    return value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else str(value)
 
 
 def say(console: Console, text: str) -> None:

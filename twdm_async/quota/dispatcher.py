@@ -32,6 +32,8 @@ from twdm_async.quota.operations import GiveBack, Granted, Take, Wait
 from twdm_async.quota.spec import Priority, Scope
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from twdm_async.errors import QuotaWaitTooLong
     from twdm_async.quota.operations import Answer, Slot, Terms
     from twdm_async.quota.store.contract import QuotaStore
@@ -136,8 +138,8 @@ class Dispatcher:
         if is_new and not waiter.done():
             line.waiters.push(waiter)
             self._touch(line)
-            if _log.isEnabledFor(logging.INFO) and not waiter.done():
-                _log_wait(line.too_long(waiter, behind, _LONG_WAIT))
+        if not waiter.done():
+            self._log_waits(line, [waiter])
 
     def _expire(self, waiter: Waiter, now: float) -> None:
         """Refuse a call whose deadline has come, or give the store a moment more to answer."""
@@ -278,6 +280,22 @@ class Dispatcher:
         for rank in Priority:
             if rank >= priority:
                 blocked[rank] = max(blocked[rank], until)
+        self._log_waits(line, line.waiters)
+
+    def _log_waits(self, line: Line, waiters: Iterable[Waiter]) -> None:
+        """Log which of these calls wait, and until when at the earliest, once for each, unless that is soon. Calls that
+        wait before them are not counted: that would cost much where many wait.
+        """
+        if not _log.isEnabledFor(logging.INFO):
+            return
+        estimates: dict[Priority, QuotaWaitTooLong] = {}
+        for waiter in waiters:
+            if not waiter.is_logged:
+                priority = waiter.lane.priority
+                wait = estimates.get(priority) or estimates.setdefault(priority, line.estimate(priority, 0))
+                if wait.wait > _LONG_WAIT:
+                    waiter.is_logged = True
+                    _log_wait(wait)
 
     def _touch(self, line: Line) -> None:
         """Queue `line` for its turn if it may make sense to ask for its calls; else set an alarm for when it will."""
@@ -363,10 +381,8 @@ def dispatcher_of(store: QuotaStore, terms: Terms) -> Dispatcher:
     return dispatcher
 
 
-def _log_wait(wait: QuotaWaitTooLong | None) -> None:
-    """Log that a call begins to wait, and until when; nothing if its wait is short."""
-    if wait is not None:
-        why = f"for the {wait.scope} quota ({wait.limit:g} in {wait.per:g} s)" if wait.per else "as the server asked"
-        until = wait.retry_at.isoformat(timespec="seconds")
-        extra = {"twdm_endpoint": wait.endpoint, "twdm_wait": wait.wait, "twdm_scope": wait.scope}
-        _log.info("%s: waits until %s or longer %s", wait.endpoint, until, why, extra=extra)
+def _log_wait(wait: QuotaWaitTooLong) -> None:
+    why = f"for the {wait.scope} quota ({wait.limit:g} in {wait.per:g} s)" if wait.per else "as the server asked"
+    until = wait.retry_at.isoformat(timespec="seconds")
+    extra = {"twdm_endpoint": wait.endpoint, "twdm_wait": wait.wait, "twdm_scope": wait.scope}
+    _log.info("%s: waits until %s or longer %s", wait.endpoint, until, why, extra=extra)

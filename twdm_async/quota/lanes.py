@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from attrs import Attribute, define, field, frozen
@@ -104,6 +105,14 @@ class LaneQueue(Generic[T]):
 
     def __len__(self) -> int:
         return self._length
+
+    def __iter__(self) -> Iterator[T]:
+        for queues in self._queues:
+            for queue in queues.values():
+                item = queue.first
+                while item is not None:
+                    yield item
+                    item = item.after
 
     def has_waiting(self, priority: Priority) -> bool:
         """Tell whether an item of this priority or a higher one waits."""

@@ -31,8 +31,8 @@ class Waiter(asyncio.Future[Slot]):
     """
 
     __slots__ = (
-        "after", "asked_at", "before", "deadline", "intent", "is_plain", "is_unasked", "lane", "line", "queue",
-        "recipient",
+        "after", "asked_at", "before", "deadline", "intent", "is_logged", "is_plain", "is_unasked", "lane", "line",
+        "queue", "recipient",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +54,7 @@ class Waiter(asyncio.Future[Slot]):
         self.recipient: Recipient | None = recipient
         self.intent: Intent | None = intent
         self.is_plain: bool = recipient is None and intent is None  # it can use any slot
+        self.is_logged: bool = False  # whether its wait is in the log
         self.is_unasked: bool = False  # the store is still to be asked whether this is a free reply
         self.asked_at: float | None = None  # when the store was asked for its slot, until the store has answered
 

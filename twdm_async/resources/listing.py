@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
@@ -76,7 +78,11 @@ class Listing(AsyncIterator[T]):
         self._items: Callable[[Any], Sequence[T]] = items
         self._max_wait = max_wait
         self._timeout = timeout
-        self._all: AsyncGenerator[T] | None = None
+        self._items_left: deque[T] = deque()
+        self._next_cursor: str | None = None
+        self._seen: set[str] = set()
+        self._is_over = False
+        self._reading = asyncio.Lock()
 
     async def page(self, cursor: str | None = None) -> Page[T]:
         """Read one page, with one request.
@@ -100,7 +106,7 @@ class Listing(AsyncIterator[T]):
         return Page(tuple(self._items(answer)), answer.next_cursor or None)
 
     async def pages(self) -> AsyncGenerator[Page[T]]:
-        """Yield all pages, from the first one on. Errors are those of :class:`Listing`."""
+        """Go through all pages, from the first one. Errors are those of :meth:`page`."""
         cursor: str | None = None
         seen: set[str] = set()
         while True:
@@ -109,9 +115,12 @@ class Listing(AsyncIterator[T]):
             cursor = page.next_cursor
             if cursor is None:
                 return
-            if cursor in seen:
-                raise MalformedResponse(endpoint=self._name, status=200, problem="a cursor for the second time")
-            seen.add(cursor)
+            self._check_new(cursor, seen)
+
+    def _check_new(self, cursor: str, seen: set[str]) -> None:
+        if cursor in seen:
+            raise MalformedResponse(endpoint=self._name, status=200, problem="a cursor for the second time")
+        seen.add(cursor)
 
     async def first(self, n: int) -> list[T]:
         """Return the first `n` items, or all if there are fewer. Only as many pages are read as that needs.
@@ -133,17 +142,19 @@ class Listing(AsyncIterator[T]):
         return found[:n]
 
     async def __anext__(self) -> T:
-        if self._all is None:
-            self._all = self._go_through()
-        return await anext(self._all)
+        # What ends a call early, a cancellation or an error, does not end the listing: the next call reads the page.
+        async with self._reading:
+            while not self._items_left and not self._is_over:
+                page = await self.page(self._next_cursor)
+                self._items_left.extend(page.items)
+                self._next_cursor, self._is_over = page.next_cursor, page.next_cursor is None
+                if page.next_cursor is not None:
+                    self._check_new(page.next_cursor, self._seen)
+            if not self._items_left:
+                raise StopAsyncIteration
+            return self._items_left.popleft()
 
     async def aclose(self) -> None:
         """End the iteration, for ``contextlib.aclosing``."""
-        if self._all is not None:
-            await self._all.aclose()
-
-    async def _go_through(self) -> AsyncGenerator[T]:
-        async with contextlib.aclosing(self.pages()) as pages:
-            async for page in pages:
-                for item in page.items:
-                    yield item
+        self._items_left.clear()
+        self._is_over = True

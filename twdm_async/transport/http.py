@@ -165,16 +165,23 @@ class HttpTransport:
         except asyncio.CancelledError:
             if not attempt.has_expired():
                 raise
-            fault = _fault(TimeoutError(), attempt.sent)
+            fault = self._fault(TimeoutError(), attempt.sent)
         except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError) as error:
             # The exception is not passed on, because its repr shows the Authorization header.
-            fault = _fault(error, attempt.sent)
+            fault = self._fault(error, attempt.sent)
         finally:
             self._under_way.discard(attempt)
             if not self._under_way:
                 self._idle.set()
         attempt.distrust()
         return fault
+
+    def _fault(self, error: aiohttp.ClientError | HttpProcessingError | TimeoutError | OSError, sent: bool) -> Fault:
+        fault = _fault(error, sent)
+        if self._proxy is None or sent:
+            return fault
+        proxy = urlsplit(self._proxy)
+        return Fault(f"{fault.problem} (by the proxy {proxy.hostname}:{proxy.port})", sent=sent, lasting=fault.lasting)
 
     def _extend(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> None:
         """Restart the timeout of an attempt."""
@@ -240,7 +247,7 @@ class HttpTransport:
 def _checked_proxy(proxy: str) -> str:
     try:
         parts = urlsplit(proxy)
-        is_right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and proxy.isascii()
     except (ValueError, TypeError, AttributeError):
         is_right = False
     if not is_right:
