@@ -15,7 +15,7 @@ from twdm_async.models.checks import is_id
 from twdm_async.models.quick_replies import CallToAction, QuickReply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from twdm_async.client import Client
     from twdm_async.models.media import Media, MediaCategory
@@ -88,7 +88,7 @@ async def attachment(client: Client, given: str | None) -> Media | str | None:
 
 
 @contextlib.contextmanager
-def named(option: str) -> Iterator[None]:
+def named(option: str) -> Generator[None]:
     """Let an InvalidInput name the option instead of a parameter of the library."""
     try:
         yield

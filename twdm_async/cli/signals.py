@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 from twdm_async.cli.terminal import note
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def told_to_stop(words: str | None = None) -> Iterator[asyncio.Event]:
+def told_to_stop(words: str | None = None) -> Generator[asyncio.Event]:
     """Return an event that the first SIGINT or SIGTERM sets; the second one ends the process at once.
 
     Args:

@@ -14,14 +14,16 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from attrs import Attribute, define, field, frozen
 
 from twdm_async._numbers import checked_number, valid
 from twdm_async.errors import InvalidInput
 from twdm_async.quota.spec import Priority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _PRIORITIES = tuple(Priority)
 _ROUNDING = 1e-9
