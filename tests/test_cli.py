@@ -453,7 +453,7 @@ async def test_the_sandbox_as_a_process(fork_server: ForkServer, tmp_path: Path)
     port = exported["TWDM_API_URL"].rpartition(":")[2]
     code, _, err = await twdm("sandbox", "--port", port)
     assert code == 1
-    assert f"cannot listen on 127.0.0.1, port {port}: " in err
+    assert f"a sandbox runs at http://127.0.0.1:{port} already" in err
     server.send_signal(signal.SIGINT)
     _, err_bytes = await server.communicate()
     assert b"1 messages, 0 requests over a quota" in err_bytes

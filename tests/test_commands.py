@@ -460,7 +460,11 @@ def test_a_full_disk_is_one_sentence(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("twdm_async.cli.terminal.as_json", full)
-    assert call("database sql", "--json") == (1, "", "error: output cannot be written: No space left on device\n")
+    assert call("database sql", "--json") == (
+        6,
+        "",
+        "error: done, but the output cannot be written: No space left on device\n",
+    )
 
 
 def test_a_queue_of_bulk_messages_waits_until_when_these_may_leave(
@@ -498,7 +502,7 @@ def test_a_group_without_a_command_shows_its_help(call: Callable[..., tuple[int,
     assert call("nonsense") == (
         2,
         "",
-        "error: there is no command 'nonsense'. See `twdm --help`.\n",
+        "error: No such command 'nonsense'. See `twdm --help`.\n",
     )
 
 

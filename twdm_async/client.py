@@ -169,6 +169,10 @@ class Client:
             raise InvalidInput(
                 parameter="quota_store", problem="must be a QuotaStore, such as QuotaStore.from_url(...)"
             )
+        if clock is not None and not isinstance(clock, Clock):
+            raise InvalidInput(parameter="clock", problem="must be a Clock")
+        if not isinstance(uncounted_reads, bool):
+            raise InvalidInput(parameter="uncounted_reads", problem="must be True or False")
         checked_count(max_waiting, "max_waiting", 0)
         _check_observers(observers)
         self._credentials = credentials
@@ -454,5 +458,8 @@ def _seconds(text: str) -> float:
 
 
 def _check_observers(observers: Sequence[Observer]) -> None:
-    if not all(callable(one) and not inspect.iscoroutinefunction(one) for one in observers):
-        raise InvalidInput(parameter="observers", problem="must be functions, and none that has to be awaited")
+    is_right = isinstance(observers, (list, tuple)) and all(callable(one) for one in observers)
+    if not is_right or any(map(inspect.iscoroutinefunction, observers)):
+        raise InvalidInput(
+            parameter="observers", problem="must be a list of functions, and none that has to be awaited"
+        )

@@ -152,7 +152,7 @@ class QuotaWaitTooLong(TwdmError):
         if not self.per:
             quota = "the server asked to wait for"
         return (
-            f"{self.endpoint}: {quota} {self.wait:.3g} s at the earliest; "
+            f"{self.endpoint}: {quota} {self.wait:{'.0f' if self.wait >= 100 else '.3g'}} s at the earliest; "
             f"try again at {self.retry_at.isoformat(timespec='seconds')}"
         )
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from twdm_async._clock import Clock
-from twdm_async.cli.options import Options, command
+from twdm_async.cli.options import Options, command, hush_waits
 from twdm_async.cli.terminal import fields, plain, show
 from twdm_async.errors import InvalidInput, TwdmError
 from twdm_async.quota.spec import Pace, Quota, QuotaTable, Scope
@@ -80,6 +80,7 @@ async def demo(options: Options, svg: Path | None) -> int:
     """
     if svg is not None and not svg.parent.is_dir():
         raise InvalidInput(parameter="svg", problem=f"there is no folder {svg.parent}")
+    hush_waits()
     console = Console(record=svg is not None, width=92 if svg else None, highlight=False, stderr=options.as_json)
     quotas = QuotaTable.default().replace(
         "direct_messages.send",

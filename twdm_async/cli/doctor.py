@@ -38,6 +38,8 @@ async def doctor(options: Options) -> int:
     if not isinstance(place, Path) or place.exists():
         rows += await _about_inbox(place, now)
     show(options, rows)
+    if findings[0].ok is None:  # the API did not answer
+        return 5
     return 0 if all(finding.ok for finding in findings) else 1
 
 

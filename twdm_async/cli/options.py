@@ -188,6 +188,13 @@ def log_to_terminal(verbose: int) -> None:
             logging.getLogger(f"twdm_async.{name}").setLevel(logging.INFO)
 
 
+def hush_waits() -> None:
+    """Do not log each call that waits, unless somebody asked for the log: the command shows by itself what waits."""
+    log = logging.getLogger("twdm_async.quota.dispatcher")
+    if log.level == logging.INFO:
+        log.setLevel(logging.WARNING)
+
+
 def until_done(work: Awaitable[int | None]) -> int | None:
     """Run `work` to its end, and return its result.
 
@@ -226,7 +233,13 @@ def _words(error: TwdmError) -> str:
     return f"{typed_name(error.parameter)}: {error.problem}"
 
 
-_TYPED: Final = {"recipient_id": "recipient", "custom_profile_id": "profile", "path": "file", "source": "file"}
+_TYPED: Final = {
+    "recipient_id": "recipient",
+    "handle": "recipient",
+    "custom_profile_id": "profile",
+    "path": "file",
+    "source": "file",
+}
 _VARIABLES: Final = {"proxy": "TWDM_PROXY", "ca_file": "TWDM_CA_FILE"}
 """Parameters of the library that have other names on the command line."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from typing import TYPE_CHECKING, Final, Self
 
 from rich import progress as bars
 
 from twdm_async.cli.failure import Failure
+from twdm_async.cli.options import hush_waits
 from twdm_async.cli.terminal import say
 from twdm_async.errors import OutboxFailed
 from twdm_async.outbox import State
@@ -50,9 +50,7 @@ class Progress:
         self._bars = bars.Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._bars.add_task(_SENDING, total=total)
         self._said, self._said_at = _SENDING, -_SAY_EVERY
-        log = logging.getLogger("twdm_async.quota.dispatcher")
-        if log.level == logging.INFO:  # its lines about each waiting message would repeat what is shown here
-            log.setLevel(logging.WARNING)
+        hush_waits()
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -108,9 +106,11 @@ async def show_waits(
                 words, seconds = await _otherwise(outbox), 0.0
             left = sum(counts.get(state, 0) for state in (*_TO_SEND, State.UNKNOWN))
             total = sum(counts.values()) if counted else None
+            if max_wait is not None and seconds > max_wait:
+                if stuck >= _SURELY_STUCK:
+                    raise Failure(f"{words}; that is later than --max-wait allows", 3)
+                words = _SENDING  # it is said once
             progress.describe(words, done=None if total is None else total - left, total=total)
-            if max_wait is not None and seconds > max_wait and stuck >= _SURELY_STUCK:
-                raise Failure(f"{words}; that is later than --max-wait allows", 3)
 
 
 def _for_quota(client: Client, states: list[QuotaState]) -> tuple[str, float]:
@@ -119,7 +119,8 @@ def _for_quota(client: Client, states: list[QuotaState]) -> tuple[str, float]:
     """
     now = client.clock.utc()
     fullest = max(states, key=lambda state: state.used / state.limit)
-    kept = f", {fullest.reserved} kept for interactive messages" if fullest.reserved else ""
+    is_free = any(state.free_at <= now for state in states)
+    kept = f", {fullest.reserved} kept for interactive messages" if is_free and fullest.reserved else ""
     free_at = max(state.free_at if state.free_at > now else state.bulk_free_at for state in states)
     seconds = (free_at - now).total_seconds()
     leaves = f"; the next message leaves at {_time(free_at)}" if seconds > 0 else ""

@@ -47,6 +47,7 @@ Exit codes:
     3  a quota would free a slot later than --max-wait allows; what waited for it was not sent
     4  the message may or may not have arrived; do not just send it again
     5  the API, the sandbox, a database, or the file of quotas, outbox or inbox cannot be used
+    6  done, but the output could not be written
   130  stopped by Ctrl-C"""
 
 
@@ -62,13 +63,6 @@ class _Root(click.Group):
         module, name, _ = _COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(f"twdm_async.cli.{module}"), name)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _COMMANDS:
-            ctx.fail(f"there is no command {args[0]!r}.")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         with formatter.section("Commands"):
@@ -111,7 +105,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         more = f" See `{context.command_path} --help`." if context is not None else ""
-        click.echo(f"error: {printable(error.format_message())}{more}", err=True)
+        click.echo(f"error: {printable(' '.join(error.format_message().split()))}{more}", err=True)
         return error.exit_code
     except click.Abort:  # Ctrl-C
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import tempfile
@@ -120,7 +121,11 @@ async def _serve(double: Sandbox, webhooks: Sequence[str], options: Options) -> 
     try:
         await double.start()
     except OSError as error:
-        raise Failure(f"cannot listen on {double.host}, port {double.port}: {error.strerror}") from None
+        problem = f"cannot listen on {double.host}, port {double.port}: {error.strerror}"
+        with contextlib.suppress(ConnectFailed, InvalidInput):
+            await ask_sandbox(double.url, "GET", "time")
+            problem = f"a sandbox runs at {double.url} already"
+        raise Failure(problem) from None
     memory = tempfile.TemporaryDirectory(
         prefix="twdm_sandbox_"
     )  # a store of its own, so that sandbox quotas stay out of the user's store

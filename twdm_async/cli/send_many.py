@@ -364,6 +364,7 @@ async def _send_until(
         )
     await outbox.withdraw(*record.waiting)
     await outbox.idle()
+    await outbox.withdraw(*record.waiting)  # those that were under way, and wait again
     for key in list(record.waiting):
         kept = await outbox.get(key)
         if kept is not None:

@@ -16,6 +16,7 @@ from attrs import asdict
 
 from twdm_async._json import is_array, is_object
 from twdm_async._log import printable
+from twdm_async.cli.failure import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,14 +36,19 @@ def note(words: str) -> None:
 def show(options: Options, value: Any) -> None:
     """Print a model, a dict, or a list of either, on standard output: as a table on a terminal, else as JSON."""
     rows = [_fields(one) for one in value] if is_array(value) else _fields(value)
-    if options.as_json or not _is_terminal():
-        click.echo(as_json(rows, indent=2))
-    else:
-        _print_table(rows)
+    try:
+        if options.as_json or not _is_terminal():
+            click.echo(as_json(rows, indent=2))
+        else:
+            _print_table(rows)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Failure(f"done, but the output cannot be written: {error.strerror}", 6) from None
 
 
 def _is_terminal() -> bool:
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def standard_input() -> bytes:
@@ -96,26 +102,37 @@ def message_fields(message: DirectMessage | WelcomeMessage) -> dict[str, Any]:
 
 
 def _print_table(rows: Mapping[str, Any] | list[Mapping[str, Any]]) -> None:
-    """Print a table: for one object, with a row for each field; for a list, with a row for each object."""
-    from rich.console import Console  # noqa: PLC0415 - imported only if a table is shown
+    """Print a table: a row for each thing if they fit, else a table for each thing, so that nothing is cut off."""
+    from rich.console import Console  # noqa: PLC0415 - imported only where a table is printed
     from rich.table import Table  # noqa: PLC0415 - as above
 
     console = Console()
-    if isinstance(rows, list):
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        if not names:
-            console.print("[dim]none")
-            return
-        table = Table(*names)
-        for row in rows:
-            table.add_row(*(plain(_cell(row.get(name))) for name in names))
-    else:
+    if not isinstance(rows, list):
+        lists = {name: value for name, value in rows.items() if is_array(value) and all(map(is_object, value))}
+        for name, value in lists.items():
+            say(console, f"{name}:")
+            _print_table(value)
         table = Table(show_header=False)
         table.add_column(style="dim")
         table.add_column(overflow="fold")
         for name, value in rows.items():
-            table.add_row(plain(name), plain(_cell(value)))
-    console.print(table)
+            if name not in lists:
+                table.add_row(plain(name), plain(_cell(value)))
+        if table.row_count:
+            console.print(table)
+        return
+    if not rows:
+        console.print("[dim]none")
+        return
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*(plain(_cell(row.get(name))) for name in names))
+    if console.measure(table).maximum <= console.width:
+        console.print(table)
+    else:
+        for row in rows:
+            _print_table(row)
 
 
 def _cell(value: Any) -> str:

@@ -65,6 +65,23 @@ class StoredMessage:
     body: Mapping[str, Any] = field(repr=False)
     is_counted: bool = True
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The labels of the quick replies that it offers."""
+        offered: Any = self.body["message_data"].get("quick_reply", {}).get("options", ())
+        return tuple([one["label"] for one in offered])
+
+    @property
+    def buttons(self) -> tuple[str, ...]:
+        """The labels of its buttons."""
+        return tuple([one["label"] for one in self.body["message_data"].get("ctas", ())])
+
+    @property
+    def attachment(self) -> Mapping[str, Any] | None:
+        """Its attachment, as it was sent."""
+        attachment: Mapping[str, Any] | None = self.body["message_data"].get("attachment")
+        return attachment
+
 
 @frozen
 class StoredProfile:

@@ -56,6 +56,8 @@ class HttpTransport:
         proxy: str | None = None,
         ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
+        if borrowed is not None and not isinstance(borrowed, aiohttp.ClientSession):
+            raise InvalidInput(parameter="session", problem="must be an aiohttp.ClientSession")
         self._borrowed = borrowed
         self._proxy = None if proxy is None else _checked_proxy(proxy)
         if borrowed is not None and ca_file is not None:

@@ -61,7 +61,7 @@ def checked_host(url: str, parameter: str) -> str:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):
         raise InvalidInput(parameter=parameter, problem="is not a URL") from None
     if parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username is not None:
         raise InvalidInput(
