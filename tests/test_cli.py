@@ -517,7 +517,8 @@ async def test_a_file_of_bulk_messages_says_that_it_waits_for_its_share(
         assert summary.exit_code == 0
         assert time.monotonic() - began >= seconds
         assert not sandbox.breaches
-    assert ("waiting for quota: 10 of 30 are spent, 10 kept" in said.getvalue()) == (priority is Priority.BULK)
+    told = re.search(r"waiting for quota: \d+ of 30 are spent, \d+ kept", said.getvalue())
+    assert (told is not None) == (priority is Priority.BULK)
     assert bool(re.search(r"the next message leaves at \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", said.getvalue())) == (
         priority is Priority.BULK
     )
