@@ -716,6 +716,69 @@ async def test_an_outbox_that_runs_forever_ends_cleanly(twdm: Twdm, sandbox: San
     assert (process.returncode, json.loads(out)) == (0, {"sent": 1}), err
 
 
+async def test_ctrl_c_ends_an_outbox_that_waits(twdm: Twdm, sandbox: Sandbox) -> None:
+    sandbox.faults.append(Fault("silence", endpoint="direct_messages.send", nth=2, processed=False))
+    for number in range(2):
+        assert (await twdm("outbox", "put", "5", f"hello {number}"))[0] == 0
+    running = await twdm.start("outbox", "run", "--workers", "1")
+    async with asyncio.timeout(HANGS):
+        while len(sandbox.requests) < 1 or not sandbox.messages:
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    await asyncio.sleep(0.2)
+    running.send_signal(signal.SIGINT)  # at once: what is under way would take half a minute
+    _, err = await running.communicate()
+    assert running.returncode in {130, -signal.SIGINT, 1}, err
+    assert b"stopping: what is under way is finished; a second Ctrl-C ends it at once" in err
+    assert b"Traceback" not in err
+
+
+async def test_an_outbox_that_is_stopped_while_it_waits_for_quota(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
+    store = SQLiteQuotaStore(tmp_path / "spent.db", assume_spent=0.9999)
+    async with store, sandbox.client(quota_store=store, clock=None):
+        pass
+    assert (await twdm("outbox", "put", "5", "hello"))[0] == 0
+    running = await twdm.start("outbox", "run", "--quota-store", f"sqlite:///{tmp_path}/spent.db",
+                               "--outbox", str(tmp_path / ".local/state/twdm_async/quota.db"))  # fmt: skip
+    async with asyncio.timeout(HANGS):
+        while b"waiting for quota" not in await running.stderr.readline():
+            pass
+    running.send_signal(signal.SIGTERM)
+    await running.communicate()
+    assert running.returncode == 130
+    assert sandbox.messages == []
+
+
+async def test_messages_that_another_process_sends_are_not_called_stopped(
+    twdm: Twdm, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Whatever a line's outcome says, the server knows better."""
+    sandbox.faults.append(Fault("silence", endpoint="direct_messages.send", nth=3))
+    file = tmp_path / "messages.jsonl"
+    file.write_text("".join(f'{{"recipient": "{n}", "text": "hello {n}"}}\n' for n in range(40)))
+    other = await twdm.start("outbox", "run", "--forever", "--workers", "4")
+    sending = await twdm.start("send-many", str(file), "--priority", "interactive")
+    async with asyncio.timeout(HANGS):
+        while len(sandbox.messages) < 5:
+            await asyncio.sleep(0.01)
+    sending.send_signal(signal.SIGTERM)
+    _, err = await sending.communicate()
+    outcomes = {row["recipient"]: row["outcome"] for row in
+                map(json.loads, (tmp_path / "messages.jsonl.results.jsonl").read_text().splitlines())}  # fmt: skip
+    assert len(outcomes) == 40, err
+    async with asyncio.timeout(HANGS):
+        while True:
+            counts = json.loads((await twdm("outbox", "status"))[1])
+            if not counts["queued"] and counts["sending"] <= 1:
+                break
+            await asyncio.sleep(0.1)
+    other.send_signal(signal.SIGKILL)
+    await other.communicate()
+    arrived = {message.recipient_id for message in sandbox.messages}
+    assert not arrived & {recipient for recipient, outcome in outcomes.items() if outcome == "stopped"}
+
+
 async def test_wrong_keys_leave_the_outbox_as_it_is(twdm: Twdm, sandbox: Sandbox) -> None:
     twdm.environ["TWDM_ACCESS_TOKEN_SECRET"] = "wrong"
     assert (await twdm("outbox", "put", "5", "hello", "--key", "a"))[0] == 0

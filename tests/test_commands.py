@@ -494,6 +494,19 @@ def test_a_terminal_gets_tables(monkeypatch: pytest.MonkeyPatch, call: Callable[
     json.loads(call("profiles list", "--json")[1])
 
 
+def test_a_table_that_does_not_fit_cuts_nothing_off(
+    double: Double, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.setattr("twdm_async.cli.terminal._is_terminal", lambda: True)
+    for columns in ("60", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        for command in ("profiles list", "account show", "welcome list", "outbox status", "quotas --all"):
+            out = call(command)[1]
+            assert "\u2026" not in out, f"{command} at {columns} columns"
+    assert double.names["profile"] in call("profiles list")[1]
+    assert double.names["welcome"] in call("welcome list")[1]
+
+
 def test_a_group_without_a_command_shows_its_help(call: Callable[..., tuple[int, str, str]]) -> None:
     for name in ("", "outbox", "profiles"):
         code, out, err = call(name)

@@ -472,3 +472,16 @@ def test_an_import_pays_for_nothing_that_is_not_used(program: str, absent: list[
         [sys.executable, "-c", asked], capture_output=True, text=True, check=True, env=environ
     )
     assert done.stdout.splitlines()[-1].split() == ["loaded:"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"session": 5}, {"api_url": 5}, {"clock": 5}, {"uncounted_reads": "no"}, {"observers": 5}, {"observers": len},
+        {"observers": None}, {"proxy": 5}, {"ca_file": 5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_options_of_another_type_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match=next(iter(options))):
+        Client(Sandbox().credentials, **options)

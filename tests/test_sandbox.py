@@ -13,15 +13,18 @@ import pytest
 from tests.pictures import PNG
 from tests.support import HANGS
 from twdm_async import (
+    CallToAction,
     Client,
     Credentials,
     DeliveryUnknown,
     InvalidInput,
+    QuickReply,
     Quota,
     QuotaTable,
     QuotaWaitTooLong,
     ResponseError,
     Scope,
+    SharedCoordinate,
 )
 from twdm_async._clock import Clock
 from twdm_async.endpoints import ENDPOINTS, Host
@@ -335,3 +338,15 @@ async def test_the_list_of_messages_is_paged_and_shortens_addresses(sandbox: San
     assert url["expanded_url"] == "https://example.com/119"
     start, end = url["indices"]
     assert (listed[0].raw_text or "")[start:end] == url["url"]
+
+
+async def test_what_a_message_offers_is_told(sandbox: Sandbox, client: Client) -> None:
+    place = SharedCoordinate(longitude=13.4, latitude=52.5)
+    choices, buttons = [QuickReply("Yes"), QuickReply("No")], [CallToAction("Shop", "https://example.com")]
+    await client.direct_messages.send(5, "hello", quick_replies=choices, ctas=buttons)
+    await client.direct_messages.send(5, "here", attachment=place)
+    offering, placed = await sandbox.person(5).receives(2)
+    assert (offering.choices, offering.buttons, offering.attachment) == (("Yes", "No"), ("Shop",), None)
+    assert (placed.choices, placed.buttons) == ((), ())
+    assert placed.attachment is not None
+    assert placed.attachment["type"] == "location"

@@ -9,7 +9,7 @@ import enum
 import json
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from attrs import asdict
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from twdm_async.cli.options import Options
     from twdm_async.models import DirectMessage, WelcomeMessage
+
+
+_WIDEST: Final = 10_000  # columns of no terminal
 
 
 def note(words: str) -> None:
@@ -128,7 +131,7 @@ def _print_table(rows: Mapping[str, Any] | list[Mapping[str, Any]]) -> None:
     table = Table(*names)
     for row in rows:
         table.add_row(*(plain(_cell(row.get(name))) for name in names))
-    if console.measure(table).maximum <= console.width:
+    if console.measure(table, options=console.options.update(width=_WIDEST)).maximum <= console.width:
         console.print(table)
     else:
         for row in rows:

@@ -1,4 +1,4 @@
-"""How much of a quota bulk calls may use, so that interactive calls always find slots left. Pure.
+"""How much of a quota bulk calls may use, so that interactive calls always find slots left. This module does no I/O.
 
 Fairness alone does not protect interactive calls: once bulk calls have used up the day's quota, there is nothing left
 to share fairly. So a part of each quota is the *reserve*. It is the number of interactive calls that are expected in

@@ -1,4 +1,4 @@
-"""How one quota stands at one moment: how many requests may leave, and when more may. Pure.
+"""How one quota stands at one moment: how many requests may leave, and when more may. This module does no I/O.
 
 The book decides by it, the wait queue estimates by it how long calls wait, and users see it as the state of quotas.
 """
