@@ -26,11 +26,13 @@ from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser
 
 from tests.support import HANGS
+from twdm_async.database import install
 from twdm_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from tests.forked import ForkServer
     from tests.postgres_server import PostgresServer
 
 ROOT: Final = Path(__file__).parents[1]
@@ -163,6 +165,7 @@ async def test_a_python_block_is_a_program_that_works(
     folder: Path,
     double: Sandbox,
     monkeypatch: pytest.MonkeyPatch,
+    fork_server: ForkServer,
     request: pytest.FixtureRequest,
 ) -> None:
     need(*imported(block) - set(sys.stdlib_module_names))
@@ -174,14 +177,15 @@ async def test_a_python_block_is_a_program_that_works(
         server: PostgresServer = request.getfixturevalue("postgres")
         environ["TWDM_DATABASE"] = server.url
         block = block.replace(DATABASE, server.url)
-        prepared = await run(
-            sys.executable, "-m", "twdm_async", "database", "install", server.url, folder=folder, environ=environ
-        )
-        assert prepared[0] == 0, prepared[1]
+        await install(server.url)
     (folder / "program.py").write_text(block)
-    ending = ["timeout", "--signal=INT", "4"] if ENDLESS in surrounding(where) else []
-    code, said = await run(*ending, sys.executable, "-W", "error", "program.py", folder=folder, environ=environ)
-    assert code == 0 or (ending and "KeyboardInterrupt" in said), said
+    process = await fork_server.start("python", [str(folder), "program.py"], environ)
+    is_endless = ENDLESS in surrounding(where)
+    if is_endless:
+        await asyncio.sleep(3.0)
+        process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    assert process.returncode == 0 or (is_endless and b"KeyboardInterrupt" in err), out + err
     assert not double.breaches
 
 
