@@ -222,7 +222,7 @@ def many(first: int, long: int, last: int) -> list[object]:
     return [range(first), *(pytest.param(part, marks=marked) for part, marked in zip(parts, marks, strict=True))]
 
 
-@pytest.mark.parametrize("seeds", many(25, 1025, 9025), ids=str)
+@pytest.mark.parametrize("seeds", many(25, 525, 9025), ids=str)
 @pytest.mark.timeout(300)
 def test_no_schedule_breaches(seeds: range) -> None:
     assert sum(check(seed, None) for seed in seeds) > 5 * len(seeds)
