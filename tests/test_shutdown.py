@@ -77,7 +77,7 @@ def moments(make: Callable[[int], QuotaStore], count: int, factory: Any) -> None
 
 @pytest.mark.parametrize("factory", [None, pytest.param(EAGER, marks=pytest.mark.skipif(not EAGER, reason="3.12"))])
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "postgres"])
-@pytest.mark.parametrize("count", [25, pytest.param(300, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [25, pytest.param(300, marks=[pytest.mark.soak, pytest.mark.thorough])])
 def test_fault_88_all_tasks_are_cancelled_and_then_all_is_closed(
     count: int, kind: str, factory: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
