@@ -172,18 +172,3 @@ def test_hosts_we_do_not_sign_for(url: str) -> None:
     assert caught.value.parameter == "api_url"
     with pytest.raises(InvalidInput):
         Client(KEYS, upload_url=url)
-
-
-def test_no_two_stamps_are_the_same() -> None:
-    class Standing(Clock):
-        now = 1_800_000_000.0
-
-        def wall(self) -> float:
-            return self.now
-
-    signer = OAuth1Signer(KEYS, Standing())
-    stamps = [signer.next_stamp() for _ in range(1000)]
-    assert len(set(stamps)) == 1000
-    assert stamps == sorted(stamps)
-    Standing.now -= 3600.0
-    assert signer.next_stamp() == pytest.approx(Standing.now), "a clock that was set back"

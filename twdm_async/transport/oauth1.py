@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from twdm_async.endpoints import Method
     from twdm_async.transport.wire import Request
 
-_STEPPED_BACK: Final = 1.0  # seconds; by more than that, the clock was set
 _BLOCK: Final = 64  # bytes, of SHA-1
 _DISTINCT: Final = 2e-6  # seconds by which two stamps differ at least
 
@@ -135,9 +134,9 @@ class OAuth1Signer:
         return self._clock.wall() + self.skew
 
     def next_stamp(self) -> float:
-        """Return the time by the server's clock, as :meth:`server_time` does, but never the same time twice."""
+        """Return the server's time as :meth:`server_time` does, but not the same time twice in a row."""
         now = self.server_time()
-        if -_STEPPED_BACK < now - self._last_stamp < _DISTINCT:  # else the clock was set, and times begin anew
+        if abs(now - self._last_stamp) < _DISTINCT:
             now = self._last_stamp + _DISTINCT
         self._last_stamp = now
         return now
