@@ -1,7 +1,7 @@
 """Every block of code of every page is run as a reader pastes it, against a sandbox that the environment names.
 
 Python blocks are programs, and are run by Python; those that run until Ctrl-C get a message to answer, and then Ctrl-C.
-Shell blocks are run by bash, in a folder that looks like a clone, and are long tests.
+Shell blocks are run by bash, in a folder that looks like a clone. All of these are long tests.
 """
 
 from __future__ import annotations
@@ -157,6 +157,7 @@ def test_every_block_is_run_somewhere() -> None:
     assert len(EXAMPLES) > 25
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("where", "block"), blocks("python"))
 @pytest.mark.timeout(2 * HANGS)
 async def test_a_python_block_is_a_program_that_works(
@@ -244,6 +245,7 @@ def installs(line: str) -> bool:
     return found is not None
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(2 * HANGS)
 async def test_the_cells_of_a_notebook_work(folder: Path, double: Sandbox) -> None:
     need("IPython")

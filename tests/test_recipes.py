@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["double", "folder"]  # fixtures
 
+pytestmark = pytest.mark.soak
 EXAMPLES: Final = Path(__file__).parents[1] / "docs/examples"
 
 
