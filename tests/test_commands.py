@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import io
 import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import threading
 from typing import TYPE_CHECKING, Final
@@ -383,10 +383,6 @@ def test_standard_input_is_a_dash(
     assert (code, err) == (2, "error: TEXT: standard input is not UTF-8\n")
 
 
-def test_verbose_commands_log_what_they_do(double: Double, call: Callable[..., tuple[int, str, str]]) -> None:
-    assert "attempt" not in call("profiles get", "-v", double.names["profile"])[2]
-
-
 def test_very_verbose_commands_log_every_attempt(double: Double, call: Callable[..., tuple[int, str, str]]) -> None:
     assert "custom_profiles.get: attempt 1 waited" in call("profiles get", "-vv", double.names["profile"])[2]
 
@@ -462,18 +458,16 @@ def test_a_store_that_cannot_be_used_has_an_exit_code(
     assert double.sandbox.breaches == []
 
 
-def test_a_full_disk_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("twdm_async.cli.terminal.as_json", full)
-    assert call("database sql", "--json") == (
-        6,
-        "",
-        "error: done, but the output cannot be written: No space left on device\n",
-    )
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_one_sentence() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    done = subprocess.run(
+        [sys.executable, "-m", "twdm_async", "completion", "bash", "--json"],
+        stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(full)
+    assert done.returncode == 6, done.stderr
+    assert done.stderr == "error: done, but the output cannot be written: No space left on device\n"
 
 
 def test_a_queue_of_bulk_messages_waits_until_when_these_may_leave(

@@ -36,7 +36,7 @@ ATTACHMENT: Final = click.option(
 _CATEGORIES: Final[dict[str, MediaCategory]] = {".gif": "dm_gif", ".mp4": "dm_video", ".mov": "dm_video"}
 
 
-def text_of(text: str) -> str:
+def text_or_input(text: str) -> str:
     """Return `text`, or the content of standard input if `text` is ``-``.
 
     Raises:

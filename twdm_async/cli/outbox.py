@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from twdm_async.cli.connect import open_client_and_outbox
-from twdm_async.cli.content import ATTACHMENT, BUTTONS, CHOICES, attachment, ctas, quick_replies, text_of
+from twdm_async.cli.content import ATTACHMENT, BUTTONS, CHOICES, attachment, ctas, quick_replies, text_or_input
 from twdm_async.cli.options import ACCOUNT, OUTBOX, PRIORITY, Options, command
 from twdm_async.cli.progress import Progress, show_waits
 from twdm_async.cli.signals import told_to_stop
@@ -62,7 +62,7 @@ async def put(
 
     RECIPIENT is the person's user id. TEXT has at most 10 000 characters; - reads it from standard input.
     """
-    words: str | None = text_of(text)
+    words: str | None = text_or_input(text)
     if not words and attach is not None:  # a file alone is a message, too
         words = None
     answers, buttons = quick_replies(choice), ctas(button)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from twdm_async.cli.connect import open_client
-from twdm_async.cli.content import ATTACHMENT, BUTTONS, CHOICES, attachment, ctas, quick_replies, text_of
+from twdm_async.cli.content import ATTACHMENT, BUTTONS, CHOICES, attachment, ctas, quick_replies, text_or_input
 from twdm_async.cli.options import ACCOUNT, Options, command
 from twdm_async.cli.terminal import show
 from twdm_async.resources.direct_messages import outgoing
@@ -37,7 +37,7 @@ async def send(
     RECIPIENT is the person's user id, or a handle such as @jane, which is looked up first. TEXT has at most 10 000
     characters; - reads it from standard input.
     """
-    words: str | None = text_of(text)
+    words: str | None = text_or_input(text)
     if not words and attach is not None:  # a file alone is a message, too
         words = None
     answers, buttons = quick_replies(choice), ctas(button)
