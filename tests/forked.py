@@ -124,9 +124,9 @@ async def _reader(end: int) -> asyncio.StreamReader:
 
 
 def _serve(address: str) -> None:
-    import rich.table  # noqa: F401, PLC0415 - as above
+    import rich.table  # noqa: F401, PLC0415 - so that it is there
 
-    from tests import drainer, inserter, receiver, sender  # noqa: F401, PLC0415 - so that they are there
+    from tests import drainer, inserter, receiver, sender  # noqa: F401, PLC0415 - as above
     from twdm_async.cli import root  # noqa: PLC0415 - as above
 
     for name in root._COMMANDS:
