@@ -54,6 +54,8 @@ FLOORS: Final = {
     "outbox": 7,
     "webhooks": 7,
     "database": 7,
+    "desk": 7.2,
+    "adapters": 7.3,
     "cli": 7.5,
     "sandbox": 6.5,
     "testing": 7.5,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from twdm_async.agent import Agent
     from twdm_async.client import Client, ClientOptions
     from twdm_async.credentials import Credentials
+    from twdm_async.desk import Desk, Receipt
     from twdm_async.errors import (
         BadRequest,
         ClientClosed,
@@ -83,6 +84,7 @@ else:
         "agent": ["Agent"],
         "client": ["Client", "ClientOptions"],
         "credentials": ["Credentials"],
+        "desk": ["Desk", "Receipt"],
         "errors": [
             "BadRequest", "ClientClosed", "ConnectFailed", "DatabaseFailed", "DeliveryUnknown", "Forbidden",
             "InboxFailed", "IncompatibleAiohttp", "InternalError", "InvalidInput", "LooksAutomated",
@@ -130,6 +132,7 @@ __all__ = [
     "CustomProfile",
     "DatabaseFailed",
     "DeliveryUnknown",
+    "Desk",
     "DirectMessage",
     "Draft",
     "Forbidden",
@@ -172,6 +175,7 @@ __all__ = [
     "RateLimitStatus",
     "RateLimitWindow",
     "RateLimited",
+    "Receipt",
     "RecipientUnreachable",
     "Reconciled",
     "RedisQuotaStore",

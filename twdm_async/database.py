@@ -46,7 +46,7 @@ UPDATE message SET state = 'failed', owner = NULL, error = %s, changed_at = extr
 FROM (
     SELECT id, coalesce((SELECT last FROM outcome WHERE outcome.account = message.account), 0) AS last,
         row_number() OVER (PARTITION BY account ORDER BY id) AS place
-    FROM message WHERE state IN ('queued', 'absent')
+    FROM message WHERE state IN ('held', 'queued', 'absent')
 ) AS held WHERE held.id = message.id
 """
 

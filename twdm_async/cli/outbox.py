@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,9 @@ from twdm_async.cli.content import ATTACHMENT, BUTTONS, CHOICES, attachment, cta
 from twdm_async.cli.options import ACCOUNT, OUTBOX, PRIORITY, Options, command
 from twdm_async.cli.progress import Progress, show_waits
 from twdm_async.cli.signals import told_to_stop
-from twdm_async.cli.terminal import show
+from twdm_async.cli.terminal import message_fields, show
 from twdm_async.errors import InvalidInput
-from twdm_async.outbox import Outbox, State
+from twdm_async.outbox import Outbox, Review, State
 from twdm_async.quota.spec import Priority
 from twdm_async.resources.direct_messages import outgoing
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from twdm_async.client import Client
+    from twdm_async.outbox import Entry
 
 _FAILED = (State.REJECTED, State.FAILED, State.EXPIRED)
 
@@ -43,6 +45,7 @@ def outbox() -> None:
 @click.option("--key", help="A name for the message. If it is put again under the same name, it is still sent once.")
 @PRIORITY("interactive", "Interactive messages are sent before bulk ones.")
 @click.option("--not-after", type=click.DateTime(), help="Do not send the message after this time (your local time).")
+@click.option("--hold", is_flag=True, help="Hold the message until a person approves it: `twdm outbox approve`.")
 @CHOICES
 @BUTTONS
 @ATTACHMENT
@@ -54,6 +57,7 @@ async def put(
     key: str | None,
     priority: str,
     not_after: datetime | None,
+    hold: bool,
     choice: Sequence[str],
     button: Sequence[str],
     attach: str | None,
@@ -82,6 +86,7 @@ async def put(
             key=key,
             priority=Priority[priority.upper()],
             not_after=not_after.astimezone(UTC) if not_after else None,
+            hold=hold,
             quick_replies=answers,
             ctas=buttons,
             attachment=await attachment(client, attach),
@@ -170,6 +175,46 @@ async def status(options: Options, key: str | None, state: str | None, processes
             show(options, await box.processes())
         else:
             show(options, await box.counts())
+
+
+@command(outbox, "held", ACCOUNT, OUTBOX)
+async def held(options: Options) -> None:
+    """Show the messages that wait for a person's approval, with their texts."""
+    async with open_client_and_outbox(options) as (_, box):
+        found = await box.held()
+        show(options, [{"key": one.entry.key} | message_fields(one.message) | _dates(one.entry) for one in found])
+
+
+def _dates(entry: Entry) -> dict[str, datetime]:
+    dates = {"put_at": entry.put_at, "not_after": entry.not_after}
+    return {name: date for name, date in dates.items() if date is not None}
+
+
+_BY = click.option("--by", metavar="NAME", default=getpass.getuser, show_default="your user name", help="Who decides.")
+
+
+@command(outbox, "approve", ACCOUNT, OUTBOX)
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+@_BY
+async def approve(options: Options, keys: Sequence[str], by: str) -> int:
+    """Let held messages be sent.
+
+    KEYs are those that `twdm outbox held` shows. The exit code is 1 if the time of a message is over.
+    """
+    async with open_client_and_outbox(options) as (_, box):
+        entries = [await box.approve(key, by=by) for key in keys]
+        show(options, entries)
+    return 1 if any(entry.review is Review.WANTED for entry in entries) else 0
+
+
+@command(outbox, "reject", ACCOUNT, OUTBOX)
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+@click.option("--why", metavar="TEXT", required=True, help="The reason, which is kept with the message.")
+@_BY
+async def reject(options: Options, keys: Sequence[str], why: str, by: str) -> None:
+    """Reject held messages: they are never sent."""
+    async with open_client_and_outbox(options) as (_, box):
+        show(options, [await box.reject(key, why=why, by=by) for key in keys])
 
 
 @command(outbox, "retry", ACCOUNT, OUTBOX)

@@ -21,6 +21,11 @@ def unescaped(text: str | None) -> str | None:
     return "".join(character for character, _ in _characters(text)) if text and "&" in text else text
 
 
+def escaped(text: str) -> str:
+    """Return `text` as the API gives it back."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def readings(raw_text: str | None, raw_entities: Mapping[str, Any] | None) -> frozenset[str]:
     """Return the texts that may have been sent: `raw_text`, unescaped, with each ``t.co`` link replaced by its address.
     Return two texts if they depend on whether the API escapes the addresses, and none if the address of a link is

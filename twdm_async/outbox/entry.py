@@ -7,14 +7,18 @@ from datetime import datetime
 
 from attrs import frozen
 
+from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.quota.spec import Priority
 
 
 class State(enum.StrEnum):
     """The state of a message: queued → sending → sent, rejected or unknown; unknown → sent or absent; absent → sending
-    again. A message that waits can expire; a message that fails again and again becomes failed. Sent, rejected, failed
-    and expired are final.
+    again. A held message becomes queued or rejected. A message that waits can expire; a message that fails again and
+    again becomes failed. Sent, rejected, failed and expired are final.
     """
+
+    HELD = "held"
+    """It waits for a person's approval."""
 
     QUEUED = "queued"
     """It waits to be sent, or to be tried again."""
@@ -23,7 +27,7 @@ class State(enum.StrEnum):
     SENT = "sent"
     """It arrived."""
     REJECTED = "rejected"
-    """The API refused this message. It is not sent again."""
+    """The API refused this message, or a person did. It is not sent again."""
     UNKNOWN = "unknown"
     """It left, and no readable answer came. The API's list of messages will tell whether it arrived."""
     ABSENT = "absent"
@@ -39,6 +43,17 @@ class State(enum.StrEnum):
         return self in {State.SENT, State.REJECTED, State.FAILED, State.EXPIRED}
 
 
+class Review(enum.StrEnum):
+    """What a person has decided on a message that was held."""
+
+    WANTED = "wanted"
+    """Nobody has decided yet."""
+    APPROVED = "approved"
+    """It may be sent."""
+    REJECTED = "rejected"
+    """It must not be sent."""
+
+
 @frozen(kw_only=True)
 class Entry:
     """A message in the outbox, without its text.
@@ -50,12 +65,15 @@ class Entry:
         custom_profile_id: the profile it is sent under; ``None`` for the account's own name and picture.
         priority: its priority while it waits.
         message_id: the API's id, once it is sent; ``None`` if the reply did not tell it.
-        error: why it has not arrived, or why it still waits, in words.
+        error: why it has not arrived, or why it still waits, in words; or why a person rejected it.
         attempts: how often it left, or was about to leave.
         put_at: when it was put into the outbox (UTC).
         changed_at: when it came into this state (UTC).
         not_after: when it expires (UTC); ``None`` if it never does.
         number: the number of its latest outcome. Every outcome of the account's messages gets the next number.
+        review: what a person has decided on it; ``None`` if it was put without `hold`.
+        reviewed_by: who has decided; ``None`` if nobody has, or if it was not said who.
+        reviewed_at: when this was decided (UTC).
     """
 
     key: str
@@ -70,6 +88,22 @@ class Entry:
     changed_at: datetime
     not_after: datetime | None
     number: int
+    review: Review | None
+    reviewed_by: str | None
+    reviewed_at: datetime | None
+
+
+@frozen
+class HeldMessage:
+    """A message that waits for a person's approval.
+
+    Args:
+        entry: its entry in the outbox.
+        message: its recipient, profile and content.
+    """
+
+    entry: Entry
+    message: DirectMessage
 
 
 @frozen

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 _CALL: Final = (
     'SELECT "{schema}".put_message(account => :account, key => :key, digest => :digest, '
     "recipient_id => :recipient_id, custom_profile_id => :custom_profile_id, fingerprint => :fingerprint, "
-    "content => :content, payload => :payload, priority => :priority, lane => :lane, not_after => :not_after)"
+    "content => :content, payload => :payload, priority => :priority, lane => :lane, not_after => :not_after, "
+    "hold => :hold)"
 )
-_TYPES: Final = {"priority": "bigint", "not_after": "float8"}
+_TYPES: Final = {"priority": "bigint", "not_after": "float8", "hold": "boolean"}
 _NAME: Final = re.compile(r":(\w+)")
 
 
@@ -71,6 +72,7 @@ def insertion_of(new: NewMessage, account: str, schema: str) -> Insertion:
         "priority": int(new.priority),
         "lane": new.custom_profile_id or "",
         "not_after": new.not_after,
+        "hold": new.hold,
     }
     statement = _NAME.sub(lambda found: f"CAST(:{found[1]} AS {_TYPES.get(found[1], 'text')})", _CALL)
     return Insertion(new.key, statement.replace("{schema}", schema), values)
@@ -79,7 +81,7 @@ def insertion_of(new: NewMessage, account: str, schema: str) -> Insertion:
 PUT_MESSAGE: Final = """
 CREATE OR REPLACE FUNCTION put_message(
     account text, key text, digest text, recipient_id text, custom_profile_id text, fingerprint text, content text,
-    payload text, priority bigint, lane text, not_after float8
+    payload text, priority bigint, lane text, not_after float8, hold boolean
 ) RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -87,10 +89,11 @@ DECLARE
     now float8 := extract(epoch FROM clock_timestamp());
 BEGIN
     INSERT INTO {schema}.message (account, key, digest, recipient_id, custom_profile_id, fingerprint, content, payload,
-        priority, lane, put_at, not_after, state, changed_at)
+        priority, lane, put_at, not_after, state, review, changed_at)
     VALUES (put_message.account, put_message.key, put_message.digest, put_message.recipient_id,
         put_message.custom_profile_id, put_message.fingerprint, put_message.content, put_message.payload,
-        put_message.priority, put_message.lane, now, put_message.not_after, 'queued', now)
+        put_message.priority, put_message.lane, now, put_message.not_after,
+        CASE WHEN hold THEN 'held' ELSE 'queued' END, CASE WHEN hold THEN 'wanted' END, now)
     ON CONFLICT (account, key) DO NOTHING;
     IF NOT FOUND THEN
         SELECT message.digest INTO kept FROM {schema}.message

@@ -22,7 +22,7 @@ from twdm_async._numbers import checked_count, checked_seconds
 from twdm_async._quiet import quiet, quiet_call
 from twdm_async.client import Client
 from twdm_async.models.checks import checked_characters
-from twdm_async.outbox.entry import Process, State
+from twdm_async.outbox.entry import Process, Review, State
 from twdm_async.outbox.insertion import insertion_of
 from twdm_async.outbox.messages import Messages, woken
 from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from twdm_async.models.custom_profiles import CustomProfile
     from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
-    from twdm_async.outbox.entry import Entry
+    from twdm_async.outbox.entry import Entry, HeldMessage
     from twdm_async.outbox.insertion import Insertion
     from twdm_async.resources.message_data import Attachable
     from twdm_async.storage.places import Place
@@ -50,6 +50,8 @@ T = TypeVar("T")
 _LOOK_EVERY: Final = 0.25  # seconds between two looks at what other processes do
 _IF_BAD: Final = "put it back, or move it away and put the messages again"
 _LONGEST_KEY: Final = 500
+_LONGEST_NAME: Final = 200
+_LONGEST_REASON: Final = 1000
 _LARGEST_NUMBER: Final = 2**63 - 1
 _LATEST: Final = 253_402_300_799.0  # seconds since 1970: the end of the year 9999
 
@@ -107,6 +109,7 @@ class Outbox:
         key: str | None = None,
         priority: Priority = Priority.INTERACTIVE,
         not_after: datetime | None = None,
+        hold: bool = False,
         quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
         ctas: Sequence[CallToAction] | None = None,
         attachment: Attachable | None = None,
@@ -120,9 +123,10 @@ class Outbox:
                 given.
             key: a name for the message, of at most 500 characters; a random one if not given. If the same message (to
                 the same person, under the same profile, with the same content) is put again under the same key, it is
-                still sent once, and the first `priority` and `not_after` hold.
+                still sent once, and the first `priority`, `not_after` and `hold` count.
             priority: which waiting messages are sent first.
             not_after: the time after which the message is not sent (an aware ``datetime``).
+            hold: whether the message waits until a person approves it; see :meth:`approve`.
             quick_replies: 1 to 20 answers to tap; or a :class:`TextInput` or :class:`LocationRequest`.
             ctas: 1 to 3 buttons.
             attachment: a file that was uploaded with a category such as ``"dm_image"``, or its media id (the API
@@ -142,6 +146,7 @@ class Outbox:
             key=key,
             priority=priority,
             not_after=not_after,
+            hold=hold,
             quick_replies=quick_replies,
             ctas=ctas,
             attachment=attachment,
@@ -161,6 +166,7 @@ class Outbox:
         custom_profile_id: CustomProfile | str | int | None = None,
         priority: Priority = Priority.INTERACTIVE,
         not_after: datetime | None = None,
+        hold: bool = False,
         quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
         ctas: Sequence[CallToAction] | None = None,
         attachment: Attachable | None = None,
@@ -175,6 +181,7 @@ class Outbox:
             custom_profile_id: see :meth:`put`.
             priority: see :meth:`put`.
             not_after: see :meth:`put`.
+            hold: see :meth:`put`.
             quick_replies: see :meth:`put`.
             ctas: see :meth:`put`.
             attachment: see :meth:`put`.
@@ -193,6 +200,7 @@ class Outbox:
             key=key,
             priority=priority,
             not_after=not_after,
+            hold=hold,
             quick_replies=quick_replies,
             ctas=ctas,
             attachment=attachment,
@@ -207,6 +215,7 @@ class Outbox:
         key: str | None,
         priority: Priority,
         not_after: datetime | None,
+        hold: bool,
         **content: Any,
     ) -> NewMessage:
         """Check the arguments of :meth:`put`, and encode the message."""
@@ -225,6 +234,7 @@ class Outbox:
             payload=payload,
             priority=Lane(priority=priority).priority,
             not_after=None if not_after is None else _checked_time(not_after, "not_after"),
+            hold=hold,
         )
 
     async def get(self, key: str) -> Entry | None:
@@ -281,6 +291,80 @@ class Outbox:
             raise errors.InvalidInput(parameter="states", problem=f"must be among {', '.join(State)}") from None
         return await self._do(lambda rows: rows.select(wanted), only_reads=True)
 
+    async def held(self) -> list[HeldMessage]:
+        """Return the messages that wait for approval, with their content, in the order in which they were put.
+
+        Raises:
+            OutboxFailed: the file or database cannot be read.
+        """
+        return await self._do(lambda rows: rows.held(), only_reads=True)
+
+    async def approve(self, key: str, *, by: str) -> Entry:
+        """Let a held message be sent. When this returns, the decision is on the disk. If the message's `not_after` has
+        passed, it expires instead. Approving it twice does no harm; the first approval counts.
+
+        Args:
+            key: the message's key.
+            by: who approves it, 1 to 200 characters.
+
+        Returns:
+            The message's entry.
+
+        Raises:
+            InvalidInput: there is no message with this key, it was not put with `hold`, it was rejected already, or
+                `by` is empty or too long.
+            OutboxFailed: the decision could not be written to the disk.
+        """
+        return await self._review(key, Review.APPROVED, _checked_name(by), None)
+
+    async def reject(self, key: str, *, why: str, by: str | None = None) -> Entry:
+        """Reject a held message: it is never sent. When this returns, the decision is on the disk. Rejecting it twice
+        does no harm; the first reason counts.
+
+        Args:
+            key: the message's key.
+            why: the reason, in at most 1000 characters; it becomes :attr:`Entry.error`.
+            by: who rejects it, 1 to 200 characters.
+
+        Returns:
+            The message's entry.
+
+        Raises:
+            InvalidInput: there is no message with this key, it was not put with `hold`, it was approved already, or
+                `why` or `by` is too long.
+            OutboxFailed: the decision could not be written to the disk.
+        """
+        checked_characters(why, "why")
+        if len(why) > _LONGEST_REASON:
+            raise errors.InvalidInput(parameter="why", problem=f"must have at most {_LONGEST_REASON} characters")
+        return await self._review(key, Review.REJECTED, None if by is None else _checked_name(by), why)
+
+    async def _review(self, key: str, decision: Review, by: str | None, why: str | None) -> Entry:
+        checked_characters(key, "key")
+        entry = await self._do(lambda rows: rows.review(key, decision, by, why), is_durable=True)
+        if entry is None:
+            raise errors.InvalidInput(parameter="key", problem="there is no message of this key")
+        if entry.review is None:
+            raise errors.InvalidInput(parameter="key", problem=f"the message was not held; it is {entry.state}")
+        if entry.review not in {decision, Review.WANTED}:
+            problem = f"the message was {entry.review} already by {entry.reviewed_by or 'somebody'}"
+            raise errors.InvalidInput(parameter="key", problem=problem)
+        self._messages.tell()
+        return entry
+
+    async def count_of_desk(self, recipient_id: str, since: datetime) -> int:
+        """Return how many messages desks (see :class:`twdm_async.Desk`) have put for a person since a time.
+
+        Args:
+            recipient_id: the person's user id.
+            since: an aware ``datetime``.
+
+        Raises:
+            OutboxFailed: the file or database cannot be read.
+        """
+        seconds = _checked_time(since, "since")
+        return await self._do(lambda rows: rows.count_of_desk(recipient_id, seconds), only_reads=True)
+
     async def events(self, after: int | None = None) -> AsyncIterator[Entry]:
         """Yield every outcome as it comes, from all processes: sent, rejected, unknown, absent, failed, expired.
 
@@ -325,7 +409,8 @@ class Outbox:
     async def retry(self, *keys: str) -> int:
         """Queue messages again that were rejected, have failed or have expired. Return how many of `keys` those were.
 
-        A message that is unknown cannot be retried: it may have arrived.
+        A message that is unknown cannot be retried: it may have arrived; nor can one that a person has rejected. A
+        message that nobody has approved yet is held again.
 
         Raises:
             InvalidInput: a key is not a string, or contains a control character or half of a surrogate pair.
@@ -338,8 +423,8 @@ class Outbox:
         return count
 
     async def withdraw(self, *keys: str) -> int:
-        """Delete messages that are queued or absent and that no process is about to send. Return how many of `keys`
-        those were.
+        """Delete messages that are held, queued or absent and that no process is about to send. Return how many of
+        `keys` those were.
 
         Raises:
             InvalidInput: a key is not a string, or contains a control character or half of a surrogate pair.
@@ -517,6 +602,13 @@ def _checked_key(key: str) -> str:
     if not 1 <= len(key) <= _LONGEST_KEY:
         raise errors.InvalidInput(parameter="key", problem=f"must have 1 to {_LONGEST_KEY} characters")
     return key
+
+
+def _checked_name(by: str) -> str:
+    checked_characters(by, "by")
+    if not 1 <= len(by) <= _LONGEST_NAME:
+        raise errors.InvalidInput(parameter="by", problem=f"must have 1 to {_LONGEST_NAME} characters")
+    return by
 
 
 def _checked_time(time: datetime, parameter: str) -> float:

@@ -6,15 +6,19 @@ message that it had only taken up can be taken up by others.
 
 from __future__ import annotations
 
+import json
 import secrets
 from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from twdm_async.errors import InvalidInput
-from twdm_async.outbox.entry import Entry, State
+from twdm_async.models.convert import converter
+from twdm_async.models.direct_messages import DirectMessage
+from twdm_async.models.texts import escaped
+from twdm_async.outbox.entry import Entry, HeldMessage, Review, State
 from twdm_async.outbox.verdicts import TryLater, backoff, most_tries
 from twdm_async.quota.operations import Intent
 from twdm_async.quota.spec import Priority
@@ -28,19 +32,21 @@ if TYPE_CHECKING:
 
 _ENTRY: Final = (
     "key, state, recipient_id, custom_profile_id, priority, message_id, error, attempts, put_at, changed_at, "
-    "not_after, change"
+    "not_after, change, review, reviewed_by, reviewed_at"
 )
 _INSERT: Final = """
     INSERT INTO message (account, key, digest, recipient_id, custom_profile_id, fingerprint, content, payload, priority,
-        lane, put_at, not_after, state, changed_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (account, key) DO NOTHING
+        lane, put_at, not_after, state, review, changed_at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (account, key) DO NOTHING
 """
-_OUTCOME: Final = "state NOT IN ('queued', 'sending')"
+_OUTCOME: Final = "state NOT IN ('held', 'queued', 'sending')"
 _TAKEN_UP: Final = "id, key, recipient_id, custom_profile_id, payload, lane, not_after, tries"
 _KEPT: Final = 1800.0  # seconds
 _BATCH: Final = 1000  # rows
 _LARGEST: Final = 2**63 - 1  # number of a row
 _TO_SEND: Final = "owner IS NULL AND state IN ('queued', 'absent')"
+_WAITS: Final = "owner IS NULL AND state IN ('held', 'queued', 'absent')"
+_OF_DESK: Final = "substr(key, 1, 5) = 'desk:'"  # the keys that a desk makes
 _LONGEST_WAIT: Final = 86_400.0  # seconds; a longer wait can only mean that the clock was set back
 _FINAL: Final = ", ".join(f"'{state}'" for state in State if state.is_final)
 
@@ -79,6 +85,15 @@ SCHEMA: Final = Schema(
         CREATE INDEX message_by_next_try ON message (account, not_before)
             WHERE owner IS NULL AND state IN ('queued', 'absent');
         """,
+        """
+        ALTER TABLE message ADD COLUMN review TEXT;
+        ALTER TABLE message ADD COLUMN reviewed_by TEXT;
+        ALTER TABLE message ADD COLUMN reviewed_at REAL;
+        DROP INDEX message_to_expire;
+        CREATE INDEX message_to_expire ON message (account, not_after)
+            WHERE not_after IS NOT NULL AND owner IS NULL AND state IN ('held', 'queued', 'absent');
+        CREATE INDEX message_of_desk ON message (account, recipient_id, put_at) WHERE substr(key, 1, 5) = 'desk:';
+        """,
     ),
     earlier=(0, 1, 1, 2),
     latest="SELECT coalesce(max(id), 0) FROM message",
@@ -99,6 +114,7 @@ class NewMessage:
     payload: str = field(repr=False)
     priority: Priority
     not_after: float | None
+    hold: bool = False
 
 
 @frozen
@@ -141,6 +157,7 @@ class _Condition(NamedTuple):
 
 
 _ANY_ROW: Final = _Condition("TRUE", ())
+_HELD: Final = _Condition("state = 'held'", ())
 
 
 class _Ready:
@@ -241,7 +258,7 @@ class Rows:
     def _values_of(self, new: NewMessage) -> tuple[Any, ...]:
         return (self._account, new.key, new.digest, new.recipient_id, new.custom_profile_id, new.fingerprint,
                 new.content, new.payload, int(new.priority), new.custom_profile_id or "", self._wall, new.not_after,
-                State.QUEUED, self._wall)  # fmt: skip
+                State.HELD if new.hold else State.QUEUED, Review.WANTED if new.hold else None, self._wall)  # fmt: skip
 
     def get(self, key: str) -> Entry | None:
         """Return the entry of the message with this key; ``None`` if there is none."""
@@ -254,6 +271,41 @@ class Rows:
         places = ", ".join("?" * len(states))
         query = f"SELECT {_ENTRY} FROM message WHERE account = ? AND state IN ({places}) ORDER BY id"  # noqa: S608 - as above
         return [_entry(row) for row in self.transaction.execute(query, (self._account, *states))]
+
+    def held(self) -> list[HeldMessage]:
+        """Return the messages that wait for approval, in the order in which they were put."""
+        query = (
+            f"SELECT payload, {_ENTRY} FROM message WHERE account = ? AND state = 'held' "  # noqa: S608 - as above
+            "AND (not_after IS NULL OR not_after > ?) ORDER BY id"
+        )
+        found = self.transaction.execute(query, (self._account, self._wall))
+        return [HeldMessage(_entry(entry), _message(payload)) for payload, *entry in found]
+
+    def review(self, key: str, decision: Review, by: str | None, why: str | None) -> Entry | None:
+        """Write down what a person has decided on a message, if it is held; if its time is over, it expires instead.
+        Return its entry; ``None`` if there is no message with this key.
+        """
+        query = "SELECT id, not_after FROM message WHERE account = ? AND key = ? AND state = 'held'"
+        found = self.transaction.execute(query, (self._account, key)).fetchone()
+        if found is not None:
+            row, not_after = found
+            if not_after is not None and not_after <= self._wall:
+                self.end(row, State.EXPIRED, only=_HELD)
+            else:
+                query = (
+                    "UPDATE message SET review = ?, reviewed_by = ?, reviewed_at = ?, changed_at = ?, "
+                    "state = CASE WHEN ? = 'approved' THEN 'queued' ELSE state END WHERE id = ? AND state = 'held'"
+                )
+                self.transaction.execute(query, (decision, by, self._wall, self._wall, decision, row))
+                self.transaction.tell()
+                if decision is Review.REJECTED:
+                    self.end(row, State.REJECTED, error=why, only=_HELD)
+        return self.get(key)
+
+    def count_of_desk(self, recipient_id: str, since: float) -> int:
+        """Return how many messages a desk has put for a recipient since a time."""
+        query = f"SELECT count(*) FROM message WHERE account = ? AND recipient_id = ? AND put_at > ? AND {_OF_DESK}"  # noqa: S608 - as above
+        return int(self.transaction.execute(query, (self._account, recipient_id, since)).fetchone()[0])
 
     def counts(self) -> dict[State, int]:
         """Return how many messages are in each state."""
@@ -304,7 +356,7 @@ class Rows:
             is_probe: whether a message is sent to find out if anything gets through. Then a message is drawn at random,
                 and the first one to its recipient is taken up, since adjacent messages may fail for the same reason.
         """
-        query = f"SELECT id FROM message WHERE account = ? AND {_TO_SEND} AND not_after <= ?"  # noqa: S608 - as above
+        query = f"SELECT id FROM message WHERE account = ? AND {_WAITS} AND not_after <= ?"  # noqa: S608 - as above
         expired = self.transaction.execute(query, (self._account, self._wall))
         find = self._first_of_anybody if is_probe else self._first_of_lanes
         taken: list[TakenUp] = []
@@ -372,10 +424,18 @@ class Rows:
         )
         return self.transaction.execute(query, (signed_at, self.transaction.uptime, row, owner))
 
-    def end(self, row: int, state: State, *, message_id: str | None = None, error: str | None = None) -> None:
-        """Write an outcome down."""
+    def end(
+        self,
+        row: int,
+        state: State,
+        *,
+        message_id: str | None = None,
+        error: str | None = None,
+        only: _Condition = _ANY_ROW,
+    ) -> None:
+        """Write an outcome down, if the row meets `only`."""
         self._count_outcome()
-        self._end(row, state, _ANY_ROW, message_id=message_id, error=error)
+        self._end(row, state, only, message_id=message_id, error=error)
 
     def arrived(self, row: int, owner: str, message_id: str | None, signed_at: float) -> None:
         """Write down that `owner` got the answer that the message arrived. This holds even if others took `owner` for
@@ -555,18 +615,21 @@ class Rows:
         return {row[0]: _utc(row[1]) for row in self.transaction.execute(query, (self._account, since.timestamp()))}
 
     def retry(self, key: str) -> bool:
-        """Queue a message again that was rejected, has failed or has expired; return whether it was."""
+        """Queue a message again that was rejected, has failed or has expired; return whether it was. If it still needs
+        approval, hold it again; if a person has rejected it, leave it.
+        """
         return bool(
             self.transaction.execute(
-                "UPDATE message SET state = 'queued', error = NULL, not_after = NULL, tries = 0, not_before = 0, "
-                "changed_at = ? WHERE account = ? AND key = ? AND state IN ('rejected', 'failed', 'expired')",
+                "UPDATE message SET state = CASE review WHEN 'wanted' THEN 'held' ELSE 'queued' END, error = NULL, "
+                "not_after = NULL, tries = 0, not_before = 0, changed_at = ? WHERE account = ? AND key = ? "
+                "AND state IN ('rejected', 'failed', 'expired') AND coalesce(review, '') != 'rejected'",
                 (self._wall, self._account, key),
             ).rowcount
         )
 
     def withdraw(self, key: str) -> bool:
-        """Delete a message that is queued or absent and has no owner; return whether it was."""
-        query = f"DELETE FROM message WHERE account = ? AND key = ? AND {_TO_SEND}"  # noqa: S608 - as above
+        """Delete a message that is held, queued or absent and has no owner; return whether it was."""
+        query = f"DELETE FROM message WHERE account = ? AND key = ? AND {_WAITS}"  # noqa: S608 - as above
         return bool(self.transaction.execute(query, (self._account, key)).rowcount)
 
     def purge(self, older_than: float, after: int) -> tuple[int, int | None]:
@@ -602,7 +665,7 @@ def _taken_up(row: Sequence[Any], *, had_others: bool) -> TakenUp:
 
 def _entry(row: Sequence[Any]) -> Entry:
     (key, state, recipient_id, custom_profile_id, priority, message_id, error, attempts, put_at, changed_at, not_after,
-     number) = row  # fmt: skip
+     number, review, reviewed_by, reviewed_at) = row  # fmt: skip
     return Entry(
         key=key,
         state=State(state),
@@ -616,7 +679,15 @@ def _entry(row: Sequence[Any]) -> Entry:
         changed_at=_utc(changed_at),
         not_after=None if not_after is None else _utc(not_after),
         number=number,
+        review=None if review is None else Review(review),
+        reviewed_by=reviewed_by,
+        reviewed_at=None if reviewed_at is None else _utc(reviewed_at),
     )
+
+
+def _message(payload: str) -> DirectMessage:
+    message: DirectMessage = converter.structure({"message_create": json.loads(payload)}, DirectMessage)
+    return message if message.raw_text is None else evolve(message, raw_text=escaped(message.raw_text))
 
 
 def _sought(row: Sequence[Any]) -> Sought:

@@ -1,0 +1,342 @@
+"""Sending for programs that a model controls: under allowed names, once for each call, with answers that are data.
+
+A model's tool call may be repeated: a run is resumed from a saved state, or a protocol tries again. So each message has
+a key that depends on the call alone, and the outbox sends it once. Nothing that a model can get wrong raises an error:
+the answer is a :class:`Receipt`, which says what has happened and whether to send again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import hashlib
+import json
+import logging
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
+
+from attrs import frozen
+
+from twdm_async._numbers import checked_seconds
+from twdm_async._quiet import quiet
+from twdm_async.client import Client
+from twdm_async.errors import InvalidInput, OutboxFailed
+from twdm_async.models.checks import checked_characters, checked_id
+from twdm_async.models.custom_profiles import checked_profile_id
+from twdm_async.outbox import Outbox, Review, State
+from twdm_async.quota.spec import Priority, Quota
+from twdm_async.resources.direct_messages import outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from twdm_async.models.custom_profiles import CustomProfile
+    from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
+    from twdm_async.outbox import Entry
+    from twdm_async.resources.message_data import Attachable
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_KEY: Final = 400
+_SEND: Final = "direct_messages.send"
+
+
+class Status(enum.StrEnum):
+    """What has become of a message, as far as a model must know."""
+
+    SENT = "sent"
+    """It arrived."""
+    QUEUED = "queued"
+    """It is sent later, by itself."""
+    HELD = "held"
+    """It waits for a person's approval."""
+    REFUSED = "refused"
+    """It was not sent, and will not be."""
+    UNKNOWN = "unknown"
+    """It may have arrived."""
+
+    @property
+    def advice(self) -> str:
+        """What a model is to do next, in a sentence."""
+        return _ADVICE[self]
+
+
+_ADVICE: Final = {
+    Status.SENT: "The message arrived. Do not send it again.",
+    Status.QUEUED: "The message is sent later, by itself. Do not send it again.",
+    Status.HELD: "The message waits for a person's approval. Do not send it again.",
+    Status.REFUSED: "The message was not sent. Send another one only if you can mend the reason.",
+    Status.UNKNOWN: "The message may have arrived, and this is looked into. Do not send it again.",
+}
+
+
+@frozen(kw_only=True)
+class Receipt:
+    """What has become of a message.
+
+    Args:
+        status: what has become of it.
+        key: its key in the outbox; ``None`` if it was refused before it was put there.
+        message_id: the API's id, once it is sent and if the reply told it.
+        until: when a queued message leaves, at the earliest (UTC); ``None`` if it is not known.
+        reason: why it was refused, or what it waits for, in words.
+    """
+
+    status: Status
+    key: str | None = None
+    message_id: str | None = None
+    until: datetime | None = None
+    reason: str | None = None
+
+    def as_json(self) -> dict[str, str]:
+        """Return the receipt as JSON that a model understands: `status`, `advice`, and the fields that have a value."""
+        until = None if self.until is None else self.until.isoformat(timespec="seconds")
+        named = {"key": self.key, "message_id": self.message_id, "until": until, "reason": self.reason}
+        told = {name: value for name, value in named.items() if value is not None}
+        return {"status": self.status.value, "advice": self.status.advice, **told}
+
+
+@frozen
+class Words:
+    """What a model is told of the tool that sends messages.
+
+    Args:
+        tool: what the tool does.
+        who: what its argument `who` is.
+        recipient: what its argument `recipient` is.
+        text: what its argument `text` is.
+        choices: what its argument `choices` is.
+    """
+
+    tool: str
+    who: str
+    recipient: str
+    text: str
+    choices: str
+
+
+class Desk:
+    """Sends messages under names that are mapped to custom profiles, through an outbox.
+
+    It neither opens nor closes the client and the outbox. Messages leave while the outbox runs (:meth:`Outbox.running
+    <twdm_async.outbox.Outbox.running>`, or ``twdm outbox run --forever`` in another process).
+
+    Args:
+        client: the client of the outbox.
+        outbox: the outbox that sends the messages.
+        profiles: the allowed names. Each is mapped to a custom profile or its id; ``None`` stands for the account's own
+            name and picture.
+        recipients: the user ids to which messages may be sent; ``None`` allows everybody.
+        hold: whether messages wait for a person's approval in the outbox; or a function of name, recipient's user id
+            and text that tells.
+        limit: how many messages desks may send to one person; ``None`` for no limit. It stops a model that repeats
+            itself, and counts what is in the outbox, so it survives restarts.
+        wait: seconds to wait for the outcome of a message, before it is called queued.
+
+    Raises:
+        InvalidInput: an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        outbox: Outbox,
+        profiles: Mapping[str, CustomProfile | str | int | None],
+        *,
+        recipients: Collection[str | int] | None = None,
+        hold: bool | Callable[[str, str, str], bool] = False,
+        limit: Quota | None = Quota(20, per=3600.0),  # noqa: B008 - it cannot be changed
+        wait: float = 5.0,
+    ) -> None:
+        if not isinstance(client, Client):
+            raise InvalidInput(parameter="client", problem="must be a Client")
+        if not isinstance(outbox, Outbox):
+            raise InvalidInput(parameter="outbox", problem="must be an Outbox")
+        if not profiles:
+            raise InvalidInput(parameter="profiles", problem="must have at least one name")
+        self._client = client
+        self._outbox = outbox
+        self._profiles = {
+            checked_characters(name, "profiles"): None if profile is None else checked_profile_id(profile, "profiles")
+            for name, profile in profiles.items()
+        }
+        self._recipients = None if recipients is None else {checked_id(one, "recipients") for one in recipients}
+        self._hold = hold
+        self._limit = limit
+        self._wait = checked_seconds(wait, "wait")
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names under which messages can be sent."""
+        return tuple(self._profiles)
+
+    @property
+    def words(self) -> Words:
+        """What a model is told of the tool that sends messages."""
+        return Words(
+            "Send a Direct Message to a person. The answer tells what became of it: `status` is sent, queued, held, "
+            "refused or unknown, and `advice` says what to do next. Do not call this twice for one message.",
+            f"The name under which the message is sent; one of: {', '.join(self._profiles)}.",
+            "The person's user id: digits only.",
+            "The text, at most 10 000 characters.",
+            "Up to 20 answers that the person can tap, each at most 36 characters.",
+        )
+
+    @quiet
+    async def say(
+        self,
+        who: str,
+        recipient: str | int,
+        text: str | None = None,
+        *,
+        key: str | None = None,
+        within: timedelta | float = 600.0,
+        hold: bool | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+        not_after: datetime | None = None,
+        quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
+        ctas: Sequence[CallToAction] | None = None,
+        attachment: Attachable | None = None,
+    ) -> Receipt:
+        """Send a message under a name. If it was sent under the same key before, return what has become of it.
+
+        Args:
+            who: one of the allowed names.
+            recipient: the person's user id.
+            text: at most 10 000 characters; may be left out if there is an attachment.
+            key: what identifies the call that sends the message, and nothing else: a framework's id of a tool call. If
+                not given, the same content to the same person counts as repeated `within` some time.
+            within: this time, in seconds or as a ``timedelta``.
+            hold: whether a person must approve the message; what the desk says if not given.
+            priority: which waiting messages are sent first.
+            not_after: the time after which the message is not sent (an aware ``datetime``).
+            quick_replies: 1 to 20 answers to tap; or a :class:`TextInput` or :class:`LocationRequest`.
+            ctas: 1 to 3 buttons.
+            attachment: a file that was uploaded, or its media id; or a place.
+
+        Returns:
+            What has become of the message. It is ``refused``, with the reason, if an argument is wrong, the name or the
+            person is not allowed, `key` was used for another message, the limit is reached, or the outbox cannot be
+            written.
+
+        Raises:
+            ClientClosed: the client was closed.
+            WrongEventLoop: the client was used in another event loop or another process.
+        """
+        if not isinstance(who, str) or who not in self._profiles:
+            return _refused(f"who: {who!r} is not allowed; use one of: {', '.join(self._profiles)}")
+        content: dict[str, Any] = {
+            "custom_profile_id": self._profiles[who],
+            "quick_replies": quick_replies,
+            "ctas": ctas,
+            "attachment": attachment,
+        }
+        try:
+            create = outgoing(recipient, text, **content).create
+            person = create["target"]["recipient_id"]
+            if self._recipients is not None and person not in self._recipients:
+                return _refused("recipient: messages to this person are not allowed")
+            async with self._locks.setdefault(person, asyncio.Lock()):
+                name = await self._key_of_content(create, within) if key is None else _key_of_call(key)
+                if await self._outbox.get(name) is None and await self._is_over_limit(person):
+                    return _refused("too many messages to this person lately; wait for an answer")
+                entry = await self._outbox.put(
+                    person,
+                    text,
+                    key=name,
+                    hold=self._is_held(who, person, text or "") if hold is None else hold,
+                    priority=priority,
+                    not_after=not_after,
+                    **content,
+                )
+        except InvalidInput as error:
+            parameter = {"recipient_id": "recipient"}.get(error.parameter, error.parameter)
+            return _refused(f"{parameter}: {error.problem}")
+        except OutboxFailed as error:
+            _log.warning("desk: a message could not be put into the outbox: %s", error)
+            if error.is_unsure:
+                return Receipt(status=Status.UNKNOWN, reason="it is not known whether the message was queued")
+            return _refused("the outbox cannot be written just now")
+        if not entry.state.is_final and entry.state is not State.HELD and self._wait:
+            with contextlib.suppress(TimeoutError, OutboxFailed):
+                async with asyncio.timeout(self._wait):
+                    entry = await self._outbox.outcome(name)
+        return await self._receipt(entry)
+
+    async def receipt(self, key: str) -> Receipt | None:
+        """Return what has become of a message by now; ``None`` if there is no message with this key.
+
+        Args:
+            key: the key in an earlier :class:`Receipt`.
+
+        Raises:
+            InvalidInput: `key` is not a string, or contains a control character or half of a surrogate pair.
+            OutboxFailed: the outbox cannot be read.
+        """
+        entry = await self._outbox.get(key)
+        return None if entry is None else await self._receipt(entry)
+
+    async def _is_over_limit(self, person: str) -> bool:
+        if self._limit is None:
+            return False
+        since = self._client.clock.utc() - timedelta(seconds=self._limit.per)
+        return await self._outbox.count_of_desk(person, since) >= self._limit.limit
+
+    def _is_held(self, who: str, person: str, text: str) -> bool:
+        return self._hold if isinstance(self._hold, bool) else self._hold(who, person, text)
+
+    async def _key_of_content(self, create: Mapping[str, Any], within: timedelta | float) -> str:
+        """Return the key of a message that no call identifies: that of the same message within this time, if there is
+        one, else a new one.
+        """
+        seconds = within.total_seconds() if isinstance(within, timedelta) else within
+        if not checked_seconds(seconds, "within"):
+            raise InvalidInput(parameter="within", problem="must be longer than 0 seconds")
+        digest = hashlib.sha256(json.dumps(create, sort_keys=True).encode("utf-8", "replace")).hexdigest()[:40]
+        now = self._client.clock.utc()
+        period = int(now.timestamp() // seconds)
+        earlier = f"desk:content {digest} {period - 1}"
+        entry = await self._outbox.get(earlier)
+        is_repeated = entry is not None and entry.put_at > now - timedelta(seconds=seconds)
+        return earlier if is_repeated else f"desk:content {digest} {period}"
+
+    async def _receipt(self, entry: Entry) -> Receipt:
+        match entry.state:
+            case State.SENT:
+                return Receipt(status=Status.SENT, key=entry.key, message_id=entry.message_id)
+            case State.HELD:
+                return Receipt(status=Status.HELD, key=entry.key)
+            case State.UNKNOWN:
+                return Receipt(status=Status.UNKNOWN, key=entry.key)
+            case State.QUEUED | State.SENDING | State.ABSENT:
+                return Receipt(
+                    status=Status.QUEUED, key=entry.key, until=await self._free_at(entry.priority), reason=entry.error
+                )
+            case State.REJECTED if entry.review is Review.REJECTED:
+                return _refused(f"a person did not approve it: {entry.error or 'no reason given'}", entry.key)
+            case State.REJECTED | State.FAILED | State.EXPIRED:
+                return _refused(entry.error or f"it has {entry.state}", entry.key)
+
+    async def _free_at(self, priority: Priority) -> datetime | None:
+        """Return when the next message of this priority can leave; ``None`` if it can leave now."""
+        with contextlib.suppress(OutboxFailed):
+            if (later := await self._outbox.next_try()) is not None:
+                return later
+        states = [state for state in self._client.quota_state() if state.endpoint == _SEND]
+        times = [state.bulk_free_at if priority is Priority.BULK else state.free_at for state in states]
+        now = self._client.clock.utc()
+        return max((time for time in times if time > now), default=None)
+
+
+def _refused(reason: str, key: str | None = None) -> Receipt:
+    return Receipt(status=Status.REFUSED, key=key, reason=reason)
+
+
+def _key_of_call(key: str) -> str:
+    checked_characters(key, "key")
+    if not key:
+        raise InvalidInput(parameter="key", problem="must not be empty")
+    return f"desk:{key}" if len(key) <= _LONGEST_KEY else f"desk:{hashlib.sha256(key.encode()).hexdigest()}"
