@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import io
 import json
 import logging
@@ -53,8 +54,11 @@ CALLS: Final = {
     "messages get": ["{message}"],
     "messages list": ["--most", "1"],
     "messages listen": [],
+    "outbox approve": ["held"],
+    "outbox held": [],
     "outbox purge": [],
     "outbox put": ["5", "hello", "--choice", "Yes=1", "--button", "Shop=https://example.com", "--attach", "{media}"],
+    "outbox reject": ["held", "--why", "no"],
     "outbox retry": ["--all"],
     "outbox run": [],
     "outbox status": [],
@@ -89,7 +93,7 @@ PATIENT: Final = {"messages listen", "send-many"}  # they try again, and say so
 UNENDING: Final = {"messages listen", "sandbox"}  # until Ctrl-C
 LONG: Final = {"demo"}
 NO_DATABASE: Final = {name for name, arguments in CALLS.items() if "postgresql://127.0.0.1:1/nowhere" in arguments}
-OFFLINE: Final = {"outbox purge", "outbox put", "outbox retry", "outbox run", "outbox status", "quotas"}
+OFFLINE: Final = {name for name in CALLS if name.startswith("outbox ")} | {"quotas"}
 
 
 def leaves() -> Iterator[tuple[str, click.Command]]:
@@ -221,6 +225,7 @@ def test_every_command_is_called_here_and_has_what_all_have() -> None:
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in UNENDING | LONG | NO_DATABASE])
 def test_json_is_json(name: str, double: Double, folder: Path, call: Callable[..., tuple[int, str, str]]) -> None:
     made_inbox(folder)
+    assert call("outbox put", "5", "hello", "--key", "held", "--hold")[0] == 0
     code, out, err = call(name, *CALLS[name], "--json", names=double.names)
     assert code == 0, err
     json.loads(out)
@@ -547,3 +552,29 @@ def test_quotas_are_shown(call: Callable[..., tuple[int, str, str]]) -> None:
         ("direct_messages.send", "app", 1, 15_000),
     ]
     assert len(json.loads(call("quotas", "--all")[1])) > 20
+
+
+def test_messages_wait_for_a_person(double: Double, call: Callable[..., tuple[int, str, str]]) -> None:
+    for number in range(3):
+        assert call("outbox put", "5", f"held {number}", "--key", str(number), "--hold")[0] == 0
+    found = json.loads(call("outbox held", "--json")[1])
+    assert [(one["key"], one["text"], one["recipient_id"]) for one in found] == [
+        (str(n), f"held {n}", "5") for n in range(3)
+    ]
+    approved = json.loads(call("outbox approve", "0", "--by", "anna", "--json")[1])
+    assert [(one["state"], one["reviewed_by"]) for one in approved] == [("queued", "anna")]
+    rejected = json.loads(call("outbox reject", "1", "--why", "rude", "--json")[1])
+    assert [(one["state"], one["error"]) for one in rejected] == [("rejected", "rude")]
+    problem = f"error: KEY: the message was rejected already by {getpass.getuser()}\n"
+    assert call("outbox approve", "1")[::2] == (2, problem)
+    assert call("outbox run")[0] == 0
+    assert [message.text for message in double.sandbox.messages if message.text.startswith("held")] == ["held 0"]
+
+
+def test_a_message_whose_time_is_over_is_not_approved(
+    double: Double, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    assert call("outbox put", "5", "late", "--key", "a", "--hold", "--not-after", "2020-01-01")[0] == 0
+    code, out, _ = call("outbox approve", "a", "--json")
+    assert (code, json.loads(out)[0]["state"]) == (1, "expired")
+    assert double.sandbox.messages[-1].text != "late"

@@ -7,12 +7,14 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
 from tests.test_http import TEXT
+from tests.test_inspector import Api
 from tests.test_outbox import box
 from twdm_async import InvalidInput, PostgresDatabase, QuickReply
-from twdm_async.outbox import Outbox, Review, State
+from twdm_async.outbox import Review, State
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,3 +171,29 @@ def _executed(database: PostgresDatabase, statement: str, values: Any) -> None:
     with contextlib.closing(database.connect()) as db:
         db.execute(statement, values)
         db.commit()
+
+
+async def test_the_sandbox_shows_what_is_held(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with aiohttp.ClientSession() as session, box(sandbox, tmp_path / "outbox.db") as outbox:
+        api = Api(sandbox, session)
+        assert (await api.get("state"))["shows_held"] is False
+        assert (await api("POST", "held/approve", {"key": "a"}))[0] == 404
+        sandbox.outbox = outbox
+        assert (await api.get("state"))["shows_held"] is True
+        for key in ("a", "b"):
+            await outbox.put("5", f"<b>{TEXT}", key=key, hold=True, quick_replies=[QuickReply("Yes")])
+        first, second = (await api.get("held"))["held"]
+        assert (first["key"], first["person"], first["text"], first["choices"]) == ("a", "5", f"<b>{TEXT}", ["Yes"])
+        assert await api("POST", "held/approve", {"key": "a", "by": "anna"}) == (
+            200,
+            {"key": "a", "state": "queued", "by": "anna"},
+        )
+        assert (await api("POST", "held/reject", {"key": "b"}))[0] == 400
+        assert (await api("POST", "held/reject", {"key": "b", "why": "no"}))[1]["state"] == "rejected"
+        status, answer = await api("POST", "held/approve", {"key": second["key"]})
+        assert (status, "rejected already by the page" in answer["error"]) == (400, True)
+        assert (await api("POST", "held/approve", {"key": 5}))[0] == 400
+        await outbox.drain()
+        assert len(sandbox.messages) == 1
+        await outbox.close()
+        assert (await api("GET", "held"))[0] == 503

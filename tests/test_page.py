@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 import pytest
 
+from tests.pictures import PNG
 from tests.support import HANGS, program
-from twdm_async import QuickReply, Quota, QuotaTable
+from twdm_async import Outbox, QuickReply, Quota, QuotaTable
 from twdm_async.sandbox import Sandbox
 from twdm_async.webhooks import Event, MessageEvent, Webhook
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
 CHROMIUM: Final = os.environ.get("TWDM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 INSTALLED: Final = CHROMIUM is not None and importlib.util.find_spec("playwright") is not None
@@ -162,12 +164,18 @@ async def test_a_conversation() -> None:  # noqa: PLR0915 - a whole conversation
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [380, 1280])
-async def test_axe_finds_nothing(scheme: str, width: int) -> None:
+async def test_axe_finds_nothing(scheme: str, width: int, tmp_path: Path) -> None:
     from axe_playwright_python.async_playwright import Axe  # noqa: PLC0415 - it may not be there
 
-    async with Sandbox(faults=["429"]) as sandbox, sandbox.client() as client:
+    async with (
+        Sandbox(faults=["429"]) as sandbox,
+        sandbox.client() as client,
+        Outbox(client, tmp_path / "outbox.db") as outbox,
+    ):
         sandbox.faults.clear()
         await conversation(client, sandbox)
+        sandbox.outbox = outbox
+        await outbox.put("5", "May I?", hold=True)
         options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
         async with browser_page(sandbox, **options) as page:
             for view in ("people", "chat", "inside"):
@@ -307,3 +315,25 @@ async def test_ten_minutes_of_twenty_events_a_second() -> None:
         f"heap {heaps[1]:.1f} MB after a moment, {heaps[-1]:.1f} MB at the end, {max(heaps):.1f} MB at most"
     )
     assert heaps[-1] < 1.5 * heaps[1] + 1
+
+
+async def test_a_person_approves_and_rejects(tmp_path: Path) -> None:
+    async with Sandbox() as sandbox, sandbox.client() as client, Outbox(client, tmp_path / "outbox.db") as outbox:
+        sandbox.outbox = outbox
+        profile = await client.custom_profiles.create(NAME, PNG)
+        for key, text in (("a/1", MARKUP), ("b", "rude"), ("c", "later")):
+            await outbox.put("5", text, key=key, hold=True, custom_profile_id=profile)
+        async with browser_page(sandbox, viewport={"width": 1400, "height": 900}) as page, outbox.running():
+            await shows(page, "document.querySelectorAll('#held li[data-key]').length === 3")
+            item = page.locator('#held li[data-key="a/1"]')
+            assert await item.locator("p").first.inner_text() == MARKUP
+            assert await item.locator("b").inner_text() == NAME
+            await item.locator("button", has_text="Approve").click()
+            assert (await outbox.outcome("a/1")).reviewed_by == "the page"
+            await page.locator('#held li[data-key="b"] input').fill("not in our words")
+            await outbox.put("5", "new", key="d", hold=True)  # the list is drawn anew, and keeps what is typed
+            await shows(page, "document.querySelector('#held li[data-key=\"d\"]') !== null")
+            await page.locator('#held li[data-key="b"] button', has_text="Reject").click()
+            assert (await outbox.outcome("b")).error == "not in our words"
+            await shows(page, "document.querySelectorAll('#held li[data-key]').length === 2")
+        assert [message.text for message in sandbox.messages] == [MARKUP]

@@ -18,10 +18,11 @@ from twdm_async.cli.options import Options, command, log_to_terminal, until_done
 from twdm_async.cli.signals import told_to_stop
 from twdm_async.cli.terminal import as_json, note, show
 from twdm_async.errors import ConnectFailed, InvalidInput
+from twdm_async.outbox import Outbox
 from twdm_async.sandbox import Fault, Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
 _PERSON = click.argument("person")
 _URL = click.option(
@@ -70,6 +71,12 @@ _URL = click.option(
     metavar="KIND",
     help="Let one request in ten go wrong with a fault of this kind.",
 )
+@click.option(
+    "--outbox",
+    metavar="PLACE",
+    help="An outbox whose held messages the page shows, to approve or reject them: a file, or "
+    "postgresql://HOST/DATABASE.",
+)
 @click.option("--webhook", "webhooks", multiple=True, metavar="URL", help="Send events to the webhook at this URL.")
 @click.option("--json", "as_json", is_flag=True, help="Print the address and the environment as JSON.")
 @click.option("-v", "--verbose", count=True, help="Log what the sandbox does.")
@@ -80,6 +87,7 @@ def sandbox(
     faults: Sequence[str],
     webhooks: Sequence[str],
     list_lag: float,
+    outbox: str | None,
     as_json: bool,
     verbose: int,
     **given: Any,
@@ -92,7 +100,7 @@ def sandbox(
     if context.invoked_subcommand is None:
         log_to_terminal(verbose)
         double = _double(faults, webhooks, list_lag, given)
-        until_done(_serve(double, webhooks, Options(as_json=as_json)))
+        until_done(_serve(double, webhooks, Options(as_json=as_json, outbox=outbox)))
         return
     sources = {name: context.get_parameter_source(name) for name in context.params}
     typed = [name for name, source in sources.items() if source is click.core.ParameterSource.COMMANDLINE]
@@ -117,6 +125,18 @@ def _double(faults: Sequence[str], webhooks: Sequence[str], list_lag: float, giv
     raise Failure(f"{option}: {problem}", 2)
 
 
+@contextlib.asynccontextmanager
+async def _shown_outbox(double: Sandbox, place: str | None) -> AsyncGenerator[None]:
+    """Show the held messages of the outbox in `place`, if one is given."""
+    if place is None:
+        yield
+        return
+    async with double.client() as client, Outbox(client, place) as outbox:
+        double.outbox = outbox
+        yield
+        double.outbox = None
+
+
 async def _serve(double: Sandbox, webhooks: Sequence[str], options: Options) -> None:
     try:
         await double.start()
@@ -139,7 +159,8 @@ async def _serve(double: Sandbox, webhooks: Sequence[str], options: Options) -> 
     subscribing = [asyncio.create_task(_subscribe(double, url)) for url in webhooks]
     try:
         with told_to_stop() as stop:
-            await stop.wait()
+            async with _shown_outbox(double, options.outbox):
+                await stop.wait()
     finally:
         for task in subscribing:
             task.cancel()

@@ -12,7 +12,7 @@ from aiohttp import web
 from attrs import frozen
 
 from twdm_async._json import is_object
-from twdm_async.errors import InvalidInput
+from twdm_async.errors import InvalidInput, OutboxFailed
 from twdm_async.sandbox import guard, shown
 from twdm_async.sandbox.deliveries import Envelope
 from twdm_async.sandbox.faults import KINDS, Fault
@@ -55,6 +55,16 @@ class _Missing(Exception):
     problem: str
 
 
+class ReviewedOutbox(Protocol):
+    """The part of :class:`twdm_async.outbox.Outbox` that the inspector uses."""
+
+    async def held(self) -> Sequence[shown.HeldLike]: ...
+
+    async def approve(self, key: str, *, by: str) -> Any: ...
+
+    async def reject(self, key: str, *, why: str, by: str | None = None) -> Any: ...
+
+
 class Inspected(Protocol):
     """The part of :class:`twdm_async.sandbox.Sandbox` that the inspector uses."""
 
@@ -64,6 +74,7 @@ class Inspected(Protocol):
     credentials: Credentials
     faults: list[Fault]
     requests: list[Received]
+    outbox: ReviewedOutbox | None
 
     def person(self, user_id: str | int, account: Credentials | None = None) -> Person: ...
     async def subscribe(
@@ -136,6 +147,8 @@ class Inspector:
                 return _json({"error": str(error)}, 400)
             except _Missing as error:
                 return _json({"error": error.problem}, 404)
+            except OutboxFailed as error:
+                return _json({"error": str(error)}, 503)
 
         return handle
 
@@ -165,6 +178,7 @@ class Inspector:
             "quotas": self._quotas(),
             "faults": self._faults(),
             "fault_kinds": list(KINDS),
+            "shows_held": self._sandbox.outbox is not None,
             "webhooks": self._webhooks(),
             "problems": self._state.problems[-20:],
             "counts": {
@@ -242,6 +256,10 @@ class Inspector:
     async def _show_faults(self, _: web.Request) -> Json:
         return {"faults": self._faults(), "kinds": list(KINDS)}
 
+    async def _list_held(self, _: web.Request) -> Json:
+        held = [] if self._sandbox.outbox is None else await self._sandbox.outbox.held()
+        return {"held": [shown.held(one, self._state.profiles) for one in held]}
+
     async def _show_time(self, _: web.Request) -> Json:
         return shown.time(self._sandbox.time)
 
@@ -292,6 +310,20 @@ class Inspector:
         await self._state.quiet()
         self._sandbox.time.advance(duration)
         return shown.time(self._sandbox.time)
+
+    async def _approve(self, request: web.Request) -> Json:
+        body = await _body(request)
+        return shown.reviewed(await self._outbox().approve(_text(body, "key"), by=_text(body, "by", "the page")))
+
+    async def _reject(self, request: web.Request) -> Json:
+        body = await _body(request)
+        key, why, by = _text(body, "key"), _text(body, "why"), _text(body, "by", "the page")
+        return shown.reviewed(await self._outbox().reject(key, why=why, by=by))
+
+    def _outbox(self) -> ReviewedOutbox:
+        if self._sandbox.outbox is None:
+            raise _Missing("the sandbox shows no outbox")
+        return self._sandbox.outbox
 
     async def _subscribe(self, request: web.Request) -> Json:
         body = await _body(request)
@@ -395,6 +427,13 @@ async def _body(request: web.Request) -> Json:
     if not is_object(body):
         raise InvalidInput(parameter="body", problem="must be a JSON object")
     return body
+
+
+def _text(body: Json, name: str, otherwise: str | None = None) -> str:
+    text = body.get(name, otherwise)
+    if not isinstance(text, str):
+        raise InvalidInput(parameter=name, problem="must be a string")
+    return text
 
 
 def _number(request: web.Request, name: str, otherwise: int, most: int = 2**63, least: int = 0) -> int:

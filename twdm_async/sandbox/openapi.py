@@ -37,6 +37,7 @@ _TEXT: Final = {"type": "string"}
 _ACCOUNT: Final[dict[str, Json]] = {
     "account": {"type": "string", "description": "The account's user id; the first account if not given."}
 }
+_BY: Final = {"type": "string", "description": "Who decides; `the page` if not given."}
 _WAIT: Final = {"wait": "Seconds to wait, up to 300, until there is something to return."}
 _MOST: Final = {"most": "How many to return, the latest ones; up to 1000. 50 if not given."}
 _FILTERS: Final = {
@@ -135,6 +136,28 @@ OPERATIONS: Final = (
         "remove_faults",
         "Switch faults off.",
         {"kind": "Only those of this kind; all if not given."},
+    ),
+    Operation(
+        "GET",
+        "/_sandbox/held",
+        "list_held",
+        "The messages that wait for approval in the outbox that the sandbox shows.",
+    ),
+    Operation(
+        "POST",
+        "/_sandbox/held/approve",
+        "approve",
+        "Let a message that waits for approval be sent.",
+        body={"key": _TEXT, "by": _BY},
+        required=("key",),
+    ),
+    Operation(
+        "POST",
+        "/_sandbox/held/reject",
+        "reject",
+        "Reject a message that waits for approval.",
+        body={"key": _TEXT, "why": _TEXT, "by": _BY},
+        required=("key", "why"),
     ),
     Operation("GET", "/_sandbox/time", "show_time", "What time it is in the sandbox."),
     Operation(

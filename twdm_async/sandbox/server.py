@@ -29,7 +29,7 @@ from twdm_async.sandbox.deliveries import Deliveries, Envelope, Subscription
 from twdm_async.sandbox.faults import REPEATS, Fault, Reply, commit, repeat_soon
 from twdm_async.sandbox.gate import Gate
 from twdm_async.sandbox.guard import why_foreign
-from twdm_async.sandbox.inspector import Inspector
+from twdm_async.sandbox.inspector import Inspector, ReviewedOutbox
 from twdm_async.sandbox.listeners import AsgiApp, Listeners, WebhookLike
 from twdm_async.sandbox.messages import recipient_of
 from twdm_async.sandbox.people import Person
@@ -140,6 +140,9 @@ class Sandbox:
         self._listeners = Listeners(checked_seconds(webhook_timeout, "webhook_timeout"), self._state.complain)
         self._jumping: asyncio.Task[None] | None = None
         self._runner: web.AppRunner | None = None
+        self.outbox: ReviewedOutbox | None = None
+        """The :class:`twdm_async.Outbox` whose held messages the page shows, so that people can approve or reject them.
+        Set it as you like; it must be open."""
         self.requests: list[Received] = []
         """Every request, in the order in which they were answered."""
         self.environment: dict[str, str] = {}

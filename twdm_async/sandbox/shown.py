@@ -4,17 +4,28 @@ UTC.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from twdm_async.models.direct_messages import DirectMessage
     from twdm_async.sandbox.call import Json
     from twdm_async.sandbox.clock import SandboxClock
     from twdm_async.sandbox.deliveries import Subscription
     from twdm_async.sandbox.faults import Fault
     from twdm_async.sandbox.records import Reading, Received, StoredAccount, StoredProfile, Typing, Window
     from twdm_async.sandbox.state import Event, State
+
+
+class HeldLike(Protocol):
+    """The part of :class:`twdm_async.outbox.HeldMessage` that the inspector uses."""
+
+    @property
+    def entry(self) -> Any: ...
+
+    @property
+    def message(self) -> DirectMessage: ...
 
 
 def message(event: Event) -> Json:
@@ -54,6 +65,29 @@ def _content(data: Json) -> Json:
 def profile(stored: StoredProfile) -> Json:
     """Return a custom profile."""
     return {"id": stored.id, "name": stored.name, "picture": f"/media/{stored.media_id}"}
+
+
+def held(one: HeldLike, profiles: Mapping[str, StoredProfile]) -> Json:
+    """Return a message that waits for approval."""
+    stored = profiles.get(one.message.custom_profile_id or "")
+    choices = one.message.quick_replies
+    return {
+        "key": one.entry.key,
+        "person": one.entry.recipient_id,
+        "profile": one.message.custom_profile_id,
+        "name": stored and stored.name,
+        "text": one.message.text or "",
+        "choices": [choice.label for choice in choices] if isinstance(choices, tuple) else [],
+        "buttons": [{"label": cta.label, "url": cta.url} for cta in one.message.ctas],
+        "has_attachment": one.message.attachment is not None,
+        "put_at": int(one.entry.put_at.timestamp() * 1000),
+        "not_after": one.entry.not_after and int(one.entry.not_after.timestamp() * 1000),
+    }
+
+
+def reviewed(entry: Any) -> Json:
+    """Return what has become of a message after a decision."""
+    return {"key": entry.key, "state": str(entry.state), "by": entry.reviewed_by}
 
 
 def request(received: Received, clock: SandboxClock) -> Json:

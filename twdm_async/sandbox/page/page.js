@@ -198,6 +198,8 @@ async function showState() {
     ...(state.webhooks.length ? [] : [element("li", { className: "quiet" }, "Nobody listens.")]));
   const chosen = byId("account").value;
   byId("account").replaceChildren(...state.accounts.map(({ id }) => element("option", { value: id, selected: id === chosen }, nameOf(id))));
+  byId("review").hidden = !state.shows_held;
+  await showHeld();
   byId("account-choice").hidden = state.accounts.length < 2;
   const on = new Set(state.faults.flatMap((fault) => fault.kinds));
   byId("faults-on").textContent = on.size ? `On: ${[...on].join(", ")}` : "None is on.";
@@ -208,6 +210,49 @@ async function showState() {
   for (const box of byId("faults").querySelectorAll("input")) box.checked = on.has(box.value);
   if (!byId("messages").children.length) showChoices();
 }
+
+// ---- messages that wait for approval ----
+
+async function showHeld() {
+  if (!shownState.shows_held || document.hidden) return;
+  const { held } = await ask("GET", "/_sandbox/held");
+  const list = byId("held");
+  const items = new Map([...list.querySelectorAll("li[data-key]")].map((item) => [item.dataset.key, item])); // kept, with what is typed in them
+  list.replaceChildren(...held.slice(0, MOST_SHOWN).map((message) => items.get(message.key) ?? heldItem(message)),
+    ...(held.length ? [] : [element("li", { className: "quiet" }, "Nothing waits.")]));
+}
+
+function heldItem(message) {
+  const name = message.name ?? (message.profile ? `Profile ${message.profile}` : nameOf(shownState.accounts[0]?.id));
+  const offers = [...message.choices, ...message.buttons.map((button) => `${button.label}: ${button.url}`), ...(message.has_attachment ? ["an attachment"] : [])];
+  const until = message.not_after === null ? "" : `, until ${clockTime(message.not_after)}`;
+  const why = element("input", { placeholder: "Why not?", autocomplete: "off", maxLength: 1000 });
+  why.setAttribute("aria-label", "Reason for rejecting");
+  return element("li", { data: { key: message.key } },
+    element("b", {}, name), ` to person ${message.person}`,
+    element("p", {}, message.text || "(no text)"),
+    offers.length ? element("p", { className: "quiet" }, `With ${offers.join(" · ")}`) : null,
+    element("small", {}, `${clockTime(message.put_at)}${until}`),
+    element("div", { className: "row" },
+      element("button", { type: "button", data: { decision: "approve" } }, "Approve"),
+      why,
+      element("button", { type: "button", data: { decision: "reject" } }, "Reject")));
+}
+
+byId("held").addEventListener("click", (event) => {
+  const { decision } = event.target.dataset;
+  if (decision === undefined) return;
+  const item = event.target.closest("li");
+  const why = item.querySelector("input").value || "rejected on the page";
+  attempt(async () => {
+    try {
+      await ask("POST", `/_sandbox/held/${decision}`, { key: item.dataset.key, ...(decision === "reject" && { why }) });
+    } finally {
+      await showHeld();
+    }
+  });
+});
+setInterval(() => showHeld().catch(() => {}), 1000);
 
 function showNow() {
   byId("now").textContent = new Date(Date.now() + moved).toISOString().slice(0, 19).replace("T", " ");
