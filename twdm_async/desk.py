@@ -25,6 +25,7 @@ from twdm_async.client import Client
 from twdm_async.errors import InvalidInput, OutboxFailed
 from twdm_async.models.checks import checked_characters, checked_id
 from twdm_async.models.custom_profiles import checked_profile_id
+from twdm_async.models.quick_replies import LocationRequest, QuickReply, TextInput
 from twdm_async.outbox import Outbox, Review, State
 from twdm_async.quota.spec import Priority, Quota
 from twdm_async.resources.direct_messages import outgoing
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from twdm_async.models.custom_profiles import CustomProfile
-    from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
+    from twdm_async.models.quick_replies import CallToAction
     from twdm_async.outbox import Entry
     from twdm_async.resources.message_data import Attachable
 
@@ -98,25 +99,6 @@ class Receipt:
         return {"status": self.status.value, "advice": self.status.advice, **told}
 
 
-@frozen
-class Words:
-    """What a model is told of the tool that sends messages.
-
-    Args:
-        tool: what the tool does.
-        who: what its argument `who` is.
-        recipient: what its argument `recipient` is.
-        text: what its argument `text` is.
-        choices: what its argument `choices` is.
-    """
-
-    tool: str
-    who: str
-    recipient: str
-    text: str
-    choices: str
-
-
 class Desk:
     """Sends messages under names that are mapped to custom profiles, through an outbox.
 
@@ -156,8 +138,10 @@ class Desk:
             raise InvalidInput(parameter="outbox", problem="must be an Outbox")
         if not profiles:
             raise InvalidInput(parameter="profiles", problem="must have at least one name")
-        self._client = client
-        self._outbox = outbox
+        self.client: Client = client
+        """The client of the outbox."""
+        self.outbox: Outbox = outbox
+        """The outbox that sends the messages."""
         self._profiles = {
             checked_characters(name, "profiles"): None if profile is None else checked_profile_id(profile, "profiles")
             for name, profile in profiles.items()
@@ -173,18 +157,6 @@ class Desk:
         """The names under which messages can be sent."""
         return tuple(self._profiles)
 
-    @property
-    def words(self) -> Words:
-        """What a model is told of the tool that sends messages."""
-        return Words(
-            "Send a Direct Message to a person. The answer tells what became of it: `status` is sent, queued, held, "
-            "refused or unknown, and `advice` says what to do next. Do not call this twice for one message.",
-            f"The name under which the message is sent; one of: {', '.join(self._profiles)}.",
-            "The person's user id: digits only.",
-            "The text, at most 10 000 characters.",
-            "Up to 20 answers that the person can tap, each at most 36 characters.",
-        )
-
     @quiet
     async def say(
         self,
@@ -197,7 +169,7 @@ class Desk:
         hold: bool | None = None,
         priority: Priority = Priority.INTERACTIVE,
         not_after: datetime | None = None,
-        quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
+        quick_replies: Sequence[QuickReply | str] | TextInput | LocationRequest | None = None,
         ctas: Sequence[CallToAction] | None = None,
         attachment: Attachable | None = None,
     ) -> Receipt:
@@ -213,7 +185,8 @@ class Desk:
             hold: whether a person must approve the message; what the desk says if not given.
             priority: which waiting messages are sent first.
             not_after: the time after which the message is not sent (an aware ``datetime``).
-            quick_replies: 1 to 20 answers to tap; or a :class:`TextInput` or :class:`LocationRequest`.
+            quick_replies: at most 20 answers to tap, or their labels; or a :class:`TextInput` or
+                :class:`LocationRequest`.
             ctas: 1 to 3 buttons.
             attachment: a file that was uploaded, or its media id; or a place.
 
@@ -228,22 +201,22 @@ class Desk:
         """
         if not isinstance(who, str) or who not in self._profiles:
             return _refused(f"who: {who!r} is not allowed; use one of: {', '.join(self._profiles)}")
-        content: dict[str, Any] = {
-            "custom_profile_id": self._profiles[who],
-            "quick_replies": quick_replies,
-            "ctas": ctas,
-            "attachment": attachment,
-        }
         try:
+            content: dict[str, Any] = {
+                "custom_profile_id": self._profiles[who],
+                "quick_replies": _quick_replies(quick_replies),
+                "ctas": ctas,
+                "attachment": attachment,
+            }
             create = outgoing(recipient, text, **content).create
             person = create["target"]["recipient_id"]
             if self._recipients is not None and person not in self._recipients:
                 return _refused("recipient: messages to this person are not allowed")
             async with self._locks.setdefault(person, asyncio.Lock()):
                 name = await self._key_of_content(create, within) if key is None else _key_of_call(key)
-                if await self._outbox.get(name) is None and await self._is_over_limit(person):
+                if await self.outbox.get(name) is None and await self._is_over_limit(person):
                     return _refused("too many messages to this person lately; wait for an answer")
-                entry = await self._outbox.put(
+                entry = await self.outbox.put(
                     person,
                     text,
                     key=name,
@@ -263,7 +236,7 @@ class Desk:
         if not entry.state.is_final and entry.state is not State.HELD and self._wait:
             with contextlib.suppress(TimeoutError, OutboxFailed):
                 async with asyncio.timeout(self._wait):
-                    entry = await self._outbox.outcome(name)
+                    entry = await self.outbox.outcome(name)
         return await self._receipt(entry)
 
     async def receipt(self, key: str) -> Receipt | None:
@@ -276,14 +249,14 @@ class Desk:
             InvalidInput: `key` is not a string, or contains a control character or half of a surrogate pair.
             OutboxFailed: the outbox cannot be read.
         """
-        entry = await self._outbox.get(key)
+        entry = await self.outbox.get(key)
         return None if entry is None else await self._receipt(entry)
 
     async def _is_over_limit(self, person: str) -> bool:
         if self._limit is None:
             return False
-        since = self._client.clock.utc() - timedelta(seconds=self._limit.per)
-        return await self._outbox.count_of_desk(person, since) >= self._limit.limit
+        since = self.client.clock.utc() - timedelta(seconds=self._limit.per)
+        return await self.outbox.count_of_desk(person, since) >= self._limit.limit
 
     def _is_held(self, who: str, person: str, text: str) -> bool:
         return self._hold if isinstance(self._hold, bool) else self._hold(who, person, text)
@@ -296,10 +269,10 @@ class Desk:
         if not checked_seconds(seconds, "within"):
             raise InvalidInput(parameter="within", problem="must be longer than 0 seconds")
         digest = hashlib.sha256(json.dumps(create, sort_keys=True).encode("utf-8", "replace")).hexdigest()[:40]
-        now = self._client.clock.utc()
+        now = self.client.clock.utc()
         period = int(now.timestamp() // seconds)
         earlier = f"desk:content {digest} {period - 1}"
-        entry = await self._outbox.get(earlier)
+        entry = await self.outbox.get(earlier)
         is_repeated = entry is not None and entry.put_at > now - timedelta(seconds=seconds)
         return earlier if is_repeated else f"desk:content {digest} {period}"
 
@@ -323,12 +296,20 @@ class Desk:
     async def _free_at(self, priority: Priority) -> datetime | None:
         """Return when the next message of this priority can leave; ``None`` if it can leave now."""
         with contextlib.suppress(OutboxFailed):
-            if (later := await self._outbox.next_try()) is not None:
+            if (later := await self.outbox.next_try()) is not None:
                 return later
-        states = [state for state in self._client.quota_state() if state.endpoint == _SEND]
+        states = [state for state in self.client.quota_state() if state.endpoint == _SEND]
         times = [state.bulk_free_at if priority is Priority.BULK else state.free_at for state in states]
-        now = self._client.clock.utc()
+        now = self.client.clock.utc()
         return max((time for time in times if time > now), default=None)
+
+
+def _quick_replies(
+    given: Sequence[QuickReply | str] | TextInput | LocationRequest | None,
+) -> Sequence[QuickReply] | TextInput | LocationRequest | None:
+    if given is None or isinstance(given, TextInput | LocationRequest):
+        return given
+    return [QuickReply(one) if isinstance(one, str) else one for one in given] or None
 
 
 def _refused(reason: str, key: str | None = None) -> Receipt:

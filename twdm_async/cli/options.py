@@ -239,6 +239,7 @@ _TYPED: Final = {
     "custom_profile_id": "profile",
     "path": "file",
     "source": "file",
+    "key": "keys",
 }
 _VARIABLES: Final = {"proxy": "TWDM_PROXY", "ca_file": "TWDM_CA_FILE"}
 """Parameters of the library that have other names on the command line."""

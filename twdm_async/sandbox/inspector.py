@@ -257,7 +257,8 @@ class Inspector:
         return {"faults": self._faults(), "kinds": list(KINDS)}
 
     async def _list_held(self, _: web.Request) -> Json:
-        held = [] if self._sandbox.outbox is None else await self._sandbox.outbox.held()
+        outbox = self._sandbox.outbox
+        held: Sequence[shown.HeldLike] = () if outbox is None else await outbox.held()
         return {"held": [shown.held(one, self._state.profiles) for one in held]}
 
     async def _show_time(self, _: web.Request) -> Json:
