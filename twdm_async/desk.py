@@ -234,9 +234,7 @@ class Desk:
                 return Receipt(status=Status.UNKNOWN, reason="it is not known whether the message was queued")
             return _refused("the outbox cannot be written just now")
         if not entry.state.is_final and entry.state is not State.HELD and self._wait:
-            with contextlib.suppress(TimeoutError, OutboxFailed):
-                async with asyncio.timeout(self._wait):
-                    entry = await self.outbox.outcome(name)
+            entry = await self._after_a_while(entry)
         return await self._receipt(entry)
 
     async def receipt(self, key: str) -> Receipt | None:
@@ -251,6 +249,18 @@ class Desk:
         """
         entry = await self.outbox.get(key)
         return None if entry is None else await self._receipt(entry)
+
+    async def _after_a_while(self, entry: Entry) -> Entry:
+        """Return the message's entry when its outcome is known, or as it is after `wait` seconds."""
+        try:
+            async with asyncio.timeout(self._wait):
+                return await self.outbox.outcome(entry.key)
+        except TimeoutError:
+            with contextlib.suppress(OutboxFailed):
+                return await self.outbox.get(entry.key) or entry
+        except OutboxFailed:
+            pass
+        return entry
 
     async def _is_over_limit(self, person: str) -> bool:
         if self._limit is None:

@@ -1,0 +1,230 @@
+"""A desk: allowed names, one message a call, and answers that a model understands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.desks import office
+from tests.drainer import table
+from tests.test_http import TEXT
+from twdm_async import CustomProfile, Desk, InvalidInput, Priority, QuickReply, Quota, Receipt, TextInput
+from twdm_async.desk import Status
+from twdm_async.sandbox import Fault, Sandbox
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from twdm_async.storage.places import Place
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "outbox.db"
+
+
+async def test_a_message_is_sent_under_the_profile_of_its_name(sandbox: Sandbox, place: Place) -> None:
+    async with office(sandbox, place) as at:
+        receipt = await at.desk.say("billing", 5, TEXT, key="call 1", quick_replies=["Yes", QuickReply("No")])
+        assert (receipt.status, receipt.message_id) == (Status.SENT, sandbox.messages[0].id)
+        assert await at.desk.say("billing", "5", TEXT, key="call 1", quick_replies=["Yes", "No"]) == receipt
+        assert await at.desk.receipt(receipt.key or "") == receipt
+        assert await at.desk.receipt("none") is None
+    [message] = sandbox.messages
+    assert (message.custom_profile_id, message.recipient_id) == (at.profiles["billing"], "5")
+    assert list(message.choices) == ["Yes", "No"]
+    assert receipt.as_json() == {
+        "status": "sent",
+        "advice": "The message arrived. Do not send it again.",
+        "key": receipt.key,
+        "message_id": message.id,
+    }
+    assert "SENTINEL" not in repr(receipt)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"who": "boss"}, "who: 'boss' is not allowed; use one of: billing, support"),
+        ({"who": ["billing"]}, "who: .* is not allowed"),
+        ({"recipient": "@anna"}, "recipient: must be an id"),
+        ({"recipient": None}, "recipient: must be an id"),
+        ({"recipient": "6"}, "recipient: messages to this person are not allowed"),
+        ({"text": "x" * 10_001}, "text: must have at most 10000 characters"),
+        ({"text": ""}, "text: must not be empty or blank"),
+        ({"text": None}, "text: is needed"),
+        ({"quick_replies": ["x" * 37]}, "label: must have at most 36 characters"),
+        ({"quick_replies": [5]}, "quick_replies: must be a list of QuickReply"),
+        ({"key": ""}, "key: must not be empty"),
+        ({"key": "\0"}, "key: holds a control character"),
+        ({"key": None, "within": 0}, "within: must be longer than 0 seconds"),
+        ({"not_after": datetime(2020, 1, 1)}, "not_after: must be an aware datetime"),  # noqa: DTZ001 - that is the point
+    ],
+)
+async def test_what_a_model_gets_wrong_is_an_answer(
+    sandbox: Sandbox, path: Path, said: dict[str, Any], reason: str
+) -> None:
+    async with office(sandbox, path, recipients=[5]) as at:
+        given = {"who": "billing", "recipient": "5", "text": TEXT, "key": "a"} | said
+        receipt = await at.desk.say(**given)
+        assert receipt.status is Status.REFUSED
+        assert receipt.reason is not None
+        assert re.match(reason, receipt.reason), receipt.reason
+        assert sum((await at.outbox.counts()).values()) == 0
+    assert sandbox.messages == []
+
+
+async def test_a_key_stands_for_one_message(sandbox: Sandbox, place: Place) -> None:
+    async with office(sandbox, place) as at:
+        first = await at.desk.say("billing", 5, TEXT, key="a")
+        for other in (("billing", 5, "other"), ("support", 5, TEXT), ("billing", 6, TEXT)):
+            refused = await at.desk.say(*other, key="a")
+            assert (refused.status, "used for another message" in (refused.reason or "")) == (Status.REFUSED, True)
+        long = [await at.desk.say("billing", 5, TEXT, key="x" * 500 + end) for end in ("a", "b", "a")]
+        assert long[0] == long[2] != long[1]
+        assert first.status is Status.SENT
+    assert len(sandbox.messages) == 3
+
+
+async def test_without_a_key_the_same_content_counts_as_repeated_for_a_while(tmp_path: Path) -> None:
+    async with Sandbox() as sandbox, office(sandbox, tmp_path / "a.db", client_options={"clock": sandbox.time}) as at:
+
+        async def say(text: str = TEXT) -> Receipt:
+            return await at.desk.say("billing", 5, text, within=timedelta(minutes=10))
+
+        first = await say()
+        assert await say() == first
+        sandbox.time.advance("9min")  # whether or not another period has begun
+        assert await say() == first
+        assert (await say("other")).message_id != first.message_id
+        sandbox.time.advance("2min")
+        assert (await say()).key != first.key
+        assert len(sandbox.messages) == 3
+
+
+async def test_many_repeats_at_once_are_one_message(sandbox: Sandbox, place: Place) -> None:
+    async with office(sandbox, place, wait=60.0) as at:
+        receipts = await asyncio.gather(*(at.desk.say("billing", 5, TEXT) for _ in range(100)))
+    assert {receipt.status for receipt in receipts} == {Status.SENT}
+    assert len(sandbox.messages) == 1
+
+
+async def test_a_model_that_repeats_itself_is_stopped_and_heard_again_later(tmp_path: Path) -> None:
+    limit = Quota(3, per=3600.0)
+    async with Sandbox() as sandbox:
+        for place in ("a.db", "a.db"):  # as after a restart
+            async with office(sandbox, tmp_path / place, client_options={"clock": sandbox.time}, limit=limit) as at:
+                receipts = [await at.desk.say("billing", 5, f"again {n}", key=f"{n}") for n in range(10)]
+                assert [receipt.status for receipt in receipts] == [Status.SENT] * 3 + [Status.REFUSED] * 7
+                assert receipts[-1].reason == "too many messages to this person lately; wait for an answer"
+        async with office(sandbox, tmp_path / "a.db", client_options={"clock": sandbox.time}, limit=limit) as at:
+            assert (await at.desk.say("billing", 6, "to another person", key="x")).status is Status.SENT
+            many = await asyncio.gather(*(at.desk.say("billing", 7, str(n), key=f"seven {n}") for n in range(20)))
+            assert sum(receipt.status is Status.SENT for receipt in many) == 3
+            sandbox.time.advance("1h")
+            assert (await at.desk.say("billing", 5, "later", key="y")).status is Status.SENT
+
+
+async def test_who_must_wait_is_told_until_when(path: Path) -> None:
+    quotas = table(1, per=86_400.0)
+    options: Any = {"client_options": {"quotas": quotas}, "wait": 0.2}
+    async with Sandbox(quotas=quotas) as sandbox, office(sandbox, path, **options) as at:
+        assert (await at.desk.say("billing", 5, "now", key="a")).status is Status.SENT
+        receipt = await at.desk.say("billing", 5, "later", key="b")
+        assert receipt.status is Status.QUEUED
+        assert receipt.until is not None
+        hours = (receipt.until - datetime.now(UTC)).total_seconds() / 3600
+        assert 22 < hours < 25
+        assert "sent later, by itself" in json.dumps(receipt.as_json())
+        soon = datetime.now(UTC) + timedelta(seconds=1)
+        at.desk._wait = 60.0
+        expired = await at.desk.say("billing", 5, "in time or never", key="c", not_after=soon)
+        assert (expired.status, expired.reason) == (Status.REFUSED, "its quota is free too late")
+        bulk = await at.desk.say("billing", 5, "bulk", key="d", priority=Priority.BULK, not_after=soon)
+        assert bulk.status is Status.REFUSED
+
+
+async def test_nobody_knows_is_not_send_again(path: Path) -> None:
+    async with (
+        Sandbox(faults=[Fault("reset", endpoint="direct_messages.send")], list_lag=300.0) as sandbox,
+        office(sandbox, path) as at,
+    ):
+        at.desk._wait = 0.5
+        receipt = await at.desk.say("billing", 5, TEXT, key="a")
+        assert receipt.status is Status.UNKNOWN
+        assert "Do not send it again" in receipt.as_json()["advice"]
+
+
+async def test_what_the_api_refuses_is_told_with_its_reason(sandbox: Sandbox, path: Path) -> None:
+    sandbox.unreachable.add("5")
+    async with office(sandbox, path) as at:
+        receipt = await at.desk.say("billing", 5, TEXT, key="a")
+        assert (receipt.status, "349" in (receipt.reason or "")) == (Status.REFUSED, True)
+
+
+async def test_a_person_decides(sandbox: Sandbox, place: Place) -> None:
+    async with office(sandbox, place, hold=lambda who, _, text: who == "billing" or "refund" in text) as at:
+        held = await at.desk.say("billing", 5, TEXT, key="a")
+        assert (held.status, sandbox.messages) == (Status.HELD, [])
+        assert (await at.desk.say("support", 5, "hello", key="b")).status is Status.SENT
+        assert (await at.desk.say("support", 5, "a refund", key="c")).status is Status.HELD
+        assert (await at.desk.say("billing", 5, "approved elsewhere", key="d", hold=False)).status is Status.SENT
+        await at.outbox.approve(held.key or "", by="anna")
+        assert (await at.desk.say("billing", 5, TEXT, key="a")).status is Status.SENT
+        await at.outbox.reject("desk:c", why="no refunds by a bot")
+        receipt = await at.desk.say("support", 5, "a refund", key="c")
+        assert (receipt.status, receipt.reason) == (Status.REFUSED, "a person did not approve it: no refunds by a bot")
+    assert len(sandbox.messages) == 3
+
+
+async def test_a_call_that_is_cancelled_is_not_lost_and_not_doubled(sandbox: Sandbox, place: Place) -> None:
+    async with office(sandbox, place) as at:
+        for moment in range(30):
+            call = asyncio.create_task(at.desk.say("billing", 5, f"{moment}", key=f"{moment}"))
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.wait([call])
+            assert (await at.desk.say("billing", 5, f"{moment}", key=f"{moment}")).status in {
+                Status.SENT,
+                Status.REFUSED,
+            }
+    assert sorted(message.text for message in sandbox.messages) == sorted(
+        {message.text for message in sandbox.messages}
+    )
+
+
+async def test_an_outbox_that_cannot_be_written_is_an_answer(sandbox: Sandbox, path: Path) -> None:
+    async with office(sandbox, path, is_running=False) as at:
+        await at.outbox.close()
+        receipt = await at.desk.say("billing", 5, TEXT, key="a")
+        assert (receipt.status, receipt.reason) == (Status.REFUSED, "the outbox cannot be written just now")
+
+
+async def test_a_desk_that_cannot_work_is_refused(sandbox: Sandbox, path: Path) -> None:
+    async with office(sandbox, path, is_running=False) as at:
+        profile = CustomProfile(id="7", name="Anna")
+        assert Desk(at.client, at.outbox, {"anna": profile, "brand": None}).names == ("anna", "brand")
+        for arguments, options in (
+            ((at.client, at.outbox, {}), {}),
+            ((at.client, at.outbox, {"anna": "@anna"}), {}),
+            ((None, at.outbox, {"anna": "1"}), {}),
+            ((at.client, None, {"anna": "1"}), {}),
+            ((at.client, at.outbox, {"anna": "1"}), {"wait": -1}),
+            ((at.client, at.outbox, {"anna": "1"}), {"recipients": ["anna"]}),
+        ):
+            with pytest.raises(InvalidInput):
+                Desk(*arguments, **options)
+
+
+async def test_a_text_input_can_be_asked_for(sandbox: Sandbox, path: Path) -> None:
+    async with office(sandbox, path) as at:
+        assert (
+            await at.desk.say("billing", 5, TEXT, quick_replies=TextInput(label="Your order"))
+        ).status is Status.SENT
+        assert (await at.desk.say("billing", 5, "no answers", quick_replies=[])).status is Status.SENT
