@@ -100,6 +100,32 @@ async def test_a_message_is_kept_sent_and_told(sandbox: Sandbox, path: Path) -> 
         assert "SENTINEL" not in repr(entry)
 
 
+async def test_many_wait_for_outcomes_and_one_task_looks(sandbox: Sandbox, place: Place) -> None:
+    async with box(sandbox, place) as waiting, box(sandbox, place) as sending:
+        for number in range(40):
+            await waiting.put("5", f"{TEXT} {number}", key=str(number))
+        tasks = [asyncio.create_task(waiting.outcome(str(number % 40))) for number in range(80)]
+        await asyncio.sleep(0.1)
+        tasks[0].cancel()
+        await sending.drain()
+        entries = await asyncio.gather(*tasks[1:])
+        assert [(entry.key, entry.state) for entry in entries] == [(str(n % 40), State.SENT) for n in range(1, 80)]
+        assert sum(task.get_name() == "twdm_async outcomes" for task in asyncio.all_tasks()) <= 1
+        await waiting.put("5", "withdrawn", key="withdrawn")
+        gone, closed = asyncio.create_task(waiting.outcome("withdrawn")), asyncio.create_task(waiting.outcome("later"))
+        with pytest.raises(InvalidInput, match="no message of this key"):
+            await closed
+        await waiting.put("5", "later", key="later")
+        closed = asyncio.create_task(waiting.outcome("later"))
+        await asyncio.sleep(0.1)
+        await waiting.withdraw("withdrawn")
+        with pytest.raises(InvalidInput, match="no message of this key"):
+            await gone
+        await waiting.close()
+        with pytest.raises(OutboxFailed, match="closed"):
+            await closed
+
+
 async def test_the_same_key_is_the_same_message(sandbox: Sandbox, place: Place) -> None:
     async with box(sandbox, place) as outbox:
         for _ in range(2):

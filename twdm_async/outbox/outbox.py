@@ -25,6 +25,7 @@ from twdm_async.models.checks import checked_characters
 from twdm_async.outbox.entry import Process, Review, State
 from twdm_async.outbox.insertion import insertion_of
 from twdm_async.outbox.messages import Messages, woken
+from twdm_async.outbox.outcomes import Outcomes
 from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows
 from twdm_async.outbox.sending import Sending
 from twdm_async.outbox.settling import Settling
@@ -89,6 +90,7 @@ class Outbox:
         account = self._reconciler.credentials.account
         self._storage = open_storage(place, SCHEMA, "what is to be sent", _IF_BAD, self._clock, turn=account)
         self._messages = Messages(self._storage, account, self._clock)
+        self._outcomes = Outcomes(self._messages, _LOOK_EVERY)
         self._sending = Sending(
             self._messages,
             client.direct_messages,
@@ -389,6 +391,7 @@ class Outbox:
                 yield entry
             await woken(news, _LOOK_EVERY)
 
+    @quiet
     async def outcome(self, key: str) -> Entry:
         """Wait until the message with this key is sent, rejected, failed or expired, and return its entry. This process
         or another one must be sending meanwhile.
@@ -397,14 +400,9 @@ class Outbox:
             InvalidInput: there is no message with this key.
             OutboxFailed: the file or database cannot be read.
         """
-        while True:
-            news = self._messages.news
-            entry = await self.get(key)
-            if entry is None:
-                raise errors.InvalidInput(parameter="key", problem="there is no message of this key")
-            if entry.state.is_final:
-                return entry
-            await woken(news, _LOOK_EVERY)
+        checked_characters(key, "key")
+        self._reconciler.bind_loop()
+        return await self._outcomes.of(key)
 
     async def retry(self, *keys: str) -> int:
         """Queue messages again that were rejected, have failed or have expired. Return how many of `keys` those were.
@@ -555,6 +553,7 @@ class Outbox:
     async def _let_go(self) -> None:
         self._is_closed = True
         await self._messages.close()
+        await self._outcomes.close()
         self._storage.release()
 
     def __del__(self, _warn: Any = warnings.warn) -> None:

@@ -266,6 +266,11 @@ class Rows:
         found = self.transaction.execute(query, (self._account, key)).fetchone()
         return None if found is None else _entry(found)
 
+    def existing(self, keys: Sequence[str]) -> set[str]:
+        """Return those of the keys that are keys of messages."""
+        query = f"SELECT key FROM message WHERE account = ? AND key IN ({', '.join('?' * len(keys))})"  # noqa: S608 - question marks
+        return {key for (key,) in self.transaction.execute(query, (self._account, *keys))}
+
     def select(self, states: Sequence[State]) -> list[Entry]:
         """Return all messages in these states, in the order in which they were put."""
         places = ", ".join("?" * len(states))
