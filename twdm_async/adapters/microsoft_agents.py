@@ -10,6 +10,7 @@ take places in the turn, too. Suggested actions become quick replies, and a tap 
 import contextlib
 import json
 import logging
+import mimetypes
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -40,8 +41,7 @@ class DeskAdapter(ChannelAdapter):
 
     def __init__(self, desk: Desk, who: str) -> None:
         super().__init__()
-        self._desk = desk
-        self._who = who
+        self._desk, self._who = desk, who
 
     async def process(self, event: MessageEvent, agent: Agent) -> list[Receipt]:
         """Let the agent handle a person's message, and return what has become of its answers.
@@ -117,14 +117,15 @@ def activity(event: MessageEvent) -> Activity:
         "id": event.key,
         "channelId": "twitter",
         "serviceUrl": "https://twitter.invalid",  # a label, which the SDK wants
-        "timestamp": message.created_at,
         "text": message.text or "",
-        "from": {"id": person, "name": event.sender.name if event.sender else None, "role": "user"},
+        "from": {"id": person, "name": (event.sender and event.sender.name) or "", "role": "user"},
         "recipient": {"id": account, "role": "bot"},
         "conversation": {"id": f"{account}-{person}", "isGroup": False},
     }
-    if isinstance(message.attachment, MessageMedia):
-        made["attachments"] = [{"contentType": message.attachment.kind, "contentUrl": message.attachment.url}]
+    if message.created_at is not None:
+        made["timestamp"] = message.created_at
+    if isinstance(message.attachment, MessageMedia) and (url := message.attachment.url):
+        made["attachments"] = [{"contentType": mimetypes.guess_type(url)[0] or "image/*", "contentUrl": url}]
     if message.quick_reply_response is not None and message.quick_reply_response.metadata is not None:
         made |= _unpacked(message.quick_reply_response.metadata)
     return Activity.model_validate(made)
@@ -146,5 +147,5 @@ def _unpacked(metadata: str) -> dict[str, Any]:
         kind, value, text = packed["type"], packed["value"], packed["text"]
     except (ValueError, TypeError, KeyError):
         return {"value": metadata}  # others made this quick reply
-    text = str(value) if kind == "imBack" else text if kind == "messageBack" else None
+    text = {"imBack": str(value), "messageBack": text}.get(kind)
     return {"value": value} | ({"text": text} if text else {})

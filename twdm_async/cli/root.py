@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "demo": ("demo", "demo", "Watch 60 agents send 600 messages to a local sandbox that enforces a quota."),
     "doctor": ("doctor", "doctor", "Find out what the account and its keys may do, and what is missing."),
     "inbox": ("inbox", "inbox", "Show, retry or forget events that were not handled."),
+    "mcp": ("mcp", "mcp", "Let models send messages by the Model Context Protocol (MCP)."),
     "media": ("media", "media", "Upload pictures, animations and films."),
     "messages": ("messages", "messages", "Show and delete messages, and wait for new ones."),
     "outbox": ("outbox", "outbox", "Queue messages on the disk, and send each of them once."),

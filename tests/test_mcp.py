@@ -1,0 +1,240 @@
+"""The MCP server: what a client sees, in both generations of the protocol, over stdio and HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import attrs
+import pytest
+
+from tests.agents.driver import CALLS, arguments, is_refused
+from tests.desks import office
+from tests.support import HANGS
+from tests.test_agents import ROOT, arrived, end, expected, profiles
+from tests.test_documents import environment, need
+from twdm_async.outbox import State
+from twdm_async.sandbox import Sandbox
+
+need("mcp")
+
+from mcp import Client, MCPError, StdioServerParameters  # noqa: E402 - it may not be there
+from mcp_types import ElicitResult  # noqa: E402 - as above
+
+from twdm_async.adapters.mcp import server  # noqa: E402 - as above
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.soak
+GENERATIONS: Final = ("legacy", "2026-07-28")
+HELLO: Final = {"who": "billing", "recipient": "5", "text": "Hello"}
+
+
+def answering(action: str, content: Any = None) -> Callable[..., Any]:
+    asked: list[str] = []
+
+    async def answer(_: Any, params: Any) -> ElicitResult:
+        asked.append(params.message)
+        return ElicitResult(action=action, content=content)  # type: ignore[arg-type]
+
+    answer.asked = asked  # type: ignore[attr-defined]
+    return answer
+
+
+async def test_what_is_listed_can_be_read_by_a_person(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with office(sandbox, tmp_path / "a.db") as at, Client(server(at.desk)) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert set(tools) == {"send_message", "message_state"}
+        for tool in tools.values():
+            assert tool.title
+            assert tool.description
+            assert tool.output_schema is not None
+            for schema in (tool.input_schema, tool.output_schema):
+                assert all(one.get("description") for one in schema["properties"].values()), schema
+        sends = tools["send_message"].input_schema
+        assert sends["required"] == ["who", "recipient", "text"]
+        assert set(sends["properties"]) == {"who", "recipient", "text", "choices", "key"}
+        assert "billing, support" in sends["properties"]["who"]["description"]
+        assert tools["message_state"].annotations is not None
+        assert tools["message_state"].annotations.read_only_hint
+        assert [str(one.uri) for one in (await client.list_resources()).resources] == ["twdm://names", "twdm://quotas"]
+        read = {uri: (await client.read_resource(f"twdm://{uri}")).contents[0] for uri in ("names", "quotas")}
+        assert json.loads(read["names"].text) == ["billing", "support"]  # type: ignore[union-attr]
+        assert all({"endpoint", "limit", "used"} <= one.keys() for one in json.loads(read["quotas"].text))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+async def test_a_call_is_one_message(sandbox: Sandbox, tmp_path: Path, generation: str) -> None:
+    async with office(sandbox, tmp_path / "a.db") as at, Client(server(at.desk), mode=generation) as client:
+
+        async def call(name: str, **given: Any) -> dict[str, Any]:
+            result = await client.call_tool(name, given)
+            assert not result.is_error, result
+            assert result.structured_content is not None
+            return {name: value for name, value in result.structured_content.items() if value is not None}
+
+        sent = await call("send_message", **HELLO, choices=["Yes"], key="order 7")
+        assert sent["status"] == "sent"
+        assert await call("send_message", **HELLO, choices=["Yes"], key="order 7") == sent
+        assert await call("message_state", key=sent["key"]) == sent
+        assert (await call("message_state", key="none"))["status"] == "refused"
+        other = await call("send_message", **HELLO | {"text": "other"}, key="order 7")
+        assert (other["status"], "used for another message" in other["reason"]) == ("refused", True)
+        first = await call("send_message", **HELLO)  # without a key, the content counts
+        assert await call("send_message", **HELLO) == first
+        assert (await call("send_message", **HELLO | {"who": "boss"}))["reason"].startswith(
+            "who: 'boss' is not allowed"
+        )
+        assert (await call("send_message", **HELLO | {"recipient": "anna"}))["reason"].startswith("recipient: must be")
+        wrong = await client.call_tool("send_message", {"who": "billing"})
+        assert wrong.is_error
+    assert len(sandbox.messages) == 2
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+async def test_the_person_in_front_of_the_client_decides(sandbox: Sandbox, tmp_path: Path, generation: str) -> None:
+    async with office(sandbox, tmp_path / "a.db") as at:
+        made = server(at.desk, asks=True)
+
+        async def call(answer: Any, **given: Any) -> Any:
+            async with Client(made, mode=generation, elicitation_callback=answer) as client:
+                return (await client.call_tool("send_message", HELLO | given)).structured_content
+
+        for action, content in (("decline", None), ("cancel", None), ("accept", {"approve": False})):
+            refused = await call(answering(action, content), key=action)
+            assert (refused["status"], refused["reason"]) == ("refused", "the person did not approve it")
+        assert sum((await at.outbox.counts()).values()) == 0
+        yes = answering("accept", {"approve": True})
+        assert (await call(yes, key="a"))["status"] == "sent"
+        assert yes.asked == ["Send this message as billing to person 5?\n\nHello"]  # type: ignore[attr-defined]
+        assert (await call(yes, key="a"))["status"] == "sent"
+        held = await call(None, key="b")  # this client cannot ask anybody
+        assert held["status"] == "held"
+        await at.outbox.approve(held["key"], by="anna")
+        assert (await at.outbox.outcome(held["key"])).state is State.SENT
+    assert len(sandbox.messages) == 2
+
+
+async def test_an_answer_that_is_used_twice_sends_once(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with (
+        office(sandbox, tmp_path / "a.db") as at,
+        Client(server(at.desk, asks=True), mode="2026-07-28", elicitation_callback=answering("accept")) as client,
+    ):
+        asked: Any = await client.session.call_tool("send_message", HELLO, allow_input_required=True)
+        [name] = asked.input_requests
+        answers: Any = {name: ElicitResult(action="accept", content={"approve": True})}
+        for _ in range(3):
+            again = await client.call_tool(
+                "send_message", HELLO, input_responses=answers, request_state=asked.request_state
+            )
+            assert (again.structured_content or {})["status"] == "sent"
+        with pytest.raises(MCPError):  # it was given for another text
+            await client.call_tool(
+                "send_message", HELLO | {"text": "other"}, input_responses=answers, request_state=asked.request_state
+            )
+    assert len(sandbox.messages) == 1
+
+
+def command(tmp_path: Path, sandbox: Sandbox, profile: str, *more: str) -> StdioServerParameters:
+    arguments = ["-m", "twdm_async", "mcp", "--name", f"billing={profile}", "--name", "brand=", *more]
+    return StdioServerParameters(command=sys.executable, args=arguments, env=environment(tmp_path, sandbox), cwd=ROOT)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.timeout(2 * HANGS)
+async def test_the_command_serves_stdio_and_goes_on_when_it_is_started_anew(
+    sandbox: Sandbox, tmp_path: Path, generation: str
+) -> None:
+    profile = (await profiles(sandbox))["billing"]
+    for _ in range(2):
+        async with Client(command(tmp_path, sandbox, profile), mode=generation) as client:
+            result = await client.call_tool("send_message", HELLO | {"key": "a"})
+            assert (result.structured_content or {})["status"] == "sent"
+            assert len((await client.list_resources()).resources) == 2
+    async with Client(command(tmp_path, sandbox, profile, "--recipient", "6", "--hold"), mode=generation) as client:
+        result = await client.call_tool("send_message", HELLO)
+        assert "not allowed" in (result.structured_content or {})["reason"]
+        result = await client.call_tool("send_message", HELLO | {"recipient": "6", "who": "brand"})
+        assert (result.structured_content or {})["status"] == "held"
+    assert len(sandbox.messages) == 1
+
+
+@pytest.mark.timeout(2 * HANGS)
+async def test_the_command_serves_http_to_this_machine_alone(sandbox: Sandbox, tmp_path: Path) -> None:
+    profile = (await profiles(sandbox))["billing"]
+    parameters = command(tmp_path, sandbox, profile, "--http", "0", "--ask")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *parameters.args, env=parameters.env, cwd=ROOT, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    url = (await process.stderr.readline()).decode().removeprefix("# ").strip()
+    for generation in GENERATIONS:
+        answer = answering("accept", {"approve": True})
+        async with Client(url, mode=generation, elicitation_callback=answer) as client:
+            result = await client.call_tool("send_message", HELLO)
+            assert (result.structured_content or {})["status"] == "sent"
+            assert len(answer.asked) == 1  # type: ignore[attr-defined]
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.split(":")[2].split("/")[0]))
+    writer.write(
+        b"POST /mcp HTTP/1.1\r\nHost: evil.example\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    )
+    assert b" 421 " in await reader.readline()
+    writer.close()
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
+    assert len(sandbox.messages) == 1
+
+
+@pytest.mark.timeout(280)
+async def test_a_hundred_calls_and_ten_kills(tmp_path: Path) -> None:
+    async with Sandbox(list_lag=(0.0, 0.3)) as sandbox:
+        (tmp_path / "profiles.json").write_text(json.dumps(await profiles(sandbox)))
+        keys = json.dumps(attrs.asdict(sandbox.credentials))
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.agents.driver", "mcp", str(tmp_path), sandbox.url, "1", "10", keys,
+            cwd=ROOT, env=environment(tmp_path, PYTHONPATH=str(ROOT), TEST_PORT=str(port)), start_new_session=True,
+        )  # fmt: skip
+        try:
+            workers = [call_all(f"http://127.0.0.1:{port}/mcp", first, GENERATIONS[first % 2]) for first in range(4)]
+            answers = dict(pair for pairs in await asyncio.gather(*workers) for pair in pairs)
+            (tmp_path / "done").touch()
+            assert await process.wait() == 0
+        finally:
+            end(process)
+        assert arrived(sandbox) == expected()
+        for number in range(CALLS):
+            assert answers[number] == ("refused" if is_refused(number) else "sent")
+
+
+async def call_all(url: str, first: int, generation: str) -> list[tuple[int, str]]:
+    """Make each fourth call, and repeat it until there is an answer."""
+
+    async def decide(_: Any, params: Any) -> ElicitResult:
+        number = int(params.message.rpartition(" ")[2])
+        return (
+            ElicitResult(action="decline")
+            if is_refused(number)
+            else ElicitResult(action="accept", content={"approve": True})
+        )
+
+    answers: list[tuple[int, str]] = []
+    while len(answers) < CALLS // 4:
+        with contextlib.suppress(Exception):  # the server was killed
+            async with Client(
+                url, mode=generation, elicitation_callback=cast("Any", decide), read_timeout_seconds=10
+            ) as client:
+                while len(answers) < CALLS // 4:
+                    number = first + 4 * len(answers)
+                    result = await client.call_tool("send_message", arguments(number) | {"key": f"call {number}"})
+                    answers.append((number, (result.structured_content or {})["status"]))
+        await asyncio.sleep(0.1)
+    return answers
