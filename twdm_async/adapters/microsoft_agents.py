@@ -24,7 +24,6 @@ from twdm_async.models.quick_replies import QuickReply
 from twdm_async.webhooks import MessageEvent
 
 _log = logging.getLogger(__name__)
-
 _TAPPED: Final = ("imBack", "messageBack", "postBack")
 _RECEIPTS: Final = "twdm_async receipts"
 

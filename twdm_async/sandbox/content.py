@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from twdm_async._json import is_array, is_object
+from twdm_async.models.texts import escaped
 from twdm_async.sandbox.call import Json, object_at
 from twdm_async.sandbox.links import links_in
 from twdm_async.sandbox.refusal import Refusal, invalid
@@ -121,8 +122,8 @@ def shown_data(data: Json, text: str, media: StoredMedia | None, address: str) -
         media: the attached file, if any.
         address: the URL of the attached file.
     """
-    escaped, urls = _shortened(text, with_media=media is not None)
-    shown: Json = {"text": escaped, "entities": _entities(escaped) | {"urls": urls}}
+    raw_text, urls = _shortened(text, with_media=media is not None)
+    shown: Json = {"text": raw_text, "entities": _entities(raw_text) | {"urls": urls}}
     if "quick_reply" in data:
         shown["quick_reply"] = data["quick_reply"]
     if "quick_reply_response" in data:
@@ -152,15 +153,11 @@ def _media_json(media: StoredMedia, link: Json, address: str) -> Json:
     }
 
 
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _entities(escaped: str) -> Json:
+def _entities(raw_text: str) -> Json:
     """Return the hashtags and symbols. Their indices refer to the escaped text, as the API's do."""
     return {
-        "hashtags": [{"text": m[1], "indices": list(m.span())} for m in re.finditer(r"(?<!\S)#(\w+)", escaped)],
-        "symbols": [{"text": m[1], "indices": list(m.span())} for m in re.finditer(r"(?<!\S)\$([A-Za-z]+)", escaped)],
+        "hashtags": [{"text": m[1], "indices": list(m.span())} for m in re.finditer(r"(?<!\S)#(\w+)", raw_text)],
+        "symbols": [{"text": m[1], "indices": list(m.span())} for m in re.finditer(r"(?<!\S)\$([A-Za-z]+)", raw_text)],
         "user_mentions": [],
     }
 
@@ -182,11 +179,11 @@ def _shortened(text: str, *, with_media: bool) -> tuple[str, list[Json]]:
         return short
 
     for start, end in links_in(text):
-        shown += _escaped(text[done:start])
+        shown += escaped(text[done:start])
         address = text[start:end]
         shown += link(address if "://" in address else f"http://{address}")
         done = end
-    shown += _escaped(text[done:])
+    shown += escaped(text[done:])
     if with_media:
         shown += " "
         shown += link("https://twitter.com/messages/media/1")

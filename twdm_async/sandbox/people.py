@@ -10,8 +10,9 @@ from attrs import define
 
 from twdm_async._numbers import checked_count
 from twdm_async.errors import InvalidInput
+from twdm_async.models.media import HEAD, type_by_content
 from twdm_async.sandbox.messages import new_event
-from twdm_async.sandbox.records import Reading, Typing
+from twdm_async.sandbox.records import Reading, StoredMedia, Typing
 from twdm_async.sandbox.state import State
 
 if TYPE_CHECKING:
@@ -92,17 +93,27 @@ class Person:
         story = "\n".join(self._story())
         raise AssertionError(f"person {self.id} has received {len(new)} of {n} messages, {why}.\n{story}")
 
-    def writes(self, text: str, *, attachment: Mapping[str, Any] | None = None) -> str:
+    def writes(self, text: str = "", *, file: bytes | None = None, attachment: Mapping[str, Any] | None = None) -> str:
         """Write to the account, and return the event's id.
 
         Args:
             text: the text of the message.
+            file: the content of a picture, an animation or a film that is attached; the account can download it.
             attachment: a location, in the form in which the API shows it.
 
         Raises:
-            InvalidInput: `text` contains a lone surrogate.
+            InvalidInput: `text` contains a lone surrogate, or `file` is of no type that a message can have.
         """
-        return self._send({"text": text} | ({"attachment": dict(attachment)} if attachment else {}))
+        data: Json = {"text": text} | ({"attachment": dict(attachment)} if attachment else {})
+        return self._send(data, None if file is None else self._stored(file))
+
+    def _stored(self, file: bytes) -> StoredMedia:
+        content_type = type_by_content(file[:HEAD])
+        if content_type is None:
+            raise InvalidInput(parameter="file", problem="is not a picture, an animation or a film")
+        media = StoredMedia(self._state.new_id(), self.id, file, content_type, None, shared=False, uses=1)
+        self._state.media[media.id] = media
+        return media
 
     def taps(self, label: str) -> str:
         """Tap the quick reply with this label, and return the event's id. The quick reply is that of the latest message
@@ -154,17 +165,17 @@ class Person:
         self._state.journal.add("read", reading)
         self._state.on_event("read", reading)
 
-    def _send(self, data: Json) -> str:
+    def _send(self, data: Json, media: StoredMedia | None = None) -> str:
         self._state.open_credit(self.account_id, self.id)
-        return self._tell(self.id, self.account_id, data)
+        return self._tell(self.id, self.account_id, data, media)
 
-    def _tell(self, sender_id: str, recipient_id: str, data: Json) -> str:
+    def _tell(self, sender_id: str, recipient_id: str, data: Json, media: StoredMedia | None = None) -> str:
         try:
             data["text"].encode()
         except UnicodeEncodeError:
             raise InvalidInput(parameter="text", problem="must not contain a lone surrogate") from None
         event_id = self._state.new_id()
-        content = (data, data["text"], None)
+        content = (data, data["text"], media)
         event = new_event(self._state, event_id, self.account_id, (sender_id, recipient_id), content, self._url)
         self._state.journal.add("message", event)
         self._state.on_event("message", event.shown)

@@ -1,0 +1,303 @@
+"""A bridge between Chatwoot and Direct Messages: each human agent writes under a custom profile of their own.
+
+A webhook from Chatwoot is written to a file before it is answered, and then worked on: the agent's profile is made at
+first use, files are uploaded, and the message is put into the outbox under the number that it has in Chatwoot. So a
+repeated webhook sends nothing twice, and neither does a crash. Outcomes go back to the agent's screen.
+
+Run it with ``python bridge.py``; README.md says what it needs.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import mimetypes
+import os
+import random
+import struct
+import tempfile
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from chatwoot import Chatwoot, ChatwootRefused, is_signed
+from store import Store
+
+from twdm_async import (
+    BadRequest,
+    Client,
+    Forbidden,
+    Inbox,
+    InvalidInput,
+    MediaFailed,
+    NotFound,
+    Outbox,
+    QuickReply,
+    ResponseError,
+    SQLiteQuotaStore,
+    Webhook,
+)
+from twdm_async.models import MessageMedia
+from twdm_async.models.media import MediaCategory
+from twdm_async.outbox import State
+from twdm_async.webhooks import Event, MessageEvent, ReadEvent
+
+log = logging.getLogger("bridge")
+
+KINDS: dict[str, MediaCategory] = {"image/gif": "dm_gif", "video/mp4": "dm_video", "video/quicktime": "dm_video"}
+LARGEST_FILE, LARGEST_PICTURE = 15_000_000, 700_000  # bytes
+REFUSED = (InvalidInput, MediaFailed, BadRequest, Forbidden, NotFound, ChatwootRefused)
+FAILED = {State.REJECTED, State.FAILED, State.EXPIRED}
+
+
+class Bridge:
+    """Carries messages between a Chatwoot inbox and an account.
+
+    Args:
+        client: the account's client.
+        outbox: an outbox that runs.
+        desk: the Chatwoot inbox.
+        store: what is remembered.
+        secret: the inbox' secret, with which Chatwoot signs; or the token at the end of the webhook's address, for
+            servers before 4.13, which do not sign.
+    """
+
+    def __init__(self, client: Client, outbox: Outbox, desk: Chatwoot, store: Store, secret: str) -> None:
+        self._client = client
+        self._outbox = outbox
+        self._desk = desk
+        self._store = store
+        self._secret = secret
+        self._came = asyncio.Event()
+        self._in_hand: set[int] = set()  # conversations
+        self._making = asyncio.Lock()
+
+    # ---- from Chatwoot to the person ----
+
+    async def receive(self, request: web.Request) -> web.Response:
+        """Keep a webhook from Chatwoot. Everything is answered at once, since Chatwoot waits for five seconds, and
+        marks the agent's message as failed if there is no good answer.
+        """
+        body = await request.read()
+        is_named = request.query.get("token", "") == self._secret
+        if not is_named and not is_signed(self._secret, request.headers, body):
+            return web.Response(status=403)
+        message = json.loads(body)
+        is_for_person = message.get("message_type") in {"outgoing", "template"} and not message.get("private")
+        if message["event"] == "message_created" and is_for_person and message["inbox"]["id"] == self._desk.inbox_id:
+            await self._store.add_webhook(message["id"], message["conversation"]["id"], message)
+            self._came.set()
+        return web.Response()
+
+    async def work(self) -> None:
+        """Send what came from Chatwoot: messages of one conversation one after the other. Do not return."""
+        async with asyncio.TaskGroup() as sending:
+            while True:
+                self._came.clear()
+                for conversation, message in await self._store.next_webhooks(self._in_hand):
+                    self._in_hand.add(conversation)
+                    sending.create_task(self._send(conversation, message))
+                await self._came.wait()
+
+    async def _send(self, conversation: int, message: dict[str, Any]) -> None:
+        number = message["id"]
+        wait = 1.0
+        while True:
+            try:
+                await self._put(message)
+                break
+            except REFUSED as error:
+                log.warning("message %s cannot be sent: %s", number, error)
+                await self._tell(conversation, number, "failed", str(error))
+                break
+            except Exception as error:  # noqa: BLE001 - it may work later
+                log.warning("message %s waits: %s", number, type(error).__name__)
+                await asyncio.sleep(wait * random.uniform(0.5, 1))
+                wait = min(2 * wait, 300.0)
+        await self._store.finish_webhook(number)
+        self._in_hand.discard(conversation)
+        self._came.set()
+
+    async def _put(self, message: dict[str, Any]) -> None:
+        """Put a message into the outbox: one Direct Message for each file, since each can carry one."""
+        conversation = message["conversation"]
+        person = conversation["contact_inbox"]["source_id"]
+        profile = await self._profile_of(message)
+        items = (message.get("content_attributes") or {}).get("items") or []
+        choices = [QuickReply(item["title"], metadata=str(item["value"])) for item in items if "value" in item]
+        files = message.get("attachments") or [None]
+        for place, file in enumerate(files, 1):
+            key = f"chatwoot {conversation['id']} {message['id']} {place}/{len(files)}"
+            if await self._outbox.get(key) is None:  # else it was put before a crash
+                await self._outbox.put(
+                    person,
+                    (message.get("content") or None) if place == 1 else None,
+                    custom_profile_id=profile,
+                    key=key,
+                    quick_replies=(choices or None) if place == len(files) else None,
+                    attachment=None if file is None else await self._uploaded(file["data_url"]),
+                )
+
+    async def _uploaded(self, url: str) -> str:
+        content = await self._desk.fetch(url, LARGEST_FILE)
+        kind = mimetypes.guess_type(url.partition("?")[0])[0] or "image/png"
+        return (await self._client.media.upload(content, category=KINDS.get(kind, "dm_image"))).id
+
+    async def _profile_of(self, message: dict[str, Any]) -> str | None:
+        """Return the custom profile of the agent who wrote, which is made if it is not there; automatic messages come
+        from the account itself. An agent with a new name or picture gets a new profile.
+        """
+        sender = message.get("sender") or {}
+        if sender.get("type") != "user":
+            return None
+        seen = [one.get("sender") or {} for one in message["conversation"].get("messages") or []]
+        seen.append((message["conversation"].get("meta") or {}).get("assignee") or {})
+        known = next((one for one in seen if one.get("id") == sender["id"]), {})
+        name = known.get("available_name") or sender["name"]
+        picture = known.get("avatar_url") or known.get("thumbnail") or ""
+        agent = f"{sender['id']} {name} {picture}"
+        async with self._making:
+            profile = await self._store.profile(agent)
+            if profile is None:
+                try:
+                    avatar = await self._desk.fetch(picture, LARGEST_PICTURE) if picture else _plain_picture(name)
+                    made = await self._client.custom_profiles.create(name, avatar)
+                except (InvalidInput, ChatwootRefused) as error:  # a picture that cannot be used
+                    log.warning("agent %s has no picture: %s", sender["id"], error)
+                    made = await self._client.custom_profiles.create(name, _plain_picture(name))
+                profile = made.id
+                await self._store.add_profile(agent, profile)
+            return profile
+
+    # ---- from the outbox to the agent's screen ----
+
+    async def report(self) -> None:
+        """Show agents what has become of their messages. Do not return."""
+        async for entry in self._outbox.events(await self._store.progress()):
+            if entry.key.startswith("chatwoot ") and entry.state.is_final:
+                _, conversation, message, place = entry.key.split()
+                count = int(place.partition("/")[2])
+                keys = [f"chatwoot {conversation} {message} {number}/{count}" for number in range(1, count + 1)]
+                entries = [await self._outbox.get(key) for key in keys]
+                bad = next((one for one in entries if one is not None and one.state in FAILED), None)
+                if bad is not None:
+                    await self._tell(int(conversation), int(message), "failed", bad.error)
+                elif all(one is not None and one.state is State.SENT for one in entries):
+                    if entry.message_id:
+                        await self._store.add_sent(
+                            entry.message_id, entry.recipient_id, int(conversation), int(message)
+                        )
+                    await self._tell(int(conversation), int(message), "delivered")
+            await self._store.set_progress(entry.number)
+
+    async def _tell(self, conversation: int, message: int, status: str, error: str | None = None) -> None:
+        wait = 1.0
+        while True:
+            try:
+                await self._desk.set_status(conversation, message, status, error)
+            except ChatwootRefused as refused:  # the message was deleted, say
+                log.warning("the state of message %s cannot be shown: %s", message, refused)
+            except (aiohttp.ClientError, TimeoutError):
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, 60.0)
+                continue
+            return
+
+    # ---- from the person to Chatwoot ----
+
+    async def handle(self, event: Event) -> None:
+        """Show agents what a person writes, and what a person has read."""
+        if isinstance(event, ReadEvent):
+            for conversation, number in await self._store.take_read(event.person_id, event.last_read_event_id):
+                await self._tell(conversation, number, "read")
+        if not isinstance(event, MessageEvent):
+            return
+        sender = event.sender
+        name = (sender and (sender.name or sender.screen_name)) or f"Person {event.person_id}"
+        picture = sender.profile_image_url if sender else None
+        conversation = await self._desk.conversation_with(event.person_id, name, picture)
+        file = None
+        text = event.message.text or ""
+        if isinstance(event.message.attachment, MessageMedia):
+            try:
+                file = await self._downloaded(event.message.attachment)
+            except (InvalidInput, MediaFailed, ResponseError) as error:
+                text = f"{text}\n(A file cannot be shown: {error})"
+        await self._desk.add_incoming(conversation, event.key, text, file)
+
+    async def _downloaded(self, media: MessageMedia) -> tuple[str, bytes, str]:
+        name = (media.url or "file").rpartition("/")[2].partition(":")[0]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "file")
+            await self._client.direct_messages.download(media, path)
+            content = await asyncio.to_thread(path.read_bytes)
+            return name, content, mimetypes.guess_type(name)[0] or "image/png"
+
+
+def _plain_picture(name: str) -> bytes:
+    """Return a picture in one colour, which depends on the name."""
+    side, colour = 200, struct.pack(">I", zlib.crc32(name.encode()))[:3]
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + colour * side) * side)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@contextlib.asynccontextmanager
+async def running(
+    client: Client, outbox: Outbox, inbox: Inbox, desk: Chatwoot, store: Store, secret: str
+) -> AsyncIterator[tuple[Webhook, web.Application]]:
+    """Run a bridge. Return the webhook that gets events, and the application that serves ``/twitter`` and
+    ``/chatwoot``.
+    """
+    bridge = Bridge(client, outbox, desk, store, secret)
+    webhook = Webhook(client.credentials, bridge.handle, inbox=inbox, clients=[client], retries=30)
+    app = web.Application(client_max_size=5_000_000)
+    app.router.add_route("*", "/twitter", webhook.serve)
+    app.router.add_post("/chatwoot", bridge.receive)
+    async with webhook, outbox.running(), asyncio.TaskGroup() as tasks:
+        jobs = [tasks.create_task(bridge.work()), tasks.create_task(bridge.report())]
+        yield webhook, app
+        for job in jobs:
+            job.cancel()
+
+
+async def main() -> None:
+    """Serve until Ctrl-C."""
+    folder = Path(os.environ.get("BRIDGE_FOLDER", "."))
+    store = Store(folder / "bridge.db")
+    async with (
+        SQLiteQuotaStore(folder / "twdm.db") as quotas,
+        Inbox(folder / "twdm.db") as inbox,
+        Client.from_env(quota_store=quotas) as client,
+        Outbox(client, folder / "twdm.db") as outbox,
+        aiohttp.ClientSession() as session,
+    ):
+        desk = Chatwoot(
+            session,
+            os.environ["CHATWOOT_URL"],
+            int(os.environ["CHATWOOT_ACCOUNT_ID"]),
+            int(os.environ["CHATWOOT_INBOX_ID"]),
+            os.environ["CHATWOOT_TOKEN"],
+        )
+        async with running(client, outbox, inbox, desk, store, os.environ["CHATWOOT_SECRET"]) as (_, app):
+            runner = web.AppRunner(app)
+            try:
+                await runner.setup()
+                await web.TCPSite(runner, port=int(os.environ.get("PORT", "8080"))).start()
+                await asyncio.Event().wait()
+            finally:
+                await runner.cleanup()
+                store.close()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(main())
