@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
@@ -30,7 +32,6 @@ from twdm_async.adapters.mcp import server  # noqa: E402 - as above
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 pytestmark = pytest.mark.soak
 GENERATIONS: Final = ("legacy", "2026-07-28")
@@ -164,6 +165,25 @@ async def test_the_command_serves_stdio_and_goes_on_when_it_is_started_anew(
         result = await client.call_tool("send_message", HELLO | {"recipient": "6", "who": "brand"})
         assert (result.structured_content or {})["status"] == "held"
     assert len(sandbox.messages) == 1
+
+
+@pytest.mark.timeout(2 * HANGS)
+async def test_the_settings_in_the_documents_work(sandbox: Sandbox, tmp_path: Path) -> None:
+    page = (ROOT / "docs/mcp.md").read_text()
+    [text] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    [settings] = json.loads(text)["mcpServers"].values()
+    made = await profiles(sandbox)
+    arguments = [
+        one.replace("=100002", f"={made['billing']}").replace("=100003", f"={made['support']}")
+        for one in settings["args"]
+    ]
+    assert set(settings["env"]) <= set(sandbox.environment)
+    program = str(Path(sys.executable).with_name(settings["command"]))
+    parameters = StdioServerParameters(command=program, args=arguments, env=environment(tmp_path, sandbox))
+    async with Client(parameters, elicitation_callback=answering("accept", {"approve": True})) as client:
+        result = await client.call_tool("send_message", HELLO)
+        assert (result.structured_content or {})["status"] == "sent"
+    assert [message.custom_profile_id for message in sandbox.messages] == [made["billing"]]
 
 
 @pytest.mark.timeout(2 * HANGS)
