@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.desks import office
-from tests.test_documents import need
+from tests.test_documents import ROOT, environment, need, run
 from tests.test_recipes import EXAMPLES
 from twdm_async.desk import Status
 from twdm_async.outbox import State
@@ -398,6 +398,30 @@ async def test_agent_framework(sandbox: Sandbox, tmp_path: Path, example: Any) -
         assert any('"status": "sent"' in str(one) for one in told)
         assert any("rejected" in str(one) for one in told)
     assert [message.text for message in sandbox.messages] == ["approved"]
+
+
+# ---- what an adapter needs ----
+
+FRAMEWORKS = {
+    "langchain": "langchain_core",
+    "mcp": "mcp",
+    "microsoft_agents": "microsoft_agents",
+    "openai_agents": "agents",
+    "pydantic_ai": "pydantic_ai",
+}
+BROUGHT = {"openai_agents": {"mcp"}}
+"""Frameworks that another one needs."""
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+async def test_an_adapter_needs_its_own_framework_alone(name: str, tmp_path: Path) -> None:
+    need(FRAMEWORKS[name])
+    others = {module for other, module in FRAMEWORKS.items() if other != name} - BROUGHT.get(name, set())
+    program = f"import sys\nfor other in {others}: sys.modules[other] = None\nimport twdm_async.adapters.{name}"
+    code, said = await run(sys.executable, "-W", "error", "-c", program, folder=tmp_path, environ=environment(tmp_path))
+    assert code == 0, said
+    lines = (ROOT / f"twdm_async/adapters/{name}.py").read_text().splitlines()
+    assert len(lines) <= 150
 
 
 # ---- what is held ----

@@ -50,6 +50,7 @@ CALLS: Final = {
     "inbox retry": ["--inbox", "{folder}/inbox.db", "--all"],
     "inbox unread": ["--inbox", "{folder}/inbox.db"],
     "media upload": ["{folder}/anna.png"],
+    "mcp": ["--name", "billing=1"],
     "messages delete": ["{message}"],
     "messages get": ["{message}"],
     "messages list": ["--most", "1"],
@@ -90,10 +91,10 @@ CALLS: Final = {
     "welcome update": ["{welcome}", "Good day"],
 }
 PATIENT: Final = {"messages listen", "send-many"}  # they try again, and say so
-UNENDING: Final = {"messages listen", "sandbox"}  # until Ctrl-C
+UNENDING: Final = {"mcp", "messages listen", "sandbox"}  # until Ctrl-C
 LONG: Final = {"demo"}
 NO_DATABASE: Final = {name for name, arguments in CALLS.items() if "postgresql://127.0.0.1:1/nowhere" in arguments}
-OFFLINE: Final = {name for name in CALLS if name.startswith("outbox ")} | {"quotas"}
+OFFLINE: Final = {name for name in CALLS if name.startswith("outbox ")} | {"mcp", "quotas"}
 
 
 def leaves() -> Iterator[tuple[str, click.Command]]:

@@ -447,6 +447,19 @@ async def test_a_file_of_certificates_holds_some(tmp_path: Path) -> None:
             ["aiohttp", "attrs", "cattrs", "click", "rich", "redis", "sqlite3", "twdm_async.sandbox"],
         ),
         (
+            "from twdm_async import Desk, Outbox",
+            [
+                "agents",
+                "click",
+                "langchain_core",
+                "mcp",
+                "microsoft_agents",
+                "pydantic",
+                "pydantic_ai",
+                "twdm_async.adapters",
+            ],
+        ),
+        (
             "from twdm_async import Client, Credentials, QuotaTable",
             [
                 "click",

@@ -15,6 +15,7 @@ from twdm_async import (
     Credentials,
     CustomProfile,
     DeliveryUnknown,
+    Desk,
     DirectMessage,
     Inbox,
     InvalidInput,
@@ -38,6 +39,7 @@ from twdm_async import (
     QuotaWaitTooLong,
     RateLimited,
     RateLimitStatus,
+    Receipt,
     Reconciled,
     RedisQuotaStore,
     ReplyCredit,
@@ -52,7 +54,8 @@ from twdm_async import (
     WelcomeMessage,
     WelcomeMessageRule,
 )
-from twdm_async.outbox import Entry, Outbox, State
+from twdm_async.desk import Status
+from twdm_async.outbox import Entry, HeldMessage, Outbox, Review, State
 from twdm_async.sandbox import Sandbox, StoredMessage
 from twdm_async.webhooks import Event, MessageEvent, Webhook, WebhookReply, read_events
 
@@ -162,6 +165,17 @@ async def delivery(client: Client, unknown: DeliveryUnknown) -> None:
         async for outcome in outbox.events():
             assert_type(outcome.state, State)
         assert_type(await outbox.purge(older_than=60), int)
+        held = await outbox.put("5", "hello", key="h", hold=True)
+        assert_type(held.review, Review | None)
+        assert_type(await outbox.held(), list[HeldMessage])
+        assert_type(await outbox.approve("h", by="anna"), Entry)
+        assert_type(await outbox.reject("h", why="no", by="anna"), Entry)
+        desk = Desk(client, outbox, {"billing": "1", "brand": None}, limit=Quota(20, per=3600))
+        receipt = await desk.say("billing", 5, "hello", key="call 1", quick_replies=["Yes", QuickReply("No")])
+        assert_type(receipt, Receipt)
+        assert_type(receipt.status, Status)
+        assert_type(receipt.as_json(), dict[str, str])
+        assert_type(await desk.receipt("k"), Receipt | None)
 
 
 def watched(keys: Credentials) -> None:

@@ -75,14 +75,14 @@ async def mcp(
         from twdm_async.adapters.mcp import server  # noqa: PLC0415 - imported only if it is used
     except ModuleNotFoundError:
         raise Failure("MCP needs an extra: pip install 'twdm_async[cli,mcp]'", 2) from None
-    profiles = dict(one.partition("=")[::2] for one in names)
+    profiles = {name: profile or None for name, _, profile in (one.partition("=") for one in names)}
     if unnamed := [one for one in names if "=" not in one or one.startswith("=")]:
         raise Failure(f"--name: {unnamed[0]} is not NAME=PROFILE", 2)
     async with open_client_and_outbox(options) as (client, outbox):
         desk = Desk(
             client,
             outbox,
-            {name: profile or None for name, profile in profiles.items()},
+            profiles,
             recipients=recipients or None,
             hold=hold,
             limit=Quota(limit, per=3600.0),
