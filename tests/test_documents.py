@@ -87,7 +87,7 @@ def need(*modules: str) -> None:
     """Skip what needs a package that is not installed; where the extra ``recipes`` is, nothing may be skipped."""
     missing = [name for name in modules if importlib.util.find_spec(name.split(".")[0]) is None]
     if missing and not os.environ.get("TWDM_RECIPES"):
-        pytest.skip(f"needs {', '.join(missing)}")
+        pytest.skip(f"needs {', '.join(missing)}", allow_module_level=True)
 
 
 def imported(program: str) -> set[str]:

@@ -45,7 +45,8 @@ for module, names in {
 import pkgutil
 import twdm_async
 for module in pkgutil.walk_packages(twdm_async.__path__, "twdm_async."):
-    __import__(module.name)
+    if not module.name.startswith("twdm_async.adapters."):  # whose frameworks have their own platforms
+        __import__(module.name)
 
 from twdm_async import Client, Inbox, InboxFailed, OutboxFailed, SQLiteQuotaStore
 from twdm_async.outbox import Outbox
