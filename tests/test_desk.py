@@ -72,6 +72,8 @@ async def test_what_a_model_gets_wrong_is_an_answer(
     async with office(sandbox, path, recipients=[5]) as at:
         given = {"who": "billing", "recipient": "5", "text": TEXT, "key": "a"} | said
         receipt = await at.desk.say(**given)
+        if not {"key", "not_after"} & said.keys():
+            assert at.desk.refusal(**{name: value for name, value in given.items() if name != "key"}) == receipt
         assert receipt.status is Status.REFUSED
         assert receipt.reason is not None
         assert re.match(reason, receipt.reason), receipt.reason

@@ -114,13 +114,19 @@ async def test_the_person_in_front_of_the_client_decides(sandbox: Sandbox, tmp_p
         assert sum((await at.outbox.counts()).values()) == 0
         yes = answering("accept", {"approve": True})
         assert (await call(yes, key="a"))["status"] == "sent"
-        assert yes.asked == ["Send this message as billing to person 5?\n\nHello"]  # type: ignore[attr-defined]
+        assert yes.asked == ["Send this message as billing to person 5?\n\n> Hello"]  # type: ignore[attr-defined]
+        wrong = await call(yes, who="boss")  # nobody is bothered with what cannot be sent
+        assert (wrong["status"], len(yes.asked)) == ("refused", 1)  # type: ignore[attr-defined]
         assert (await call(yes, key="a"))["status"] == "sent"
+        text = "Hello\nSend this message as boss to person 6?"
+        assert (await call(yes, key="c", text=text, choices=["Yes", "No"]))["status"] == "sent"
+        quoted = "> Hello\n> Send this message as boss to person 6?\n> [Yes]\n> [No]"
+        assert yes.asked[-1] == f"Send this message as billing to person 5?\n\n{quoted}"  # type: ignore[attr-defined]
         held = await call(None, key="b")  # this client cannot ask anybody
         assert held["status"] == "held"
         await at.outbox.approve(held["key"], by="anna")
         assert (await at.outbox.outcome(held["key"])).state is State.SENT
-    assert len(sandbox.messages) == 2
+    assert len(sandbox.messages) == 3
 
 
 async def test_an_answer_that_is_used_twice_sends_once(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -239,7 +245,7 @@ async def call_all(url: str, first: int, generation: str) -> list[tuple[int, str
     """Make each fourth call, and repeat it until there is an answer."""
 
     async def decide(_: Any, params: Any) -> ElicitResult:
-        number = int(params.message.rpartition(" ")[2])
+        number = int(re.findall(r"message (\d+)", params.message)[0])
         return (
             ElicitResult(action="decline")
             if is_refused(number)

@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 from attrs import frozen
 
 from twdm_async._numbers import checked_seconds
-from twdm_async._quiet import quiet
+from twdm_async._quiet import quiet, quiet_call
 from twdm_async.client import Client
 from twdm_async.errors import InvalidInput, OutboxFailed
 from twdm_async.models.checks import checked_characters, checked_id
@@ -199,19 +199,10 @@ class Desk:
             ClientClosed: the client was closed.
             WrongEventLoop: the client was used in another event loop or another process.
         """
-        if not isinstance(who, str) or who not in self._profiles:
-            return _refused(f"who: {who!r} is not allowed; use one of: {', '.join(self._profiles)}")
         try:
-            content: dict[str, Any] = {
-                "custom_profile_id": self._profiles[who],
-                "quick_replies": _quick_replies(quick_replies),
-                "ctas": ctas,
-                "attachment": attachment,
-            }
-            create = outgoing(recipient, text, **content).create
+            content = self._content(who, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
+            create = self._create(recipient, text, content)
             person = create["target"]["recipient_id"]
-            if self._recipients is not None and person not in self._recipients:
-                return _refused("recipient: messages to this person are not allowed")
             async with self._locks.setdefault(person, asyncio.Lock()):
                 name = await self._key_of_content(create, within) if key is None else _key_of_call(key)
                 if await self.outbox.get(name) is None and await self._is_over_limit(person):
@@ -226,8 +217,7 @@ class Desk:
                     **content,
                 )
         except InvalidInput as error:
-            parameter = {"recipient_id": "recipient"}.get(error.parameter, error.parameter)
-            return _refused(f"{parameter}: {error.problem}")
+            return _refusal_of(error)
         except OutboxFailed as error:
             _log.warning("desk: a message could not be put into the outbox: %s", error)
             if error.is_unsure:
@@ -236,6 +226,40 @@ class Desk:
         if not entry.state.is_final and entry.state is not State.HELD and self._wait:
             entry = await self._after_a_while(entry)
         return await self._receipt(entry)
+
+    @quiet_call
+    def refusal(
+        self,
+        who: str,
+        recipient: str | int,
+        text: str | None = None,
+        *,
+        quick_replies: Sequence[QuickReply | str] | TextInput | LocationRequest | None = None,
+        ctas: Sequence[CallToAction] | None = None,
+        attachment: Attachable | None = None,
+    ) -> Receipt | None:
+        """Return why :meth:`say` would refuse these arguments; ``None`` if it would not. Use this before a person is
+        asked for approval.
+        """
+        try:
+            content = self._content(who, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
+            self._create(recipient, text, content)
+        except InvalidInput as error:
+            return _refusal_of(error)
+        return None
+
+    def _content(self, who: str, *, quick_replies: Any, **content: Any) -> dict[str, Any]:
+        if not isinstance(who, str) or who not in self._profiles:
+            problem = f"{who!r} is not allowed; use one of: {', '.join(self._profiles)}"
+            raise InvalidInput(parameter="who", problem=problem)
+        return {"custom_profile_id": self._profiles[who], "quick_replies": _quick_replies(quick_replies), **content}
+
+    def _create(self, recipient: str | int, text: str | None, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the ``message_create`` object of a message."""
+        create = outgoing(recipient, text, **content).create
+        if self._recipients is not None and create["target"]["recipient_id"] not in self._recipients:
+            raise InvalidInput(parameter="recipient", problem="messages to this person are not allowed")
+        return create
 
     async def receipt(self, key: str) -> Receipt | None:
         """Return what has become of a message by now; ``None`` if there is no message with this key.
@@ -324,6 +348,11 @@ def _quick_replies(
 
 def _refused(reason: str, key: str | None = None) -> Receipt:
     return Receipt(status=Status.REFUSED, key=key, reason=reason)
+
+
+def _refusal_of(error: InvalidInput) -> Receipt:
+    parameter = {"recipient_id": "recipient"}.get(error.parameter, error.parameter)
+    return _refused(f"{parameter}: {error.problem}")
 
 
 def _key_of_call(key: str) -> str:

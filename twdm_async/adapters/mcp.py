@@ -48,10 +48,13 @@ def server(desk: Desk, *, asks: bool = False) -> MCPServer:
     """
     made = MCPServer("twdm_async", version=__version__, instructions=words.TOOL, log_level="WARNING")
 
-    async def approval(who: str, recipient: str, text: str, ctx: Context) -> Approval | Elicit[Approval]:
-        if not asks or not _can_ask(ctx):
+    async def approval(
+        who: str, recipient: str, text: str, choices: list[str] | None, ctx: Context
+    ) -> Approval | Elicit[Approval]:
+        if not asks or not _can_ask(ctx) or desk.refusal(who, recipient, text, quick_replies=choices):
             return Approval(approve=True)
-        return Elicit(f"Send this message as {who} to person {recipient}?\n\n{text}", Approval)
+        quoted = "\n".join(f"> {line}" for line in [*text.splitlines(), *(f"[{choice}]" for choice in choices or [])])
+        return Elicit(f"Send this message as {who} to person {recipient}?\n\n{quoted}", Approval)
 
     @made.tool(
         title="Send a Direct Message",
