@@ -130,7 +130,7 @@ async def test_openai_agents(sandbox: Sandbox, tmp_path: Path, example: Any) -> 
 
     set_tracing_disabled(True)
     async with office(sandbox, tmp_path / "a.db") as at:
-        check_schema(tool(at.desk).params_json_schema, required={"who", "recipient", "text", "choices"})
+        check_schema(tool(at.desk, thread=None).params_json_schema, required={"who", "recipient", "text", "choices"})
         calls = [
             function_call("send_message", CALL | {"who": "boss"}, call_id="a"),
             function_call("send_message", CALL, call_id="b"),
@@ -146,7 +146,7 @@ async def test_openai_agents(sandbox: Sandbox, tmp_path: Path, example: Any) -> 
         model = ScriptedModel(
             [[function_call("send_message", {"who": "billing"}, call_id="c")], [assistant_message("done")]]
         )
-        result = await Runner.run(Agent(name="a", model=model, tools=[tool(at.desk)]), "go")
+        result = await Runner.run(Agent(name="a", model=model, tools=[tool(at.desk, thread=None)]), "go")
         [output] = [item["output"] for item in result.to_input_list() if item.get("type") == "function_call_output"]
         assert "Do not send it again" in output
     async with office(sandbox, tmp_path / "a.db") as at:

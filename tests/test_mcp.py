@@ -108,16 +108,20 @@ async def test_the_person_in_front_of_the_client_decides(sandbox: Sandbox, tmp_p
             async with Client(made, mode=generation, elicitation_callback=answer) as client:
                 return (await client.call_tool("send_message", HELLO | given)).structured_content
 
-        for action, content in (("decline", None), ("cancel", None), ("accept", {"approve": False})):
-            refused = await call(answering(action, content), key=action)
-            assert (refused["status"], refused["reason"]) == ("refused", "the person did not approve it")
-        assert sum((await at.outbox.counts()).values()) == 0
         yes = answering("accept", {"approve": True})
+        for action, content in (("decline", None), ("accept", {"approve": False})):
+            for answer in (answering(action, content), yes):  # the first decision counts
+                refused = await call(answer, key=action)
+                why = "a person did not approve it: declined in the MCP client"
+                assert (refused["status"], refused["reason"]) == ("refused", why)
+        refused = await call(answering("cancel"), key="a")
+        assert (refused["status"], "nobody has decided" in refused["reason"]) == ("refused", True)
+        assert yes.asked == []  # type: ignore[attr-defined]
         assert (await call(yes, key="a"))["status"] == "sent"
         assert yes.asked == ["Send this message as billing to person 5?\n\n> Hello"]  # type: ignore[attr-defined]
         wrong = await call(yes, who="boss")  # nobody is bothered with what cannot be sent
         assert (wrong["status"], len(yes.asked)) == ("refused", 1)  # type: ignore[attr-defined]
-        assert (await call(yes, key="a"))["status"] == "sent"
+        assert (await call(answering("decline"), key="a"))["status"] == "sent"  # nobody is asked again
         text = "Hello\nSend this message as boss to person 6?"
         assert (await call(yes, key="c", text=text, choices=["Yes", "No"]))["status"] == "sent"
         quoted = "> Hello\n> Send this message as boss to person 6?\n> [Yes]\n> [No]"
@@ -204,7 +208,7 @@ async def test_the_command_serves_http_to_this_machine_alone(sandbox: Sandbox, t
     for generation in GENERATIONS:
         answer = answering("accept", {"approve": True})
         async with Client(url, mode=generation, elicitation_callback=answer) as client:
-            result = await client.call_tool("send_message", HELLO)
+            result = await client.call_tool("send_message", HELLO | {"key": generation})
             assert (result.structured_content or {})["status"] == "sent"
             assert len(answer.asked) == 1  # type: ignore[attr-defined]
     reader, writer = await asyncio.open_connection("127.0.0.1", int(url.split(":")[2].split("/")[0]))
@@ -215,7 +219,7 @@ async def test_the_command_serves_http_to_this_machine_alone(sandbox: Sandbox, t
     writer.close()
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
-    assert len(sandbox.messages) == 1
+    assert len(sandbox.messages) == 2
 
 
 @pytest.mark.timeout(280)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import frozen
 
 from twdm_async.errors import DatabaseFailed, InvalidInput
+from twdm_async.outbox.entry import LOST
 from twdm_async.outbox.insertion import PUT_MESSAGE
 from twdm_async.outbox.rows import SCHEMA as OUTBOX
 from twdm_async.quota.ledger import Ledger
@@ -34,10 +35,6 @@ _IN_PEACE: Final = (
     "SET LOCAL lock_timeout = '5s'"  # while this waits for a table's lock, every process that sends waits behind it
 )
 _DAY: Final = 86_400.0
-_LOST: Final = (
-    "the database went back to an earlier state while it waited, so it may have been sent; see whether it was, and let "
-    "it be sent again if not"
-)
 
 
 _SET_ASIDE: Final = """
@@ -47,7 +44,7 @@ FROM (
     SELECT id, coalesce((SELECT last FROM outcome WHERE outcome.account = message.account), 0) AS last,
         row_number() OVER (PARTITION BY account ORDER BY id) AS place
     FROM message WHERE state IN ('held', 'queued', 'absent')
-) AS held WHERE held.id = message.id
+) AS waiting WHERE waiting.id = message.id
 """
 
 
@@ -215,7 +212,7 @@ async def resume(database: str | PostgresDatabase, *, is_complete: bool) -> None
 
 def _hold_all(db: Any) -> None:
     """Set aside waiting messages that may have been sent, and hold every quota until its longest window is over."""
-    db.execute(_SET_ASIDE, (_LOST,))
+    db.execute(_SET_ASIDE, (LOST,))
     db.execute(
         "INSERT INTO outcome SELECT account, max(change) FROM message GROUP BY account "
         "ON CONFLICT (account) DO UPDATE SET last = greatest(outcome.last, excluded.last)"

@@ -19,14 +19,15 @@ from weakref import WeakValueDictionary
 
 from attrs import frozen
 
-from twdm_async._numbers import checked_seconds
-from twdm_async._quiet import quiet, quiet_call
+from twdm_async._numbers import checked_number, checked_seconds
+from twdm_async._quiet import quiet
 from twdm_async.client import Client
 from twdm_async.errors import InvalidInput, OutboxFailed
 from twdm_async.models.checks import checked_characters, checked_id
 from twdm_async.models.custom_profiles import checked_profile_id
 from twdm_async.models.quick_replies import LocationRequest, QuickReply, TextInput
 from twdm_async.outbox import Outbox, Review, State
+from twdm_async.outbox.entry import LOST, OF_DESK
 from twdm_async.quota.spec import Priority, Quota
 from twdm_async.resources.direct_messages import outgoing
 
@@ -114,7 +115,8 @@ class Desk:
         hold: whether messages wait for a person's approval in the outbox; or a function of name, recipient's user id
             and text that tells.
         limit: how many messages desks may send to one person; ``None`` for no limit. It stops a model that repeats
-            itself, and counts what is in the outbox, so it survives restarts.
+            itself. It counts what is in the outbox, so it survives restarts; if several processes send to one person
+            at the same moment, each may send one more.
         wait: seconds to wait for the outcome of a message, before it is called queued.
 
     Raises:
@@ -199,6 +201,7 @@ class Desk:
             ClientClosed: the client was closed.
             WrongEventLoop: the client was used in another event loop or another process.
         """
+        name = None
         try:
             content = self._content(who, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
             create = self._create(recipient, text, content)
@@ -221,32 +224,41 @@ class Desk:
         except OutboxFailed as error:
             _log.warning("desk: a message could not be put into the outbox: %s", error)
             if error.is_unsure:
-                return Receipt(status=Status.UNKNOWN, reason="it is not known whether the message was queued")
+                reason = "it is not known whether the message was queued; repeat the call with this key"
+                return Receipt(status=Status.UNKNOWN, key=name, reason=reason)
             return _refused("the outbox cannot be written just now")
-        if not entry.state.is_final and entry.state is not State.HELD and self._wait:
-            entry = await self._after_a_while(entry)
-        return await self._receipt(entry)
+        try:
+            return await self._receipt(await self._after_a_while(entry))
+        except InvalidInput:
+            return _refused("it was withdrawn", name)
 
-    @quiet_call
-    def refusal(
+    @quiet
+    async def check(
         self,
         who: str,
         recipient: str | int,
         text: str | None = None,
         *,
+        key: str | None = None,
+        within: timedelta | float = 600.0,
         quick_replies: Sequence[QuickReply | str] | TextInput | LocationRequest | None = None,
         ctas: Sequence[CallToAction] | None = None,
         attachment: Attachable | None = None,
     ) -> Receipt | None:
-        """Return why :meth:`say` would refuse these arguments; ``None`` if it would not. Use this before a person is
-        asked for approval.
+        """Return what :meth:`say` would answer if that is known before anything is sent: that it refuses the arguments,
+        or what has become of the message that was sent under the same key before. Return ``None`` if it would send a
+        message. Use this before you ask a person for approval.
+
+        Raises:
+            OutboxFailed: the outbox cannot be read.
         """
         try:
             content = self._content(who, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
-            self._create(recipient, text, content)
+            create = self._create(recipient, text, content)
+            name = await self._key_of_content(create, within) if key is None else _key_of_call(key)
         except InvalidInput as error:
             return _refusal_of(error)
-        return None
+        return await self.receipt(name)
 
     def _content(self, who: str, *, quick_replies: Any, **content: Any) -> dict[str, Any]:
         if not isinstance(who, str) or who not in self._profiles:
@@ -262,20 +274,26 @@ class Desk:
         return create
 
     async def receipt(self, key: str) -> Receipt | None:
-        """Return what has become of a message by now; ``None`` if there is no message with this key.
+        """Return what has become of a message by now; ``None`` if no desk has put a message under this key.
 
         Args:
-            key: the key in an earlier :class:`Receipt`.
+            key: the key that was given to :meth:`say`, or that of an earlier :class:`Receipt`.
 
         Raises:
-            InvalidInput: `key` is not a string, or contains a control character or half of a surrogate pair.
+            InvalidInput: `key` is empty or not a string, or contains a control character or half of a surrogate pair.
             OutboxFailed: the outbox cannot be read.
         """
-        entry = await self.outbox.get(key)
+        entry = await self.outbox.get(_key_of_call(key))
         return None if entry is None else await self._receipt(entry)
 
     async def _after_a_while(self, entry: Entry) -> Entry:
-        """Return the message's entry when its outcome is known, or as it is after `wait` seconds."""
+        """Return the message's entry when its outcome is known, or as it is after `wait` seconds.
+
+        Raises:
+            InvalidInput: the message was withdrawn meanwhile.
+        """
+        if entry.state.is_final or entry.state is State.HELD or not self._wait:
+            return entry
         try:
             async with asyncio.timeout(self._wait):
                 return await self.outbox.outcome(entry.key)
@@ -300,15 +318,14 @@ class Desk:
         one, else a new one.
         """
         seconds = within.total_seconds() if isinstance(within, timedelta) else within
-        if not checked_seconds(seconds, "within"):
-            raise InvalidInput(parameter="within", problem="must be longer than 0 seconds")
+        checked_number(seconds, "within", 1.0, kind="number of seconds")
         digest = hashlib.sha256(json.dumps(create, sort_keys=True).encode("utf-8", "replace")).hexdigest()[:40]
         now = self.client.clock.utc()
         period = int(now.timestamp() // seconds)
-        earlier = f"desk:content {digest} {period - 1}"
+        earlier = f"{OF_DESK}content {digest} {period - 1}"
         entry = await self.outbox.get(earlier)
         is_repeated = entry is not None and entry.put_at > now - timedelta(seconds=seconds)
-        return earlier if is_repeated else f"desk:content {digest} {period}"
+        return earlier if is_repeated else f"{OF_DESK}content {digest} {period}"
 
     async def _receipt(self, entry: Entry) -> Receipt:
         match entry.state:
@@ -324,6 +341,8 @@ class Desk:
                 )
             case State.REJECTED if entry.review is Review.REJECTED:
                 return _refused(f"a person did not approve it: {entry.error or 'no reason given'}", entry.key)
+            case State.FAILED if entry.error == LOST:
+                return Receipt(status=Status.UNKNOWN, key=entry.key)
             case State.REJECTED | State.FAILED | State.EXPIRED:
                 return _refused(entry.error or f"it has {entry.state}", entry.key)
 
@@ -359,4 +378,5 @@ def _key_of_call(key: str) -> str:
     checked_characters(key, "key")
     if not key:
         raise InvalidInput(parameter="key", problem="must not be empty")
-    return f"desk:{key}" if len(key) <= _LONGEST_KEY else f"desk:{hashlib.sha256(key.encode()).hexdigest()}"
+    key = key.removeprefix(OF_DESK)  # of an earlier receipt
+    return OF_DESK + (key if len(key) <= _LONGEST_KEY else hashlib.sha256(key.encode()).hexdigest())

@@ -9,9 +9,17 @@ repeats it with the answer. If a client cannot ask, the message is held in the o
 """
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated
 
-from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, ElicitationResult, MCPServer, Resolve
+from mcp.server.mcpserver import (
+    AcceptedElicitation,
+    CancelledElicitation,
+    Context,
+    Elicit,
+    ElicitationResult,
+    MCPServer,
+    Resolve,
+)
 from mcp_types import ToolAnnotations
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, Field
@@ -19,12 +27,13 @@ from pydantic import BaseModel, Field
 from twdm_async import __version__
 from twdm_async.adapters import words
 from twdm_async.desk import Desk, Receipt, Status
+from twdm_async.errors import TwdmError
 
 
 class Answer(BaseModel):
     """What has become of a message."""
 
-    status: Literal["sent", "queued", "held", "refused", "unknown"] = Field(description="What has become of it.")
+    status: Status = Field(description="What has become of it.")
     advice: str = Field(description="What to do next.")
     key: str | None = Field(None, description="Pass this to message_state, to learn later what has become of it.")
     message_id: str | None = Field(None, description="The message's id, once it is sent.")
@@ -49,9 +58,9 @@ def server(desk: Desk, *, asks: bool = False) -> MCPServer:
     made = MCPServer("twdm_async", version=__version__, instructions=words.TOOL, log_level="WARNING")
 
     async def approval(
-        who: str, recipient: str, text: str, choices: list[str] | None, ctx: Context
+        who: str, recipient: str, text: str, choices: list[str] | None, key: str | None, ctx: Context
     ) -> Approval | Elicit[Approval]:
-        if not asks or not _can_ask(ctx) or desk.refusal(who, recipient, text, quick_replies=choices):
+        if not asks or not _can_ask(ctx) or await desk.check(who, recipient, text, key=key, quick_replies=choices):
             return Approval(approve=True)
         quoted = "\n".join(f"> {line}" for line in [*text.splitlines(), *(f"[{choice}]" for choice in choices or [])])
         return Elicit(f"Send this message as {who} to person {recipient}?\n\n{quoted}", Approval)
@@ -73,10 +82,15 @@ def server(desk: Desk, *, asks: bool = False) -> MCPServer:
         choices: Annotated[list[str] | None, Field(description=words.CHOICES)] = None,
         key: Annotated[str | None, Field(description=words.KEY)] = None,
     ) -> Answer:
-        if not (isinstance(answer, AcceptedElicitation) and answer.data.approve):
-            return _answer(Receipt(status=Status.REFUSED, reason="the person did not approve it"))
-        hold = (not _can_ask(ctx) or None) if asks else None
-        return _answer(await desk.say(who, recipient, text, key=key, hold=hold, quick_replies=choices))
+        if isinstance(answer, CancelledElicitation):
+            return _refused("nobody has decided whether to send it; ask the user")
+        is_approved = isinstance(answer, AcceptedElicitation) and answer.data.approve
+        hold = not (_can_ask(ctx) and is_approved) if asks else None
+        receipt = await desk.say(who, recipient, text, key=key, hold=hold, quick_replies=choices)
+        if not is_approved and receipt.status is Status.HELD and receipt.key:  # the decision holds for repeated calls
+            await desk.outbox.reject(receipt.key, why="declined in the MCP client")
+            return _answer(await desk.receipt(receipt.key) or receipt)
+        return _answer(receipt)
 
     @made.tool(
         title="Show what has become of a message",
@@ -85,8 +99,11 @@ def server(desk: Desk, *, asks: bool = False) -> MCPServer:
         structured_output=True,
     )
     async def message_state(key: Annotated[str, Field(description="The key in the answer of send_message.")]) -> Answer:
-        receipt = await desk.receipt(key)
-        return _answer(receipt or Receipt(status=Status.REFUSED, reason="there is no message with this key"))
+        try:
+            receipt = await desk.receipt(key)
+        except TwdmError as error:
+            return _refused(str(error))
+        return _refused("there is no message with this key") if receipt is None else _answer(receipt)
 
     @made.resource("twdm://names", title="The names under which messages can be sent", mime_type="application/json")
     async def names() -> str:
@@ -116,6 +133,10 @@ def _can_ask(ctx: Context) -> bool:
     able = ctx.client_capabilities.elicitation if ctx.client_capabilities else None
     has_form = able is not None and (able.form is not None or able.url is None)
     return has_form and (ctx.protocol_version in MODERN_PROTOCOL_VERSIONS or ctx.session.can_send_request)
+
+
+def _refused(reason: str) -> Answer:
+    return _answer(Receipt(status=Status.REFUSED, reason=reason))
 
 
 def _answer(receipt: Receipt) -> Answer:

@@ -26,7 +26,6 @@ from twdm_async.webhooks import MessageEvent
 _log = logging.getLogger(__name__)
 _TAPPED: Final = ("imBack", "messageBack", "postBack")
 _RECEIPTS: Final = "twdm_async receipts"
-
 Callback = Callable[[TurnContext], Awaitable[None]]
 
 
@@ -68,10 +67,10 @@ class DeskAdapter(ChannelAdapter):
         await self._turn(TurnContext(self, continuation_activity, claims_identity), callback)
 
     async def _turn(self, context: TurnContext, callback: Callback) -> list[Receipt]:
-        receipts: list[Receipt] = []
+        receipts: list[Receipt | None] = []
         context.turn_state[_RECEIPTS] = receipts
         await self.run_pipeline(context, callback)
-        return receipts
+        return [receipt for receipt in receipts if receipt is not None]
 
     async def send_activities(self, context: TurnContext, activities: list[Activity]) -> list[ResourceResponse]:
         receipts: Any = context.turn_state[_RECEIPTS]
@@ -81,7 +80,8 @@ class DeskAdapter(ChannelAdapter):
             if one.type == "message":
                 receipts.append(None)  # the message's place in the turn, though others are sent meanwhile
                 place = len(receipts) - 1
-                receipt = receipts[place] = await self._say(one, f"{context.activity.id} {place}")
+                key = f"{context.activity.id} {place}" if context.activity.id else None
+                receipt = receipts[place] = await self._say(one, key)
                 message_id = receipt.message_id
                 if receipt.status is Status.REFUSED:
                     _log.warning("a message was not sent: %s", receipt.reason)
@@ -91,7 +91,7 @@ class DeskAdapter(ChannelAdapter):
             responses.append(ResourceResponse(id=message_id) if message_id else ResourceResponse())
         return responses
 
-    async def _say(self, message: Activity, key: str) -> Receipt:
+    async def _say(self, message: Activity, key: str | None) -> Receipt:
         offered = getattr(message.suggested_actions, "actions", None) or []
         if message.attachments or any(action.type not in _TAPPED for action in offered):
             return Receipt(status=Status.REFUSED, reason="only texts and quick replies can be sent")

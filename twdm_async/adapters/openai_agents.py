@@ -20,7 +20,7 @@ from twdm_async.desk import Desk
 def tool(
     desk: Desk,
     *,
-    thread: str | Callable[[Any], str] | None = None,
+    thread: str | Callable[[Any], str] | None,
     needs_approval: bool | Callable[[RunContextWrapper[Any], dict[str, Any], str], Awaitable[bool]] = False,
 ) -> FunctionTool:
     """Return the tool ``send_message``, for ``Agent(tools=[...])``.
@@ -28,7 +28,8 @@ def tool(
     Args:
         desk: the desk that sends the messages. The tool holds it, so it is never in a saved state.
         thread: a name for the conversation that stays the same when a run is resumed; or a function of the run's
-            context that returns it. Models may use an id again in another conversation.
+            context that returns it. Models may use an id again in another conversation; then ``None`` would let the
+            second of two equal messages count as repeated.
         needs_approval: whether a run is interrupted before each call, so that a person can approve it; or a function
             that tells. What was approved so is not held again.
     """

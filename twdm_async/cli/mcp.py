@@ -76,6 +76,8 @@ async def mcp(
     except ModuleNotFoundError:
         raise Failure("MCP needs an extra: pip install 'twdm_async[cli,mcp]'", 2) from None
     profiles = {name: profile or None for name, _, profile in (one.partition("=") for one in names)}
+    if len(profiles) < len(names):
+        raise Failure("--name: a name is given twice", 2)
     if unnamed := [one for one in names if "=" not in one or one.startswith("=")]:
         raise Failure(f"--name: {unnamed[0]} is not NAME=PROFILE", 2)
     async with open_client_and_outbox(options) as (client, outbox):

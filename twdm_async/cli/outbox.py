@@ -190,7 +190,14 @@ def _dates(entry: Entry) -> dict[str, datetime]:
     return {name: date for name, date in dates.items() if date is not None}
 
 
-_BY = click.option("--by", metavar="NAME", default=getpass.getuser, show_default="your user name", help="Who decides.")
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container, a user may have no name
+        return ""
+
+
+_BY = click.option("--by", metavar="NAME", default=_user, show_default="your user name", help="Who decides.")
 
 
 @command(outbox, "approve", ACCOUNT, OUTBOX)
@@ -201,9 +208,13 @@ async def approve(options: Options, keys: Sequence[str], by: str) -> int:
 
     KEYs are those that `twdm outbox held` shows. The exit code is 1 if the time of a message is over.
     """
+    entries: list[Entry] = []
     async with open_client_and_outbox(options) as (_, box):
-        entries = [await box.approve(key, by=by) for key in keys]
-        show(options, entries)
+        try:
+            for key in keys:
+                entries.append(await box.approve(key, by=by))  # noqa: PERF401 - those before an error are shown, too
+        finally:
+            show(options, entries)
     return 1 if any(entry.review is Review.WANTED for entry in entries) else 0
 
 
@@ -213,8 +224,13 @@ async def approve(options: Options, keys: Sequence[str], by: str) -> int:
 @_BY
 async def reject(options: Options, keys: Sequence[str], why: str, by: str) -> None:
     """Reject held messages: they are never sent."""
+    entries: list[Entry] = []
     async with open_client_and_outbox(options) as (_, box):
-        show(options, [await box.reject(key, why=why, by=by) for key in keys])
+        try:
+            for key in keys:
+                entries.append(await box.reject(key, why=why, by=by))  # noqa: PERF401 - as for `approve`
+        finally:
+            show(options, entries)
 
 
 @command(outbox, "retry", ACCOUNT, OUTBOX)

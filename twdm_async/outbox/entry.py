@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime
+from typing import Final
 
 from attrs import frozen
 
 from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.quota.spec import Priority
+
+OF_DESK: Final = "desk:"
+"""How the keys of messages from a :class:`twdm_async.Desk` begin."""
+LOST: Final = (
+    "the database went back to an earlier state while it waited, so it may have been sent; see whether it was, and let "
+    "it be sent again if not"
+)
+"""The error of a message that was set aside because the database had lost what was written last."""
 
 
 class State(enum.StrEnum):

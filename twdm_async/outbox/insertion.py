@@ -79,9 +79,11 @@ def insertion_of(new: NewMessage, account: str, schema: str) -> Insertion:
 
 
 PUT_MESSAGE: Final = """
+DROP FUNCTION IF EXISTS put_message(text, text, text, text, text, text, text, text, bigint, text, float8);
 CREATE OR REPLACE FUNCTION put_message(
     account text, key text, digest text, recipient_id text, custom_profile_id text, fingerprint text, content text,
-    payload text, priority bigint, lane text, not_after float8, hold boolean
+    payload text, priority bigint, lane text, not_after float8,
+    hold boolean DEFAULT false
 ) RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -106,4 +108,4 @@ BEGIN
     PERFORM pg_notify(trim('"' from '{schema}'), '');
 END $$
 """
-"""The database function that :class:`Insertion` calls."""
+"""The database function that :class:`Insertion` calls. Statements of earlier versions have no `hold`."""

@@ -123,7 +123,8 @@ class Outbox:
             text: at most 10 000 characters; may be left out if there is an attachment.
             custom_profile_id: the custom profile it is sent under, or its id; the account's own name and picture if not
                 given.
-            key: a name for the message, of at most 500 characters; a random one if not given. If the same message (to
+            key: a name for the message, of at most 500 characters; a random one if not given. (Keys that begin with
+                ``desk:`` are those of a :class:`twdm_async.Desk`.) If the same message (to
                 the same person, under the same profile, with the same content) is put again under the same key, it is
                 still sent once, and the first `priority`, `not_after` and `hold` count.
             priority: which waiting messages are sent first.

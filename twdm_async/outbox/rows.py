@@ -18,7 +18,7 @@ from twdm_async.errors import InvalidInput
 from twdm_async.models.convert import converter
 from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.models.texts import escaped
-from twdm_async.outbox.entry import Entry, HeldMessage, Review, State
+from twdm_async.outbox.entry import OF_DESK, Entry, HeldMessage, Review, State
 from twdm_async.outbox.verdicts import TryLater, backoff, most_tries
 from twdm_async.quota.operations import Intent
 from twdm_async.quota.spec import Priority
@@ -46,7 +46,7 @@ _BATCH: Final = 1000  # rows
 _LARGEST: Final = 2**63 - 1  # number of a row
 _TO_SEND: Final = "owner IS NULL AND state IN ('queued', 'absent')"
 _WAITS: Final = "owner IS NULL AND state IN ('held', 'queued', 'absent')"
-_OF_DESK: Final = "substr(key, 1, 5) = 'desk:'"  # the keys that a desk makes
+_OF_DESK: Final = f"substr(key, 1, {len(OF_DESK)}) = '{OF_DESK}'"
 _LONGEST_WAIT: Final = 86_400.0  # seconds; a longer wait can only mean that the clock was set back
 _FINAL: Final = ", ".join(f"'{state}'" for state in State if state.is_final)
 
@@ -85,14 +85,14 @@ SCHEMA: Final = Schema(
         CREATE INDEX message_by_next_try ON message (account, not_before)
             WHERE owner IS NULL AND state IN ('queued', 'absent');
         """,
-        """
+        f"""
         ALTER TABLE message ADD COLUMN review TEXT;
         ALTER TABLE message ADD COLUMN reviewed_by TEXT;
         ALTER TABLE message ADD COLUMN reviewed_at REAL;
         DROP INDEX message_to_expire;
         CREATE INDEX message_to_expire ON message (account, not_after)
             WHERE not_after IS NOT NULL AND owner IS NULL AND state IN ('held', 'queued', 'absent');
-        CREATE INDEX message_of_desk ON message (account, recipient_id, put_at) WHERE substr(key, 1, 5) = 'desk:';
+        CREATE INDEX message_of_desk ON message (account, recipient_id, put_at) WHERE {_OF_DESK};
         """,
     ),
     earlier=(0, 1, 1, 2),
@@ -473,7 +473,7 @@ class Rows:
             (state, self._wall, *columns.values(), row, *only.facts),
         )
 
-    def is_held(self, row: int, owner: str) -> bool:
+    def is_owned(self, row: int, owner: str) -> bool:
         """Return whether `owner` still works on the row. If not, another process has written its outcome already."""
         query = "SELECT 1 FROM message WHERE id = ? AND owner = ? AND state IN ('queued', 'absent', 'sending')"
         return self.transaction.execute(query, (row, owner)).fetchone() is not None

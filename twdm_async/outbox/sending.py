@@ -386,7 +386,7 @@ class _Attempts(Journal):
         row, owner = self.row, self._sending.messages.owner
         if step is None or isinstance(self._verdict, Sent):  # `arrived` checks the owner itself
             return step
-        return lambda rows: step(rows) if rows.is_held(row, owner) else None
+        return lambda rows: step(rows) if rows.is_owned(row, owner) else None
 
     def _unguarded_step(self, outcome: retry.Outcome[DirectMessage]) -> Callable[[Rows], object] | None:
         row, owner, clock = self.row, self._sending.messages.owner, self._sending.clock
