@@ -63,6 +63,7 @@ CALLS: Final = {
     "outbox retry": ["--all"],
     "outbox run": [],
     "outbox status": [],
+    "outbox withdraw": ["held"],
     "profiles create": ["Anna", "{folder}/anna.png"],
     "profiles delete": ["{profile}"],
     "profiles get": ["{profile}"],
@@ -557,11 +558,13 @@ def test_quotas_are_shown(call: Callable[..., tuple[int, str, str]]) -> None:
 
 def test_messages_wait_for_a_person(double: Double, call: Callable[..., tuple[int, str, str]]) -> None:
     for number in range(3):
-        assert call("outbox put", "5", f"held {number}", "--key", str(number), "--hold")[0] == 0
+        more = ["--button", "Pay=https://example.com/pay"]
+        assert call("outbox put", "5", f"held {number}", "--key", str(number), "--hold", *more)[0] == 0
     found = json.loads(call("outbox held", "--json")[1])
     assert [(one["key"], one["text"], one["recipient_id"]) for one in found] == [
         (str(n), f"held {n}", "5") for n in range(3)
     ]
+    assert found[0]["buttons"] == ["Pay: https://example.com/pay"]
     approved = json.loads(call("outbox approve", "0", "--by", "anna", "--json")[1])
     assert [(one["state"], one["reviewed_by"]) for one in approved] == [("queued", "anna")]
     rejected = json.loads(call("outbox reject", "1", "--why", "rude", "--json")[1])

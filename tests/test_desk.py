@@ -78,6 +78,8 @@ async def test_a_message_is_sent_under_the_profile_of_its_name(sandbox: Sandbox,
         ({"text": None}, "text: is needed"),
         ({"quick_replies": ["x" * 37]}, "label: must have at most 36 characters"),
         ({"quick_replies": [5]}, "quick_replies: must be a list of QuickReply"),
+        ({"quick_replies": "Yes"}, "quick_replies: must be a list"),
+        ({"key": " "}, "key: must not be empty or blank"),
         ({"key": ""}, "key: must not be empty"),
         ({"key": "\0"}, "key: holds a control character"),
         ({"key": None, "within": 1e-300}, "within: must be a number of seconds from 1 to"),
@@ -124,6 +126,8 @@ async def test_without_a_key_the_same_content_counts_as_repeated_for_a_while(tmp
         assert (await say("other")).message_id != first.message_id
         sandbox.time.advance("2min")
         assert (await say()).key != first.key
+        sandbox.time.ahead -= 660.0  # the clock is set back, to before the first one
+        assert (await say()).key == first.key
         assert len(sandbox.messages) == 3
 
 
@@ -140,6 +144,7 @@ async def test_a_model_that_repeats_itself_is_stopped_and_heard_again_later(tmp_
         for place in ("a.db", "a.db"):  # as after a restart
             async with office(sandbox, tmp_path / place, client_options={"clock": sandbox.time}, limit=limit) as at:
                 receipts = [await at.desk.say("billing", 5, f"again {n}", key=f"{n}") for n in range(10)]
+                assert await at.desk.check("billing", 5, "again 9", key="9") == receipts[-1]
                 assert [receipt.status for receipt in receipts] == [Status.SENT] * 3 + [Status.REFUSED] * 7
                 assert receipts[-1].reason == "too many messages to this person lately; wait for an answer"
         async with office(sandbox, tmp_path / "a.db", client_options={"clock": sandbox.time}, limit=limit) as at:
@@ -202,6 +207,11 @@ async def test_a_person_decides(sandbox: Sandbox, place: Place) -> None:
     assert len(sandbox.messages) == 3
 
 
+async def test_if_nobody_can_tell_whether_to_hold_a_message_it_is_held(sandbox: Sandbox, path: Path) -> None:
+    async with office(sandbox, path, hold=lambda *_: {}["none"]) as at:
+        assert (await at.desk.say("billing", 5, TEXT, key="a")).status is Status.HELD
+
+
 async def test_a_call_that_is_cancelled_is_not_lost_and_not_doubled(sandbox: Sandbox, place: Place) -> None:
     async with office(sandbox, place, limit=None, wait=60.0) as at:
         for moment in range(30):
@@ -253,6 +263,13 @@ async def test_a_desk_that_cannot_work_is_refused(sandbox: Sandbox, path: Path) 
             ((at.client, None, {"anna": "1"}), {}),
             ((at.client, at.outbox, {"anna": "1"}), {"wait": -1}),
             ((at.client, at.outbox, {"anna": "1"}), {"recipients": ["anna"]}),
+            ((at.client, at.outbox, {"anna": "1"}), {"recipients": "12345"}),
+            ((at.client, at.outbox, {"anna": "1"}), {"limit": 5}),
+            ((at.client, at.outbox, {"anna": "1"}), {"hold": 5}),
+            ((at.client, at.outbox, {"anna": "1"}), {"hold": asyncio.sleep}),
+            ((at.client, at.outbox, {"": "1"}), {}),
+            ((at.client, at.outbox, {"a\nb": "1"}), {}),
+            ((sandbox.client(sandbox.add_account()), at.outbox, {"anna": "1"}), {}),
         ):
             with pytest.raises(InvalidInput):
                 Desk(*arguments, **options)

@@ -19,7 +19,7 @@ from tests.agents.driver import CALLS, arguments, is_refused
 from tests.desks import office
 from tests.support import HANGS
 from tests.test_agents import ROOT, arrived, end, expected, profiles
-from tests.test_documents import environment, need
+from tests.test_documents import environment, need, run
 from twdm_async.outbox import State
 from twdm_async.sandbox import Sandbox
 
@@ -85,7 +85,8 @@ async def test_a_call_is_one_message(sandbox: Sandbox, tmp_path: Path, generatio
         assert sent["status"] == "sent"
         assert await call("send_message", **HELLO, choices=["Yes"], key="order 7") == sent
         assert await call("message_state", key=sent["key"]) == sent
-        assert (await call("message_state", key="none"))["status"] == "refused"
+        unknown = await client.call_tool("message_state", {"key": "none"})
+        assert (unknown.is_error, "nothing is known" in unknown.content[0].text) == (True, True)  # type: ignore[union-attr]
         other = await call("send_message", **HELLO | {"text": "other"}, key="order 7")
         assert (other["status"], "used for another message" in other["reason"]) == ("refused", True)
         first = await call("send_message", **HELLO)  # without a key, the content counts
@@ -122,9 +123,9 @@ async def test_the_person_in_front_of_the_client_decides(sandbox: Sandbox, tmp_p
         wrong = await call(yes, who="boss")  # nobody is bothered with what cannot be sent
         assert (wrong["status"], len(yes.asked)) == ("refused", 1)  # type: ignore[attr-defined]
         assert (await call(answering("decline"), key="a"))["status"] == "sent"  # nobody is asked again
-        text = "Hello\nSend this message as boss to person 6?"
-        assert (await call(yes, key="c", text=text, choices=["Yes", "No"]))["status"] == "sent"
-        quoted = "> Hello\n> Send this message as boss to person 6?\n> [Yes]\n> [No]"
+        text = "Hello\nSend this message as boss to person 6?\u202e"
+        assert (await call(yes, key="c", text=text, choices=["Yes", "a\nOK?"]))["status"] == "sent"
+        quoted = "> Hello\n> Send this message as boss to person 6?\\u202e\n> [Yes]\n> [a\n> OK?]"
         assert yes.asked[-1] == f"Send this message as billing to person 5?\n\n{quoted}"  # type: ignore[attr-defined]
         held = await call(None, key="b")  # this client cannot ask anybody
         assert held["status"] == "held"
@@ -220,6 +221,44 @@ async def test_the_command_serves_http_to_this_machine_alone(sandbox: Sandbox, t
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
     assert len(sandbox.messages) == 2
+
+
+@pytest.mark.timeout(2 * HANGS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_the_command_ends_on_a_signal_though_its_input_is_open(
+    sandbox: Sandbox, tmp_path: Path, number: signal.Signals
+) -> None:
+    profile = (await profiles(sandbox))["billing"]
+    parameters = command(tmp_path, sandbox, profile)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *parameters.args, env=parameters.env, cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+    process.stdin.write(json.dumps(request).encode() + b"\n")
+    assert json.loads(await process.stdout.readline())["id"] == 1
+    process.send_signal(number)
+    assert await process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--name", "billing"], "--name: billing is not NAME=PROFILE"),
+        (["--name", "=1"], "--name: =1 is not NAME=PROFILE"),
+        (["--name", "a=1", "--name", "a=2"], "--name: a name is given twice"),
+        (["--name", "a=1", "--ask", "--hold"], "--ask and --hold are two ways to ask a person; choose one"),
+        (["--name", "a=anna"], "must be a CustomProfile or its id"),
+    ],
+)
+async def test_what_is_typed_wrong_is_one_sentence(
+    sandbox: Sandbox, tmp_path: Path, arguments: list[str], problem: str
+) -> None:
+    code, said = await run("twdm", "mcp", *arguments, folder=tmp_path, environ=environment(tmp_path, sandbox))
+    assert (code, problem in said, said.count("\n")) == (2, True, 1), said
 
 
 @pytest.mark.timeout(280)

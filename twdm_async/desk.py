@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 from datetime import datetime, timedelta
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
@@ -113,7 +114,7 @@ class Desk:
             name and picture.
         recipients: the user ids to which messages may be sent; ``None`` allows everybody.
         hold: whether messages wait for a person's approval in the outbox; or a function of name, recipient's user id
-            and text that tells.
+            and text that tells. If it fails, the message is held.
         limit: how many messages desks may send to one person; ``None`` for no limit. It stops a model that repeats
             itself. It counts what is in the outbox, so it survives restarts; if several processes send to one person
             at the same moment, each may send one more.
@@ -136,16 +137,22 @@ class Desk:
     ) -> None:
         if not isinstance(client, Client):
             raise InvalidInput(parameter="client", problem="must be a Client")
-        if not isinstance(outbox, Outbox):
-            raise InvalidInput(parameter="outbox", problem="must be an Outbox")
-        if not profiles:
-            raise InvalidInput(parameter="profiles", problem="must have at least one name")
+        if not isinstance(outbox, Outbox) or outbox.account != client.credentials.account:
+            raise InvalidInput(parameter="outbox", problem="must be an Outbox of the client's account")
+        if not profiles or not all(isinstance(name, str) and name.strip() and name.isprintable() for name in profiles):
+            raise InvalidInput(parameter="profiles", problem="must have at least one name, and no unprintable one")
+        if isinstance(recipients, str):
+            raise InvalidInput(parameter="recipients", problem="must be a list of user ids")
+        if not isinstance(hold, bool) and (not callable(hold) or iscoroutinefunction(hold)):
+            raise InvalidInput(parameter="hold", problem="must be true, false, or a function that is not async")
+        if limit is not None and not isinstance(limit, Quota):
+            raise InvalidInput(parameter="limit", problem="must be a Quota or None")
         self.client: Client = client
         """The client of the outbox."""
         self.outbox: Outbox = outbox
         """The outbox that sends the messages."""
         self._profiles = {
-            checked_characters(name, "profiles"): None if profile is None else checked_profile_id(profile, "profiles")
+            name: None if profile is None else checked_profile_id(profile, "profiles")
             for name, profile in profiles.items()
         }
         self._recipients = None if recipients is None else {checked_id(one, "recipients") for one in recipients}
@@ -209,12 +216,12 @@ class Desk:
             async with self._locks.setdefault(person, asyncio.Lock()):
                 name = await self._key_of_content(create, within) if key is None else _key_of_call(key)
                 if await self.outbox.get(name) is None and await self._is_over_limit(person):
-                    return _refused("too many messages to this person lately; wait for an answer")
+                    return _over_limit()
                 entry = await self.outbox.put(
                     person,
                     text,
                     key=name,
-                    hold=self._is_held(who, person, text or "") if hold is None else hold,
+                    hold=self._must_be_held(who, person, text or "") if hold is None else hold,
                     priority=priority,
                     not_after=not_after,
                     **content,
@@ -258,7 +265,9 @@ class Desk:
             name = await self._key_of_content(create, within) if key is None else _key_of_call(key)
         except InvalidInput as error:
             return _refusal_of(error)
-        return await self.receipt(name)
+        receipt = await self.receipt(name)
+        is_over_limit = receipt is None and await self._is_over_limit(create["target"]["recipient_id"])
+        return _over_limit() if is_over_limit else receipt
 
     def _content(self, who: str, *, quick_replies: Any, **content: Any) -> dict[str, Any]:
         if not isinstance(who, str) or who not in self._profiles:
@@ -310,8 +319,15 @@ class Desk:
         since = self.client.clock.utc() - timedelta(seconds=self._limit.per)
         return await self.outbox.count_of_desk(person, since) >= self._limit.limit
 
-    def _is_held(self, who: str, person: str, text: str) -> bool:
-        return self._hold if isinstance(self._hold, bool) else self._hold(who, person, text)
+    def _must_be_held(self, who: str, person: str, text: str) -> bool:
+        if isinstance(self._hold, bool):
+            return self._hold
+        try:
+            return bool(self._hold(who, person, text))
+        except Exception as error:  # noqa: BLE001 - a function of somebody else's
+            _log.warning("desk: a message is held, since the function that tells whether it must be has failed: %s",
+                         type(error).__name__)  # fmt: skip
+            return True
 
     async def _key_of_content(self, create: Mapping[str, Any], within: timedelta | float) -> str:
         """Return the key of a message that no call identifies: that of the same message within this time, if there is
@@ -322,10 +338,11 @@ class Desk:
         digest = hashlib.sha256(json.dumps(create, sort_keys=True).encode("utf-8", "replace")).hexdigest()[:40]
         now = self.client.clock.utc()
         period = int(now.timestamp() // seconds)
-        earlier = f"{OF_DESK}content {digest} {period - 1}"
-        entry = await self.outbox.get(earlier)
-        is_repeated = entry is not None and entry.put_at > now - timedelta(seconds=seconds)
-        return earlier if is_repeated else f"{OF_DESK}content {digest} {period}"
+        for other in (period - 1, period + 1):  # the next one, if the clock was set back
+            entry = await self.outbox.get(f"{OF_DESK}content {digest} {other}")
+            if entry is not None and abs(entry.put_at - now).total_seconds() < seconds:
+                return entry.key
+        return f"{OF_DESK}content {digest} {period}"
 
     async def _receipt(self, entry: Entry) -> Receipt:
         match entry.state:
@@ -362,11 +379,17 @@ def _quick_replies(
 ) -> Sequence[QuickReply] | TextInput | LocationRequest | None:
     if given is None or isinstance(given, TextInput | LocationRequest):
         return given
+    if not isinstance(given, (list, tuple)):
+        raise InvalidInput(parameter="quick_replies", problem="must be a list")
     return [QuickReply(one) if isinstance(one, str) else one for one in given] or None
 
 
 def _refused(reason: str, key: str | None = None) -> Receipt:
     return Receipt(status=Status.REFUSED, key=key, reason=reason)
+
+
+def _over_limit() -> Receipt:
+    return _refused("too many messages to this person lately; wait for an answer")
 
 
 def _refusal_of(error: InvalidInput) -> Receipt:
@@ -376,7 +399,7 @@ def _refusal_of(error: InvalidInput) -> Receipt:
 
 def _key_of_call(key: str) -> str:
     checked_characters(key, "key")
-    if not key:
-        raise InvalidInput(parameter="key", problem="must not be empty")
     key = key.removeprefix(OF_DESK)  # of an earlier receipt
+    if not key.strip():
+        raise InvalidInput(parameter="key", problem="must not be empty or blank")
     return OF_DESK + (key if len(key) <= _LONGEST_KEY else hashlib.sha256(key.encode()).hexdigest())

@@ -9,7 +9,7 @@ repeats it with the answer. If a client cannot ask, the message is held in the o
 """
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 from mcp.server.mcpserver import (
     AcceptedElicitation,
@@ -20,14 +20,17 @@ from mcp.server.mcpserver import (
     MCPServer,
     Resolve,
 )
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, Field
 
 from twdm_async import __version__
+from twdm_async._log import printable
 from twdm_async.adapters import words
 from twdm_async.desk import Desk, Receipt, Status
 from twdm_async.errors import TwdmError
+from twdm_async.quota.limiter import QuotaState
 
 
 class Answer(BaseModel):
@@ -62,8 +65,7 @@ def server(desk: Desk, *, asks: bool = False) -> MCPServer:
     ) -> Approval | Elicit[Approval]:
         if not asks or not _can_ask(ctx) or await desk.check(who, recipient, text, key=key, quick_replies=choices):
             return Approval(approve=True)
-        quoted = "\n".join(f"> {line}" for line in [*text.splitlines(), *(f"[{choice}]" for choice in choices or [])])
-        return Elicit(f"Send this message as {who} to person {recipient}?\n\n{quoted}", Approval)
+        return Elicit(_question(who, recipient, text, choices or []), Approval)
 
     @made.tool(
         title="Send a Direct Message",
@@ -83,7 +85,8 @@ def server(desk: Desk, *, asks: bool = False) -> MCPServer:
         key: Annotated[str | None, Field(description=words.KEY)] = None,
     ) -> Answer:
         if isinstance(answer, CancelledElicitation):
-            return _refused("nobody has decided whether to send it; ask the user")
+            reason = "nobody has decided whether to send it; ask the user"
+            return _answer(Receipt(status=Status.REFUSED, reason=reason))
         is_approved = isinstance(answer, AcceptedElicitation) and answer.data.approve
         hold = not (_can_ask(ctx) and is_approved) if asks else None
         receipt = await desk.say(who, recipient, text, key=key, hold=hold, quick_replies=choices)
@@ -102,8 +105,10 @@ def server(desk: Desk, *, asks: bool = False) -> MCPServer:
         try:
             receipt = await desk.receipt(key)
         except TwdmError as error:
-            return _refused(str(error))
-        return _refused("there is no message with this key") if receipt is None else _answer(receipt)
+            raise ToolError(str(error)) from None
+        if receipt is None:
+            raise ToolError("nothing is known of a message with this key; it may have been sent elsewhere")
+        return _answer(receipt)
 
     @made.resource("twdm://names", title="The names under which messages can be sent", mime_type="application/json")
     async def names() -> str:
@@ -111,21 +116,27 @@ def server(desk: Desk, *, asks: bool = False) -> MCPServer:
 
     @made.resource("twdm://quotas", title="How much of each quota is spent", mime_type="application/json")
     async def quotas() -> str:
-        states = desk.client.quota_state()
-        shown = [
-            {
-                "endpoint": state.endpoint,
-                "scope": state.scope.value,
-                "limit": state.limit,
-                "used": state.used,
-                "waiting": state.waiting,
-                "free_at": state.free_at.isoformat(timespec="seconds"),
-            }
-            for state in states
-        ]
-        return json.dumps(shown)
+        return json.dumps([_quota(state) for state in desk.client.quota_state()])
 
     return made
+
+
+def _question(who: str, recipient: str, text: str, choices: list[str]) -> str:
+    """Return the question to a person. The message is quoted, so that nothing in it can be taken for the question."""
+    lines = "\n".join([text, *(f"[{choice}]" for choice in choices)]).splitlines()
+    quoted = "\n".join(f"> {printable(line)}" for line in lines)
+    return f"Send this message as {who} to person {recipient}?\n\n{quoted}"
+
+
+def _quota(state: QuotaState) -> dict[str, Any]:
+    return {
+        "endpoint": state.endpoint,
+        "scope": state.scope.value,
+        "limit": state.limit,
+        "used": state.used,
+        "waiting": state.waiting,
+        "free_at": state.free_at.isoformat(timespec="seconds"),
+    }
 
 
 def _can_ask(ctx: Context) -> bool:
@@ -133,10 +144,6 @@ def _can_ask(ctx: Context) -> bool:
     able = ctx.client_capabilities.elicitation if ctx.client_capabilities else None
     has_form = able is not None and (able.form is not None or able.url is None)
     return has_form and (ctx.protocol_version in MODERN_PROTOCOL_VERSIONS or ctx.session.can_send_request)
-
-
-def _refused(reason: str) -> Answer:
-    return _answer(Receipt(status=Status.REFUSED, reason=reason))
 
 
 def _answer(receipt: Receipt) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,11 @@ if TYPE_CHECKING:
     metavar="ID",
     help="A person to whom messages may be sent; everybody if not given. Can be given several times.",
 )
-@click.option("--ask", is_flag=True, help="Let the person in front of the client approve each message.")
+@click.option(
+    "--ask",
+    is_flag=True,
+    help="Let the person in front of the client approve each message; hold it if the client cannot ask.",
+)
 @click.option("--hold", is_flag=True, help="Hold each message until somebody approves it: `twdm outbox approve`.")
 @click.option(
     "--limit",
@@ -76,6 +81,8 @@ async def mcp(
     except ModuleNotFoundError:
         raise Failure("MCP needs an extra: pip install 'twdm_async[cli,mcp]'", 2) from None
     profiles = {name: profile or None for name, _, profile in (one.partition("=") for one in names)}
+    if ask and hold:
+        raise Failure("--ask and --hold are two ways to ask a person; choose one", 2)
     if len(profiles) < len(names):
         raise Failure("--name: a name is given twice", 2)
     if unnamed := [one for one in names if "=" not in one or one.startswith("=")]:
@@ -91,10 +98,27 @@ async def mcp(
         )
         async with outbox.running():
             made = server(desk, asks=ask)
-            await (made.run_stdio_async() if port is None else _serve(made, port))
+            is_over = await (_serve_stdio(made) if port is None else _serve(made, port))
+    if not is_over:
+        os._exit(0)  # the SDK's thread reads standard input until that is closed
 
 
-async def _serve(made: MCPServer, port: int) -> None:
+async def _serve_stdio(made: MCPServer) -> bool:
+    """Serve standard input and output until the client closes them, or until the process is told to stop. Return
+    whether the client has closed them.
+    """
+    with told_to_stop() as stop:
+        serving, stopping = asyncio.create_task(made.run_stdio_async()), asyncio.create_task(stop.wait())
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+    if not serving.done():
+        return False
+    with contextlib.suppress(BaseExceptionGroup):  # the client no longer reads
+        serving.result()
+    return True
+
+
+async def _serve(made: MCPServer, port: int) -> bool:
     """Serve streamable HTTP until the process is told to stop."""
     import uvicorn  # noqa: PLC0415 - imported only if it is used
 
@@ -117,3 +141,4 @@ async def _serve(made: MCPServer, port: int) -> None:
         stopping.cancel()
         serving.should_exit = True
         await task
+    return True

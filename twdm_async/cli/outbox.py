@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -17,6 +17,7 @@ from twdm_async.cli.progress import Progress, show_waits
 from twdm_async.cli.signals import told_to_stop
 from twdm_async.cli.terminal import message_fields, show
 from twdm_async.errors import InvalidInput
+from twdm_async.models.attachments import attachment_json
 from twdm_async.outbox import Outbox, Review, State
 from twdm_async.quota.spec import Priority
 from twdm_async.resources.direct_messages import outgoing
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from twdm_async.client import Client
-    from twdm_async.outbox import Entry
+    from twdm_async.outbox import Entry, HeldMessage
 
 _FAILED = (State.REJECTED, State.FAILED, State.EXPIRED)
 
@@ -182,12 +183,14 @@ async def held(options: Options) -> None:
     """Show the messages that wait for a person's approval, with their texts."""
     async with open_client_and_outbox(options) as (_, box):
         found = await box.held()
-        show(options, [{"key": one.entry.key} | message_fields(one.message) | _dates(one.entry) for one in found])
+        show(options, [_shown(one) for one in found])
 
 
-def _dates(entry: Entry) -> dict[str, datetime]:
-    dates = {"put_at": entry.put_at, "not_after": entry.not_after}
-    return {name: date for name, date in dates.items() if date is not None}
+def _shown(one: HeldMessage) -> dict[str, Any]:
+    attached = None if one.message.attachment is None else attachment_json(one.message.attachment)
+    more = {"attachment": attached, "put_at": one.entry.put_at, "not_after": one.entry.not_after}
+    shown = {name: value for name, value in more.items() if value is not None}
+    return {"key": one.entry.key} | message_fields(one.message) | shown
 
 
 def _user() -> str:
@@ -231,6 +234,19 @@ async def reject(options: Options, keys: Sequence[str], why: str, by: str) -> No
                 entries.append(await box.reject(key, why=why, by=by))  # noqa: PERF401 - as for `approve`
         finally:
             show(options, entries)
+
+
+@command(outbox, "withdraw", ACCOUNT, OUTBOX)
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+async def withdraw(options: Options, keys: Sequence[str]) -> int:
+    """Delete messages that have not left, and their keys.
+
+    The exit code is 1 if a message has left, or does not exist.
+    """
+    async with open_client_and_outbox(options) as (_, box):
+        count = await box.withdraw(*keys)
+        show(options, {"withdrawn": count})
+    return 0 if count == len(keys) else 1
 
 
 @command(outbox, "retry", ACCOUNT, OUTBOX)

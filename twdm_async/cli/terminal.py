@@ -99,7 +99,7 @@ def message_fields(message: DirectMessage | WelcomeMessage) -> dict[str, Any]:
     """
     choices = message.quick_replies
     labels: Sequence[str] = [one.label for one in choices] if isinstance(choices, tuple) else []
-    buttons = [cta.label for cta in message.ctas]
+    buttons = [f"{cta.label}: {cta.url}" for cta in message.ctas]
     more = {"choices": labels, "buttons": buttons}
     return fields(message) | {"text": message.text} | {name: one for name, one in more.items() if one}
 

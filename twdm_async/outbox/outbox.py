@@ -81,6 +81,8 @@ class Outbox:
     def __init__(self, client: Client, path: Place, *, settle_after: float | None = None) -> None:
         if not isinstance(client, Client):
             raise errors.InvalidInput(parameter="client", problem="must be a Client")
+        self.account: str = client.credentials.account
+        """The account whose messages it keeps."""
         self._reconciler = client.direct_messages.reconciler
         place = checked_place(path)
         self._place = place

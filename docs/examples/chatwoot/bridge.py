@@ -9,6 +9,7 @@ Run it with ``python bridge.py``; README.md says what it needs.
 
 import asyncio
 import contextlib
+import hmac
 import json
 import logging
 import mimetypes
@@ -23,21 +24,29 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from chatwoot import Chatwoot, ChatwootRefused, is_signed
+from chatwoot import Chatwoot, ChatwootBusy, ChatwootRefused, is_signed
 from store import Store
 
 from twdm_async import (
     BadRequest,
     Client,
+    ConnectFailed,
     Forbidden,
     Inbox,
     InvalidInput,
+    MalformedResponse,
     MediaFailed,
     NotFound,
     Outbox,
+    OutboxFailed,
     QuickReply,
-    ResponseError,
+    QuotaStoreFailed,
+    QuotaWaitTooLong,
+    RateLimited,
+    ServerError,
     SQLiteQuotaStore,
+    TwdmError,
+    Unauthorized,
     Webhook,
 )
 from twdm_async.models import MessageMedia
@@ -49,7 +58,18 @@ log = logging.getLogger("bridge")
 
 KINDS: dict[str, MediaCategory] = {"image/gif": "dm_gif", "video/mp4": "dm_video", "video/quicktime": "dm_video"}
 LARGEST_FILE, LARGEST_PICTURE = 15_000_000, 700_000  # bytes
-REFUSED = (InvalidInput, MediaFailed, BadRequest, Forbidden, NotFound, ChatwootRefused)
+LONGEST_NAME = 48  # characters
+TEMPORARY = (
+    ChatwootBusy,
+    ConnectFailed,
+    MalformedResponse,
+    OutboxFailed,
+    QuotaStoreFailed,
+    QuotaWaitTooLong,
+    RateLimited,
+    ServerError,
+    Unauthorized,
+)
 FAILED = {State.REJECTED, State.FAILED, State.EXPIRED}
 
 
@@ -59,21 +79,33 @@ class Bridge:
     Args:
         client: the account's client.
         outbox: an outbox that runs.
-        desk: the Chatwoot inbox.
+        chatwoot: the Chatwoot inbox.
         store: what is remembered.
-        secret: the inbox' secret, with which Chatwoot signs; or the token at the end of the webhook's address, for
-            servers before 4.13, which do not sign.
+        secret: the inbox' secret, with which Chatwoot signs from version 4.13 on.
+        token: for earlier versions, what ends the webhook's address: ``?token=`` and this.
     """
 
-    def __init__(self, client: Client, outbox: Outbox, desk: Chatwoot, store: Store, secret: str) -> None:
+    def __init__(
+        self,
+        client: Client,
+        outbox: Outbox,
+        chatwoot: Chatwoot,
+        store: Store,
+        *,
+        secret: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        if not secret and not token:
+            raise ValueError("without a secret or a token, anybody could write as an agent")
         self._client = client
         self._outbox = outbox
-        self._desk = desk
+        self._chatwoot = chatwoot
         self._store = store
         self._secret = secret
+        self._token = token
         self._came = asyncio.Event()
         self._in_hand: set[int] = set()  # conversations
-        self._making = asyncio.Lock()
+        self._making: dict[int, asyncio.Lock] = {}  # by agent
 
     # ---- from Chatwoot to the person ----
 
@@ -82,14 +114,20 @@ class Bridge:
         marks the agent's message as failed if there is no good answer.
         """
         body = await request.read()
-        is_named = request.query.get("token", "") == self._secret
-        if not is_named and not is_signed(self._secret, request.headers, body):
+        if self._secret:
+            is_good = is_signed(self._secret, request.headers, body)
+        else:
+            is_good = hmac.compare_digest(request.query.get("token", "").encode(), (self._token or "").encode())
+        if not is_good:
             return web.Response(status=403)
-        message = json.loads(body)
-        is_for_person = message.get("message_type") in {"outgoing", "template"} and not message.get("private")
-        if message["event"] == "message_created" and is_for_person and message["inbox"]["id"] == self._desk.inbox_id:
-            await self._store.add_webhook(message["id"], message["conversation"]["id"], message)
-            self._came.set()
+        try:
+            message = json.loads(body)
+            is_new = message["event"] == "message_created" and message["message_type"] in {"outgoing", "template"}
+            if is_new and not message["private"] and message["inbox"]["id"] == self._chatwoot.inbox_id:
+                await self._store.add_webhook(int(message["id"]), int(message["conversation"]["id"]), message)
+                self._came.set()
+        except (ValueError, KeyError, TypeError):
+            return web.Response(status=400)
         return web.Response()
 
     async def work(self) -> None:
@@ -109,20 +147,23 @@ class Bridge:
             try:
                 await self._put(message)
                 break
-            except REFUSED as error:
-                log.warning("message %s cannot be sent: %s", number, error)
-                await self._tell(conversation, number, "failed", str(error))
-                break
-            except Exception as error:  # noqa: BLE001 - it may work later
+            except TEMPORARY as error:
                 log.warning("message %s waits: %s", number, type(error).__name__)
                 await asyncio.sleep(wait * random.uniform(0.5, 1))
                 wait = min(2 * wait, 300.0)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with this message, the next ones go on
+                log.warning("message %s cannot be sent: %s", number, type(error).__name__)
+                is_known = isinstance(error, (TwdmError, ChatwootRefused))
+                await self._tell(conversation, number, "failed", str(error) if is_known else "it cannot be read")
+                break
         await self._store.finish_webhook(number)
         self._in_hand.discard(conversation)
         self._came.set()
 
     async def _put(self, message: dict[str, Any]) -> None:
-        """Put a message into the outbox: one Direct Message for each file, since each can carry one."""
+        """Put a message into the outbox: one Direct Message for each file, since each can carry one. Wait a minute for
+        each outcome: the outbox sends the messages of different agents side by side, and they have an order.
+        """
         conversation = message["conversation"]
         person = conversation["contact_inbox"]["source_id"]
         profile = await self._profile_of(message)
@@ -140,9 +181,12 @@ class Bridge:
                     quick_replies=(choices or None) if place == len(files) else None,
                     attachment=None if file is None else await self._uploaded(file["data_url"]),
                 )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(60):
+                    await self._outbox.outcome(key)
 
     async def _uploaded(self, url: str) -> str:
-        content = await self._desk.fetch(url, LARGEST_FILE)
+        content = await self._chatwoot.fetch(url, LARGEST_FILE)
         kind = mimetypes.guess_type(url.partition("?")[0])[0] or "image/png"
         return (await self._client.media.upload(content, category=KINDS.get(kind, "dm_image"))).id
 
@@ -153,24 +197,27 @@ class Bridge:
         sender = message.get("sender") or {}
         if sender.get("type") != "user":
             return None
-        seen = [one.get("sender") or {} for one in message["conversation"].get("messages") or []]
-        seen.append((message["conversation"].get("meta") or {}).get("assignee") or {})
-        known = next((one for one in seen if one.get("id") == sender["id"]), {})
-        name = known.get("available_name") or sender["name"]
-        picture = known.get("avatar_url") or known.get("thumbnail") or ""
-        agent = f"{sender['id']} {name} {picture}"
-        async with self._making:
-            profile = await self._store.profile(agent)
-            if profile is None:
-                try:
-                    avatar = await self._desk.fetch(picture, LARGEST_PICTURE) if picture else _plain_picture(name)
-                    made = await self._client.custom_profiles.create(name, avatar)
-                except (InvalidInput, ChatwootRefused) as error:  # a picture that cannot be used
-                    log.warning("agent %s has no picture: %s", sender["id"], error)
-                    made = await self._client.custom_profiles.create(name, _plain_picture(name))
-                profile = made.id
-                await self._store.add_profile(agent, profile)
-            return profile
+        number, name = int(sender["id"]), str(sender["name"])[:LONGEST_NAME]
+        picture = _picture_of(number, message["conversation"])
+        async with self._making.setdefault(number, asyncio.Lock()):
+            made = await self._store.profile(number)
+            if made is not None and made[0] == name and picture in {None, made[1]}:
+                return made[2]
+            avatar = await self._avatar(name, picture)
+            try:
+                profile = await self._client.custom_profiles.create(name, avatar)
+            except (InvalidInput, MediaFailed, BadRequest):  # a picture that cannot be used
+                profile = await self._client.custom_profiles.create(name, _plain_picture(name))
+            await self._store.set_profile(number, name, picture, profile.id)
+            return profile.id
+
+    async def _avatar(self, name: str, picture: str | None) -> bytes:
+        if picture:
+            try:
+                return await self._chatwoot.fetch(picture, LARGEST_PICTURE)
+            except (ChatwootRefused, ChatwootBusy) as error:
+                log.warning("the picture of an agent cannot be had: %s", error)
+        return _plain_picture(name)
 
     # ---- from the outbox to the agent's screen ----
 
@@ -197,36 +244,40 @@ class Bridge:
         wait = 1.0
         while True:
             try:
-                await self._desk.set_status(conversation, message, status, error)
+                await self._chatwoot.set_status(conversation, message, status, error)
             except ChatwootRefused as refused:  # the message was deleted, say
                 log.warning("the state of message %s cannot be shown: %s", message, refused)
-            except (aiohttp.ClientError, TimeoutError):
+            except ChatwootBusy:
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, 60.0)
                 continue
             return
+
+    async def _show_read(self, person: str) -> None:
+        for conversation, message in await self._store.take_read(person):
+            await self._tell(conversation, message, "read")
 
     # ---- from the person to Chatwoot ----
 
     async def handle(self, event: Event) -> None:
         """Show agents what a person writes, and what a person has read."""
         if isinstance(event, ReadEvent):
-            for conversation, number in await self._store.take_read(event.person_id, event.last_read_event_id):
-                await self._tell(conversation, number, "read")
+            await self._store.set_read(event.person_id, event.last_read_event_id)
+            await self._show_read(event.person_id)
         if not isinstance(event, MessageEvent):
             return
         sender = event.sender
         name = (sender and (sender.name or sender.screen_name)) or f"Person {event.person_id}"
         picture = sender.profile_image_url if sender else None
-        conversation = await self._desk.conversation_with(event.person_id, name, picture)
+        conversation = await self._chatwoot.conversation_with(event.person_id, name, picture)
         file = None
         text = event.message.text or ""
         if isinstance(event.message.attachment, MessageMedia):
             try:
                 file = await self._downloaded(event.message.attachment)
-            except (InvalidInput, MediaFailed, ResponseError) as error:
+            except (InvalidInput, MediaFailed, BadRequest, Forbidden, NotFound) as error:
                 text = f"{text}\n(A file cannot be shown: {error})"
-        await self._desk.add_incoming(conversation, event.key, text, file)
+        await self._chatwoot.add_incoming(conversation, event.key, text, file)
 
     async def _downloaded(self, media: MessageMedia) -> tuple[str, bytes, str]:
         name = (media.url or "file").rpartition("/")[2].partition(":")[0]
@@ -235,6 +286,14 @@ class Bridge:
             await self._client.direct_messages.download(media, path)
             content = await asyncio.to_thread(path.read_bytes)
             return name, content, mimetypes.guess_type(name)[0] or "image/png"
+
+
+def _picture_of(agent: int, conversation: dict[str, Any]) -> str | None:
+    """Return the address of an agent's picture; an empty string if there is none, and ``None`` if it is not known."""
+    seen = [one.get("sender") or {} for one in conversation.get("messages") or []]
+    seen.append((conversation.get("meta") or {}).get("assignee") or {})
+    known = next((one for one in seen if one.get("id") == agent and one.get("type") != "contact"), None)
+    return None if known is None else str(known.get("avatar_url") or known.get("thumbnail") or "")
 
 
 def _plain_picture(name: str) -> bytes:
@@ -251,12 +310,19 @@ def _plain_picture(name: str) -> bytes:
 
 @contextlib.asynccontextmanager
 async def running(
-    client: Client, outbox: Outbox, inbox: Inbox, desk: Chatwoot, store: Store, secret: str
+    client: Client,
+    outbox: Outbox,
+    inbox: Inbox,
+    chatwoot: Chatwoot,
+    store: Store,
+    *,
+    secret: str | None = None,
+    token: str | None = None,
 ) -> AsyncIterator[tuple[Webhook, web.Application]]:
     """Run a bridge. Return the webhook that gets events, and the application that serves ``/twitter`` and
     ``/chatwoot``.
     """
-    bridge = Bridge(client, outbox, desk, store, secret)
+    bridge = Bridge(client, outbox, chatwoot, store, secret=secret, token=token)
     webhook = Webhook(client.credentials, bridge.handle, inbox=inbox, clients=[client], retries=30)
     app = web.Application(client_max_size=5_000_000)
     app.router.add_route("*", "/twitter", webhook.serve)
@@ -271,7 +337,13 @@ async def running(
 async def main() -> None:
     """Serve until Ctrl-C."""
     folder = Path(os.environ.get("BRIDGE_FOLDER", "."))
-    store = Store(folder / "bridge.db")
+    with contextlib.closing(Store(folder / "bridge.db")) as store:
+        await serve(folder, store)
+
+
+async def serve(folder: Path, store: Store) -> None:
+    """Serve until Ctrl-C."""
+    secret, token = os.environ.get("CHATWOOT_SECRET"), os.environ.get("CHATWOOT_URL_TOKEN")
     async with (
         SQLiteQuotaStore(folder / "twdm.db") as quotas,
         Inbox(folder / "twdm.db") as inbox,
@@ -279,22 +351,21 @@ async def main() -> None:
         Outbox(client, folder / "twdm.db") as outbox,
         aiohttp.ClientSession() as session,
     ):
-        desk = Chatwoot(
+        chatwoot = Chatwoot(
             session,
             os.environ["CHATWOOT_URL"],
             int(os.environ["CHATWOOT_ACCOUNT_ID"]),
             int(os.environ["CHATWOOT_INBOX_ID"]),
             os.environ["CHATWOOT_TOKEN"],
         )
-        async with running(client, outbox, inbox, desk, store, os.environ["CHATWOOT_SECRET"]) as (_, app):
-            runner = web.AppRunner(app)
+        async with running(client, outbox, inbox, chatwoot, store, secret=secret, token=token) as (_, app):
+            runner = web.AppRunner(app, access_log=None)  # it would show the token
             try:
                 await runner.setup()
                 await web.TCPSite(runner, port=int(os.environ.get("PORT", "8080"))).start()
                 await asyncio.Event().wait()
             finally:
                 await runner.cleanup()
-                store.close()
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 import hashlib
 import hmac
+import itertools
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -13,6 +16,10 @@ SIGNATURE, TIMESTAMP = "X-Chatwoot-Signature", "X-Chatwoot-Timestamp"
 
 class ChatwootRefused(Exception):
     """Chatwoot answered with an error; asking again would not help."""
+
+
+class ChatwootBusy(Exception):
+    """Chatwoot did not answer, is in trouble, or does not know the access token; it may help to ask again."""
 
 
 class Chatwoot:
@@ -36,23 +43,41 @@ class Chatwoot:
         """Make a request and return its JSON.
 
         Raises:
-            ChatwootRefused: the answer is an error that stays one.
-            aiohttp.ClientError, TimeoutError: there was no answer, or the server is in trouble.
+            ChatwootRefused, ChatwootBusy: there was no good answer.
         """
-        timeout = aiohttp.ClientTimeout(30)
-        url = f"{self._url}/{path}"
-        async with self.session.request(method, url, headers=self._headers, timeout=timeout, **options) as answer:
-            if answer.status < 400:
-                return await answer.json()
-            if answer.status in {408, 429} or answer.status >= 500:
-                answer.raise_for_status()
-            raise ChatwootRefused(f"{method} {path}: {answer.status}")
+        content = await self._fetch(method, f"{self._url}/{path}", headers=self._headers, **options)
+        try:
+            return json.loads(content)
+        except ValueError:
+            raise ChatwootBusy(f"{method}: the answer is not JSON") from None
+
+    async def _fetch(self, method: str, url: str, most: int = 10_000_000, **options: Any) -> bytes:
+        try:
+            async with self.session.request(method, url, timeout=aiohttp.ClientTimeout(60), **options) as answer:
+                content = b""
+                while len(content) <= most and (more := await answer.content.read(most + 1 - len(content))):
+                    content += more
+        except aiohttp.InvalidURL:
+            raise ChatwootRefused("there is no such address") from None
+        except (aiohttp.ClientError, TimeoutError) as error:  # whose text may have the token
+            raise ChatwootBusy(f"{method}: {type(error).__name__}") from None
+        if answer.status in {401, 408, 429} or answer.status >= 500:
+            raise ChatwootBusy(f"{method}: {answer.status}")
+        if answer.status >= 400:
+            raise ChatwootRefused(f"{method}: {answer.status}")
+        if len(content) > most:
+            raise ChatwootRefused(f"a file has more than {most} bytes")
+        return content
 
     async def conversation_with(self, person_id: str, name: str, picture: str | None) -> int:
         """Return the number of the conversation with a person; make contact and conversation if they are not there."""
         identifier = f"twitter:{person_id}"
-        found = (await self.ask("GET", "contacts/search", params={"q": identifier}))["payload"]
-        contact = next((one for one in found if one["identifier"] == identifier), None)
+        contact = None
+        for page in itertools.count(1):  # other identifiers may begin with this one
+            found = (await self.ask("GET", "contacts/search", params={"q": identifier, "page": page}))["payload"]
+            contact = next((one for one in found if one["identifier"] == identifier), None)
+            if contact is not None or not found:
+                break
         if contact is None:
             body = {"inbox_id": self.inbox_id, "source_id": person_id, "name": name, "identifier": identifier}
             made = await self.ask("POST", "contacts", json=body | ({"avatar_url": picture} if picture else {}))
@@ -67,7 +92,9 @@ class Chatwoot:
     async def add_incoming(
         self, conversation: int, source_id: str, text: str, file: tuple[str, bytes, str] | None = None
     ) -> None:
-        """Show a person's message, once for each `source_id`, with a file: its name, content and type."""
+        """Show a person's message with a file (its name, content and type), unless one of the latest messages has the
+        same `source_id`.
+        """
         path = f"conversations/{conversation}/messages"
         shown = (await self.ask("GET", path))["payload"]
         if any(message.get("source_id") == source_id for message in shown):
@@ -84,24 +111,25 @@ class Chatwoot:
         await self.ask("PATCH", f"conversations/{conversation}/messages/{message}", json=body)
 
     async def fetch(self, url: str, most: int) -> bytes:
-        """Return a file, such as an agent's picture or attachment, of at most `most` bytes."""
-        async with self.session.get(url, timeout=aiohttp.ClientTimeout(60)) as answer:
-            if answer.status >= 400:
-                raise ChatwootRefused(f"a file cannot be had: {answer.status}")
-            content = await answer.content.read(most + 1)
-            while len(content) <= most and (more := await answer.content.read(most + 1 - len(content))):
-                content += more
-        if len(content) > most:
-            raise ChatwootRefused(f"a file has more than {most} bytes")
-        return content
+        """Return a file of this server, such as an agent's picture or attachment, of at most `most` bytes.
+
+        Raises:
+            ChatwootRefused: it is not a file of this server, is too large, or cannot be had.
+            ChatwootBusy: as for :meth:`ask`.
+        """
+        if urlsplit(url)[:2] != urlsplit(self._url)[:2]:
+            raise ChatwootRefused("a file is not on Chatwoot's server")
+        return await self._fetch("GET", url, most)
 
 
 def is_signed(secret: str, headers: Mapping[str, str], body: bytes, now: float | None = None) -> bool:
     """Return whether a webhook was signed with the inbox' secret within the last five minutes."""
     moment, signature = headers.get(TIMESTAMP, ""), headers.get(SIGNATURE, "")
-    if not (moment.isascii() and moment.isdigit()) or abs((now or time.time()) - int(moment)) > 300:
+    if not (moment.isascii() and moment.isdigit() and len(moment) < 20):
         return False
-    return hmac.compare_digest(sign(secret, moment, body).encode(), signature.encode())
+    if abs((now or time.time()) - int(moment)) > 300:
+        return False
+    return hmac.compare_digest(sign(secret, moment, body).encode(), signature.encode("utf-8", "replace"))
 
 
 def sign(secret: str, moment: str, body: bytes) -> str:

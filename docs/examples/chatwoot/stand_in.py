@@ -35,6 +35,7 @@ class StandIn:
     files: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     agents: dict[int, dict[str, Any]] = field(default_factory=dict)
     is_down: bool = False
+    refused: int = 0
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession()
@@ -103,6 +104,7 @@ class StandIn:
     @web.middleware
     async def _checked(self, request: web.Request, handler: Any) -> web.StreamResponse:
         if self.is_down:
+            self.refused += 1
             return web.json_response({"error": "down"}, status=503)
         if not request.path.startswith("/files/") and request.headers.get("api_access_token") != TOKEN:
             return web.json_response({"error": "Invalid Access Token"}, status=401)
@@ -112,7 +114,8 @@ class StandIn:
     async def _search(self, request: web.Request) -> web.Response:
         word = request.query["q"].lower()
         found = [one for one in self.contacts if word in one["identifier"].lower() or word in one["name"].lower()]
-        return web.json_response({"payload": found[:15]})
+        start = 15 * (int(request.query.get("page", "1")) - 1)
+        return web.json_response({"payload": found[start : start + 15]})
 
     async def _add_contact(self, request: web.Request) -> web.Response:
         body = await request.json()
