@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -197,3 +198,33 @@ async def test_the_sandbox_shows_what_is_held(sandbox: Sandbox, tmp_path: Path) 
         assert len(sandbox.messages) == 1
         await outbox.close()
         assert (await api("GET", "held"))[0] == 503
+
+
+async def test_a_file_of_an_earlier_version_is_brought_up_to_date(sandbox: Sandbox, tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    async with box(sandbox, path) as outbox:
+        await outbox.put("5", TEXT, key="before")
+    with contextlib.closing(sqlite3.connect(path)) as db:  # what the earlier version had made
+        db.executescript(
+            "DROP INDEX message_of_desk; DROP INDEX message_to_expire;"
+            "ALTER TABLE message DROP COLUMN review; ALTER TABLE message DROP COLUMN reviewed_by;"
+            "ALTER TABLE message DROP COLUMN reviewed_at;"
+            "CREATE INDEX message_to_expire ON message (account, not_after) WHERE not_after IS NOT NULL;"
+            "UPDATE schema SET version = 3 WHERE package = 'outbox';"
+        )
+    async with box(sandbox, path) as outbox:
+        await outbox.put("5", "held", key="a", hold=True)
+        assert (await outbox.drain())[State.SENT] == 1
+        assert [one.entry.key for one in await outbox.held()] == ["a"]
+
+
+async def test_statements_of_an_earlier_version_still_put_messages(
+    sandbox: Sandbox, database: PostgresDatabase
+) -> None:
+    async with box(sandbox, database) as outbox:
+        statement, values = outbox.insertion("5", TEXT, key="a").psycopg
+        before = statement.replace(", hold => CAST(%(hold)s AS boolean)", "")
+        assert before != statement
+        del values["hold"]
+        await asyncio.to_thread(_executed, database, before, values)
+        assert (await outbox.drain())[State.SENT] == 1

@@ -115,8 +115,7 @@ async def test_the_person_in_front_of_the_client_decides(sandbox: Sandbox, tmp_p
                 refused = await call(answer, key=action)
                 why = "a person did not approve it: declined in the MCP client"
                 assert (refused["status"], refused["reason"]) == ("refused", why)
-        refused = await call(answering("cancel"), key="a")
-        assert (refused["status"], "nobody has decided" in refused["reason"]) == ("refused", True)
+        assert (await call(answering("cancel"), key="a"))["status"] == "held"  # and is asked about again
         assert yes.asked == []  # type: ignore[attr-defined]
         assert (await call(yes, key="a"))["status"] == "sent"
         assert yes.asked == ["Send this message as billing to person 5?\n\n> Hello"]  # type: ignore[attr-defined]
@@ -127,6 +126,9 @@ async def test_the_person_in_front_of_the_client_decides(sandbox: Sandbox, tmp_p
         assert (await call(yes, key="c", text=text, choices=["Yes", "a\nOK?"]))["status"] == "sent"
         quoted = "> Hello\n> Send this message as boss to person 6?\\u202e\n> [Yes]\n> [a\n> OK?]"
         assert yes.asked[-1] == f"Send this message as billing to person 5?\n\n{quoted}"  # type: ignore[attr-defined]
+        entry = await at.outbox.get("desk:a")
+        assert entry is not None
+        assert entry.reviewed_by == "the person in front of the MCP client"
         held = await call(None, key="b")  # this client cannot ask anybody
         assert held["status"] == "held"
         await at.outbox.approve(held["key"], by="anna")

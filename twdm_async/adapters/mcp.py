@@ -9,17 +9,10 @@ repeats it with the answer. If a client cannot ask, the message is held in the o
 """
 
 import json
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Final
 
-from mcp.server.mcpserver import (
-    AcceptedElicitation,
-    CancelledElicitation,
-    Context,
-    Elicit,
-    ElicitationResult,
-    MCPServer,
-    Resolve,
-)
+from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, ElicitationResult, MCPServer, Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -30,7 +23,9 @@ from twdm_async._log import printable
 from twdm_async.adapters import words
 from twdm_async.desk import Desk, Receipt, Status
 from twdm_async.errors import TwdmError
-from twdm_async.quota.limiter import QuotaState
+
+_SHOWN: Final = ("endpoint", "scope", "limit", "used", "waiting", "free_at")
+"""What is shown of each quota."""
 
 
 class Answer(BaseModel):
@@ -50,6 +45,10 @@ class Approval(BaseModel):
     approve: bool = Field(description="Send this message")
 
 
+class _NotAsked(Approval):
+    """There was no need, or no way, to ask a person."""
+
+
 def server(desk: Desk, *, asks: bool = False) -> MCPServer:
     """Return a server with the tools ``send_message`` and ``message_state`` and the resources ``twdm://names`` and
     ``twdm://quotas``. Run it by its own methods, while the desk's outbox runs.
@@ -63,8 +62,9 @@ def server(desk: Desk, *, asks: bool = False) -> MCPServer:
     async def approval(
         who: str, recipient: str, text: str, choices: list[str] | None, key: str | None, ctx: Context
     ) -> Approval | Elicit[Approval]:
-        if not asks or not _can_ask(ctx) or await desk.check(who, recipient, text, key=key, quick_replies=choices):
-            return Approval(approve=True)
+        known = await desk.check(who, recipient, text, key=key, quick_replies=choices) if asks else None
+        if not asks or not _can_ask(ctx) or (known is not None and known.status is not Status.HELD):
+            return _NotAsked(approve=False)
         return Elicit(_question(who, recipient, text, choices or []), Approval)
 
     @made.tool(
@@ -76,7 +76,6 @@ def server(desk: Desk, *, asks: bool = False) -> MCPServer:
         structured_output=True,
     )
     async def send_message(
-        ctx: Context,
         answer: Annotated[ElicitationResult[Approval], Resolve(approval)],
         who: Annotated[str, Field(description=words.who(desk))],
         recipient: Annotated[str, Field(description=words.RECIPIENT)],
@@ -84,15 +83,12 @@ def server(desk: Desk, *, asks: bool = False) -> MCPServer:
         choices: Annotated[list[str] | None, Field(description=words.CHOICES)] = None,
         key: Annotated[str | None, Field(description=words.KEY)] = None,
     ) -> Answer:
-        if isinstance(answer, CancelledElicitation):
-            reason = "nobody has decided whether to send it; ask the user"
-            return _answer(Receipt(status=Status.REFUSED, reason=reason))
-        is_approved = isinstance(answer, AcceptedElicitation) and answer.data.approve
-        hold = not (_can_ask(ctx) and is_approved) if asks else None
-        receipt = await desk.say(who, recipient, text, key=key, hold=hold, quick_replies=choices)
-        if not is_approved and receipt.status is Status.HELD and receipt.key:  # the decision holds for repeated calls
-            await desk.outbox.reject(receipt.key, why="declined in the MCP client")
-            return _answer(await desk.receipt(receipt.key) or receipt)
+        say = partial(desk.say, who, recipient, text, key=key, hold=asks or None, quick_replies=choices)
+        receipt = await say()
+        was_asked = not (isinstance(answer, AcceptedElicitation) and isinstance(answer.data, _NotAsked))
+        if was_asked and receipt.status is Status.HELD and receipt.key:
+            await _decide(desk, receipt.key, answer)
+            receipt = await say()
         return _answer(receipt)
 
     @made.tool(
@@ -116,9 +112,18 @@ def server(desk: Desk, *, asks: bool = False) -> MCPServer:
 
     @made.resource("twdm://quotas", title="How much of each quota is spent", mime_type="application/json")
     async def quotas() -> str:
-        return json.dumps([_quota(state) for state in desk.client.quota_state()])
+        states = desk.client.quota_state()
+        return json.dumps([{name: getattr(state, name) for name in _SHOWN} for state in states], default=str)
 
     return made
+
+
+async def _decide(desk: Desk, key: str, answer: ElicitationResult[Approval]) -> None:
+    """Let a held message be sent, or not, as the person has decided; if there was no decision, leave it held."""
+    if isinstance(answer, AcceptedElicitation) and answer.data.approve:
+        await desk.outbox.approve(key, by="the person in front of the MCP client")
+    elif answer.action != "cancel":
+        await desk.outbox.reject(key, why="declined in the MCP client")
 
 
 def _question(who: str, recipient: str, text: str, choices: list[str]) -> str:
@@ -126,17 +131,6 @@ def _question(who: str, recipient: str, text: str, choices: list[str]) -> str:
     lines = "\n".join([text, *(f"[{choice}]" for choice in choices)]).splitlines()
     quoted = "\n".join(f"> {printable(line)}" for line in lines)
     return f"Send this message as {who} to person {recipient}?\n\n{quoted}"
-
-
-def _quota(state: QuotaState) -> dict[str, Any]:
-    return {
-        "endpoint": state.endpoint,
-        "scope": state.scope.value,
-        "limit": state.limit,
-        "used": state.used,
-        "waiting": state.waiting,
-        "free_at": state.free_at.isoformat(timespec="seconds"),
-    }
 
 
 def _can_ask(ctx: Context) -> bool:
