@@ -232,6 +232,7 @@ async def test_an_agent_has_one_profile_until_name_or_picture_changes(office: Of
     assert [profile.name for profile in office.sandbox.profiles.values()] == ["Anna", "Anne"]
 
 
+@pytest.mark.soak
 async def test_nothing_is_lost_while_chatwoot_is_down(office: Office) -> None:
     anna = office.chatwoot.add_agent("Anna")
     conversation = await office.conversation()

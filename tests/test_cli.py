@@ -162,6 +162,7 @@ def outcomes(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.soak
 async def test_a_file_of_sixty_messages(twdm: Twdm, sandbox: Sandbox, tmp_path: Path, profile_id: str) -> None:
     file = tmp_path / "messages.jsonl"
     rows = [{"recipient": str(1000 + number), "text": f"Nr. {number} & more"} for number in range(60)]
@@ -498,6 +499,7 @@ async def test_the_priority_of_a_file_can_be_chosen(twdm: Twdm, sandbox: Sandbox
     assert code == 2
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("priority", "seconds"), [(Priority.INTERACTIVE, 0), (Priority.BULK, 1)])
 async def test_a_file_of_bulk_messages_says_that_it_waits_for_its_share(
     tmp_path: Path, priority: Priority, seconds: float
@@ -604,6 +606,7 @@ async def test_messages_are_shown_saved_and_deleted(
     assert [message.id async for message in client.direct_messages.list()] == [sent.id]
 
 
+@pytest.mark.soak
 async def test_listening_shows_each_message_once_over_restarts(twdm: Twdm, sandbox: Sandbox) -> None:
     sandbox.person(5).writes("before")
     for number in range(2):
@@ -653,6 +656,7 @@ async def test_welcome_messages(twdm: Twdm, sandbox: Sandbox, client: Client) ->
     assert sandbox.person(5).welcome is None
 
 
+@pytest.mark.soak
 async def test_a_film_is_uploaded(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     path.write_bytes(b"\0\0\0\x18ftypmp42" + b"x" * 3_000_000)
@@ -750,6 +754,7 @@ async def test_an_outbox_that_is_stopped_while_it_waits_for_quota(twdm: Twdm, sa
     assert sandbox.messages == []
 
 
+@pytest.mark.soak
 async def test_messages_that_another_process_sends_are_not_called_stopped(
     twdm: Twdm, sandbox: Sandbox, tmp_path: Path
 ) -> None:

@@ -321,6 +321,7 @@ def test_a_wait_that_may_not_be_long_is_one_sentence_and_3(
         assert err.count("\n") == 1
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("arguments", [("outbox", "run"), ("send-many", FILE)])
 def test_a_queue_that_may_not_wait_ends_with_3_and_keeps_the_messages(
     arguments: tuple[str, ...], double: Double, folder: Path, monkeypatch: pytest.MonkeyPatch,

@@ -343,6 +343,7 @@ async def test_what_was_sent_before_the_person_wrote_uses_no_credit(client: Clie
     assert [message.is_counted for message in sandbox.messages] == [True] * 6 + [False] * 5 + [True]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "postgres"])
 async def test_the_stores_agree(  # noqa: PLR0915 - all that can happen
     kind: str, tmp_path: Path, request: pytest.FixtureRequest

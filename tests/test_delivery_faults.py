@@ -442,6 +442,7 @@ def test_fault_66_where_every_message_is_refused_for_the_same_it_stops(messages:
     run(main())
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["500", "reset"])
 def test_fault_67_a_message_that_never_arrives_is_given_up(kind: str, path: Path) -> None:
     async def main() -> None:
@@ -485,6 +486,7 @@ def test_fault_68_no_from_somebody_who_is_not_the_api_is_not_final(kind: str, pa
     run(main())
 
 
+@pytest.mark.soak
 def test_fault_68_an_outage_of_hours_gives_nothing_up_and_is_hardly_asked(path: Path) -> None:
     async def main() -> None:
         async with place(path, faults=[Fault("proxy_403", endpoint=SEND)]) as here:

@@ -121,6 +121,7 @@ def test_fault_73_what_was_cut_off_is_written_down_although_nobody_drains(path: 
     run(main())
 
 
+@pytest.mark.soak
 def test_a_poll_loses_nothing_when_the_list_breaks_off(path: Path) -> None:
     async def main() -> None:
         async with place(path) as here:

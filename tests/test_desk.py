@@ -131,6 +131,7 @@ async def test_without_a_key_the_same_content_counts_as_repeated_for_a_while(tmp
         assert len(sandbox.messages) == 3
 
 
+@pytest.mark.soak
 async def test_many_repeats_at_once_are_one_message(sandbox: Sandbox, place: Place) -> None:
     async with office(sandbox, place, wait=60.0) as at:
         receipts = await asyncio.gather(*(at.desk.say("billing", 5, TEXT) for _ in range(100)))

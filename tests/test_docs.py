@@ -55,6 +55,7 @@ def test_every_call_is_listed_has_a_method_a_golden_request_and_a_handler(
     assert name in families
 
 
+@pytest.mark.soak
 async def test_the_examples_run_and_make_every_call(tmp_path: Path) -> None:
     examples = program("every_call")
     picture, video = tmp_path / "a.png", tmp_path / "a.mp4"
@@ -84,6 +85,7 @@ def test_the_bot_is_short() -> None:
     assert len((DOCS / "examples/bot.py").read_text(encoding="utf-8").splitlines()) < 40
 
 
+@pytest.mark.soak
 async def test_the_bot_answers_many_people_at_once(tmp_path: Path) -> None:
     """Each gets exactly the right answers, under the right profile, and none of them counts against the quota."""
     bot_program = program("bot")
@@ -155,6 +157,7 @@ async def output_of(*arguments: str, folder: Path, environment: dict[str, str] |
     return process.returncode, out.decode()
 
 
+@pytest.mark.soak
 async def test_the_blocks_about_testing_are_files_that_pass(tmp_path: Path) -> None:
     files = {block.split("\n")[0].removeprefix("# "): block for block in blocks("testing")}
     assert len(files) == len(blocks("testing")) == 8

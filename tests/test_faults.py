@@ -441,6 +441,7 @@ async def test_fault_51_many_sends_at_once(count: int) -> None:
         assert client._caller.places.free == client._http.most
 
 
+@pytest.mark.soak
 async def test_fault_51_ten_thousand_that_wait_end_when_the_client_is_closed() -> None:
     quotas = QuotaTable.default().replace("direct_messages.send", Quota(10, per=3600.0))
     async with serving(SENT) as server:
@@ -471,6 +472,7 @@ async def test_fault_54_a_client_that_nobody_holds_any_more_leaves_no_task() -> 
 # ---- what the sandbox can let go wrong ----
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["429_past_reset", "429_retry_after_date"])
 async def test_fault_27_a_reset_in_the_past_is_waited_for_a_second_and_sent_again(kind: str) -> None:
     async with (

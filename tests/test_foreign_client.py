@@ -144,6 +144,7 @@ def family_of_twython(sandbox: Sandbox) -> list[str]:
     return texts
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("family", [family_of_tweepy, family_of_twython])
 async def test_quick_replies_buttons_lists_deleting_typing_reading(sandbox: Sandbox, family: Any) -> None:
     texts = await asyncio.to_thread(family, sandbox)

@@ -439,6 +439,7 @@ async def test_fault_45_cancelled_before_the_wire_the_slot_comes_back() -> None:
         assert server.connections == 0
 
 
+@pytest.mark.soak
 async def test_the_time_runs_from_the_connection_not_from_the_pool() -> None:
     async def slow(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.4)

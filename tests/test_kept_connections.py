@@ -141,6 +141,7 @@ async def test_a_request_of_the_lender_s_over_a_connection_that_we_used_gets_its
         assert server.connections == 1
 
 
+@pytest.mark.soak
 async def test_fault_107_a_reply_that_came_in_time_is_read_though_the_loop_was_busy_until_later() -> None:
     async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(sent(0))
@@ -153,6 +154,7 @@ async def test_fault_107_a_reply_that_came_in_time_is_read_though_the_loop_was_b
         assert (await send(client)).id == str(10**18 + 1)
 
 
+@pytest.mark.soak
 async def test_the_time_runs_from_the_connection_where_two_clients_share_a_pool_of_one() -> None:
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for number in itertools.count():

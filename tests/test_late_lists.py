@@ -184,6 +184,7 @@ def the_others_leave_in_time(path: Path, messages: int) -> None:
     run(main())
 
 
+@pytest.mark.soak
 def test_faults_64_to_69_poisoned_messages_stop_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_files_in_the_loop(monkeypatch)
     the_others_leave_in_time(tmp_path / "outbox.db", 120)

@@ -182,6 +182,7 @@ def test_what_others_spent_comes_free_at_its_time() -> None:
     assert waits == pytest.approx([5.01, 15.01, 25, 25, 25, 95.01], abs=0.2)
 
 
+@pytest.mark.soak
 def test_a_ledger_stays_small_and_exact_over_a_store() -> None:
     quota, generator = Quota(10**6, PER), random.Random(1)
     ledger = counting(quota)

@@ -251,6 +251,7 @@ def test_a_wait_for_the_pace_is_known_beforehand() -> None:
     run(main())
 
 
+@pytest.mark.soak
 def test_ten_thousand_wait_and_all_are_served() -> None:
     async def main() -> None:
         limiter = make(Quota(1000, per=1.0))

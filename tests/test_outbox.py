@@ -100,6 +100,7 @@ async def test_a_message_is_kept_sent_and_told(sandbox: Sandbox, path: Path) -> 
         assert "SENTINEL" not in repr(entry)
 
 
+@pytest.mark.soak
 async def test_many_wait_for_outcomes_and_one_task_looks(sandbox: Sandbox, place: Place) -> None:
     async with box(sandbox, place) as waiting, box(sandbox, place) as sending:
         for number in range(40):
@@ -301,6 +302,7 @@ async def test_whom_to_avoid_comes_last_however_the_lanes_are_filled(path: Path)
     assert second == [("good", True)] * 5 + [("suspect", False)] * 10
 
 
+@pytest.mark.soak
 async def test_what_is_tried_later_leaves_when_it_is_due_beside_others(place: Place) -> None:
     """Nobody looks every five seconds whether it is: those of the other priority keep the outbox busy."""
     async with Sandbox(quotas=table(), latency=(0.03, 0.03)) as sandbox, box(sandbox, place) as outbox:
@@ -429,6 +431,7 @@ async def test_no_tls_where_it_is_spoken_ends_it(place: Place, sandbox: Sandbox)
         assert (await outbox.counts())[State.QUEUED] == 1
 
 
+@pytest.mark.soak
 async def test_fault_46_a_drain_that_is_given_up_leaves_what_is_under_way_to_end(place: Place) -> None:
     async with Sandbox(latency=(0.2, 0.2)) as sandbox, box(sandbox, place) as outbox:
         for number in range(40):
@@ -493,6 +496,7 @@ async def test_the_slot_and_the_state_are_written_together_where_both_live_in_on
     assert taken == [True] * 10
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("pace", [None, Pace(burst=4, per=0.3)])
 async def test_those_who_wait_are_written_down_together_with_their_slot_too(path: Path, pace: Pace | None) -> None:
     quotas = table().replace("direct_messages.send", Quota(1000 if pace else 3, per=1.0), pace=pace)
@@ -546,6 +550,7 @@ async def test_a_slot_given_back_takes_the_state_back_with_it(path: Path) -> Non
 # ---- unknown ----
 
 
+@pytest.mark.soak
 async def test_what_is_unknown_is_settled_and_what_did_not_arrive_is_sent_again(sandbox: Sandbox, place: Place) -> None:
     sandbox.faults += [
         Fault("reset", endpoint="direct_messages.send", nth=1),
@@ -563,6 +568,7 @@ async def test_what_is_unknown_is_settled_and_what_did_not_arrive_is_sent_again(
         assert sorted(entry.attempts for entry in entries) == [1, 1, 2]
 
 
+@pytest.mark.soak
 async def test_a_message_that_cannot_be_told_stays_unknown(sandbox: Sandbox, place: Place) -> None:
     sandbox.faults.append(Fault("reset", endpoint="direct_messages.send", nth=1))
     sandbox.list_lag = (0.3, 0.3)
@@ -603,6 +609,7 @@ async def test_what_an_earlier_run_could_not_give_up_is_sent(sandbox: Sandbox, p
         assert (await asyncio.wait_for(outbox.drain(), HANGS))[State.SENT] == 1
 
 
+@pytest.mark.soak
 async def test_what_another_process_is_sending_may_be_what_is_found(sandbox: Sandbox, path: Path) -> None:
     """Two messages say the same to the same person. One is unknown and did not arrive, one is on its way and did."""
     other = Owner(path, "outbox")
@@ -681,6 +688,7 @@ async def test_a_disk_that_is_full_in_the_last_moment_of_settling(
         assert (await outbox.drain())[State.SENT] == len(sandbox.messages) == 1
 
 
+@pytest.mark.soak
 async def test_two_that_drain_one_outbox_settle_once(sandbox: Sandbox, place: Place) -> None:
     sandbox.faults += [
         Fault("reset", endpoint="direct_messages.send", nth=1, processed=False),
@@ -931,6 +939,7 @@ async def test_accounts_in_one_file_do_not_see_each_other(sandbox: Sandbox, plac
 # ---- processes ----
 
 
+@pytest.mark.soak
 async def test_fault_53_a_process_that_is_stopped_and_goes_on(fork_server: ForkServer, path: Path) -> None:
     async with Sandbox(quotas=table(), latency=(0.0, 0.05), seed=1) as sandbox:
         await fill(sandbox, path, 150)

@@ -72,6 +72,7 @@ async def collecting(
         await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.mark.soak
 def test_what_people_write_comes_once_and_in_order() -> None:
     async def main(client: Client, sandbox: Sandbox) -> None:
         sandbox.person(5).writes("before it began")
@@ -104,6 +105,7 @@ def test_echoes_if_wanted_and_from_when() -> None:
     polling(main)
 
 
+@pytest.mark.soak
 def test_over_restarts_nothing_is_missed_and_nothing_comes_twice() -> None:
     async def main(client: Client, sandbox: Sandbox) -> None:
         seen: list[str | None] = []
@@ -206,6 +208,7 @@ def test_a_first_read_that_fails_and_what_comes_before_it() -> None:
     polling(main)
 
 
+@pytest.mark.soak
 def test_what_a_webhook_has_told_is_not_read_for_ever() -> None:
     """Each round ends a little before the newest message, whoever has it known."""
 
@@ -279,6 +282,7 @@ def test_a_message_that_appears_late_and_out_of_order_is_not_missed() -> None:
     polling(main)
 
 
+@pytest.mark.soak
 def test_it_lives_within_fifteen_reads_in_fifteen_minutes() -> None:
     async def main(client: Client, sandbox: Sandbox) -> None:
         seen: list[str | None] = []

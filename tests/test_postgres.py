@@ -190,6 +190,7 @@ def test_a_password_is_not_shown() -> None:
     assert store.address == "postgresql://localhost:5433/brand"
 
 
+@pytest.mark.soak
 async def test_a_server_that_is_not_there_is_told_at_once(sandbox: Sandbox) -> None:
     database = PostgresDatabase("postgresql://anna:SENTINEL@127.0.0.1:1/brand")
     with pytest.raises(OutboxFailed, match="reachable"):
@@ -532,6 +533,7 @@ async def test_one_that_waits_for_its_turn_keeps_no_other_of_its_process_up(
 # ---- losses ----
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("is_complete", [True, False])
 async def test_fault_112_a_standby_that_takes_over_is_noticed_until_a_person_says_what_to_do(
     postgres_programs: Path, sandbox: Sandbox, *, is_complete: bool

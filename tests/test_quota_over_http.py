@@ -86,6 +86,7 @@ def test_no_quota_is_breached_nothing_is_lost_nothing_is_doubled(seed: int) -> N
     assert counts.count(_LIMIT) >= len(counts) - 2, "no window but the last lies idle"
 
 
+@pytest.mark.soak
 def test_the_same_with_a_bare_limiter_breaches_it() -> None:
     async def main() -> Sandbox:
         return await many_agents(BareLimiterStore(), 0, each=1)

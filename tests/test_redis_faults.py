@@ -356,6 +356,7 @@ async def test_fault_91_a_connection_that_stalls_is_left(redis_program: str, mon
             assert len(await taken(store, 3)) == 2
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("cluster", [False, True])
 async def test_the_keys_of_an_app_lie_on_one_node_of_a_cluster(
     redis_program: str, cluster: bool, tmp_path: Path

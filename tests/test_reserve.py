@@ -85,6 +85,7 @@ def test_some_of_everything_is_left(limit: int, reserve: float, live: list[float
 # ---- the day that the design is for ----
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", range(3))
 def test_live_messages_leave_in_time_and_bulk_is_not_starved(seed: int) -> None:
     report = simulate.day(QuotaTable.default()[simulate.SEND].reserve, priority=Priority.BULK, seed=seed)
@@ -92,6 +93,7 @@ def test_live_messages_leave_in_time_and_bulk_is_not_starved(seed: int) -> None:
     assert report.bulk >= 650
 
 
+@pytest.mark.soak
 def test_without_a_reserve_no_live_message_leaves() -> None:
     for priority in Priority:
         assert simulate.day(0.0, priority=priority).in_time == 0

@@ -78,6 +78,7 @@ async def test_who_receives_does_not_wait_for_what_is_sent_later(monkeypatch: py
         await asyncio.gather(sending, return_exceptions=True)
 
 
+@pytest.mark.soak
 async def test_who_is_cancelled_while_answers_are_awaited_receives_it_again() -> None:
     silence = Fault("silence", endpoint="direct_messages.send", nth=1)
     async with Sandbox(faults=[silence]) as sandbox, sandbox.client(timeout=HANGS) as client:

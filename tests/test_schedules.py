@@ -228,6 +228,7 @@ def test_no_schedule_breaches(seeds: range) -> None:
     assert sum(check(seed, None) for seed in seeds) > 5 * len(seeds)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("seeds", many(10, 135, 1135), ids=str)
 @pytest.mark.timeout(300)
 def test_no_schedule_breaches_over_crashes_and_restarts(seeds: range, tmp_path: Path) -> None:

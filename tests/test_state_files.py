@@ -174,6 +174,7 @@ async def starts(path: Path, processes: int, each: int) -> None:
         assert db.execute("SELECT count(*) FROM event").fetchone()[0] > 10
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it is told there which processes live")
 async def test_fault_99_no_event_is_in_the_hands_of_two(path: Path) -> None:
     await starts(path, 4, 20)
@@ -222,6 +223,7 @@ async def test_fault_106_what_a_killed_process_left_is_opened_as_before(path: Pa
         assert len(await taken(store, 3)) == 1
 
 
+@pytest.mark.soak
 async def test_fault_106_the_log_does_not_grow_without_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither while others read, one after the other, nor for ever because of one who reads for long."""
     monkeypatch.setattr(state_file_module, "_LARGEST_LOG", 100_000)
@@ -302,6 +304,7 @@ async def test_fault_106_what_lost_its_log_or_its_file_is_not_begun_anew(lost: s
             await taken(store)
 
 
+@pytest.mark.soak
 async def test_fault_49_a_store_that_is_open_at_a_fork_counts_for_both(path: Path) -> None:
     """SQLite takes locks that the parent holds for the child's, too; so none is held when a process is forked off."""
     script = """

@@ -590,6 +590,7 @@ def shown(client: Client) -> QuotaState:
     return next(state for state in client.quota_state() if state.endpoint == SEND)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["memory", *SHARED])
 async def test_what_is_shown_becomes_right_when_nobody_asks_any_more(
     kind: str, tmp_path: Path, url: str | None, sandbox: Sandbox
@@ -672,6 +673,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["memory", *SHARED])
 def test_fault_49_forked_after_use(kind: str, tmp_path: Path, url: str | None) -> None:
     address = address_of(kind, tmp_path, url, 3)

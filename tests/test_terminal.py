@@ -55,6 +55,7 @@ def test_fault_103_what_a_terminal_obeys_is_escaped() -> None:
     text.encode()
 
 
+@pytest.mark.soak
 async def test_fault_103_no_command_shows_what_strangers_wrote_raw(
     twdm: Twdm, sandbox: Sandbox, client: Client, tmp_path: Path
 ) -> None:

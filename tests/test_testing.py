@@ -146,6 +146,7 @@ ASYNCIO: Final = "pytest.mark.asyncio"
 ANYIO: Final = "[pytest.mark.anyio, pytest.mark.parametrize('anyio_backend', ['asyncio'])]"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("options", "marks"),
     [
@@ -176,6 +177,7 @@ async def test_a_bot_s_test_of_five_lines(tmp_path: Path, options: Sequence[str]
     assert "the text of the message" not in out.replace('raise LookupError("the text of the message")', "")
 
 
+@pytest.mark.soak
 async def test_a_test_may_run_in_the_loop_of_a_larger_scope(tmp_path: Path) -> None:
     (tmp_path / "bot.py").write_text(BOT)
     test = TESTS[TESTS.index("async def test_five_lines") : TESTS.index("@pytest.mark.twdm")]
@@ -189,6 +191,7 @@ async def test_a_test_may_run_in_the_loop_of_a_larger_scope(tmp_path: Path) -> N
     assert (code, "3 passed" in out) == (0, True), out
 
 
+@pytest.mark.soak
 async def test_options_of_the_marker_have_names(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import pytest\n@pytest.mark.asyncio\n@pytest.mark.twdm({})\nasync def test_it(twdm_sandbox): ...\n"
@@ -197,6 +200,7 @@ async def test_options_of_the_marker_have_names(tmp_path: Path) -> None:
     assert (code, "named options only" in out) == (1, True), out
 
 
+@pytest.mark.soak
 async def test_who_runs_no_async_tests_is_told(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_it(twdm_sandbox): ...")
     code, out = await _pytest(tmp_path, "-p", "no:asyncio", "-p", "no:anyio")
@@ -204,6 +208,7 @@ async def test_who_runs_no_async_tests_is_told(tmp_path: Path) -> None:
     assert "need pytest-asyncio, or anyio" in out
 
 
+@pytest.mark.soak
 async def test_the_plugin_imports_nothing_until_it_is_used(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import sys\n"

@@ -40,6 +40,7 @@ def as_told(sandbox: Sandbox, event: str) -> dict[str, Any]:
     return {"for_user_id": sandbox.credentials.user_id, "direct_message_events": [shown]}
 
 
+@pytest.mark.soak
 def test_fault_96_a_webhook_and_a_poll_on_one_inbox_miss_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever the webhook is told of is handled once; then X drops it, and the poll finds the rest, and says so."""
     handled: list[str | None] = []
@@ -218,6 +219,7 @@ def test_a_list_is_read_no_further_than_to_what_somebody_has_in_hand() -> None:
     run(main())
 
 
+@pytest.mark.soak
 def test_a_message_of_next_year_does_not_end_a_poll() -> None:
     texts: list[str | None] = []
 

@@ -175,6 +175,7 @@ async def fuzz(count: int, seed: int) -> tuple[int, int]:
     return refused, len(seen)
 
 
+@pytest.mark.soak
 async def test_mutated_bodies() -> None:
     refused, handled = await fuzz(3_000, 1)
     assert refused > 1000

@@ -93,6 +93,8 @@ class Outcomes:
     async def _check(self) -> None:
         """Let fail what waits for messages that are gone."""
         keys = list(islice(self._waiting, _CHECKED))
+        if not keys:
+            return
 
         def missing(rows: Rows) -> Sequence[str]:
             return sorted(set(keys) - rows.existing(keys))
