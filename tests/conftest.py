@@ -44,8 +44,8 @@ if os.environ.get("TWDM_TEST_LOOP") == "uvloop":
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """More workers than processors: much of the time, tests wait for processes of their own and for timers."""
-    return 2 * (os.cpu_count() or 1) + 1
+    """One more worker than processors: now and then, tests wait for processes of their own and for timers."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -478,6 +478,7 @@ def test_a_full_disk_is_one_sentence() -> None:
     assert done.stderr == "error: done, but the output cannot be written: No space left on device\n"
 
 
+@pytest.mark.soak
 def test_a_queue_of_bulk_messages_waits_until_when_these_may_leave(
     double: Double, folder: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -463,6 +463,7 @@ def test_fault_74_what_a_person_sends_in_the_app_uses_up_free_replies() -> None:
     run(main())
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("seed", "people"), [(0, 3), *(pytest.param(seed, 6, marks=pytest.mark.soak) for seed in (0, 1, 2))]
 )

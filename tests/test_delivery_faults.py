@@ -88,6 +88,7 @@ async def test_fault_56_what_arrived_is_found_at_once_where_the_list_is_not_late
         assert clock.monotonic() - began < 1
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["list_empty", "list_holes", "list_old_head", "list_reversed"])
 def test_fault_57_to_59_a_list_that_is_wrong_for_a_while_doubles_nothing(kind: str, path: Path) -> None:
     async def main() -> None:
@@ -469,6 +470,7 @@ INTERMEDIARIES = ["proxy_403", "proxy_413", "proxy_418", "proxy_421", "proxy_425
                   "proxy_407", "proxy_policy", "redirect_elsewhere", "errors_texts", "no_errors"]  # fmt: skip
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", INTERMEDIARIES)
 def test_fault_68_no_from_somebody_who_is_not_the_api_is_not_final(kind: str, path: Path) -> None:
     """Twenty messages meet a second and a half of it."""
@@ -505,6 +507,7 @@ def test_fault_68_an_outage_of_hours_gives_nothing_up_and_is_hardly_asked(path: 
     run(main())
 
 
+@pytest.mark.soak
 def test_fault_69_an_intermediary_that_refuses_one_message_is_not_asked_for_ever(path: Path) -> None:
     async def main() -> None:
         async with place(path, faults=[Fault("proxy_policy", endpoint=SEND, recipient_id="5")]) as here:

@@ -146,6 +146,7 @@ def test_a_poll_loses_nothing_when_the_list_breaks_off(path: Path) -> None:
     run(main())
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("kind", "probability", "hours"),
     [("502", 1.0, 1), *(pytest.param(kind, 0.8, 1, marks=pytest.mark.soak) for kind in ("proxy_403", "404_page"))],
@@ -180,6 +181,7 @@ def test_fault_66_one_message_that_is_refused_alone_ends_nothing(path: Path) -> 
     run(main())
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["404_page", "unknown_code", "not_following", "proxy_403"])
 def test_fault_66_a_list_that_is_refused_once_stops_nobody(kind: str, path: Path) -> None:
     async def main() -> None:
@@ -208,6 +210,7 @@ def test_fault_52_a_clock_that_is_set_forward_makes_nothing_absent() -> None:
     run(main())
 
 
+@pytest.mark.soak
 def test_what_the_list_could_not_tell_is_taken_from_an_echo_and_from_a_list_that_has_recovered(path: Path) -> None:
     async def main() -> None:
         faults = [Fault("reset", endpoint=SEND, nth=number) for number in (1, 2)]
@@ -317,6 +320,7 @@ def test_an_id_is_a_number(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(main())
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["404_page", "unknown_code", "proxy_403", "reset"])
 @pytest.mark.parametrize(("messages", "workers"), [(3, 1), (40, 16)])
 def test_faults_66_to_69_what_lies_side_by_side_stops_nobody(
@@ -353,6 +357,7 @@ def test_the_first_message_to_anybody_goes_first_when_others_fail(path: Path) ->
     run(main())
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["404_page", pytest.param("html_as_json", marks=pytest.mark.soak)])
 def test_a_list_that_cannot_be_read_is_given_up_and_tried_again_by_who_asks_anew(kind: str, path: Path) -> None:
     async def main() -> None:
@@ -448,6 +453,7 @@ def test_who_did_not_arrive_is_to_blame_only_if_others_did_afterwards(others_fol
     run(main())
 
 
+@pytest.mark.soak
 def test_who_asks_anew_after_the_list_has_recovered_is_answered_at_once(path: Path) -> None:
     async def main() -> None:
         fault = Fault("list_empty", endpoint=LIST)

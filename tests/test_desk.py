@@ -65,6 +65,7 @@ async def test_a_message_is_sent_under_the_profile_of_its_name(sandbox: Sandbox,
     assert "SENTINEL" not in repr(receipt)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("said", "reason"),
     [

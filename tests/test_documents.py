@@ -41,6 +41,8 @@ LANGUAGES: Final = ("python", "sh", "ipython", "sql")
 DATABASE: Final = "postgresql://owner@db.example.com/brand"
 """Stands in the pages for a database of the reader's."""
 ENDLESS: Final = "until Ctrl-C"
+ADAPTED: Final = {"twdm_async.adapters.mcp": "mcp"}
+"""The frameworks of adapters that pages import."""
 SEPARATE: Final = {"Try it", "Test it"}
 """Headings in README whose commands are run in a clone of their own, since they make an environment."""
 
@@ -85,7 +87,8 @@ def is_file(block: str) -> bool:
 
 def need(*modules: str) -> None:
     """Skip what needs a package that is not installed; where the extra ``recipes`` is, nothing may be skipped."""
-    missing = [name for name in modules if importlib.util.find_spec(name.split(".")[0]) is None]
+    tops = [ADAPTED.get(name, name.split(".")[0]) for name in modules]
+    missing = [name for name in tops if importlib.util.find_spec(name) is None]
     if missing and not os.environ.get("TWDM_RECIPES"):
         pytest.skip(f"needs {', '.join(missing)}", allow_module_level=True)
 

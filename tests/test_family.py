@@ -253,6 +253,7 @@ async def test_a_default_is_set_and_set_again(client: Client, sandbox: Sandbox, 
         await client.welcome_message_rules.delete(rule.id)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("one_rule_only", [True, False])
 @pytest.mark.parametrize(
     "endpoint", ["welcome_message_rules.create", "welcome_message_rules.delete", "welcome_message_rules.list"]

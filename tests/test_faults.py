@@ -432,6 +432,7 @@ def _nonces(count: int) -> list[str]:
     return nonces(count)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.soak)])
 async def test_fault_51_many_sends_at_once(count: int) -> None:
     async with serving(SENT) as server, connected(server.url, quotas=LARGE) as client:

@@ -109,6 +109,7 @@ async def test_a_full_disk_refuses_those_for_whom_there_is_no_room(
     assert [entry.key for entry in kept] == ["a", "b"]
 
 
+@pytest.mark.soak
 async def test_the_cost_of_a_message_is_few_transactions(
     sandbox: Sandbox, tmp_path: Path, transactions: list[dict[str, Any]]
 ) -> None:
@@ -142,6 +143,7 @@ async def test_a_transaction_that_fails_otherwise_fails_all_of_its_changes(
     assert await storage.do(lambda rows: rows.select([State.QUEUED]), only_reads=True) == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("cancels", [1, 2, 3])
 async def test_what_a_cancelled_drain_was_about_to_take_up_is_sent_by_another(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cancels: int

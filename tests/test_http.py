@@ -207,6 +207,7 @@ WITHOUT_ANSWER: dict[str, Script] = {
 }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", WITHOUT_ANSWER)
 async def test_a_send_without_answer_is_unknown_and_was_sent_once(name: str) -> None:
     async with serving(WITHOUT_ANSWER[name]) as server, connected(server.url, timeout=0.4) as client:
@@ -222,6 +223,7 @@ async def test_a_send_without_answer_is_unknown_and_was_sent_once(name: str) -> 
         assert "OAuth" not in shown
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", WITHOUT_ANSWER)
 async def test_a_read_without_answer_is_read_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twdm_async.transport.retry._FIRST_BACKOFF", 0.01)

@@ -73,6 +73,7 @@ def each_arrives_once(path: Path, messages: int, *, with_webhook: bool) -> None:
     run(main())
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("with_webhook", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_faults_56_to_59_a_list_that_is_late_and_has_holes_and_old_heads(
     with_webhook: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -92,6 +93,7 @@ def test_faults_56_to_59_a_thousand_messages(
     each_arrives_once(tmp_path / "outbox.db", 1000, with_webhook=with_webhook)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "left_out",
     [
@@ -133,6 +135,7 @@ def shows_something_newer(reading: evidence.Reading, sent_at: Any, *_: Any) -> b
     )
 
 
+@pytest.mark.soak
 def test_the_list_is_read_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, and then no more often than every 90 seconds, however many messages are sought."""
     keep_files_in_the_loop(monkeypatch)

@@ -204,6 +204,7 @@ def allowed_by_both(quota: Quota, pace: Pace, sends: int) -> float:
     return moments[-1]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("burst", [10, 39, 40, 41, 80])
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_pace_loses_nothing_that_it_granted(burst: int, shared: bool, tmp_path: Path) -> None:

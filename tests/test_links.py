@@ -64,6 +64,7 @@ async def test_fault_102_only_the_link_is_shortened(sandbox: Sandbox, client: Cl
     assert sandbox.messages[0].text == "tea & cups (example.com/a?x=1&y=2). http://b.dev!"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "text", ["a." * 5000, "こ" * 9999 + ".", "中国." * 3000, "http://a.com/" + "(" * 9000, "." * 10_000]
 )

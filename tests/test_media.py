@@ -322,6 +322,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("size", [pytest.param(200 * 1024 * 1024, marks=pytest.mark.soak), 40 * 1024 * 1024])
 async def test_a_large_film_takes_little_memory(tmp_path: Path, sandbox: Sandbox, size: int) -> None:
     """A process of its own uploads it, and says by how much its memory grew at the most."""

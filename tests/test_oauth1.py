@@ -140,6 +140,7 @@ def nonces(count: int) -> list[str]:
     return [match[1] for match in found if match]
 
 
+@pytest.mark.soak
 def test_fault_39_nonces_are_unique_over_many_requests_and_over_processes() -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         elsewhere = pool.map(nonces, [1000, 1000], chunksize=1)

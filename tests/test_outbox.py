@@ -157,6 +157,7 @@ async def test_fault_55_the_same_key_twice_at_once(sandbox: Sandbox, place: Plac
         assert {type(result) for result in results} == {Entry, InvalidInput}
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "arguments",
     [{"recipient_id": "x"}, {"text": ""}, {"text": None}, {"key": ""}, {"key": "k" * 501}, {"key": 5},
@@ -383,6 +384,7 @@ async def test_messages_whose_time_is_over_are_not_sent(sandbox: Sandbox, place:
         assert (await outbox.get("late")).not_after is None  # type: ignore[union-attr]  # it is there
 
 
+@pytest.mark.soak
 async def test_keys_that_are_refused_end_it_and_everything_stays(sandbox: Sandbox, place: Place) -> None:
     sandbox.faults.append(Fault("401_token", endpoint="direct_messages.send"))
     async with box(sandbox, place) as outbox:
@@ -700,6 +702,7 @@ async def test_two_that_drain_one_outbox_settle_once(sandbox: Sandbox, place: Pl
         assert len(sandbox.messages) == 1
 
 
+@pytest.mark.soak
 async def test_what_a_cancelled_drain_had_taken_up_can_be_taken_up_by_others(sandbox: Sandbox, place: Place) -> None:
     async with box(sandbox, place) as outbox, box(sandbox, place) as another:
         for number in range(60):
@@ -713,6 +716,7 @@ async def test_what_a_cancelled_drain_had_taken_up_can_be_taken_up_by_others(san
         assert times_each_arrived(sandbox).most_common(1)[0][1] == 1
 
 
+@pytest.mark.soak
 async def test_closing_ends_the_drain_and_doubles_nothing(path: Path) -> None:
     async with Sandbox(quotas=table(), latency=(0.0, 0.02)) as sandbox:
         await fill(sandbox, path, 200)

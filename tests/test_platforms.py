@@ -72,6 +72,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.mark.soak
 def test_fault_100_on_windows_it_is_imported_and_what_cannot_work_says_so(tmp_path: Path) -> None:
     done = subprocess.run(  # noqa: S603 - this Python
         [sys.executable, "-c", LIKE_WINDOWS, str(tmp_path)], capture_output=True, text=True, timeout=HANGS, check=False,

@@ -88,6 +88,7 @@ def test_fault_92_ids_may_be_numbers_anywhere() -> None:
         assert event.users.keys() == other.users.keys() != set()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("document", "shape"),
     [
@@ -498,6 +499,7 @@ async def fuzz(count: int, seed: int, caplog: pytest.LogCaptureFixture) -> None:
     assert traced > count / 4
 
 
+@pytest.mark.soak
 async def test_fault_92_of_mutated_bodies_nothing_vanishes(caplog: pytest.LogCaptureFixture) -> None:
     await fuzz(2_000, 1, caplog)
 

@@ -441,6 +441,7 @@ async def test_what_cannot_be_looked_for_is_refused(unknown: Any, client: Client
         await client.direct_messages.reconcile(settle_after=149.0)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("count", [300, pytest.param(1000, marks=pytest.mark.soak)])
 async def test_many_sends_to_a_hostile_server(count: int) -> None:
     hostile = Fault(("reset", "silence", "cut", "half_json", "503"), endpoint="direct_messages.send", probability=0.3)

@@ -275,6 +275,7 @@ async def test_redis_that_closes_an_idle_connection_is_asked_again(redis_program
             assert len(await taken(store, 3)) == 2
 
 
+@pytest.mark.soak
 async def test_redis_that_does_not_answer(redis_program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twdm_async.quota.store.redis._TIMEOUT", 0.3)
     with RedisServer(redis_program) as server, redis.Redis(port=server.port) as client:

@@ -102,6 +102,7 @@ def test_without_a_reserve_no_live_message_leaves() -> None:
 # ---- the other tables of the simulation ----
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("sends", "quota"), simulate.CASES)
 @pytest.mark.parametrize("server", simulate.SERVERS)
 def test_no_server_counts_too_many_and_hardly_any_time_is_lost(

@@ -271,6 +271,7 @@ async def test_time_can_pass_faster() -> None:
 # ---- faults ----
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
 async def test_every_fault_goes_wrong_once_and_the_next_request_is_served(kind: str) -> None:
     fault = Fault(kind, endpoint="direct_messages.send", nth=1)

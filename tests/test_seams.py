@@ -91,6 +91,7 @@ def test_fault_73_an_attempt_that_is_cancelled_on_the_wire_leaves_no_row_and_no_
     run(main())
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("moment", [0, 1, 2, *(pytest.param(one, marks=pytest.mark.soak) for one in range(3, 30))])
 async def test_fault_73_all_tasks_are_cancelled_and_the_next_drain_ends(
     moment: int, sandbox: Sandbox, tmp_path: Path
@@ -297,6 +298,7 @@ class Unexpected(Exception):
     """A mistake; its words repeat what no error may show."""
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("owner", "name"), SEAMS, ids=[f"{owner.__name__}.{name}" for owner, name in SEAMS])
 async def test_fault_79_an_unexpected_error_at_any_seam_comes_out_as_one_of_ours(
     owner: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -75,6 +75,7 @@ def moments(make: Callable[[int], QuotaStore], count: int, factory: Any) -> None
     asyncio.run(main())
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("factory", [None, pytest.param(EAGER, marks=pytest.mark.skipif(not EAGER, reason="3.12"))])
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis", "postgres"])
 @pytest.mark.parametrize("count", [25, pytest.param(300, marks=[pytest.mark.soak, pytest.mark.thorough])])

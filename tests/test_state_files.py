@@ -385,6 +385,7 @@ async def test_fault_104_a_foreign_file_named_by_mistake_is_left_as_it_is(
 # ---- what it costs ----
 
 
+@pytest.mark.soak
 async def test_fault_106_what_a_message_costs_does_not_grow_with_what_is_done(path: Path) -> None:
     """Counted in steps of SQLite's machine, which do not depend on the computer."""
     quotas = QuotaTable.default().replace("direct_messages.send", Quota(10**6, per=60.0))

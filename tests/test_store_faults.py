@@ -365,6 +365,7 @@ def in_a_process(path: Path, takes: int = 1, *, before: str = "", setup: str = "
     return python("-c", script, str(path), str(takes)).stdout
 
 
+@pytest.mark.soak
 async def test_fault_50_a_file_that_cannot_be_written_to(tmp_path: Path) -> None:
     async with SQLiteQuotaStore(tmp_path / "quota.db") as store:
         await spend(store, 1)
@@ -380,6 +381,7 @@ async def test_fault_50_a_file_that_cannot_be_written_to(tmp_path: Path) -> None
     assert "cannot be" in out
 
 
+@pytest.mark.soak
 async def test_fault_50_a_disk_that_is_full(tmp_path: Path) -> None:
     path = tmp_path / "quota.db"
     async with SQLiteQuotaStore(path) as store:

@@ -92,6 +92,7 @@ async def test_fault_103_no_command_shows_what_strangers_wrote_raw(
     await listening.communicate()
 
 
+@pytest.mark.soak
 async def test_fault_103_names_with_markup_are_shown_as_they_are(twdm: Twdm, sandbox: Sandbox) -> None:
     """The doctor shows the account's name."""
     for account in sandbox._gate.accounts.values():
@@ -101,6 +102,7 @@ async def test_fault_103_names_with_markup_are_shown_as_they_are(twdm: Twdm, san
     assert "[/nope]" in out
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["headers_echoed", "unknown_code"])
 async def test_fault_103_errors_of_the_api_are_one_line(twdm: Twdm, sandbox: Sandbox, kind: str) -> None:
     sandbox.faults.append(Fault(kind))

@@ -374,6 +374,7 @@ async def test_a_hold_behind_many_notes_stops_a_take_that_came_after_it(
         assert isinstance(await take(store, claims(2000), LIFETIME), Wait)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["memory", *SHARED])
 @pytest.mark.parametrize("they_write", [True, False])
 async def test_conversations_that_are_over_are_forgotten(
