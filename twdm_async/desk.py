@@ -205,7 +205,6 @@ class Desk:
             written.
 
         Raises:
-            ClientClosed: the client was closed.
             WrongEventLoop: the client was used in another event loop or another process.
         """
         name = None
@@ -271,7 +270,7 @@ class Desk:
 
     def _content(self, who: str, *, quick_replies: Any, **content: Any) -> dict[str, Any]:
         if not isinstance(who, str) or who not in self._profiles:
-            problem = f"{who!r} is not allowed; use one of: {', '.join(self._profiles)}"
+            problem = f"{str(who)[:50]!r} is not allowed; use one of: {', '.join(self._profiles)}"
             raise InvalidInput(parameter="who", problem=problem)
         return {"custom_profile_id": self._profiles[who], "quick_replies": _quick_replies(quick_replies), **content}
 

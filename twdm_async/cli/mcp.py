@@ -76,10 +76,6 @@ async def mcp(
     The tools are send_message and message_state. What they send goes through the outbox, so that a repeated call sends
     nothing twice. With --http, everybody who can reach the port of this machine can send messages.
     """
-    try:
-        from twdm_async.adapters.mcp import server  # noqa: PLC0415 - imported only if it is used
-    except ModuleNotFoundError:
-        raise Failure("MCP needs an extra: pip install 'twdm_async[cli,mcp]'", 2) from None
     profiles = {name: profile or None for name, _, profile in (one.partition("=") for one in names)}
     if ask and hold:
         raise Failure("--ask and --hold are two ways to ask a person; choose one", 2)
@@ -88,6 +84,10 @@ async def mcp(
     if unnamed := [one for one in names if "=" not in one or one.startswith("=")]:
         raise Failure(f"--name: {unnamed[0]} is not NAME=PROFILE", 2)
     async with open_client_and_outbox(options) as (client, outbox):
+        try:
+            from twdm_async.adapters.mcp import server  # noqa: PLC0415 - imported only if it is used
+        except ModuleNotFoundError:
+            raise Failure("MCP needs an extra: pip install 'twdm_async[cli,mcp]'", 2) from None
         desk = Desk(
             client,
             outbox,
