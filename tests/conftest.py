@@ -43,9 +43,10 @@ if os.environ.get("TWDM_TEST_LOOP") == "uvloop":
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One more worker than processors: now and then, tests wait for processes of their own and for timers."""
-    return (os.cpu_count() or 1) + 1
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """More workers than processors: tests wait for processes of their own and for timers, the long ones often."""
+    processors = os.cpu_count() or 1
+    return processors + 1 if config.option.markexpr == "not soak" else 2 * processors + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
