@@ -8,6 +8,7 @@ If `asks` is true, the person in front of the client approves each message (*eli
 repeats it with the answer. If a client cannot ask, the message is held in the outbox until somebody approves it there.
 """
 
+import contextlib
 import json
 from functools import partial
 from typing import Annotated, Final
@@ -22,7 +23,7 @@ from twdm_async import __version__
 from twdm_async._log import printable
 from twdm_async.adapters import words
 from twdm_async.desk import Desk, Receipt, Status
-from twdm_async.errors import TwdmError
+from twdm_async.errors import InvalidInput, TwdmError
 
 _SHOWN: Final = ("endpoint", "scope", "limit", "used", "waiting", "free_at")
 """What is shown of each quota."""
@@ -120,10 +121,11 @@ def server(desk: Desk, *, asks: bool = False) -> MCPServer:
 
 async def _decide(desk: Desk, key: str, answer: ElicitationResult[Approval]) -> None:
     """Let a held message be sent, or not, as the person has decided; if there was no decision, leave it held."""
-    if isinstance(answer, AcceptedElicitation) and answer.data.approve:
-        await desk.outbox.approve(key, by="the person in front of the MCP client")
-    elif answer.action != "cancel":
-        await desk.outbox.reject(key, why="declined in the MCP client")
+    with contextlib.suppress(InvalidInput):  # somebody else has decided meanwhile
+        if isinstance(answer, AcceptedElicitation) and answer.data.approve:
+            await desk.outbox.approve(key, by="the person in front of the MCP client")
+        elif answer.action != "cancel":
+            await desk.outbox.reject(key, why="declined in the MCP client")
 
 
 def _question(who: str, recipient: str, text: str, choices: list[str]) -> str:
