@@ -49,8 +49,8 @@ def check_schema(schema: dict[str, Any], *, required: set[str]) -> None:
 
 
 def pydantic_model(*calls: tuple[str, dict[str, Any]]) -> Any:
-    from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart, ToolReturnPart  # noqa: PLC0415
-    from pydantic_ai.models.function import FunctionModel  # noqa: PLC0415
+    from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart, ToolReturnPart  # noqa: PLC0415 - it may not be there
+    from pydantic_ai.models.function import FunctionModel  # noqa: PLC0415 - it may not be there
 
     def think(messages: Any, _: Any) -> Any:
         told = [part for part in messages[-1].parts if isinstance(part, ToolReturnPart)]
@@ -245,8 +245,8 @@ async def test_microsoft_agents(sandbox: Sandbox, tmp_path: Path, example: Any) 
 
 async def test_microsoft_agents_turns_that_fail_are_repeated(sandbox: Sandbox, tmp_path: Path) -> None:
     need("microsoft_agents")
-    from microsoft_agents.activity import Activity, Attachment, CardAction, SuggestedActions  # noqa: PLC0415
-    from microsoft_agents.hosting.core import ActivityHandler, TurnContext  # noqa: PLC0415
+    from microsoft_agents.activity import Activity, Attachment, CardAction, SuggestedActions  # noqa: PLC0415 - it may not be there
+    from microsoft_agents.hosting.core import ActivityHandler, TurnContext  # noqa: PLC0415 - it may not be there
 
     from tests.agents.microsoft_agents import event  # noqa: PLC0415 - it may not be there
     from twdm_async.adapters.microsoft_agents import DeskAdapter, activity  # noqa: PLC0415 - as above
@@ -334,7 +334,7 @@ async def test_google_adk(sandbox: Sandbox, tmp_path: Path, example: Any) -> Non
     told: list[Any] = []
 
     class Model(BaseLlm):
-        async def generate_content_async(self, llm_request: Any, stream: bool = False) -> Any:  # noqa: ARG002
+        async def generate_content_async(self, llm_request: Any, stream: bool = False) -> Any:  # noqa: ARG002 - the framework's signature
             answers = [
                 part.function_response.response for part in llm_request.contents[-1].parts if part.function_response
             ]

@@ -140,6 +140,19 @@ async def test_a_person_taps_and_reads(office: Office) -> None:
     ]
 
 
+async def test_who_reads_before_the_bridge_knows_what_was_delivered_is_seen_all_the_same(office: Office) -> None:
+    anna = office.chatwoot.add_agent("Anna", PNG)
+    conversation = await office.conversation()
+    office.chatwoot.is_down = True  # so that the outcome cannot be told yet
+    office.chatwoot.agents[anna]["avatar_url"] = ""
+    number = office.chatwoot.say(anna, conversation, "Hello")
+    await office.until(lambda: office.sandbox.messages)
+    office.sandbox.person(5).reads()
+    await office.sandbox.delivered()
+    office.chatwoot.is_down = False
+    assert await office.state(number, "read") == "read"
+
+
 async def test_files_go_both_ways(office: Office) -> None:
     anna = office.chatwoot.add_agent("Anna", PNG)
     conversation = await office.conversation()

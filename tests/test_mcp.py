@@ -43,7 +43,7 @@ def answering(action: str, content: Any = None) -> Callable[..., Any]:
 
     async def answer(_: Any, params: Any) -> ElicitResult:
         asked.append(params.message)
-        return ElicitResult(action=action, content=content)  # type: ignore[arg-type]
+        return ElicitResult(action=action, content=content)  # type: ignore[arg-type]  # one of three words
 
     answer.asked = asked  # type: ignore[attr-defined]
     return answer

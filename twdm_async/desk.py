@@ -209,12 +209,13 @@ class Desk:
         """
         name = None
         try:
-            content = self._content(who, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
-            create = self._create(recipient, text, content)
+            content, create = self._checked(
+                who, recipient, text, quick_replies=quick_replies, ctas=ctas, attachment=attachment
+            )
             person = create["target"]["recipient_id"]
             async with self._locks.setdefault(person, asyncio.Lock()):
                 name = await self._key_of_content(create, within) if key is None else _key_of_call(key)
-                if await self.outbox.get(name) is None and await self._is_over_limit(person):
+                if self._limit and await self.outbox.get(name) is None and await self._is_over_limit(person):
                     return _over_limit()
                 entry = await self.outbox.put(
                     person,
@@ -259,8 +260,9 @@ class Desk:
             OutboxFailed: the outbox cannot be read.
         """
         try:
-            content = self._content(who, quick_replies=quick_replies, ctas=ctas, attachment=attachment)
-            create = self._create(recipient, text, content)
+            _, create = self._checked(
+                who, recipient, text, quick_replies=quick_replies, ctas=ctas, attachment=attachment
+            )
             name = await self._key_of_content(create, within) if key is None else _key_of_call(key)
         except InvalidInput as error:
             return _refusal_of(error)
@@ -268,18 +270,22 @@ class Desk:
         is_over_limit = receipt is None and await self._is_over_limit(create["target"]["recipient_id"])
         return _over_limit() if is_over_limit else receipt
 
-    def _content(self, who: str, *, quick_replies: Any, **content: Any) -> dict[str, Any]:
+    def _checked(
+        self, who: str, recipient: str | int, text: str | None, *, quick_replies: Any, **content: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Check the arguments of a message. Return its content, with its profile, and its ``message_create`` object.
+
+        Raises:
+            InvalidInput: an argument is wrong, or the name or the person is not allowed.
+        """
         if not isinstance(who, str) or who not in self._profiles:
             problem = f"{str(who)[:50]!r} is not allowed; use one of: {', '.join(self._profiles)}"
             raise InvalidInput(parameter="who", problem=problem)
-        return {"custom_profile_id": self._profiles[who], "quick_replies": _quick_replies(quick_replies), **content}
-
-    def _create(self, recipient: str | int, text: str | None, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the ``message_create`` object of a message."""
+        content |= {"custom_profile_id": self._profiles[who], "quick_replies": _quick_replies(quick_replies)}
         create = outgoing(recipient, text, **content).create
         if self._recipients is not None and create["target"]["recipient_id"] not in self._recipients:
             raise InvalidInput(parameter="recipient", problem="messages to this person are not allowed")
-        return create
+        return content, create
 
     async def receipt(self, key: str) -> Receipt | None:
         """Return what has become of a message by now; ``None`` if no desk has put a message under this key.

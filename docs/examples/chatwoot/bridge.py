@@ -12,7 +12,6 @@ import contextlib
 import hmac
 import json
 import logging
-import mimetypes
 import os
 import random
 import struct
@@ -50,7 +49,7 @@ from twdm_async import (
     Webhook,
 )
 from twdm_async.models import MessageMedia
-from twdm_async.models.media import MediaCategory
+from twdm_async.models.media import HEAD, MediaCategory, type_by_content
 from twdm_async.outbox import State
 from twdm_async.webhooks import Event, MessageEvent, ReadEvent
 
@@ -187,8 +186,8 @@ class Bridge:
 
     async def _uploaded(self, url: str) -> str:
         content = await self._chatwoot.fetch(url, LARGEST_FILE)
-        kind = mimetypes.guess_type(url.partition("?")[0])[0] or "image/png"
-        return (await self._client.media.upload(content, category=KINDS.get(kind, "dm_image"))).id
+        category = KINDS.get(type_by_content(content[:HEAD]) or "", "dm_image")
+        return (await self._client.media.upload(content, category=category)).id
 
     async def _profile_of(self, message: dict[str, Any]) -> str | None:
         """Return the custom profile of the agent who wrote, which is made if it is not there; automatic messages come
@@ -233,11 +232,11 @@ class Bridge:
                 if bad is not None:
                     await self._tell(int(conversation), int(message), "failed", bad.error)
                 elif all(one is not None and one.state is State.SENT for one in entries):
-                    if entry.message_id:
-                        await self._store.add_sent(
-                            entry.message_id, entry.recipient_id, int(conversation), int(message)
-                        )
                     await self._tell(int(conversation), int(message), "delivered")
+                    if entry.message_id:
+                        person = entry.recipient_id
+                        await self._store.add_sent(entry.message_id, person, int(conversation), int(message))
+                        await self._show_read(person)  # who may have read it by now
             await self._store.set_progress(entry.number)
 
     async def _tell(self, conversation: int, message: int, status: str, error: str | None = None) -> None:
@@ -285,7 +284,7 @@ class Bridge:
             path = Path(folder, "file")
             await self._client.direct_messages.download(media, path)
             content = await asyncio.to_thread(path.read_bytes)
-            return name, content, mimetypes.guess_type(name)[0] or "image/png"
+            return name, content, type_by_content(content[:HEAD]) or "application/octet-stream"
 
 
 def _picture_of(agent: int, conversation: dict[str, Any]) -> str | None:
