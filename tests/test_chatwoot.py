@@ -140,6 +140,19 @@ async def test_a_person_taps_and_reads(office: Office) -> None:
     ]
 
 
+async def test_a_file_that_was_put_before_a_crash_is_not_put_again(office: Office, modules: Any) -> None:
+    """It would be uploaded again, and be another message under the same key."""
+    url = office.chatwoot.add_file("a.png", PNG, "image/png")
+    conversation = {"id": 1, "contact_inbox": {"source_id": "5"}}
+    message = {"id": 1, "content": "Hello", "attachments": [{"data_url": url}], "conversation": conversation}
+    async with aiohttp.ClientSession() as session, office.sandbox.client() as client:
+        api = modules["chatwoot"].Chatwoot(session, office.chatwoot.url, 1, 7, "stand-in-token")
+        bridge = modules["bridge"].Bridge(client, office.outbox, api, None, secret="a")
+        for _ in range(2):
+            await bridge._put(message)
+    assert [message.text for message in office.sandbox.messages] == ["Hello"]
+
+
 async def test_who_reads_before_the_bridge_knows_what_was_delivered_is_seen_all_the_same(office: Office) -> None:
     anna = office.chatwoot.add_agent("Anna", PNG)
     conversation = await office.conversation()
@@ -279,6 +292,7 @@ async def test_a_bridge_that_is_killed_sends_each_message_once(modules: Any, tmp
         environ = environment(tmp_path, sandbox, PORT=str(port), BRIDGE_FOLDER=str(tmp_path),
                               **{f"CHATWOOT_{name}": value for name, value in names.items()})  # fmt: skip
         anna, ben = chatwoot.add_agent("Anna", PNG), chatwoot.add_agent("Ben", PNG)
+        picture = chatwoot.add_file("a.png", PNG, "image/png")
         said: dict[int, str] = {}
         for kills in range(6):
             process = await asyncio.create_subprocess_exec(sys.executable, FOLDER / "bridge.py", env=environ)
@@ -291,7 +305,7 @@ async def test_a_bridge_that_is_killed_sends_each_message_once(modules: Any, tmp
                         await asyncio.sleep(0.02)
                     for number in range(5):
                         text = f"{kills} {number}"
-                        said[chatwoot.say((anna, ben)[number % 2], 1, text)] = text
+                        said[chatwoot.say((anna, ben)[number % 2], 1, text, files=[picture])] = text
                 await asyncio.sleep(0.05)
             await asyncio.sleep(0.1 * kills)
             if kills < 5:
@@ -303,6 +317,8 @@ async def test_a_bridge_that_is_killed_sends_each_message_once(modules: Any, tmp
                 await asyncio.sleep(0.05)
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 0
+        errors = {chatwoot.messages[number]["external_error"] for number in said} - {None}
+        assert not [error for error in errors if "key" in error]
         texts = [message.text for message in sandbox.messages]
         assert len(texts) == len(set(texts))
         assert set(kept.values()) <= set(texts)

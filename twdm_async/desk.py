@@ -254,7 +254,7 @@ class Desk:
     ) -> Receipt | None:
         """Return what :meth:`say` would answer if that is known before anything is sent: that it refuses the arguments,
         or what has become of the message that was sent under the same key before. Return ``None`` if it would send a
-        message. Use this before you ask a person for approval.
+        message. Use this before you ask a person for approval. The arguments are those of :meth:`say`.
 
         Raises:
             OutboxFailed: the outbox cannot be read.

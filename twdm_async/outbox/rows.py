@@ -157,7 +157,6 @@ class _Condition(NamedTuple):
 
 
 _ANY_ROW: Final = _Condition("TRUE", ())
-_HELD: Final = _Condition("state = 'held'", ())
 
 
 class _Ready:
@@ -295,16 +294,16 @@ class Rows:
         if found is not None:
             row, not_after = found
             if not_after is not None and not_after <= self._wall:
-                self.end(row, State.EXPIRED, only=_HELD)
+                self.end(row, State.EXPIRED)
             else:
                 query = (
                     "UPDATE message SET review = ?, reviewed_by = ?, reviewed_at = ?, changed_at = ?, "
-                    "state = CASE WHEN ? = 'approved' THEN 'queued' ELSE state END WHERE id = ? AND state = 'held'"
+                    "state = CASE WHEN ? = 'approved' THEN 'queued' ELSE state END WHERE id = ?"
                 )
                 self.transaction.execute(query, (decision, by, self._wall, self._wall, decision, row))
                 self.transaction.tell()
                 if decision is Review.REJECTED:
-                    self.end(row, State.REJECTED, error=why, only=_HELD)
+                    self.end(row, State.REJECTED, error=why)
         return self.get(key)
 
     def count_of_desk(self, recipient_id: str, since: float) -> int:
@@ -429,18 +428,10 @@ class Rows:
         )
         return self.transaction.execute(query, (signed_at, self.transaction.uptime, row, owner))
 
-    def end(
-        self,
-        row: int,
-        state: State,
-        *,
-        message_id: str | None = None,
-        error: str | None = None,
-        only: _Condition = _ANY_ROW,
-    ) -> None:
-        """Write an outcome down, if the row meets `only`."""
+    def end(self, row: int, state: State, *, message_id: str | None = None, error: str | None = None) -> None:
+        """Write an outcome down."""
         self._count_outcome()
-        self._end(row, state, only, message_id=message_id, error=error)
+        self._end(row, state, _ANY_ROW, message_id=message_id, error=error)
 
     def arrived(self, row: int, owner: str, message_id: str | None, signed_at: float) -> None:
         """Write down that `owner` got the answer that the message arrived. This holds even if others took `owner` for
