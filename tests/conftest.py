@@ -128,7 +128,7 @@ async def database(postgres: PostgresServer) -> PostgresDatabase:
     return database
 
 
-@pytest.fixture(params=["file", "postgres"])
+@pytest.fixture(params=["file", pytest.param("postgres", marks=pytest.mark.soak)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Where an outbox or an inbox may live: what is tested with it holds in all of these."""
     if request.param == "file":

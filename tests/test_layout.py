@@ -77,13 +77,19 @@ def modules() -> dict[str, Path]:
     return names
 
 
+@functools.cache
+def imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """The import statements of this file, in functions and for the type checkers' eyes included."""
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported(path: Path, known: dict[str, Path]) -> set[str]:
-    """The modules of the package that this file imports, for the type checkers' eyes included."""
+    """The modules of the package that this file imports."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
             found |= {
@@ -141,7 +147,7 @@ def test_only_aiohttp_s_own_place_touches_it() -> None:
         for name, path in modules().items()
         if any(
             isinstance(node, ast.Import) and any(alias.name == "aiohttp" for alias in node.names)
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in imports(path)
         )
     }
     # The client names the type of a session that it is lent.

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 SCRIPT = """
 import asyncio, json, sys
 from opentelemetry import metrics, trace
@@ -57,6 +59,7 @@ def told() -> dict[str, Any]:
     return told
 
 
+@pytest.mark.soak
 def test_spans_and_metrics() -> None:
     everything = told()
     *attempts, application = everything["spans"]
