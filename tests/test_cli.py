@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -704,7 +705,8 @@ async def test_the_outbox(twdm: Twdm, sandbox: Sandbox) -> None:
     assert (await twdm("outbox", "status", "nothing"))[0] == 2
     sandbox.unreachable.clear()
     assert (await twdm("outbox", "retry"))[0] == 2
-    assert json.loads((await twdm("outbox", "retry", "b"))[1]) == {"queued": 1}
+    code, out, _ = await twdm("outbox", "retry", "b", "nothing")
+    assert (code, json.loads(out)) == (1, {"queued": 1})
     code, out, _ = await twdm("outbox", "run")
     assert (code, json.loads(out)) == (0, {"sent": 2, "expired": 1}), "what expired, expired before"
     assert len(sandbox.messages) == 2
@@ -822,6 +824,8 @@ async def test_being_a_person_in_the_sandbox_from_a_second_shell(twdm: Twdm, san
     assert (code, out) == (0, "")
     code, out, _ = await twdm("sandbox", "log")
     assert [json.loads(line)["status"] for line in out.splitlines()] == [200] * len(sandbox.requests)
+    moments = [datetime.fromisoformat(json.loads(line)["at"]) for line in out.splitlines()]
+    assert all(abs(moment - datetime.now(UTC)) < timedelta(hours=1) for moment in moments)
     assert json.loads((await twdm("sandbox", "fault", "503", "--probability", "0.5"))[1])["kinds"] == ["503"]
     assert json.loads((await twdm("sandbox", "fault"))[1])[0]["probability"] == 0.5
     assert json.loads((await twdm("sandbox", "fault", "--off"))[1]) == []

@@ -233,6 +233,15 @@ def test_json_is_json(name: str, double: Double, folder: Path, call: Callable[..
     json.loads(out)
 
 
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("name", ["inbox forget", "inbox retry", "outbox retry", "outbox withdraw"])
+def test_what_is_not_there_is_1(name: str, folder: Path, call: Callable[..., tuple[int, str, str]]) -> None:
+    made_inbox(folder)
+    where = ["--inbox", str(folder / "inbox.db")] if name.startswith("inbox") else []
+    code, out, _ = call(name, *where, "nothing")
+    assert (code, list(json.loads(out).values())) == (1, [0])
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_a_wrong_option_is_one_sentence_and_2(name: str, call: Callable[..., tuple[int, str, str]]) -> None:
     code, out, err = call(name, "--nonsense")

@@ -313,6 +313,16 @@ async def test_the_old_rule_is_made_again_while_the_quota_of_lists_is_spent(clie
     assert owner_and_rule[1]["welcome_message_id"] == first.id
 
 
+async def test_the_old_rule_is_made_again_though_it_is_refused_at_first(client: Client, sandbox: Sandbox) -> None:
+    first, second = [await client.welcome_messages.create(text) for text in ("first", "second")]
+    await client.welcome_message_rules.set_default(first)
+    refused = [Fault("error_text", endpoint="welcome_message_rules.create", nth=nth) for nth in (2, 3)]
+    sandbox.faults.extend(refused)
+    with pytest.raises(BadRequest):
+        await client.welcome_message_rules.set_default(second)
+    assert await standing(client) == [first.id]
+
+
 async def test_a_profile_that_the_reply_does_not_repeat_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     reply = http(b'{"welcome_message":{"id":"1","message_data":{"text":"hi"}}}')
     async with serving(reply) as server, Client(Sandbox().credentials, api_url=server.url) as client:

@@ -180,6 +180,13 @@ def view_of(client: Client) -> Client:
     return client.with_options()
 
 
+async def test_a_closed_client_says_so_wherever_it_is_used(client: Client) -> None:
+    await client.close()
+    for call in (client.__aenter__, client.seed_quotas, client.account.verify_credentials):
+        with pytest.raises(twdm_async.ClientClosed):
+            await call()
+
+
 async def test_a_view_keeps_its_client(sandbox: Sandbox) -> None:
     view = sandbox.client().with_options()
     gc.collect()

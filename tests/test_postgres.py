@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,14 @@ async def test_what_is_not_there_is_made_and_checked(postgres: PostgresServer, s
         users = await check(database)
     assert {(user.package, user.is_alive) for user in users} >= {("outbox", True)}
     assert await check(database) == (), "whoever has ended is not shown"
+
+
+def test_the_statements_of_a_migration_need_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("psycopg", "psycopg.conninfo"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert install_sql("mine").startswith('CREATE SCHEMA "mine"')
+    with pytest.raises(InvalidInput, match="lower-case letters"):
+        install_sql('"; DROP')
 
 
 async def test_the_statements_of_a_migration_make_the_same(postgres: PostgresServer) -> None:

@@ -21,7 +21,7 @@ from twdm_async.quota.ledger import Ledger
 from twdm_async.quota.store.tables import HELD
 from twdm_async.quota.store.tables import SCHEMA as QUOTA
 from twdm_async.resources.inbox import SCHEMA as INBOX
-from twdm_async.storage.postgres.database import PostgresDatabase
+from twdm_async.storage.postgres.database import PostgresDatabase, checked_schema
 from twdm_async.storage.postgres.dialect import advice, in_postgres
 from twdm_async.storage.postgres.storage import COMMON, IDENTITY
 
@@ -80,10 +80,9 @@ def install_sql(schema: str = "twdm") -> str:
         schema: the schema's name.
 
     Raises:
-        InvalidInput: `schema` is not a name of lower-case letters, digits and underscores, or the extra ``postgres`` is
-            not installed.
+        InvalidInput: `schema` is not a name of lower-case letters, digits and underscores.
     """
-    made = PostgresDatabase(url="postgresql://", schema=schema).schema
+    made = checked_schema(schema)
     lines = [f'CREATE SCHEMA "{made}"', f'SET LOCAL search_path = "{made}"', _VERSIONS]
     for one in _SCHEMAS:
         lines += _steps(one, 0)

@@ -252,16 +252,18 @@ async def withdraw(options: Options, keys: Sequence[str]) -> int:
 @command(outbox, "retry", ACCOUNT, OUTBOX)
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All messages that were rejected, have failed or have expired.")
-async def retry(options: Options, keys: Sequence[str], everything: bool) -> None:
+async def retry(options: Options, keys: Sequence[str], everything: bool) -> int:
     """Queue messages again that were rejected, failed or expired.
 
-    `twdm outbox run` then sends them.
+    `twdm outbox run` then sends them. The exit code is 1 if a KEY is not the key of such a message.
     """
     if bool(keys) == everything:
         raise InvalidInput(parameter="keys", problem="give the keys of messages, or --all")
     async with open_client_and_outbox(options) as (_, box):
         chosen = keys or [entry.key for entry in await box.select(*_FAILED)]
-        show(options, {"queued": await box.retry(*chosen)})
+        count = await box.retry(*chosen)
+        show(options, {"queued": count})
+    return 1 if count < len(keys) else 0
 
 
 @command(outbox, "purge", ACCOUNT, OUTBOX)

@@ -8,10 +8,12 @@ import os
 import sys
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from twdm_async._json import is_array, is_object
 from twdm_async.cli.ask_sandbox import ask_sandbox
 from twdm_async.cli.failure import Failure
 from twdm_async.cli.options import Options, command, log_to_terminal, until_done
@@ -23,6 +25,8 @@ from twdm_async.sandbox import Fault, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
+
+_TIMES: Final = ("at", "ends", "now")  # the sandbox's names of moments
 
 _PERSON = click.argument("person")
 _URL = click.option(
@@ -221,6 +225,22 @@ async def env(options: Options, wait: float, url: str) -> None:
         _print_exports(answer["environment"])
 
 
+def _show(options: Options, answer: Any) -> None:
+    """Print an answer of the sandbox, with its times as all commands print them."""
+    show(options, _with_times(answer))
+
+
+def _with_times(answer: Any) -> Any:
+    if is_array(answer):
+        return [_with_times(one) for one in answer]
+    if not is_object(answer):
+        return answer
+    return {
+        name: datetime.fromtimestamp(value / 1000, UTC) if name in _TIMES else _with_times(value)
+        for name, value in answer.items()
+    }
+
+
 @command(sandbox, "say")
 @_PERSON
 @click.argument("text")
@@ -230,7 +250,7 @@ async def say(options: Options, person: str, text: str, url: str) -> None:
 
     PERSON is the person's user id.
     """
-    show(options, await ask_sandbox(url, "POST", f"people/{person}/write", {"text": text}))
+    _show(options, await ask_sandbox(url, "POST", f"people/{person}/write", {"text": text}))
 
 
 @command(sandbox, "tap")
@@ -242,7 +262,7 @@ async def tap(options: Options, person: str, label: str, url: str) -> None:
 
     PERSON is the person's user id.
     """
-    show(options, await ask_sandbox(url, "POST", f"people/{person}/tap", {"label": label}))
+    _show(options, await ask_sandbox(url, "POST", f"people/{person}/tap", {"label": label}))
 
 
 @command(sandbox, "read")
@@ -253,7 +273,7 @@ async def read(options: Options, person: str, url: str) -> None:
 
     PERSON is the person's user id.
     """
-    show(options, await ask_sandbox(url, "POST", f"people/{person}/read", {}))
+    _show(options, await ask_sandbox(url, "POST", f"people/{person}/read", {}))
 
 
 @command(sandbox, "log")
@@ -270,10 +290,10 @@ async def log(options: Options, most: int, messages: bool, refused: bool, url: s
     query = {"most": str(most)} | ({"refused": "true"} if refused and not messages else {})
     found = (await ask_sandbox(url, "GET", what, query=query))[what]
     if options.as_json:
-        show(options, found)
+        _show(options, found)
     else:
         for one in found:
-            click.echo(as_json(one))
+            click.echo(as_json(_with_times(one)))
 
 
 @command(sandbox, "time")
@@ -285,16 +305,16 @@ async def time_(options: Options, by: str | None, url: str) -> None:
     BY is how far to move it, such as +15min or +24h.
     """
     if by is None:
-        show(options, await ask_sandbox(url, "GET", "time"))
+        _show(options, await ask_sandbox(url, "GET", "time"))
     else:
-        show(options, await ask_sandbox(url, "POST", "time", {"advance": by}))
+        _show(options, await ask_sandbox(url, "POST", "time", {"advance": by}))
 
 
 @command(sandbox, "quotas")
 @_URL
 async def quotas(options: Options, url: str) -> None:
     """Show how much of each quota is spent, as the sandbox counts it."""
-    show(options, (await ask_sandbox(url, "GET", "quotas"))["quotas"])
+    _show(options, (await ask_sandbox(url, "GET", "quotas"))["quotas"])
 
 
 @command(sandbox, "fault")
@@ -310,11 +330,11 @@ async def fault(options: Options, kind: str | None, off: bool, probability: floa
     With KIND, requests go wrong with a fault of this kind.
     """
     if off:
-        show(options, (await ask_sandbox(url, "DELETE", "faults", query={"kind": kind} if kind else None))["faults"])
+        _show(options, (await ask_sandbox(url, "DELETE", "faults", query={"kind": kind} if kind else None))["faults"])
     elif kind is None:
-        show(options, (await ask_sandbox(url, "GET", "faults"))["faults"])
+        _show(options, (await ask_sandbox(url, "GET", "faults"))["faults"])
     else:
-        show(options, await ask_sandbox(url, "POST", "faults", {"kinds": kind, "probability": probability}))
+        _show(options, await ask_sandbox(url, "POST", "faults", {"kinds": kind, "probability": probability}))
 
 
 @command(sandbox, "webhook")
@@ -330,11 +350,11 @@ async def webhook_(options: Options, webhook: str, off: bool, url: str) -> None:
         answer = await ask_sandbox(url, "DELETE", "webhooks", query={"url": webhook})
     else:
         answer = await ask_sandbox(url, "POST", "webhooks", {"url": webhook})
-    show(options, answer["webhooks"])
+    _show(options, answer["webhooks"])
 
 
 @command(sandbox, "clear")
 @_URL
 async def clear(options: Options, url: str) -> None:
     """Forget all messages and requests, and what was spent of the quotas."""
-    show(options, await ask_sandbox(url, "POST", "clear", {}))
+    _show(options, await ask_sandbox(url, "POST", "clear", {}))

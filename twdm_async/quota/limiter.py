@@ -299,8 +299,11 @@ class QuotaLimiter:
         """Ask the store how far every quota is used; :meth:`state` tells it then.
 
         Raises:
+            ClientClosed: the limiter was closed.
             QuotaStoreFailed: the store cannot tell.
         """
+        if self._is_closed:
+            raise ClientClosed(endpoint="quotas")
         questions = [self._store.ask(Take(self._terms_of(family)[Priority.BULK], 0)) for family in self._table]
         await asyncio.gather(*(answer for answer in questions if isinstance(answer, asyncio.Future)))
 

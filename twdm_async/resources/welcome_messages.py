@@ -20,7 +20,6 @@ from twdm_async.errors import (
     NotFound,
     RateLimited,
     ResponseError,
-    ServerError,
     TwdmError,
 )
 from twdm_async.models.checks import checked_id
@@ -436,16 +435,17 @@ class WelcomeMessageRules:
         raise problem.with_traceback(None)
 
     async def _restore(self, welcome_message_id: str) -> None:
-        """Try several times to make a rule. A refusal ends this, too: it means that there is a rule already."""
+        """Try several times to make a rule. A refusal ends this, too, if the account has a rule: a request without an
+        answer may have made one.
+        """
         for pause in _PAUSES:
             await self._caller.clock.sleep(pause)
-            try:
-                await self.create(welcome_message_id, max_wait=math.inf)
-            except TwdmError as error:
-                is_there = isinstance(error, ResponseError) and not isinstance(error, (RateLimited, ServerError))
-                if is_there:
-                    return
-            else:
+            with contextlib.suppress(TwdmError):
+                try:
+                    await self.create(welcome_message_id, max_wait=math.inf)
+                except ResponseError:
+                    if not await self.list(max_wait=math.inf).first(1):
+                        continue
                 return
         _log.error("welcome messages: the account may have no rule now; the last one could not be made again")
 

@@ -58,9 +58,7 @@ class PostgresDatabase:
         except (self.library.ProgrammingError, ValueError, TypeError):
             problem = "must be like postgresql://user@host:5432/database"
             raise InvalidInput(parameter="url", problem=problem) from None
-        if not isinstance(schema, str) or not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema):
-            raise InvalidInput(parameter="schema", problem="must be a name of lower-case letters, digits and _")
-        self.schema = schema
+        self.schema = checked_schema(schema)
         self.lease: float = checked_seconds(lease, "lease")
         if self.lease < 1.0:
             raise InvalidInput(parameter="lease", problem="must be 1 second or more")
@@ -95,6 +93,17 @@ class PostgresDatabase:
         """
         options = {**_CONNECTING, **self._facts}
         return self.library.connect(autocommit=True, prepare_threshold=None, **options)
+
+
+def checked_schema(schema: str) -> str:
+    """Return `schema`.
+
+    Raises:
+        InvalidInput: it is not a name of lower-case letters, digits and underscores.
+    """
+    if not isinstance(schema, str) or not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema):
+        raise InvalidInput(parameter="schema", problem="must be a name of lower-case letters, digits and _")
+    return schema
 
 
 def _without_schema(url: str, schema: str) -> tuple[str, str]:
