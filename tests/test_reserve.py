@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cProfile
+import logging
 
 import pytest
 from hypothesis import given
@@ -121,8 +122,9 @@ def test_a_bare_limiter_sends_too_many() -> None:
 
 
 @pytest.mark.soak
-def test_what_an_admission_costs_does_not_grow_with_the_accounts() -> None:
+def test_what_an_admission_costs_does_not_grow_with_the_accounts(caplog: pytest.LogCaptureFixture) -> None:
     """Counted in calls of functions, which do not depend on the machine."""
+    caplog.set_level(logging.ERROR, "twdm_async")  # pytest would keep every record
 
     def calls(accounts: int) -> int:
         profile = cProfile.Profile()
