@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from tests.agents.driver import CALLS, arguments, is_refused
+from tests.drainer import table
 from tests.pictures import PNG
 from tests.test_documents import environment, need
 
@@ -65,7 +66,7 @@ def end(process: asyncio.subprocess.Process) -> None:
 @pytest.mark.parametrize("framework", NEEDS)
 async def test_a_hundred_calls_and_ten_kills(framework: str, tmp_path: Path) -> None:
     need(NEEDS[framework])
-    async with Sandbox(list_lag=(0.0, 0.3)) as sandbox:
+    async with Sandbox(quotas=table(), list_lag=(0.0, 0.3)) as sandbox:
         (tmp_path / "profiles.json").write_text(json.dumps(await profiles(sandbox)))
         seed, kills = str(len(framework)), "10"
         keys = json.dumps(attrs.asdict(sandbox.credentials))

@@ -17,6 +17,7 @@ import pytest
 
 from tests.agents.driver import CALLS, arguments, is_refused
 from tests.desks import office
+from tests.drainer import table
 from tests.support import HANGS
 from tests.test_agents import ROOT, arrived, end, expected, profiles
 from tests.test_documents import environment, need, run
@@ -265,7 +266,7 @@ async def test_what_is_typed_wrong_is_one_sentence(
 
 @pytest.mark.timeout(280)
 async def test_a_hundred_calls_and_ten_kills(tmp_path: Path) -> None:
-    async with Sandbox(list_lag=(0.0, 0.3)) as sandbox:
+    async with Sandbox(quotas=table(), list_lag=(0.0, 0.3)) as sandbox:
         (tmp_path / "profiles.json").write_text(json.dumps(await profiles(sandbox)))
         keys = json.dumps(attrs.asdict(sandbox.credentials))
         with socket.create_server(("127.0.0.1", 0)) as free:
