@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import platformdirs
 
@@ -12,7 +13,7 @@ from twdm_async._clock import Clock
 from twdm_async.cli.ask_sandbox import ask_sandbox
 from twdm_async.client import Client
 from twdm_async.credentials import ENVIRONMENTS, Credentials
-from twdm_async.errors import InvalidInput, QuotaStoreFailed
+from twdm_async.errors import ConnectFailed, InvalidInput, QuotaStoreFailed
 from twdm_async.outbox import Outbox
 from twdm_async.quota.spec import QuotaTable
 from twdm_async.quota.store import QuotaStore, SQLiteQuotaStore
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from twdm_async.cli.options import Options
     from twdm_async.client import ClientOptions
     from twdm_async.storage.postgres.database import PostgresDatabase
+
+
+_FOLLOWING: Final = 1.0  # seconds from one look at the sandbox's clock to the next
 
 
 @contextlib.asynccontextmanager
@@ -42,8 +46,7 @@ async def open_client(options: Options, **more: Any) -> AsyncGenerator[Client]:
         QuotaStoreFailed: the quota store cannot be read or written.
     """
     credentials = _credentials(options.username)
-    clock, quotas = await _time_of_sandbox(options.api_url)
-    async with _store(options.quota_store, clock) as store:
+    async with _time_of_sandbox(options.api_url) as (clock, quotas), _store(options.quota_store, clock) as store:
         given: ClientOptions = {
             "api_url": options.api_url,
             "upload_url": options.upload_url,
@@ -113,16 +116,29 @@ def _store(url: str | None, clock: Clock | None = None) -> QuotaStore:
     raise InvalidInput(parameter="quota_store", problem=problem)
 
 
-async def _time_of_sandbox(api_url: str) -> tuple[Clock | None, QuotaTable | None]:
-    """Return the clock and the quotas of the sandbox if `api_url` is the sandbox that the environment names; else
-    ``None`` for both.
+@contextlib.asynccontextmanager
+async def _time_of_sandbox(api_url: str) -> AsyncGenerator[tuple[Clock | None, QuotaTable | None]]:
+    """Give the clock and the quotas of the sandbox if `api_url` is the sandbox that the environment names; else
+    ``None`` for both. The clock follows the sandbox's.
     """
     if os.environ.get("TWDM_SANDBOX") != api_url:
-        return None, None
+        yield None, None
+        return
     time = await ask_sandbox(api_url, "GET", "time")
     clock = SandboxClock(Clock(), time["scale"])
-    clock.ahead = time["ahead"]
-    return clock, QuotaTable.default().scaled(time["scale"])
+    clock.follow(time["ahead"])
+
+    async def follow() -> None:
+        while True:
+            await asyncio.sleep(_FOLLOWING)
+            with contextlib.suppress(ConnectFailed, InvalidInput):
+                clock.follow((await ask_sandbox(api_url, "GET", "time"))["ahead"])
+
+    following = asyncio.create_task(follow())
+    try:
+        yield clock, QuotaTable.default().scaled(time["scale"])
+    finally:
+        following.cancel()
 
 
 def _credentials(username: str | None) -> Credentials:
