@@ -21,7 +21,7 @@ from twdm_async._quiet import quiet_call
 from twdm_async.agent import Agent
 from twdm_async.credentials import Credentials
 from twdm_async.endpoints import ENDPOINTS, Host, MediaApi
-from twdm_async.errors import InvalidInput, QuotaStoreFailed
+from twdm_async.errors import ClientClosed, InvalidInput, QuotaStoreFailed
 from twdm_async.models.custom_profiles import checked_profile_id
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.limiter import QuotaLimiter, QuotaState
@@ -428,6 +428,8 @@ class Client:
 
     async def __aenter__(self) -> Self:
         self._caller.bind_loop()
+        if self._limiter.is_closed:
+            raise ClientClosed(endpoint="client")
         try:
             await self._limiter.look()  # so that a failing store is noticed now, and quota_state() is right
         except QuotaStoreFailed:

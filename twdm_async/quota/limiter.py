@@ -109,7 +109,7 @@ class QuotaLimiter:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lines: dict[str, tuple[Line, Dispatcher]] = {}  # by family, in this loop
         self._refusals: dict[str, tuple[int, float]] = {}  # by family: holds in a row, and when the last one ends
-        self._is_closed = False
+        self.is_closed = False
 
     async def admit(
         self,
@@ -155,7 +155,7 @@ class QuotaLimiter:
         """Take a slot as :meth:`admit` does if one is free now; else return a future of it. If awaiting the future
         raises, call :meth:`leave`. Pass the running `loop` if it is known: looking it up costs a system call.
         """
-        if self._is_closed:
+        if self.is_closed:
             raise ClientClosed(endpoint=family)
         loop = loop or asyncio.get_running_loop()
         if loop is not self._loop:  # calls that waited in another loop ended with it
@@ -299,17 +299,14 @@ class QuotaLimiter:
         """Ask the store how far every quota is used; :meth:`state` tells it then.
 
         Raises:
-            ClientClosed: the limiter was closed.
             QuotaStoreFailed: the store cannot tell.
         """
-        if self._is_closed:
-            raise ClientClosed(endpoint="quotas")
         questions = [self._store.ask(Take(self._terms_of(family)[Priority.BULK], 0)) for family in self._table]
         await asyncio.gather(*(answer for answer in questions if isinstance(answer, asyncio.Future)))
 
     def close(self) -> None:
         """Admit no more calls, and refuse all calls that wait."""
-        self._is_closed = True
+        self.is_closed = True
         for line, dispatcher in self._lines.values():
             dispatcher.remove(line)
 
