@@ -46,7 +46,8 @@ async def open_client(options: Options, **more: Any) -> AsyncGenerator[Client]:
         QuotaStoreFailed: the quota store cannot be read or written.
     """
     credentials = _credentials(options.username)
-    async with _time_of_sandbox(options.api_url) as (clock, quotas), _store(options.quota_store, clock) as store:
+    clock, quotas = await _time_of_sandbox(options.api_url)
+    async with _store(options.quota_store, clock) as store, _following(options.api_url, clock):
         given: ClientOptions = {
             "api_url": options.api_url,
             "upload_url": options.upload_url,
@@ -116,29 +117,34 @@ def _store(url: str | None, clock: Clock | None = None) -> QuotaStore:
     raise InvalidInput(parameter="quota_store", problem=problem)
 
 
-@contextlib.asynccontextmanager
-async def _time_of_sandbox(api_url: str) -> AsyncGenerator[tuple[Clock | None, QuotaTable | None]]:
-    """Give the clock and the quotas of the sandbox if `api_url` is the sandbox that the environment names; else
-    ``None`` for both. The clock follows the sandbox's.
+async def _time_of_sandbox(api_url: str) -> tuple[SandboxClock | None, QuotaTable | None]:
+    """Return the clock and the quotas of the sandbox if `api_url` is the sandbox that the environment names; else
+    ``None`` for both.
     """
     if os.environ.get("TWDM_SANDBOX") != api_url:
-        yield None, None
-        return
+        return None, None
     time = await ask_sandbox(api_url, "GET", "time")
     clock = SandboxClock(Clock(), time["scale"])
     clock.follow(time["ahead"])
+    return clock, QuotaTable.default().scaled(time["scale"])
 
-    async def follow() -> None:
+
+@contextlib.asynccontextmanager
+async def _following(api_url: str, clock: SandboxClock | None) -> AsyncGenerator[None]:
+    """Let `clock` follow that of the sandbox, which another shell may move."""
+
+    async def follow(clock: SandboxClock) -> None:
         while True:
             await asyncio.sleep(_FOLLOWING)
             with contextlib.suppress(ConnectFailed, InvalidInput):
                 clock.follow((await ask_sandbox(api_url, "GET", "time"))["ahead"])
 
-    following = asyncio.create_task(follow())
+    following = asyncio.create_task(follow(clock)) if clock is not None else None
     try:
-        yield clock, QuotaTable.default().scaled(time["scale"])
+        yield
     finally:
-        following.cancel()
+        if following is not None:
+            following.cancel()
 
 
 def _credentials(username: str | None) -> Credentials:
