@@ -857,26 +857,6 @@ async def test_a_day_that_a_shell_lets_pass_frees_the_quota_of_the_next_command(
         assert not sandbox.breaches
 
 
-@pytest.mark.soak
-async def test_a_command_that_waits_follows_the_sandbox_s_clock(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
-    path = tmp_path / "quota.db"
-    twdm.environ |= {"TWDM_SANDBOX": sandbox.url, "TWDM_QUOTA_STORE": f"sqlite:///{path}"}
-    store = SQLiteQuotaStore(path, clock=sandbox.time, assume_spent=0.9999)
-    async with store, sandbox.client(quota_store=store):
-        pass
-    assert (await twdm("outbox", "put", "5", "hello"))[0] == 0
-    running = await twdm.start("outbox", "run")
-    async with asyncio.timeout(HANGS):
-        while b"waiting for quota" not in await running.stderr.readline():
-            pass
-        assert sandbox.messages == []
-        sandbox.time.advance("24h")
-        _, err = await running.communicate()
-    assert running.returncode == 0, err
-    assert [message.text for message in sandbox.messages] == ["hello"]
-    assert not sandbox.breaches
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

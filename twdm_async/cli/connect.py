@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
@@ -13,7 +12,7 @@ from twdm_async._clock import Clock
 from twdm_async.cli.ask_sandbox import ask_sandbox
 from twdm_async.client import Client
 from twdm_async.credentials import ENVIRONMENTS, Credentials
-from twdm_async.errors import ConnectFailed, InvalidInput, QuotaStoreFailed
+from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.outbox import Outbox
 from twdm_async.quota.spec import QuotaTable
 from twdm_async.quota.store import QuotaStore, SQLiteQuotaStore
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from twdm_async.cli.options import Options
     from twdm_async.client import ClientOptions
     from twdm_async.storage.postgres.database import PostgresDatabase
-
-
-_FOLLOWING: Final = 1.0  # seconds from one look at the sandbox's clock to the next
 
 
 @contextlib.asynccontextmanager
@@ -47,7 +43,7 @@ async def open_client(options: Options, **more: Any) -> AsyncGenerator[Client]:
     """
     credentials = _credentials(options.username)
     clock, quotas = await _time_of_sandbox(options.api_url)
-    async with _store(options.quota_store, clock) as store, _following(options.api_url, clock):
+    async with _store(options.quota_store, clock) as store:
         given: ClientOptions = {
             "api_url": options.api_url,
             "upload_url": options.upload_url,
@@ -117,7 +113,7 @@ def _store(url: str | None, clock: Clock | None = None) -> QuotaStore:
     raise InvalidInput(parameter="quota_store", problem=problem)
 
 
-async def _time_of_sandbox(api_url: str) -> tuple[SandboxClock | None, QuotaTable | None]:
+async def _time_of_sandbox(api_url: str) -> tuple[Clock | None, QuotaTable | None]:
     """Return the clock and the quotas of the sandbox if `api_url` is the sandbox that the environment names; else
     ``None`` for both.
     """
@@ -125,26 +121,8 @@ async def _time_of_sandbox(api_url: str) -> tuple[SandboxClock | None, QuotaTabl
         return None, None
     time = await ask_sandbox(api_url, "GET", "time")
     clock = SandboxClock(Clock(), time["scale"])
-    clock.follow(time["ahead"])
+    clock.ahead = time["ahead"]
     return clock, QuotaTable.default().scaled(time["scale"])
-
-
-@contextlib.asynccontextmanager
-async def _following(api_url: str, clock: SandboxClock | None) -> AsyncGenerator[None]:
-    """Let `clock` follow that of the sandbox, which another shell may move."""
-
-    async def follow(clock: SandboxClock) -> None:
-        while True:
-            await asyncio.sleep(_FOLLOWING)
-            with contextlib.suppress(ConnectFailed, InvalidInput):
-                clock.follow((await ask_sandbox(api_url, "GET", "time"))["ahead"])
-
-    following = asyncio.create_task(follow(clock)) if clock is not None else None
-    try:
-        yield
-    finally:
-        if following is not None:
-            following.cancel()
 
 
 def _credentials(username: str | None) -> Credentials:

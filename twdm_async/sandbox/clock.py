@@ -130,11 +130,6 @@ class SandboxClock(Clock):
             raise InvalidInput(parameter="duration", problem="would put the clock ahead by more than a thousand years")
         self._move(seconds)
 
-    def follow(self, ahead: float) -> None:
-        """Move this clock forward until it is `ahead` seconds ahead, as that of a sandbox in another process is."""
-        if ahead > self.ahead:
-            self._move(ahead - self.ahead)
-
     def begin_work(self, work: object) -> None:
         self._works[work] = asyncio.get_running_loop()
 
