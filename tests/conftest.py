@@ -46,7 +46,7 @@ if os.environ.get("TWDM_TEST_LOOP") == "uvloop":
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """More workers than processors: tests wait for processes of their own and for timers, the long ones often."""
     processors = os.cpu_count() or 1
-    return processors + 1 if config.option.markexpr == "not soak" else 2 * processors + 1
+    return processors + 1 if "not soak" in config.option.markexpr else 2 * processors + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -128,7 +128,7 @@ async def database(postgres: PostgresServer) -> PostgresDatabase:
     return database
 
 
-@pytest.fixture(params=["file", pytest.param("postgres", marks=pytest.mark.soak)])
+@pytest.fixture(params=["file", pytest.param("postgres", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Where an outbox or an inbox may live: what is tested with it holds in all of these."""
     if request.param == "file":

@@ -153,7 +153,7 @@ async def test_a_file_that_was_put_before_a_crash_is_not_put_again(office: Offic
     assert [message.text for message in office.sandbox.messages] == ["Hello"]
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_who_reads_before_the_bridge_knows_what_was_delivered_is_seen_all_the_same(office: Office) -> None:
     anna = office.chatwoot.add_agent("Anna", PNG)
     conversation = await office.conversation()

@@ -404,7 +404,7 @@ async def test_ctrl_c_stops_cleanly_and_says_what_went_out(twdm: Twdm, sandbox: 
 # ---- PostgreSQL ----
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_the_tables_in_a_database(twdm: Twdm, sandbox: Sandbox, postgres: PostgresServer) -> None:
     address = f"{postgres.url}?twdm_schema=by_command"
     code, _, err = await twdm("database", "check", address)
@@ -528,7 +528,7 @@ async def test_a_file_of_bulk_messages_says_that_it_waits_for_its_share(
     )
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_a_pause_after_failures_is_shown(tmp_path: Path) -> None:
     said = io.StringIO()
     console = Console(file=said, force_terminal=True, width=200)
@@ -724,7 +724,7 @@ async def test_an_outbox_that_runs_forever_ends_cleanly(twdm: Twdm, sandbox: San
     assert (process.returncode, json.loads(out)) == (0, {"sent": 1}), err
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_ctrl_c_ends_an_outbox_that_waits(twdm: Twdm, sandbox: Sandbox) -> None:
     sandbox.faults.append(Fault("silence", endpoint="direct_messages.send", nth=2, processed=False))
     for number in range(2):
@@ -743,7 +743,7 @@ async def test_ctrl_c_ends_an_outbox_that_waits(twdm: Twdm, sandbox: Sandbox) ->
     assert b"Traceback" not in err
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_an_outbox_that_is_stopped_while_it_waits_for_quota(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:
     store = SQLiteQuotaStore(tmp_path / "spent.db", assume_spent=0.9999)
     async with store, sandbox.client(quota_store=store, clock=None):
@@ -752,8 +752,8 @@ async def test_an_outbox_that_is_stopped_while_it_waits_for_quota(twdm: Twdm, sa
     running = await twdm.start("outbox", "run", "--quota-store", f"sqlite:///{tmp_path}/spent.db",
                                "--outbox", str(tmp_path / ".local/state/twdm_async/quota.db"))  # fmt: skip
     async with asyncio.timeout(HANGS):
-        while b"waiting for quota" not in await running.stderr.readline():
-            pass
+        while b"waiting for quota" not in (line := await running.stderr.readline()):
+            assert line, "it has ended"
     running.send_signal(signal.SIGTERM)
     await running.communicate()
     assert running.returncode == 130
@@ -800,7 +800,7 @@ async def test_wrong_keys_leave_the_outbox_as_it_is(twdm: Twdm, sandbox: Sandbox
     assert len(sandbox.requests) == 2
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_being_a_person_in_the_sandbox_from_a_second_shell(twdm: Twdm, sandbox: Sandbox, client: Client) -> None:
     twdm.environ["TWDM_SANDBOX"] = sandbox.url
     listening = await twdm.start("messages", "listen", "--every", "1")
@@ -881,7 +881,7 @@ async def test_what_a_shell_cannot_do_in_the_sandbox_is_said(
     assert err.count("\n") == 1
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_a_sandbox_in_a_shell_shows_a_page_and_waits_for_a_webhook(
     fork_server: ForkServer, tmp_path: Path
 ) -> None:

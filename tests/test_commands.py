@@ -295,7 +295,7 @@ async def no_sandbox(_: str) -> tuple[None, None]:
     return None, None
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in talking() if name not in OFFLINE | {"doctor", "messages listen"}])
 def test_a_wait_that_may_not_be_long_is_one_sentence_and_3(
     name: str,
@@ -357,7 +357,7 @@ def test_a_queue_that_may_not_wait_ends_with_3_and_keeps_the_messages(
     assert counts["unknown"] == counts["rejected"] == 0
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_what_waits_says_so_and_until_when(
     monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
@@ -517,7 +517,7 @@ def test_a_terminal_gets_tables(monkeypatch: pytest.MonkeyPatch, call: Callable[
     json.loads(call("profiles list", "--json")[1])
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_a_table_that_does_not_fit_cuts_nothing_off(
     double: Double, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -401,7 +401,7 @@ async def test_the_stores_agree(  # noqa: PLR0915 - all that can happen
     assert seen == {(True, True), (False, True), (False, False)}
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_a_reply_of_which_another_client_hears_the_echo_counts_once(sandbox: Sandbox) -> None:
     async with (
         MemoryQuotaStore() as store,

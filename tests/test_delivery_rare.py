@@ -64,7 +64,7 @@ async def cancel_all(draining: asyncio.Task[Any]) -> None:
     await asyncio.gather(draining, return_exceptions=True)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "outcome"),
     [(Fault("reset", endpoint=SEND, nth=1, processed=False), "unknown"), (Fault("proxy_403", endpoint=SEND, nth=1), "queued")],
@@ -169,7 +169,7 @@ def test_fault_67_an_outage_gives_no_good_message_up(kind: str, probability: flo
     run(main())
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_fault_66_one_message_that_is_refused_alone_ends_nothing(path: Path) -> None:
     async def main() -> None:
         fault = Fault("unknown_code", endpoint=SEND, recipient_id="13")
@@ -374,7 +374,7 @@ def test_a_list_that_cannot_be_read_is_given_up_and_tried_again_by_who_asks_anew
     run(main())
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_after_a_long_outage_one_bad_list_decides_nothing(path: Path) -> None:
     async def main() -> None:
         faults = [Fault("reset", endpoint=SEND, nth=2, processed=False), Fault("list_empty", endpoint=LIST, nth=2)]
@@ -408,7 +408,7 @@ def test_what_was_sent_with_other_keys_is_not_called_absent(path: Path) -> None:
     run(main())
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_when_the_next_message_leaves_is_told(path: Path) -> None:
     async def main() -> None:
         fault = Fault("proxy_403", endpoint=SEND, recipient_id="6")

@@ -226,7 +226,7 @@ async def test_a_call_that_is_cancelled_is_not_lost_and_not_doubled(sandbox: San
     assert sorted(int(message.text) for message in sandbox.messages) == list(range(30))
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_a_message_that_is_withdrawn_meanwhile_is_refused(sandbox: Sandbox, path: Path) -> None:
     async with office(sandbox, path, is_running=False, wait=60.0) as at:
         call = asyncio.create_task(at.desk.say("billing", 5, TEXT, key="a"))

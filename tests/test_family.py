@@ -156,7 +156,7 @@ async def test_quick_replies_and_buttons_are_read(client: Client, sandbox: Sandb
 # ---- files of messages ----
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_a_file_is_downloaded(client: Client, sandbox: Sandbox, tmp_path: Path) -> None:
     media = await client.media.upload(PNG * 1000, category="dm_image")
     sent = await client.direct_messages.send(5, "look", attachment=media)
@@ -358,7 +358,7 @@ async def test_access_is_checked_in_words(sandbox: Sandbox, account: Any, missin
     assert words.lower() in " ".join(finding.words for finding in findings).lower()
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_access_that_cannot_be_found_out(sandbox: Sandbox, client: Client) -> None:
     sandbox.faults.append(Fault("503", endpoint="direct_messages.list"))
     findings = {finding.what: finding.ok for finding in await client.account.check_access()}
@@ -369,7 +369,7 @@ async def test_access_that_cannot_be_found_out(sandbox: Sandbox, client: Client)
     assert "copied wrongly" in finding.words
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_a_failing_page_does_not_end_in_silence(client: Client, sandbox: Sandbox) -> None:
     sandbox.faults.append(Fault("503", endpoint="welcome_messages.list"))
     with pytest.raises(ServerError):

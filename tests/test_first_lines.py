@@ -212,7 +212,7 @@ async def test_a_timeout_is_at_most_the_client_s(client: Client, timeout: Any) -
     assert all(state.used == state.in_flight == 0 for state in client.quota_state())
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_a_call_s_own_timeout_ends_it(sandbox: Sandbox) -> None:
     sandbox.faults.append(Fault("silence"))
     async with sandbox.client(timeout=HANGS) as client:

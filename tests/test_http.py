@@ -299,7 +299,7 @@ async def test_fault_16_http_1_0() -> None:
         assert (await send(client)).custom_profile_id == "100001"
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_an_attempt_that_left_is_not_forgotten_when_a_later_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twdm_async.transport.retry._FIRST_BACKOFF", 0.5)
     monkeypatch.setattr("random.random", lambda: 0.99)

@@ -157,7 +157,7 @@ async def test_who_unsubscribes_is_not_asked_again(sandbox: Sandbox, client: Cli
     assert sandbox.deliveries[0].statuses == (500,)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("retries", [0, 1])
 async def test_a_handler_that_is_called_again_has_not_failed(retries: int) -> None:
     told: list[str] = []

@@ -38,7 +38,7 @@ async def test_a_call_that_waits_for_more_than_a_second_says_until_when(caplog: 
     assert "+00:00 or longer for the user quota (2 in 3600 s)" in told[0].message
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_a_short_wait_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "twdm_async")
     quotas = QuotaTable.default().replace("direct_messages.send", Quota(2, per=0.5), reserve=0, credit=None)

@@ -105,7 +105,7 @@ def test_a_picture_and_an_animation(media_api: str, shared: bool) -> None:
     quickly(main, media_api=media_api)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["reset", "close", "503", "cut"])
 def test_a_connection_cut_in_the_middle_goes_on_at_the_segment(kind: str) -> None:
     content = film(5 * SEGMENT)
@@ -249,7 +249,7 @@ async def test_fault_43_a_film_that_shrinks_while_it_is_read(client: Client, tmp
         await client.media.upload(path, category="dm_video", progress=shrink)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_cancel_leaves_no_task(client: Client, sandbox: Sandbox) -> None:
     before = asyncio.all_tasks()
     sandbox.faults.append(Fault("silence", endpoint="media.upload_append", nth=2))
@@ -267,7 +267,7 @@ async def test_cancel_leaves_no_task(client: Client, sandbox: Sandbox) -> None:
     assert left == []
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("media_api", ["v1.1", "v2"])
 @pytest.mark.parametrize("kind", ["reset", "503", "half_json"])
 def test_a_lost_answer_to_the_last_step_is_asked_for(media_api: str, kind: str) -> None:

@@ -588,7 +588,7 @@ async def test_a_message_that_cannot_be_told_stays_unknown(sandbox: Sandbox, pla
         assert len(sandbox.messages) == 1
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_an_answer_counts_also_if_its_process_was_taken_for_dead(place: Place) -> None:
     """Else the list could not prove that it arrived: the client knows that id to be of a message that was sent."""
     async with (

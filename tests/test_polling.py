@@ -146,7 +146,7 @@ def test_over_restarts_nothing_is_missed_and_nothing_comes_twice() -> None:
     polling(main)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_the_inbox_remembers_over_restarts_in_its_file(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
     seen: list[str | None] = []
     for restart in range(3):

@@ -262,7 +262,7 @@ def many_rows(db: psycopg.Connection[Any], count: int) -> None:
     db.execute("ANALYZE event")
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=[pytest.mark.soak, pytest.mark.thorough])])
 def test_fault_106_no_query_goes_through_what_is_done(
     database: PostgresDatabase, postgres: PostgresServer, count: int
@@ -356,7 +356,7 @@ def test_fault_110_a_connection_that_is_cut_at_the_commit(
     assert storage.transact(count_up) == 3
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_who_waits_for_an_application_keeps_no_other_up_for_good(
     database: PostgresDatabase, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
 ) -> None:
@@ -443,7 +443,7 @@ async def test_fault_110_a_commit_of_which_nobody_knows_is_told(
         assert (await outbox.counts())[State.QUEUED] == 1
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("is_waited_for", [False, True])
 def test_a_lock_of_somebody_else_is_waited_for_and_then_told(
     database: PostgresDatabase, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, *, is_waited_for: bool
@@ -490,7 +490,7 @@ def test_fault_111_a_process_that_is_suspended_within_a_transaction_keeps_nobody
     assert tries == [1, 2]
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_whoever_is_silent_is_taken_for_dead(postgres: PostgresServer, database: PostgresDatabase) -> None:
     short = PostgresDatabase(postgres.url, schema=database.schema, lease=1.0)
     silent, other, lively = storage_of(short), storage_of(short), storage_of(short)
@@ -721,7 +721,7 @@ def bouncer(server: PostgresServer, folder: Path) -> Iterator[str]:
         process.wait()
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_behind_pgbouncer_in_transaction_mode(
     postgres: PostgresServer, database: PostgresDatabase, sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -741,7 +741,7 @@ async def test_behind_pgbouncer_in_transaction_mode(
 # ---- lent pools ----
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_a_pool_of_the_application_is_used(
     database: PostgresDatabase, postgres: PostgresServer, sandbox: Sandbox
 ) -> None:

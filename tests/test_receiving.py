@@ -272,7 +272,7 @@ async def test_fault_95_the_sandbox_waits_no_longer_than_x_does() -> None:
             await sandbox.subscribe(server.url)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_fault_96_silence_is_noticed_once(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         clock = LoopClock()
@@ -431,7 +431,7 @@ def test_fault_98_what_a_body_costs_is_linear_in_its_length() -> None:
     assert sum(len(kept) for _, kept in told.events) < 400_000, "what all share is not kept with each"
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_fault_98_a_million_users_are_refused(caplog: pytest.LogCaptureFixture) -> None:
     body = b'{"for_user_id":"5","direct_message_events":[],"users":{' + b",".join(
         b'"%d":{"id":"%d"}' % (number, number) for number in range(1_000_000)

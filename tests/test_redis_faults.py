@@ -128,7 +128,7 @@ def losing(loss: str, server: RedisServer, gate: Gate, program: str, folder: Pat
         yield lose
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["idle", pytest.param("busy", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("loss", ["flush", "restart", "old copy", "fail-over"])
 async def test_fault_86_what_one_client_finds_out_holds_for_all(
@@ -211,7 +211,7 @@ class Gate:
                 one.shutdown(socket.SHUT_RDWR)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_a_book_that_was_lost_is_begun_anew_when_nothing_of_it_counts_any_more(redis_url: str) -> None:
     clock = HandClock()
     store = make("redis", clock, Path(), redis_url)
@@ -294,7 +294,7 @@ async def test_redis_that_does_not_answer(redis_program: str, monkeypatch: pytes
             assert len(slots) == 2, "what may have been taken while it did not answer was given back"
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_fault_91_a_primary_that_became_a_replica_is_left(redis_program: str) -> None:
     """Its connections stay open, and refuse what writes; whoever connects anew gets the new primary."""
     with (
@@ -347,7 +347,7 @@ async def test_fault_91_cancelled_in_the_middle_of_a_command_answers_are_not_mix
     assert granted + 4 <= used.used <= rounds + 4
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_fault_91_a_connection_that_stalls_is_left(redis_program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes over it later is the answer to nothing."""
     monkeypatch.setattr("twdm_async.quota.store.redis._TIMEOUT", 0.3)

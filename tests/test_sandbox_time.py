@@ -235,7 +235,7 @@ async def test_sleep_and_wait_end_when_time_is_moved(sandbox: Sandbox) -> None:
     await sandbox.time.sleep(0)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @virtual_time
 async def test_a_clock_of_a_loop_whose_time_is_virtual() -> None:
     clock = LoopClock()

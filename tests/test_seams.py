@@ -153,7 +153,7 @@ async def test_fault_73_an_attempt_that_was_left_to_the_client_is_cancelled_as_w
 # ---- connections ----
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_fault_75_a_proxy_that_says_nothing_with_a_borrowed_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """CONNECT is never answered: the attempt ends before anything left, and the next ones, too."""
     monkeypatch.setattr("twdm_async.transport.retry._FIRST_BACKOFF", 0.01)
@@ -174,7 +174,7 @@ async def test_fault_75_a_proxy_that_says_nothing_with_a_borrowed_session(monkey
             assert proxy.connections == 3
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_fault_75_a_borrowed_pool_that_others_have_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twdm_async.transport.retry._FIRST_BACKOFF", 0.01)
 

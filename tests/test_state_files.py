@@ -193,7 +193,7 @@ async def test_fault_99_in_five_thousand_starts_of_eight_processes_no_event_is_i
 # ---- the log ----
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [("-wal",), ("-shm",), ("-wal", "-shm")])
 async def test_fault_106_a_log_that_is_removed_while_it_is_in_use_is_noticed(
     parts: tuple[str, ...], path: Path, monkeypatch: pytest.MonkeyPatch
@@ -250,7 +250,7 @@ async def test_fault_106_the_log_does_not_grow_without_end(path: Path, monkeypat
     assert largest > 100_000
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_fault_106_a_lock_that_is_held_for_seconds_is_waited_for(path: Path) -> None:
     async with SQLiteQuotaStore(path) as store:
         await spend(store, 1)

@@ -750,7 +750,7 @@ def test_client_options_that_are_none(options: dict[str, Any]) -> None:
         Client(keys, **options)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_a_limiter_in_virtual_time_over_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_files_in_the_loop(monkeypatch)
 

@@ -59,7 +59,7 @@ def told() -> dict[str, Any]:
     return told
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_spans_and_metrics() -> None:
     everything = told()
     *attempts, application = everything["spans"]

@@ -119,7 +119,7 @@ async def test_a_commit_that_arrives_late_is_not_done_twice(redis_url: str) -> N
         assert [isinstance(answer, Wait) for answer in more] == [False, True, True]
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_while_it_is_another_client_s_turn_nothing_is_committed_and_nothing_forgotten(redis_url: str) -> None:
     async with RedisQuotaStore(redis_url, prefix="turn") as store:
         for wanted in (3, 1):
@@ -545,7 +545,7 @@ async def test_a_note_counts_from_when_it_was_made(tmp_path: Path) -> None:
         assert isinstance(await take(store, claims(3, 100.0), LIFETIME), list)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_a_store_that_fails_is_not_asked_all_the_time(tmp_path: Path) -> None:
     asked = 0
 

@@ -62,14 +62,14 @@ async def unread(options: Options) -> None:
 async def retry(options: Options, events: Sequence[str], everything: bool) -> int:
     """Let the webhook's program handle events again.
 
-    The program whose webhook uses this inbox does so within half a minute, or when it starts. The exit code is 1 if an
-    EVENT is not the id of an event that was not handled.
+    The program whose webhook uses this inbox does so within half a minute, or when it starts. The exit code is 1 if
+    neither `failed` nor `unread` shows one of the EVENTs.
     """
     _check_choice(events, everything=everything)
     async with _open(options) as box:
         count = await box.retry(*await _chosen(box, events))
         show(options, {"to be handled": count})
-    return 1 if count < len(events) else 0
+    return 1 if count < len(set(events)) else 0
 
 
 @command(inbox, "forget", INBOX, STORE)
@@ -78,13 +78,13 @@ async def retry(options: Options, events: Sequence[str], everything: bool) -> in
 async def forget(options: Options, events: Sequence[str], everything: bool) -> int:
     """Give up on events, and delete their content.
 
-    The exit code is 1 if an EVENT is not the id of an event that was not handled.
+    The exit code is 1 if neither `failed` nor `unread` shows one of the EVENTs.
     """
     _check_choice(events, everything=everything)
     async with _open(options) as box:
         count = await box.forget(*await _chosen(box, events))
         show(options, {"forgotten": count})
-    return 1 if count < len(events) else 0
+    return 1 if count < len(set(events)) else 0
 
 
 def _check_choice(events: Sequence[str], *, everything: bool) -> None:

@@ -246,7 +246,7 @@ async def withdraw(options: Options, keys: Sequence[str]) -> int:
     async with open_client_and_outbox(options) as (_, box):
         count = await box.withdraw(*keys)
         show(options, {"withdrawn": count})
-    return 0 if count == len(keys) else 1
+    return 1 if count < len(set(keys)) else 0
 
 
 @command(outbox, "retry", ACCOUNT, OUTBOX)
@@ -263,7 +263,7 @@ async def retry(options: Options, keys: Sequence[str], everything: bool) -> int:
         chosen = keys or [entry.key for entry in await box.select(*_FAILED)]
         count = await box.retry(*chosen)
         show(options, {"queued": count})
-    return 1 if count < len(keys) else 0
+    return 1 if count < len(set(keys)) else 0
 
 
 @command(outbox, "purge", ACCOUNT, OUTBOX)

@@ -109,7 +109,7 @@ class QuotaLimiter:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lines: dict[str, tuple[Line, Dispatcher]] = {}  # by family, in this loop
         self._refusals: dict[str, tuple[int, float]] = {}  # by family: holds in a row, and when the last one ends
-        self.is_closed = False
+        self.is_closed: bool = False
 
     async def admit(
         self,

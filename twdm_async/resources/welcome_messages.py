@@ -444,7 +444,7 @@ class WelcomeMessageRules:
                 try:
                     await self.create(welcome_message_id, max_wait=math.inf)
                 except ResponseError:
-                    if not await self.list(max_wait=math.inf).first(1):
+                    if not await self.list(max_wait=0.0).first(1):
                         continue
                 return
         _log.error("welcome messages: the account may have no rule now; the last one could not be made again")

@@ -58,7 +58,7 @@ class PostgresDatabase:
         except (self.library.ProgrammingError, ValueError, TypeError):
             problem = "must be like postgresql://user@host:5432/database"
             raise InvalidInput(parameter="url", problem=problem) from None
-        self.schema = checked_schema(schema)
+        self.schema: str = checked_schema(schema)
         self.lease: float = checked_seconds(lease, "lease")
         if self.lease < 1.0:
             raise InvalidInput(parameter="lease", problem="must be 1 second or more")
