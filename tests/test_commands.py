@@ -238,8 +238,10 @@ def test_json_is_json(name: str, double: Double, folder: Path, call: Callable[..
 def test_what_is_not_there_is_1(name: str, folder: Path, call: Callable[..., tuple[int, str, str]]) -> None:
     made_inbox(folder)
     where = ["--inbox", str(folder / "inbox.db")] if name.startswith("inbox") else []
-    code, out, _ = call(name, *where, "nothing")
+    code, out, err = call(name, *where, "nothing")
     assert (code, list(json.loads(out).values())) == (1, [0])
+    assert err.startswith("the others ")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", CALLS)

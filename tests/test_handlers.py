@@ -93,6 +93,25 @@ async def test_fault_94_a_plain_handler_that_goes_on_when_it_is_closed_is_not_ca
     assert (calls, "still being handled" in failed.problem) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (InvalidInput(parameter="label", problem="is too long"), "failed: InvalidInput: label: is too long\n"),
+        (ValueError("SENTINEL"), "failed: ValueError\n"),
+    ],
+)
+async def test_the_log_says_why_where_the_words_are_our_own(
+    error: Exception, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handle(_: Event) -> None:
+        raise error
+
+    async with Inbox(tmp_path / "inbox.db") as inbox, Webhook(KEYS, handle, inbox=inbox) as webhook:
+        await post(webhook, samples.WEBHOOK_MESSAGE_RECEIVED)
+        await webhook.settled()
+    assert words in caplog.text
+
+
 @pytest.mark.parametrize("error", [RuntimeError("no \x1b[31m"), asyncio.CancelledError()])
 async def test_fault_94_what_failed_is_kept_and_can_be_retried(place: Place, error: BaseException) -> None:
     calls: list[str] = []

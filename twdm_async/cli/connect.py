@@ -127,7 +127,11 @@ async def _time_of_sandbox(api_url: str) -> tuple[Clock | None, QuotaTable | Non
 
 def _credentials(username: str | None) -> Credentials:
     if username is not None:
-        return Credentials.from_twurlrc(username=username)
+        try:
+            return Credentials.from_twurlrc(username=username)
+        except InvalidInput as error:
+            problem = error.problem
+        raise InvalidInput(parameter="username", problem=problem)
     if any(os.environ.get(name) for names in ENVIRONMENTS for name in names):
         return Credentials.from_env()
     try:

@@ -15,7 +15,7 @@ from twdm_async.cli.content import ATTACHMENT, BUTTONS, CHOICES, attachment, cta
 from twdm_async.cli.options import ACCOUNT, OUTBOX, PRIORITY, Options, command
 from twdm_async.cli.progress import Progress, show_waits
 from twdm_async.cli.signals import told_to_stop
-from twdm_async.cli.terminal import message_fields, show
+from twdm_async.cli.terminal import message_fields, note, show
 from twdm_async.errors import InvalidInput
 from twdm_async.models.attachments import attachment_json
 from twdm_async.outbox import Outbox, Review, State
@@ -107,7 +107,8 @@ async def put(
 async def run(options: Options, forever: bool, workers: int) -> int:
     """Send all messages, and end when each has an outcome.
 
-    Several of these commands may run at the same time. The exit code is 1 if a message was rejected, failed or expired
+    Show how many messages are then in each state. While the API cannot be reached, this goes on trying. Several of
+    these commands may run at the same time. The exit code is 1 if a message was rejected, failed or expired
     during this run, or if it is not known whether a message arrived; and 3 if messages would wait for quota longer than
     --max-wait allows. Those stay in the outbox.
     """
@@ -246,6 +247,8 @@ async def withdraw(options: Options, keys: Sequence[str]) -> int:
     async with open_client_and_outbox(options) as (_, box):
         count = await box.withdraw(*keys)
         show(options, {"withdrawn": count})
+    if count < len(set(keys)):
+        note("the others have left, are about to, or do not exist; see `twdm outbox status KEY`")
     return 1 if count < len(set(keys)) else 0
 
 
@@ -263,6 +266,8 @@ async def retry(options: Options, keys: Sequence[str], everything: bool) -> int:
         chosen = keys or [entry.key for entry in await box.select(*_FAILED)]
         count = await box.retry(*chosen)
         show(options, {"queued": count})
+    if count < len(set(keys)):
+        note("the others were not rejected, failed or expired, or do not exist; see `twdm outbox status KEY`")
     return 1 if count < len(set(keys)) else 0
 
 

@@ -119,12 +119,14 @@ def _for_quota(client: Client, states: list[QuotaState]) -> tuple[str, float]:
     """
     now = client.clock.utc()
     fullest = max(states, key=lambda state: state.used / state.limit)
-    is_free = any(state.free_at <= now for state in states)
-    kept = f", {fullest.reserved} kept for interactive messages" if is_free and fullest.reserved else ""
     free_at = max(state.free_at if state.free_at > now else state.bulk_free_at for state in states)
     seconds = (free_at - now).total_seconds()
-    leaves = f"; the next message leaves at {_time(free_at)}" if seconds > 0 else ""
-    return f"waiting for quota: {fullest.used} of {fullest.limit} are spent{kept}{leaves}", seconds
+    if seconds <= 0:  # only the pace keeps them
+        return _SENDING, 0.0
+    is_kept = fullest.free_at <= now and fullest.reserved
+    kept = f", {fullest.reserved} kept for interactive messages" if is_kept else ""
+    spent = f"waiting for quota: {fullest.used} of {fullest.limit} are spent{kept}"
+    return f"{spent}; the next message leaves at {_time(free_at)}", seconds
 
 
 async def _otherwise(outbox: Outbox) -> str:

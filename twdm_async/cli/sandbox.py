@@ -302,7 +302,8 @@ async def log(options: Options, most: int, messages: bool, refused: bool, url: s
 async def time_(options: Options, by: str | None, url: str) -> None:
     """Show the time in the sandbox, or move it forward.
 
-    BY is how far to move it, such as +15min or +24h.
+    BY is how far to move it, such as +15min or +24h. It moves half a percent further, so that a quota window of that
+    length is surely over.
     """
     if by is None:
         _show(options, await ask_sandbox(url, "GET", "time"))

@@ -410,7 +410,8 @@ class _Attempts(Journal):
                 return lambda rows: rows.mark_unknown(row, doubt, self._signed_at)
             case TryLater() as later:
                 if later.error is not None:
-                    _log.warning("outbox: a message is tried again in %.0f s or later: %s", later.after, later.error)
+                    pause = f" in {later.after:.0f} s or later" if later.after >= 1 else ""
+                    _log.warning("outbox: a message is tried again%s: %s", pause, later.error)
                 return lambda rows: self._put_back(rows, later)
             case Stop(error=reason):
                 return lambda rows: self._put_back(rows, TryLater(tries=self._taken.tries, error=str(reason)))

@@ -463,9 +463,10 @@ class Webhook:
             _log.error("webhook: the handler of event %s cancelled itself", event.key)
             return _Failure("the handler cancelled itself")
         except BaseException as error:  # noqa: BLE001 - the other events must be handled
-            # The error's words may quote a message's text, so they are not logged.
+            # Our own errors say why. Another error's words may quote a message's text, so they are not logged.
+            why = f": {error}" if isinstance(error, TwdmError) else ""
             frames = "".join(traceback.format_tb(error.__traceback__))
-            shown = f"{type(error).__name__}\n{frames}"
+            shown = f"{type(error).__name__}{why}\n{frames}"
             _log.error("webhook: the handler of event %s failed: %s", event.key, shown)
             return _Failure(_words_of(error), shown)
         return None
