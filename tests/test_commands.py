@@ -240,7 +240,7 @@ def test_what_is_not_there_is_1(name: str, folder: Path, call: Callable[..., tup
     where = ["--inbox", str(folder / "inbox.db")] if name.startswith("inbox") else []
     code, out, err = call(name, *where, "nothing")
     assert (code, list(json.loads(out).values())) == (1, [0])
-    assert err.startswith("the others ")
+    assert err.startswith("1 of 1 ")
     assert err.count("\n") == 1
 
 

@@ -9,7 +9,7 @@ import click
 
 from twdm_async.cli.connect import inbox_place
 from twdm_async.cli.options import INBOX, STORE, Options, command
-from twdm_async.cli.terminal import fields, note, show
+from twdm_async.cli.terminal import code_for, fields, show
 from twdm_async.errors import InvalidInput
 from twdm_async.resources.inbox import Inbox
 
@@ -26,7 +26,7 @@ def inbox() -> None:
 
 
 _EVENTS = click.argument("events", metavar="[EVENT]...", nargs=-1)
-_NOT_THERE: Final = "the others are not there; see `twdm inbox failed` and `twdm inbox unread`"
+_NOT_THERE: Final = "are not there; see `twdm inbox failed` and `twdm inbox unread`"
 _ALL = click.option("--all", "everything", is_flag=True, help="All events that were not handled.")
 
 
@@ -70,9 +70,7 @@ async def retry(options: Options, events: Sequence[str], everything: bool) -> in
     async with _open(options) as box:
         count = await box.retry(*await _chosen(box, events))
         show(options, {"to be handled": count})
-    if count < len(set(events)):
-        note(_NOT_THERE)
-    return 1 if count < len(set(events)) else 0
+    return code_for(count, events, _NOT_THERE)
 
 
 @command(inbox, "forget", INBOX, STORE)
@@ -87,9 +85,7 @@ async def forget(options: Options, events: Sequence[str], everything: bool) -> i
     async with _open(options) as box:
         count = await box.forget(*await _chosen(box, events))
         show(options, {"forgotten": count})
-    if count < len(set(events)):
-        note(_NOT_THERE)
-    return 1 if count < len(set(events)) else 0
+    return code_for(count, events, _NOT_THERE)
 
 
 def _check_choice(events: Sequence[str], *, everything: bool) -> None:

@@ -15,7 +15,7 @@ from twdm_async.cli.content import ATTACHMENT, BUTTONS, CHOICES, attachment, cta
 from twdm_async.cli.options import ACCOUNT, OUTBOX, PRIORITY, Options, command
 from twdm_async.cli.progress import Progress, show_waits
 from twdm_async.cli.signals import told_to_stop
-from twdm_async.cli.terminal import message_fields, note, show
+from twdm_async.cli.terminal import code_for, message_fields, show
 from twdm_async.errors import InvalidInput
 from twdm_async.models.attachments import attachment_json
 from twdm_async.outbox import Outbox, Review, State
@@ -247,9 +247,7 @@ async def withdraw(options: Options, keys: Sequence[str]) -> int:
     async with open_client_and_outbox(options) as (_, box):
         count = await box.withdraw(*keys)
         show(options, {"withdrawn": count})
-    if count < len(set(keys)):
-        note("the others have left, are about to, or do not exist; see `twdm outbox status KEY`")
-    return 1 if count < len(set(keys)) else 0
+    return code_for(count, keys, "have left, are about to leave, or do not exist; see `twdm outbox status KEY`")
 
 
 @command(outbox, "retry", ACCOUNT, OUTBOX)
@@ -266,9 +264,7 @@ async def retry(options: Options, keys: Sequence[str], everything: bool) -> int:
         chosen = keys or [entry.key for entry in await box.select(*_FAILED)]
         count = await box.retry(*chosen)
         show(options, {"queued": count})
-    if count < len(set(keys)):
-        note("the others were not rejected, failed or expired, or do not exist; see `twdm outbox status KEY`")
-    return 1 if count < len(set(keys)) else 0
+    return code_for(count, keys, "are in another state, or do not exist; see `twdm outbox status KEY`")
 
 
 @command(outbox, "purge", ACCOUNT, OUTBOX)

@@ -36,6 +36,17 @@ def note(words: str) -> None:
     click.echo(printable(words), err=True)
 
 
+def code_for(count: int, named: Sequence[str], problem: str) -> int:
+    """Return the exit code of a command that did something to `count` of the things that were named; if that is not all
+    of them, say what is the problem with the others.
+    """
+    total = len(set(named))
+    if count >= total:
+        return 0
+    note(f"{total - count} of {total} {problem}")
+    return 1
+
+
 def show(options: Options, value: Any) -> None:
     """Print a model, a dict, or a list of either, on standard output: as a table on a terminal, else as JSON."""
     rows = [_fields(one) for one in value] if is_array(value) else _fields(value)
