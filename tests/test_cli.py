@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import pytest
 from aiohttp import web
 from rich.console import Console
@@ -23,7 +24,7 @@ from tests.pictures import PNG
 from tests.secrets import SECRETS
 from tests.support import HANGS
 from twdm_async import Client, PostgresQuotaStore, Priority, QuickReply, Quota, QuotaTable, SQLiteQuotaStore
-from twdm_async.cli import send_many
+from twdm_async.cli import progress, send_many
 from twdm_async.cli.message_file import BadLines, Message, read_messages
 from twdm_async.outbox import Outbox
 from twdm_async.sandbox import Fault, Sandbox
@@ -758,6 +759,24 @@ async def test_an_outbox_that_is_stopped_while_it_waits_for_quota(twdm: Twdm, sa
     await running.communicate()
     assert running.returncode == 130
     assert sandbox.messages == []
+
+
+async def test_only_a_wait_for_quota_is_called_so(client: Client) -> None:
+    (free,) = [
+        state for state in client.quota_state() if state.endpoint == "direct_messages.send" and state.scope == "user"
+    ]
+    waiting = attrs.evolve(free, used=35, reserved=298, waiting=3)
+    assert progress._for_quota(client, [waiting]) == (progress._SENDING, 0.0), "the pace keeps them"
+    words, seconds = progress._for_quota(
+        client, [attrs.evolve(waiting, bulk_free_at=free.free_at + timedelta(hours=1))]
+    )
+    assert "35 of 1000 are spent, 298 kept for interactive messages; the next message leaves at" in words
+    assert 3500 < seconds <= 3600
+    later = free.free_at + timedelta(hours=2)
+    spent = attrs.evolve(waiting, used=1000, reserved=34, free_at=later, bulk_free_at=later)
+    assert "1000 of 1000 are spent; the next message" in progress._for_quota(client, [spent])[0], (
+        "nothing is kept of it"
+    )
 
 
 @pytest.mark.soak
