@@ -23,6 +23,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakMethod
 
@@ -131,6 +132,9 @@ class Transaction(ABC):
     def execute(self, query: str, values: Sequence[Any] = ()) -> Cursor:
         """Execute `query`, in which ``?`` stands for each of `values`."""
 
+    def await_turn(self) -> None:  # noqa: B027 - a file's transaction begins when others have ended
+        """Wait until no other process is in a transaction on the same rows."""
+
     def tell(self) -> None:  # noqa: B027 - a file cannot notify anybody
         """Notify listeners, once this transaction is committed, that a row was inserted."""
 
@@ -151,7 +155,7 @@ def passed(last_wall: float, last_uptime: float, wall: float, uptime: float) -> 
 
 
 class _Change(Generic[T]):
-    """A change that is to be made in a transaction, and its outcome.
+    """A change that is to be made in a transaction, and its outcome, which is awaited in the running event loop.
 
     Args:
         work: makes the change in the transaction that it gets, and returns a function that returns the outcome. It may
@@ -162,9 +166,18 @@ class _Change(Generic[T]):
     def __init__(self, work: Callable[[Transaction], Callable[[], T]], is_durable: bool) -> None:
         self.work = work
         self.is_durable = is_durable
-        self.is_made = False
         self.result: Any = None
         self.error: BaseException | None = None
+        self.made: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def tell(self) -> None:
+        """Give the outcome to who awaits it. Call this in the event loop."""
+        if self.made.done():
+            return
+        if self.error is not None:
+            self.made.set_exception(self.error)
+        else:
+            self.made.set_result(self.result)
 
 
 class Storage(ABC):
@@ -266,6 +279,9 @@ class Storage(ABC):
     def disconnect(self) -> None:
         """Close the connection; the next use opens another one."""
 
+    def use_running_loop(self) -> None:  # noqa: B027 - only connections of an asynchronous pool belong to a loop
+        """Note in which event loop this storage is used."""
+
     is_remote = False
     """Whether each answer takes a round trip, so that all statements are sent before the first outcome is awaited."""
 
@@ -317,25 +333,39 @@ class Storage(ABC):
         Raises:
             StorageTrouble: the transaction failed. Nothing was changed, unless the error's `is_unsure` is true.
         """
+        self.use_running_loop()
         change = _Change(work, is_durable)
         self._changes.append(change)
-        return await self.submit(partial(self._make, change))
+        if len(self._changes) <= 1:  # else a job that will make it waits already
+            self.put(self._make_all)
+        return await change.made
 
-    def _make(self, change: _Change[T]) -> T:
-        """Make all changes that are requested so far, and return the outcome of this one."""
-        if not change.is_made:
-            together: list[_Change[Any]] = []
-            with contextlib.suppress(IndexError):  # the event loop may add more meanwhile
-                while True:
-                    together.append(self._changes.popleft())
-            self._make_together(together)
-        if change.error is not None:
-            raise change.error
-        result: T = change.result
-        return result
+    def _make_all(self) -> None:
+        """Make all changes that are requested until it is this process' turn."""
+        together: list[_Change[Any]] = []
+        self._gather(together)
+        if together:
+            self._make_together(together, self._gather)
+            for loop, changes in groupby(together, lambda change: change.made.get_loop()):
+                with contextlib.suppress(RuntimeError):  # the event loop is closed, and nobody waits any longer
+                    loop.call_soon_threadsafe(_tell_all, list(changes))
 
-    def _make_together(self, together: Sequence[_Change[Any]]) -> None:
+    def _gather(self, together: list[_Change[Any]]) -> None:
+        """Add the changes that were requested meanwhile to `together`. To changes that need not be durable, add no
+        durable one.
+        """
+        may_be_durable = not together or any(change.is_durable for change in together)
+        while self._changes and (may_be_durable or not self._changes[0].is_durable):
+            together.append(self._changes.popleft())
+
+    def _make_together(
+        self, together: list[_Change[Any]], gather: Callable[[list[_Change[Any]]], None] = lambda _: None
+    ) -> None:
+        """Make the changes `together` in one transaction, and those that `gather` adds when the turn has come."""
+
         def make_all(transaction: Transaction) -> None:
+            transaction.await_turn()
+            gather(together)
             outcomes: Iterable[Callable[[], Any]] = (change.work(transaction) for change in together)
             if self.is_remote:
                 outcomes = list(outcomes)
@@ -355,10 +385,11 @@ class Storage(ABC):
                 self._make_together([change])
             return
         for change in together:
-            change.is_made, change.error = True, problem
+            change.error = problem
 
     def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
         """Run `job` in the storage's thread, after all earlier jobs; the future gets its outcome."""
+        self.use_running_loop()
         return self._worker.submit(job)
 
     def put(self, job: Callable[[], object]) -> None:
@@ -387,6 +418,11 @@ class Storage(ABC):
             thread, self._thread = self._thread, None
             await thread.submit(self.disconnect)
             thread.end()
+
+
+def _tell_all(changes: Sequence[_Change[Any]]) -> None:
+    for change in changes:
+        change.tell()
 
 
 class _Thread:

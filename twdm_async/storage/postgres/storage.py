@@ -159,6 +159,9 @@ class _ServerTransaction(Transaction):
     def uptime(self) -> float:
         return self.turn.uptime
 
+    def await_turn(self) -> None:
+        _ = self.turn
+
     def tell(self) -> None:
         if not self._has_told:
             self._has_told = True
@@ -458,9 +461,8 @@ class PostgresStorage(Storage):
             self._has_lease = False
         self._connections.drop()
 
-    def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
+    def use_running_loop(self) -> None:
         self._connections.use_running_loop()
-        return super().submit(job)
 
     def leave_behind(self) -> None:
         super().leave_behind()
