@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests import support
 from tests.pictures import PNG
 from tests.support import Place, keep_files_in_the_loop, place
 from tests.test_http import TEXT
@@ -17,9 +16,10 @@ from tests.virtual_time import run
 from twdm_async import Client, DeliveryUnknown, Forbidden, LoopClock, Quota, QuotaTable
 from twdm_async.outbox import Outbox, State
 from twdm_async.sandbox import Fault, Sandbox
+from twdm_async.storage import contract
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 SEND, LIST = "direct_messages.send", "direct_messages.list"
@@ -73,19 +73,10 @@ def test_fault_73_an_outcome_that_is_written_once_more_later_changes_nothing(
     fault: Fault, outcome: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was written; whoever wrote it is cancelled before that is known; meanwhile another process sends the message."""
-
-    class Late(support._NoThread):
-        def submit(self, job: Callable[[], Any]) -> asyncio.Future[Any]:
-            done, late = super().submit(job), asyncio.get_running_loop().create_future()
-
-            def finish() -> None:
-                if not late.done():
-                    late.set_result(done.result())
-
-            asyncio.get_running_loop().call_later(0.001, finish)
-            return late
-
-    monkeypatch.setattr("twdm_async.storage.contract._Thread", Late)
+    tell_all = contract._tell_all
+    monkeypatch.setattr(
+        contract, "_tell_all", lambda told: asyncio.get_running_loop().call_later(0.001, tell_all, told)
+    )
 
     async def main() -> None:
         async with place(path, faults=[fault], latency=(0.05, 0.05)) as here, another(here, path) as other:
