@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,28 @@ async def test_what_comes_together_is_one_transaction(storage: Messages, transac
     assert (await storage.do(lambda rows: rows.counts(), only_reads=True))[State.QUEUED] == 100
     assert len(transactions) <= 20, "some may have begun while others were still to come"
     assert any(options["is_durable"] for options in transactions), "one of them had to be on the disk"
+
+
+@pytest.mark.parametrize("is_durable", [False, True])
+async def test_what_comes_while_another_process_has_the_file_joins_the_transaction(
+    storage: Messages, transactions: list[dict[str, Any]], tmp_path: Path, *, is_durable: bool
+) -> None:
+    """Only a change that must be on the disk does not join one that need not."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "outbox.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        first = asyncio.create_task(storage.do(lambda rows: rows.put(new("first"))))
+        while not transactions:
+            await asyncio.sleep(0.001)
+        later = [
+            asyncio.create_task(storage.do(lambda rows: rows.put(new("second")))),
+            asyncio.create_task(storage.do(lambda rows: rows.put(new("third")), is_durable=is_durable)),
+        ]
+        await asyncio.sleep(0)  # they are requested
+        other.execute("COMMIT")
+        await asyncio.gather(first, *later)
+    assert [options["is_durable"] for options in transactions] == ([False, True] if is_durable else [False])
+    kept = await storage.do(lambda rows: rows.select([State.QUEUED]), only_reads=True)
+    assert [entry.key for entry in kept] == ["first", "second", "third"]
 
 
 async def test_fault_78_a_change_that_fails_takes_no_other_along(storage: Messages) -> None:
