@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.drainer import table
 from tests.postgres_server import PostgresServer
+from tests.receiving import FLAT, KEYS, changed, post
 from tests.redis_server import free_port
 from tests.support import HANGS
 from twdm_async import (
@@ -46,6 +47,7 @@ from twdm_async.storage.postgres import storage as storage_module
 from twdm_async.storage.postgres.connections import Session
 from twdm_async.storage.postgres.dialect import in_postgres
 from twdm_async.storage.postgres.storage import PostgresStorage
+from twdm_async.webhooks import Webhook
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
     from twdm_async.outbox import Insertion
     from twdm_async.sandbox import Sandbox
+    from twdm_async.webhooks import Event
 
 TEXT = "SENTINEL text"
 
@@ -507,6 +510,41 @@ async def test_whoever_is_silent_is_taken_for_dead(postgres: PostgresServer, dat
     assert not is_dead(lively)
     await lively.close()
     assert is_dead(lively)
+
+
+@pytest.mark.slow
+async def test_fault_111_events_that_others_took_over_are_left_to_them(
+    postgres: PostgresServer,
+    database: PostgresDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A process is suspended while it handles the first of three events, looks dead, and resumes."""
+    monkeypatch.setattr(PostgresStorage, "beat", lambda _: None)
+    handled: list[tuple[str, str]] = []
+    begun, resumes = asyncio.Event(), asyncio.Event()
+
+    async def first(event: Event) -> None:
+        begun.set()
+        await resumes.wait()
+        handled.append(("first", event.key))
+
+    async def second(event: Event) -> None:
+        handled.append(("second", event.key))
+
+    async with Inbox(database) as one, Webhook(KEYS, first, inbox=one) as suspended, asyncio.timeout(HANGS):
+        for number in "123":
+            assert await post(suspended, changed(FLAT, "data.payload.id", number)) == 200
+        await begun.wait()
+        with psycopg.connect(postgres.url) as db:
+            db.execute(f'DELETE FROM "{database.schema}".lease')  # noqa: S608 - a name of our own
+        async with Inbox(database) as other, Webhook(KEYS, second, inbox=other):
+            while len(handled) < 3:
+                await asyncio.sleep(0.01)
+            resumes.set()
+            while caplog.text.count("is left to another process") < 2:
+                await asyncio.sleep(0.01)
+    assert handled == [("second", "1"), ("second", "2"), ("second", "3"), ("first", "1")]
 
 
 async def test_one_at_a_time_has_a_turn(database: PostgresDatabase) -> None:

@@ -190,15 +190,17 @@ class Inbox:
 
         return await self._do(look_up)
 
-    async def begin(self, event: Received) -> int:
-        """Record that handling `event` begins. Return how many times it began before without an end.
+    async def begin(self, event: Received) -> int | None:
+        """Record that handling `event` begins. Return how many times it began before without an end; ``None`` if
+        another process has taken the event over, because this one was suspended and looked dead.
 
         Raises:
             InboxFailed: the file cannot be written.
         """
-        query = "UPDATE event SET tries = tries + 1 WHERE account = ? AND id = ? RETURNING tries"
-        found = await self._do(lambda db: db.execute(query, (event.account, event.id)).fetchone())
-        return int(found[0]) - 1 if found else 0
+        query = "UPDATE event SET tries = tries + 1 WHERE account = ? AND id = ? AND owner = ? RETURNING tries"
+        values = (event.account, event.id, self._storage.owner)
+        found = await self._do(lambda db: db.execute(query, values).fetchone())
+        return None if found is None else int(found[0]) - 1
 
     async def not_begun(self, event: Received) -> None:
         """Take back the last :meth:`begin` of `event`: its handler did not run, or was cancelled.

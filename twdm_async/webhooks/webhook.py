@@ -408,28 +408,42 @@ class Webhook:
         try:
             while line and not self._is_closed:
                 event, received = line[0]
-                failure = await self._handle_surely(event, received) if self._is_wanted(event) else None
-                if failure is None:
-                    await self._surely(partial(self._inbox.done, received))
+                try:
+                    failure = await self._handle_surely(event, received) if self._is_wanted(event) else None
+                except _TakenOver:
+                    _log.warning("webhook: event %s is left to another process, which has taken it over", event.key)
                 else:
-                    for observer in failure_observers:
-                        observer(f"the handler of event {event.key} failed: {failure.shown}")
-                    await self._surely(partial(self._inbox.set_aside, received, failure.problem))
-                    _log.error("webhook: event %s is set aside; inbox.retry() lets it be handled", received.id)
+                    await self._end(event, received, failure)
                 self._in_hand.pop((received.account, received.id), None)
                 line.popleft()
         finally:
             self._waiting.pop(person, None)
 
+    async def _end(self, event: Event, received: Received, failure: _Failure | None) -> None:
+        """Record that an event was handled, or set it aside."""
+        if failure is None:
+            await self._surely(partial(self._inbox.done, received))
+            return
+        for observer in failure_observers:
+            observer(f"the handler of event {event.key} failed: {failure.shown}")
+        await self._surely(partial(self._inbox.set_aside, received, failure.problem))
+        _log.error("webhook: event %s is set aside; inbox.retry() lets it be handled", received.id)
+
     def _is_wanted(self, event: Event) -> bool:
         return self._with_echoes or not (isinstance(event, MessageEvent) and event.is_echo)
 
     async def _handle_surely(self, event: Event, received: Received) -> _Failure | None:
-        """Handle an event, with retries. Return why it could not be handled, or ``None``."""
+        """Handle an event, with retries. Return why it could not be handled, or ``None``.
+
+        Raises:
+            _TakenOver: another process handles it, or has handled it.
+        """
         retries = 0
         while True:
             async with self._places:
                 deaths = await self._surely(partial(self._inbox.begin, received))
+                if deaths is None:
+                    raise _TakenOver
                 if deaths >= _MOST_DEATHS:
                     _log.error("webhook: event %s: %d processes ended while they handled it", event.key, deaths)
                     return _Failure(f"{deaths} processes ended while they handled it")
@@ -518,6 +532,10 @@ class _Failure:
 
     problem: str
     shown: str = field(default=Factory(lambda self: self.problem, takes_self=True))
+
+
+class _TakenOver(Exception):
+    """Another process has taken the event over."""
 
 
 class _StillRunning(Exception):

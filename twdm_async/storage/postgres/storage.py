@@ -38,7 +38,7 @@ from twdm_async.storage.postgres.connections import MOST_IDLE, Connections, List
 from twdm_async.storage.postgres.dialect import advice, in_postgres, storable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from twdm_async._clock import Clock
@@ -226,9 +226,8 @@ class PostgresStorage(Storage):
         return self._connections.one()
 
     def transact(self, work: Callable[[Transaction], T], *, is_durable: bool = False, only_reads: bool = False) -> T:  # noqa: ARG002
-        patience = _PATIENCE if self._connections.was_open else _FIRST_PATIENCE
-        deadline, pause = time.monotonic() + patience, _FIRST_PAUSE
-        while True:
+        error: BaseException | None = None
+        for _ in _tries(_PATIENCE if self._connections.was_open else _FIRST_PATIENCE):
             try:
                 with self._connected() as session:
                     return self._try(session, work, only_reads=only_reads)
@@ -241,11 +240,8 @@ class PostgresStorage(Storage):
                 error = retry.__cause__
             except self.error as other:
                 raise StorageTrouble(advice(other)) from None
-            if time.monotonic() > deadline:
-                raise StorageTrouble(advice(error), is_general=_state_of(error) != _LOCKED) from None
             self._end_whoever_is_suspended(error)
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        raise StorageTrouble(advice(error), is_general=_state_of(error) != _LOCKED) from None
 
     def _end_whoever_is_suspended(self, error: BaseException | None) -> None:
         """If `error` says that others have not ended their turn for long, end the connections that are suspended."""
@@ -342,21 +338,15 @@ class PostgresStorage(Storage):
         Raises:
             StorageTrouble: the database could not be reached again in time, or another server has taken over.
         """
-        deadline, pause = time.monotonic() + _PATIENCE, _FIRST_PAUSE
-        while True:
+        for _ in _tries(_PATIENCE):
             try:
                 with self._connected() as session:
                     return self._ask_whether_committed(session, turn)
             except (Retry, self.error) as error:
                 self._connections.drop()
                 self._end_whoever_is_suspended(error)
-            if time.monotonic() > deadline:
-                problem = (
-                    "the connection broke during the commit and does not come back; the change may be there: try again"
-                )
-                raise StorageTrouble(problem, is_unsure=True)
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        problem = "the connection broke during the commit and does not come back; the change may be there: try again"
+        raise StorageTrouble(problem, is_unsure=True)
 
     def _ask_whether_committed(self, session: Session, turn: _Turn) -> bool:
         execute = session.execute
@@ -467,6 +457,16 @@ class PostgresStorage(Storage):
     def leave_behind(self) -> None:
         super().leave_behind()
         self._begin_anew()
+
+
+def _tries(patience: float) -> Iterator[None]:
+    """Yield once, and again after growing pauses until `patience` seconds have passed."""
+    deadline, pause = time.monotonic() + patience, _FIRST_PAUSE
+    yield
+    while time.monotonic() <= deadline:
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+        yield
 
 
 def _state_of(error: BaseException | None) -> str:
