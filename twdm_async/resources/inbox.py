@@ -248,7 +248,7 @@ class Inbox:
         def release(db: Transaction) -> None:
             mine = "account = ? AND is_polled AND owner = ?"
             db.execute(f"DELETE FROM event WHERE {mine} AND body IS NULL", (account, self._storage.owner))  # noqa: S608 - constant
-            query = f"UPDATE event SET owner = NULL, is_polled = FALSE WHERE {mine}"  # noqa: S608 - a webhook has got these, too
+            query = f"UPDATE event SET owner = NULL, is_polled = FALSE, tries = 0 WHERE {mine}"  # noqa: S608 - a webhook has got these, too
             db.execute(query, (account, self._storage.owner))
 
         await self._do(release)
