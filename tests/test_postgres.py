@@ -556,13 +556,15 @@ async def test_fault_111_messages_that_another_poll_took_over_are_left_to_it(
     async with sandbox.client() as client, Inbox(database) as one, Inbox(database) as other:
         for number in "123":
             sandbox.person(5).writes(number)
-        async with contextlib.aclosing(client.direct_messages.poll(one, every=1, since=since)) as suspended:
-            assert (await anext(suspended)).text == "1"
-            with psycopg.connect(postgres.url) as db:
-                db.execute(f'DELETE FROM "{database.schema}".lease')  # noqa: S608 - a name of our own
-            async with contextlib.aclosing(client.direct_messages.poll(other, every=1, since=since)) as second:
-                assert [(await anext(second)).text for _ in "123"] == ["1", "2", "3"]
-            assert (await anext(suspended)).text == "3", "which the other one has given back, since it broke off"
+        suspended: Any = client.direct_messages.poll(one, every=1, since=since)
+        assert (await anext(suspended)).text == "1"
+        with psycopg.connect(postgres.url) as db:
+            db.execute(f'DELETE FROM "{database.schema}".lease')  # noqa: S608 - a name of our own
+        second: Any = client.direct_messages.poll(other, every=1, since=since)
+        assert [(await anext(second)).text for _ in "123"] == ["1", "2", "3"]
+        await second.aclose()
+        assert (await anext(suspended)).text == "3", "which the other one has given back, since it broke off"
+        await suspended.aclose()
 
 
 async def test_one_at_a_time_has_a_turn(database: PostgresDatabase) -> None:
