@@ -351,10 +351,10 @@ class Storage(ABC):
                     loop.call_soon_threadsafe(_tell_all, list(changes))
 
     def _gather(self, together: list[_Change[Any]]) -> None:
-        """Add the changes that were requested meanwhile to `together`. To changes that need not be durable, add no
-        durable one.
+        """Add the changes that were requested meanwhile to `together`. In a file, add no durable one to changes that
+        need not be durable; what a server commits is always durable.
         """
-        may_be_durable = not together or any(change.is_durable for change in together)
+        may_be_durable = self.is_remote or not together or any(change.is_durable for change in together)
         while self._changes and (may_be_durable or not self._changes[0].is_durable):
             together.append(self._changes.popleft())
 
