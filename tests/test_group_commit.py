@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -84,6 +85,23 @@ async def test_what_comes_while_another_process_has_the_file_joins_the_transacti
     assert [options["is_durable"] for options in transactions] == ([False, True] if is_durable else [False])
     kept = await storage.do(lambda rows: rows.select([State.QUEUED]), only_reads=True)
     assert [entry.key for entry in kept] == ["first", "second", "third"]
+
+
+async def test_a_thread_that_cannot_start_keeps_no_later_change_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    storage = Messages(StateFile(tmp_path / "outbox.db", SCHEMA, "", "", Clock()), "account", Clock())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot)
+        with pytest.raises(InternalError):
+            await storage.do(lambda rows: rows.put(new("first")))
+    await storage.do(lambda rows: rows.put(new("second")))
+    kept = await storage.do(lambda rows: rows.select([State.QUEUED]), only_reads=True)
+    assert [entry.key for entry in kept] == ["second"]
+    await storage.close()
 
 
 async def test_fault_78_a_change_that_fails_takes_no_other_along(storage: Messages) -> None:

@@ -548,23 +548,20 @@ async def test_fault_111_events_that_others_took_over_are_left_to_them(
 
 
 @pytest.mark.slow
-async def test_fault_111_messages_that_another_poll_took_over_are_left_to_it(
-    postgres: PostgresServer, database: PostgresDatabase, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+async def test_fault_111_an_event_that_another_took_over_is_not_set_aside(
+    postgres: PostgresServer, database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PostgresStorage, "beat", lambda _: None)
-    since = datetime.now(UTC) - timedelta(minutes=5)
-    async with sandbox.client() as client, Inbox(database) as one, Inbox(database) as other:
-        for number in "123":
-            sandbox.person(5).writes(number)
-        suspended: Any = client.direct_messages.poll(one, every=1, since=since)
-        assert (await anext(suspended)).text == "1"
+    async with Inbox(database) as suspended, Inbox(database) as other:
+        [event] = await suspended.keep([Received("1", "2", "{}")])
+        assert await suspended.begin(event) == 0
         with psycopg.connect(postgres.url) as db:
             db.execute(f'DELETE FROM "{database.schema}".lease')  # noqa: S608 - a name of our own
-        second: Any = client.direct_messages.poll(other, every=1, since=since)
-        assert [(await anext(second)).text for _ in "123"] == ["1", "2", "3"]
-        await second.aclose()
-        assert (await anext(suspended)).text == "3", "which the other one has given back, since it broke off"
-        await suspended.aclose()
+        assert await other.take_over() == [event]
+        await suspended.not_begun(event)
+        await suspended.set_aside(event, "its handler failed")
+        assert await other.failed() == ()
+        assert await other.begin(event) == 1
 
 
 async def test_one_at_a_time_has_a_turn(database: PostgresDatabase) -> None:

@@ -191,15 +191,14 @@ class Inbox:
         return await self._do(look_up)
 
     async def begin(self, event: Received) -> int | None:
-        """Record that handling `event` begins. Return how many times it began before without an end; ``None`` if
-        another process has taken the event over, because this one was suspended and looked dead.
+        """Record that handling `event` begins. Return how many times it began before without an end; ``None`` if this
+        process no longer holds the event: it was suspended and looked dead, and another one took the event over.
 
         Raises:
             InboxFailed: the file cannot be written.
         """
         query = "UPDATE event SET tries = tries + 1 WHERE account = ? AND id = ? AND owner = ? RETURNING tries"
-        values = (event.account, event.id, self._storage.owner)
-        found = await self._do(lambda db: db.execute(query, values).fetchone())
+        found = await self._do(lambda db: db.execute(query, (event.account, event.id, self._storage.owner)).fetchone())
         return None if found is None else int(found[0]) - 1
 
     async def not_begun(self, event: Received) -> None:
@@ -208,8 +207,8 @@ class Inbox:
         Raises:
             InboxFailed: the file cannot be written.
         """
-        query = "UPDATE event SET tries = tries - 1 WHERE account = ? AND id = ?"
-        await self._do(lambda db: db.execute(query, (event.account, event.id)))
+        query = "UPDATE event SET tries = tries - 1 WHERE account = ? AND id = ? AND owner = ?"
+        await self._do(lambda db: db.execute(query, (event.account, event.id, self._storage.owner)))
 
     async def handled(self, message: DirectMessage) -> None:
         """Record that a message from :meth:`~twdm_async.resources.direct_messages.DirectMessages.poll` was handled.
@@ -248,7 +247,7 @@ class Inbox:
         def release(db: Transaction) -> None:
             mine = "account = ? AND is_polled AND owner = ?"
             db.execute(f"DELETE FROM event WHERE {mine} AND body IS NULL", (account, self._storage.owner))  # noqa: S608 - constant
-            query = f"UPDATE event SET owner = NULL, is_polled = FALSE, tries = 0 WHERE {mine}"  # noqa: S608 - a webhook has got these, too
+            query = f"UPDATE event SET owner = NULL, is_polled = FALSE WHERE {mine}"  # noqa: S608 - a webhook has got these, too
             db.execute(query, (account, self._storage.owner))
 
         await self._do(release)
@@ -273,12 +272,12 @@ class Inbox:
         Raises:
             InboxFailed: the file cannot be written; the event is as it was.
         """
-        query = (  # unless another process has handled it, having taken this one for dead
+        query = (  # unless another process has taken it over
             "UPDATE event SET owner = NULL, tries = 0, problem = ?, is_unread = ? "
-            "WHERE account = ? AND id = ? AND body IS NOT NULL"
+            "WHERE account = ? AND id = ? AND owner = ?"
         )
         values = (problem, is_unread, event.account, event.id)
-        await self._do(lambda db: db.execute(query, values), is_durable=True)
+        await self._do(lambda db: db.execute(query, (*values, self._storage.owner)), is_durable=True)
 
     async def failed(self) -> tuple[SetAside, ...]:
         """Return the events whose handler failed, oldest first.

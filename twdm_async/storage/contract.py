@@ -4,11 +4,12 @@ A storage provides transactions over rows (:meth:`Storage.change`, :meth:`Storag
 (:meth:`Storage.version`), tells which processes are alive (:meth:`Storage.stay_alive`, :meth:`Storage.is_dead`), and
 tells the time (:class:`Transaction`). Everything that waits for the disk or the network runs in a separate thread.
 
-Changes that are requested while a transaction runs are made together in the next one: a disk makes a few thousand
-transactions a second at best, and a transaction can hold any number of changes. Yet each change succeeds or fails by
-itself: if one change fails, or the transaction does (because the disk is full, say), none of them is kept, and each is
-made again in a transaction of its own, unless all of them would only wait in vain again. With a remote server, the
-statements of all changes are sent before the first outcome is awaited, unless a statement depends on an outcome.
+Changes that are requested while a transaction runs, or while it is another process' turn, are made together in the next
+one: a disk makes a few thousand transactions a second at best, and a transaction can hold any number of changes. Yet
+each change succeeds or fails by itself: if one change fails, or the transaction does (because the disk is full, say),
+none of them is kept, and each is made again in a transaction of its own, unless all of them would only wait in vain
+again. With a remote server, the statements of all changes are sent before the first outcome is awaited, unless a
+statement depends on an outcome.
 """
 
 from __future__ import annotations
@@ -305,7 +306,7 @@ class Storage(ABC):
         return await self.submit(partial(self.transact, work, only_reads=True))
 
     async def change(self, work: Callable[[Transaction], T], *, is_durable: bool = False) -> T:
-        """Run `work` in a transaction that it shares with other changes requested at the same time.
+        """Run `work` in a transaction that it shares with other changes requested until it begins.
 
         Args:
             work: gets the transaction. It may run more than once, but is committed only once.
@@ -334,10 +335,10 @@ class Storage(ABC):
             StorageTrouble: the transaction failed. Nothing was changed, unless the error's `is_unsure` is true.
         """
         self.use_running_loop()
-        change = _Change(work, is_durable)
+        change, worker = _Change(work, is_durable), self._worker  # which may fail to start
         self._changes.append(change)
         if len(self._changes) <= 1:  # else a job that will make it waits already
-            self.put(self._make_all)
+            worker.put(self._make_all)
         return await change.made
 
     def _make_all(self) -> None:

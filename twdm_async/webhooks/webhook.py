@@ -535,7 +535,7 @@ class _Failure:
 
 
 class _TakenOver(Exception):
-    """Another process has taken the event over."""
+    """This process no longer holds the event; another one has taken it over."""
 
 
 class _StillRunning(Exception):

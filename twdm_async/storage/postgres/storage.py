@@ -241,7 +241,7 @@ class PostgresStorage(Storage):
             except self.error as other:
                 raise StorageTrouble(advice(other)) from None
             self._end_whoever_is_suspended(error)
-        raise StorageTrouble(advice(error), is_general=_state_of(error) != _LOCKED) from None
+        raise StorageTrouble(advice(error), is_general=_state_of(error) != _LOCKED)
 
     def _end_whoever_is_suspended(self, error: BaseException | None) -> None:
         """If `error` says that others have not ended their turn for long, end the connections that are suspended."""
