@@ -346,7 +346,7 @@ class Storage(ABC):
         together: list[_Change[Any]] = []
         self._gather(together)
         if together:
-            self._make_together(together, self._gather)
+            self._make_together(together, may_grow=True)
             for loop, changes in groupby(together, lambda change: change.made.get_loop()):
                 with contextlib.suppress(RuntimeError):  # the event loop is closed, and nobody waits any longer
                     loop.call_soon_threadsafe(_tell_all, list(changes))
@@ -359,14 +359,13 @@ class Storage(ABC):
         while self._changes and (may_be_durable or not self._changes[0].is_durable):
             together.append(self._changes.popleft())
 
-    def _make_together(
-        self, together: list[_Change[Any]], gather: Callable[[list[_Change[Any]]], None] = lambda _: None
-    ) -> None:
-        """Make the changes `together` in one transaction, and those that `gather` adds when the turn has come."""
+    def _make_together(self, together: list[_Change[Any]], *, may_grow: bool) -> None:
+        """Make the changes `together` in one transaction; if they may grow, also those requested until its turn."""
 
         def make_all(transaction: Transaction) -> None:
             transaction.await_turn()
-            gather(together)
+            if may_grow:
+                self._gather(together)
             outcomes: Iterable[Callable[[], Any]] = (change.work(transaction) for change in together)
             if self.is_remote:
                 outcomes = list(outcomes)
@@ -383,7 +382,7 @@ class Storage(ABC):
             problem, is_of_one = error, True
         if is_of_one and len(together) > 1:
             for change in together:
-                self._make_together([change])
+                self._make_together([change], may_grow=False)
             return
         for change in together:
             change.error = problem
