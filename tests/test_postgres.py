@@ -28,6 +28,7 @@ from twdm_async import (
     Client,
     DatabaseFailed,
     Inbox,
+    InboxFailed,
     InvalidInput,
     OutboxFailed,
     PostgresDatabase,
@@ -814,3 +815,20 @@ async def test_a_pool_of_the_application_is_used(
         async with box(sandbox, PostgresDatabase(pool=threads, schema=database.schema, lease=3.0)) as outbox:
             await outbox.put("6", TEXT)
             assert (await outbox.drain())[State.SENT] == 21
+
+
+@pytest.mark.slow
+async def test_a_pool_without_a_free_connection_is_named(
+    database: PostgresDatabase, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_POOL_PATIENCE", 0.1)
+    async with (
+        psycopg_pool.AsyncConnectionPool(postgres.url, min_size=1, max_size=1, open=False) as pool,
+        Inbox(PostgresDatabase(pool=pool, schema=database.schema)) as inbox,
+    ):
+        async with pool.connection():
+            with pytest.raises(InboxFailed, match="the pool that was lent has no free connection"):
+                await inbox.heard()
+        await pool.close()
+        with pytest.raises(InboxFailed, match="or is closed"):
+            await inbox.heard()

@@ -26,6 +26,7 @@ _ADVICE: Final = {
     "28": "see that user and password are right, and that the server lets this user in",
     "password|pg_hba|role .* does not": "see that user and password are right, and that the server lets this user in",
     "database .* does not exist": "there is no such database; create it first",
+    "couldn't get a connection after|the pool .* is": "the pool that was lent has no free connection, or is closed",
     "": "see that it runs and is reachable",
 }
 _LASTING: Final = re.compile(
