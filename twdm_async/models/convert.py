@@ -30,7 +30,7 @@ class Kind:
     """How one sort of value is read from JSON and written to JSON.
 
     Args:
-        read: converts JSON to the value; raises ValueError if the JSON is not of this sort.
+        read: converts JSON to the value; raises ValueError if the JSON is not of this sort, or null.
         write: converts the value to JSON.
         vital: whether a value that cannot be read makes the whole object unreadable, even if the field is optional.
         plain: an expression over ``value``; if it is true, ``value`` is used as it is, without a call of `read`.
@@ -153,7 +153,7 @@ def _structure_hook(cls: type[Any]) -> Callable[[Json, Any], Any]:
     """Generate the function that structures `cls`, field by field, so that it looks nothing up when it runs."""
     resolve_types(cls)
     tree: dict[str, Any] = {}  # of the same shape as the JSON: keys lead to subtrees, or to a field and its place
-    names: dict[str, Any] = {"cls": cls, "find": _find, "left_of": _left_of, "nothing": NOTHING, "new": cls.__new__}
+    names: dict[str, Any] = {"cls": cls, "find": _find, "nothing": NOTHING, "new": cls.__new__}
     lines = ["def structure(body, _):", " if not isinstance(body, dict): raise ValueError('not an object')"]
     missing: list[str] = []
     for name, place in _places(cls).items():
@@ -174,52 +174,40 @@ def _structure_hook(cls: type[Any]) -> Callable[[Json, Any], Any]:
                 f"  try: {name}_ = read_{name}(also_{name})",
                 f"  except ValueError: {'raise' if must else 'pass'}",
             ]
-    _write_branch(tree, "body", 1, lines, names)
+    _write_branch(tree, "body", 1, lines)
     lines += [*missing, " model = new(cls)"]
     for one in fields(cls):  # as attrs' own __init__ does, but without looking each slot up
         names[f"set_{one.name}"] = getattr(cls, one.name).__set__
-        lines.append(f" set_{one.name}(model, {f'{one.name}_' if one.name in _places(cls) else 'body_left'})")
+        lines.append(f" set_{one.name}(model, {f'{one.name}_' if one.name in _places(cls) else 'body'})")
     source = compile("\n".join([*lines, " return model"]), f"<{cls.__module__}.{cls.__name__}>", "exec")
     exec(source, names)  # noqa: S102 - all of the source is generated above
     structure: Callable[[Json, Any], Any] = names["structure"]
     return structure
 
 
-def _write_branch(tree: dict[str, Any], node: str, depth: int, lines: list[str], names: dict[str, Any]) -> None:
-    """Generate the lines that take the values in `tree` out of the object called `node`, and set ``{node}_left`` to the
-    rest.
-
-    These lines count the values that were taken. They compute the rest only if `node` has more values than that.
+def _write_branch(tree: dict[str, Any], node: str, depth: int, lines: list[str]) -> None:
+    """Generate the lines that make `node` a copy of that object, and take the values in `tree` out of it. What cannot
+    be read, and nulls, are put back.
     """
-    indent, names[f"{node}_keys"] = " " * depth, frozenset(tree)
-    lines += [f"{indent}{node}_taken, {node}_kept = 0, None"]
+    indent = " " * depth
+    lines.append(f"{indent}{node} = {{**{node}}}")
     for key, branch in tree.items():
-        lines += [f"{indent}value = {node}.get({key!r})", f"{indent}if value is not None:"]
-        keep = f"{node}_kept = {{**({node}_kept or {{}}), {key!r}: "  # the key is known, but its value stays
+        put_back = f"{node}[{key!r}] = value"
+        lines += [f"{indent}value = {node}.pop({key!r}, nothing)", f"{indent}if value is not nothing:"]
         if is_object(branch):
             inner = f"node{len(lines)}"
             lines += [f"{indent} if isinstance(value, dict) and value:", f"{indent}  {inner} = value"]
-            _write_branch(branch, inner, depth + 2, lines, names)
-            lines += [f"{indent}  if {inner}_left: {keep}{inner}_left}}", f"{indent}  else: {node}_taken += 1"]
-            lines.append(f"{indent} else: {keep}value}}")
+            _write_branch(branch, inner, depth + 2, lines)
+            lines += [f"{indent}  if {inner}: {node}[{key!r}] = {inner}", f"{indent} else: {put_back}"]
         else:
             name, place, must = branch
-            # If both places have a value, both stay in the rest: unstructuring must know which of them had one.
-            taken = f"{node}_taken += 1"
-            taken = f"if also_{name} is None: {taken}\n{indent}  else: {keep}value}}" if place.also else taken
-            lines += [f"{indent} try:", f"{indent}  {name}_ = value if {place.kind.plain} else read_{name}(value)"]
+            lines += [f"{indent} try: {name}_ = value if {place.kind.plain} else read_{name}(value)"]
             # One unreadable optional field must not make the whole answer unreadable: the message may have been sent.
-            lines += [f"{indent} except ValueError:", f"{indent}  {'raise' if must else f'{keep}value}}'}"]
-            lines += [f"{indent} else:", f"{indent}  {taken}"]
-    lines.append(
-        f"{indent}{node}_left = {{}} if {node}_taken == len({node}) else left_of({node}, {node}_keys, {node}_kept)"
-    )
-
-
-def _left_of(node: dict[str, Json], keys: frozenset[str], kept: dict[str, Json] | None) -> dict[str, Json]:
-    """Return `node` without the `keys` whose values were taken out; nulls, and what is in `kept`, stay."""
-    left = {key: value for key, value in node.items() if key not in keys or value is None}
-    return {**left, **kept} if kept else left
+            lines.append(f"{indent} except ValueError:")
+            lines += [f"{indent}  if value is not None: raise"] if must else []
+            lines.append(f"{indent}  {put_back}")
+            if place.also:  # if both places have a value, both keep it: unstructuring must know which of them had one
+                lines += [f"{indent} else:", f"{indent}  if also_{name} is not None: {put_back}"]
 
 
 def _unstructure_hook(cls: type[Any]) -> Callable[[Any], Json]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import binascii
 import hashlib
 import ipaddress
-import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
+from twdm_async._forks import unique_name
 from twdm_async.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class OAuth1Signer:
         return now
 
     def sign(self, request: Request, at: float | None = None) -> str:
-        """Return the value of the Authorization header, with a new random nonce.
+        """Return the value of the Authorization header, with a new nonce.
 
         Args:
             request: the request.
@@ -150,7 +150,7 @@ class OAuth1Signer:
         """
         timestamp = str(int(self.server_time() if at is None else at))
         return self.authorization(
-            request.endpoint.method, request.url, request.signed, nonce=os.urandom(16).hex(), timestamp=timestamp
+            request.endpoint.method, request.url, request.signed, nonce=unique_name(), timestamp=timestamp
         )
 
     def authorization(
