@@ -39,19 +39,13 @@ class Clock:
     """Seconds after which a call that waits for a shared quota asks the store again: another process may have given a
     slot back."""
 
-    def monotonic(self) -> float:
-        """Return the seconds since some arbitrary moment. They never step back. Waits and deadlines use them."""
-        return time.monotonic()
-
-    def wall(self) -> float:
-        """Return the seconds since 1970-01-01 UTC, as far as this machine knows. Signatures and times for people use
-        them.
-        """
-        return time.time()
-
-    def uptime(self) -> float:
-        """Return the seconds since this machine was started, including its sleep. All its processes agree on them."""
-        return _uptime()
+    monotonic: Callable[[], float] = staticmethod(time.monotonic)
+    """Return the seconds since some arbitrary moment. They never step back. Waits and deadlines use them."""
+    wall: Callable[[], float] = staticmethod(time.time)
+    """Return the seconds since 1970-01-01 UTC, as far as this machine knows. Signatures and times for people use
+    them."""
+    uptime: Callable[[], float] = staticmethod(_uptime)
+    """Return the seconds since this machine was started, including its sleep. All its processes agree on them."""
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Call `callback` in the running loop when ``monotonic()`` shows `when`."""

@@ -155,7 +155,8 @@ class Book:
 
     def _conversation(self, conversant: Conversant) -> Conversation:
         """Return the conversation of the person and the account, which the caller may change."""
-        return self._page(conversant).of(conversant.person)
+        page = self.conversations.get(conversant.page) or self._page(conversant)
+        return page.of(conversant.person)
 
     def load(self, pages: Mapping[str, str]) -> None:
         """Load pages in the form in which :meth:`changes` returned them."""
@@ -185,9 +186,9 @@ class Book:
 
     def _begin(self, slot: Slot, ticket: ReplyTicket, credit: ReplyCredit) -> None:
         """Note the message that is about to leave with `slot`; if it is a free reply, let the slot count nowhere."""
-        page = self._page(ticket.conversant)
-        page.forget(ticket.now, credit)
-        freedom = page.of(ticket.conversant.person).begin(ticket.name, ticket.now, credit)
+        conversant = ticket.conversant
+        page = self.conversations.get(conversant.page) or self._page(conversant)
+        freedom = page.begin(conversant.person, ticket.name, ticket.now, credit)
         slot.ticket, slot.is_open = ticket, freedom.is_open
         if freedom.is_free:
             slot.buckets = ()

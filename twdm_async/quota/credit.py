@@ -108,7 +108,8 @@ class Conversation:
 
     def begin(self, name: str, now: float, credit: ReplyCredit) -> Freedom:
         """Note a message called `name` that is about to leave, and tell whether the server will count it."""
-        self.touched = max(self.touched, now)
+        if now > self.touched:
+            self.touched = now
         freedom = _COUNTED
         if self.opened > -math.inf or len(self.sends) >= self._tidy_at:
             self._forget(now - credit.per - LONGEST_UNDER_WAY, credit.replies)
@@ -125,8 +126,8 @@ class Conversation:
             self.sends[name] = Send(math.inf, made, is_over=True)
         else:
             send.made, send.is_over = made, True
-        if made is not None:
-            self.touched = max(self.touched, made)
+        if made is not None and made > self.touched:
+            self.touched = made
 
     def withdraw(self, name: str) -> None:
         """Forget a message that never left."""
@@ -187,6 +188,15 @@ class Conversations:
         if one is None:
             one = self.people[person] = Conversation()
         return one
+
+    def begin(self, person: str, name: str, now: float, credit: ReplyCredit) -> Freedom:
+        """Note a message to a person as :meth:`Conversation.begin` does."""
+        self.is_changed = True
+        one = self.people.get(person)
+        if one is None:
+            self.forget(now, credit)
+            one = self.people[person] = Conversation()
+        return one.begin(name, now, credit)
 
     def forget(self, now: float, credit: ReplyCredit) -> None:
         """Forget conversations in which nothing matters any longer. Most calls do nothing, to save time."""

@@ -82,7 +82,7 @@ class Dispatcher:
 
     def is_idle(self, line: Line) -> bool:
         """Tell whether no call waits that might go before a call of `line`."""
-        return not line.waiters and not self._ready
+        return not line.waiters.length and not self._ready.length
 
     def is_first(self, line: Line, priority: Priority) -> bool:
         """Tell whether no call waits that goes before a new call of this priority."""

@@ -103,10 +103,10 @@ class LaneQueue(Generic[T]):
         self._finishes: list[tuple[int, float, str]] = []
         self._virtual_time = [0.0 for _ in _PRIORITIES]
         self._lengths = [0 for _ in _PRIORITIES]
-        self._length = 0
+        self.length: int = 0
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def __iter__(self) -> Iterator[T]:
         for queues in self._queues:
@@ -146,7 +146,7 @@ class LaneQueue(Generic[T]):
         queue.last = item
         queue.length += 1
         self._lengths[rank] += 1
-        self._length += 1
+        self.length += 1
 
     def peek(self) -> T:
         """Return the item whose turn it is.
@@ -171,7 +171,7 @@ class LaneQueue(Generic[T]):
 
     def charge(self, lane: Lane) -> None:
         """Charge `lane` for a turn of an item that was discarded before it was known to be served."""
-        if self._length == 0:
+        if self.length == 0:
             return  # no other item waits that could have had the turn
         rank = int(lane.priority)
         queue, now = self._queues[rank].get(lane.key), self._virtual_time[rank]
@@ -209,7 +209,7 @@ class LaneQueue(Generic[T]):
         item.queue = item.before = item.after = None
         queue.length -= 1
         self._lengths[rank] -= 1
-        self._length -= 1
+        self.length -= 1
 
     def _serve(self, rank: int, now: float, queue: _Queue[T], item: T) -> None:
         """Charge the lane of `item`, which was served at the virtual time `now`."""

@@ -164,10 +164,12 @@ class QuotaLimiter:
         terms = line.terms[lane.priority]
         if terms.credit is None:
             recipient = None
-        if intent is None and not line.asking and dispatcher.is_idle(line) and line.pacer.allows():
+        pacer = line.pacer
+        if intent is None and not line.asking and dispatcher.is_idle(line) and (pacer.pace is None or pacer.allows()):
             slot = self._store.take_one(terms, recipient, loop)
             if slot is not None:
-                line.pacer.spend()
+                if pacer.pace is not None:
+                    pacer.spend()
                 return slot
         deadline = None if max_wait is None else self._store.clock.monotonic() + max_wait
         waiter = Waiter(line, lane, deadline, recipient, intent, loop)

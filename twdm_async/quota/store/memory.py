@@ -65,7 +65,8 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
         self._book(note.app).apply(note, self._uptime())
 
     def settle(self, slot: Slot, grace: float, made: float | None = None, message_id: str | None = None) -> None:
-        self._book(slot.app).settle(slot, self._uptime() + grace, made, message_id)
+        book = self._books.get(slot.terms.app) or self._book(slot.app)
+        book.settle(slot, self._uptime() + grace, made, message_id)
 
     def standings(self, terms: Terms) -> list[Standing]:
         return self._book(terms.app).standings(terms, self._uptime())
