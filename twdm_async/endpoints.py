@@ -17,7 +17,7 @@ MediaApi = Literal["v1.1", "v2"]
 """Which of the API's two ways to upload is used."""
 
 
-class Host(enum.Enum):
+class Host(enum.StrEnum):
     """The API's hosts."""
 
     API = "api"

@@ -108,8 +108,7 @@ class Conversation:
 
     def begin(self, name: str, now: float, credit: ReplyCredit) -> Freedom:
         """Note a message called `name` that is about to leave, and tell whether the server will count it."""
-        if now > self.touched:
-            self.touched = now
+        self.touched = max(self.touched, now)
         freedom = _COUNTED
         if self.opened > -math.inf or len(self.sends) >= self._tidy_at:
             self._forget(now - credit.per - LONGEST_UNDER_WAY, credit.replies)

@@ -23,7 +23,7 @@ from twdm_async.models.direct_messages import DirectMessage, DirectMessagePage
 from twdm_async.quota.lanes import Lane
 from twdm_async.quota.operations import Slot
 from twdm_async.resources.listing import Listing
-from twdm_async.transport.wire import Message, encode_json
+from twdm_async.transport.wire import Message, encode_json, encode_text
 
 if TYPE_CHECKING:
     import os
@@ -72,7 +72,7 @@ class Outgoing:
     def body(self) -> bytes:
         """Return the body of the request that sends the message."""
         message = self.message
-        data = f'{{"text":{encode_json(message.text or "")}}}' if self.data is None else encode_json(self.data)
+        data = f'{{"text":{encode_text(message.text or "")}}}' if self.data is None else encode_json(self.data)
         profile = "" if message.custom_profile_id is None else f',"custom_profile_id":"{message.custom_profile_id}"'
         create = f'{{"target":{{"recipient_id":"{message.recipient_id}"}},"message_data":{data}{profile}}}'
         return f'{{"event":{{"type":"message_create","message_create":{create}}}}}'.encode()
@@ -92,9 +92,10 @@ def outgoing(
     Raises:
         InvalidInput: an argument is wrong; see :meth:`DirectMessages.send`.
     """
-    recipient_id = _plain(checked_id(recipient_id, "recipient_id"))
+    # Without leading zeros, as the API returns ids, so that the message can be found by them.
+    recipient_id = checked_id(recipient_id, "recipient_id").lstrip("0") or "0"
     if custom_profile_id is not None:
-        custom_profile_id = _plain(checked_profile_id(custom_profile_id, "custom_profile_id"))
+        custom_profile_id = checked_profile_id(custom_profile_id, "custom_profile_id").lstrip("0") or "0"
     data, content = None, ""
     if text is None or quick_replies is not None or ctas is not None or attachment is not None:
         from twdm_async.resources.message_data import message_data  # noqa: PLC0415 - imported only if it is used
@@ -104,11 +105,6 @@ def outgoing(
     else:
         checked_length(text, "text", _LONGEST_TEXT)
     return Outgoing(Message(recipient_id, custom_profile_id, text, content), data)
-
-
-def _plain(number: str) -> str:
-    """Return an id without leading zeros, as the API returns it, so that the message can be found by it."""
-    return number.lstrip("0") or "0"
 
 
 def _content(data: Mapping[str, Any]) -> str:

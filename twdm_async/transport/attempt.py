@@ -46,27 +46,23 @@ class Attempt:
         uptime: returns the machine's uptime in seconds.
     """
 
-    __slots__ = (
-        "_cancelling", "_connection", "_is_expired", "_send_by", "_task", "_uptime", "authorization", "chunks",
-        "due", "is_late", "message", "payload", "sent", "timeout", "work",
-    )  # fmt: skip
+    sent = False
+    is_late = False
+    authorization = ""  # the Authorization header, which holds the signature
+    message: Any = None  # the head of the reply, as aiohttp's object
+    payload: Any = None  # the stream of the reply's body, as aiohttp's object
+    due = math.inf  # when its timeout ends, by the loop's clock
+    work: asyncio.Task[Reply | Fault] | None = None  # the task that makes it, if the waiting task does not
+    _connection: Connection | None = None
+    _task: asyncio.Task[Any] | None = None
+    _cancelling = 0
+    _is_expired = False
 
     def __init__(self, timeout: float, send_by: float = math.inf, uptime: Callable[[], float] = time.monotonic) -> None:
         self.timeout: float = timeout
-        self.sent: bool = False
-        self.is_late: bool = False
-        self.authorization: str = ""  # the Authorization header, which holds the signature
-        self.message: Any = None  # the head of the reply, as aiohttp's object
-        self.payload: Any = None  # the stream of the reply's body, as aiohttp's object
         self.chunks: list[bytes] = []  # the reply's body, so far
-        self.due: float = math.inf  # when its timeout ends, by the loop's clock
-        self.work: asyncio.Task[Reply | Fault] | None = None  # the task that makes it, if the waiting task does not
         self._send_by = send_by
         self._uptime = uptime
-        self._connection: Connection | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self._cancelling = 0
-        self._is_expired = False
 
     def begin(self, connection: Connection) -> None:
         """Note that the first byte is about to leave over `connection`.

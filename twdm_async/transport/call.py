@@ -37,7 +37,7 @@ from twdm_async.transport.sent import SentMessages
 from twdm_async.transport.wire import Fault, Message, Reply, Request, Sink
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Container, Coroutine, Mapping, Sequence
 
     from twdm_async._clock import Clock
     from twdm_async.credentials import Credentials
@@ -283,7 +283,7 @@ class Caller:
         """Give up the place of `waiter` in the wait queue, and its slot if it was granted one."""
         self._limiter.leave(waiter)
 
-    async def call(
+    def call(
         self,
         name: str,
         arguments: Mapping[str, Any] | bytes,
@@ -299,7 +299,7 @@ class Caller:
         journal: Journal | None = None,
         files_host: str | None = None,
         sink: Sink | None = None,
-    ) -> T:
+    ) -> Coroutine[Any, Any, T]:
         """Call the endpoint `name`, and return its answer as a model.
 
         Args:
@@ -321,48 +321,47 @@ class Caller:
             InvalidInput: `max_wait` or `timeout` is out of range.
             TwdmError: any other error; :mod:`twdm_async.transport.retry` says when the API's answers raise which.
         """
-        if slot is None:
-            self.bind_loop()
-        call: _Call[T] | None = None
         try:
+            if slot is None:
+                self.bind_loop()
             hosts = self._hosts if files_host is None else {**self._hosts, Host.FILES: files_host}
             request = wire.encode(ENDPOINTS[name], hosts, arguments, path_id=path_id, message=message)
             request.sink = sink
-            del arguments  # so that a traceback that shows local variables does not show a message
             own_timeout = self._timeout if timeout is None else self._checked_timeout(timeout)
+            patience = self._max_wait if max_wait is None else checked_wait(max_wait)
             call = _Call(request, into, journal, own_timeout, slot, waited=waited)
-            return await self._attempts(call, lane, max_wait)
-        except errors.TwdmError:
+            return self._attempts(call, lane, None if patience is None else max(0.0, patience - waited))
+        except BaseException:
+            if slot is not None:
+                self._limiter.give_back(slot)
             raise
-        except Exception as error:  # noqa: BLE001 - any other exception is a mistake of this library
+
+    async def _attempts(self, call: _Call[T], lane: Lane, patience: float | None) -> T:
+        """Make attempts until the call is over. It may wait for `patience` seconds for quota; ``None`` sets no limit."""
+        try:
+            while True:
+                if call.slot is None:
+                    patience = await self._admit(call, lane, patience)
+                outcome = await (self._attempt(call) if call.journal is None else self._kept_attempt(call))
+                match outcome:
+                    case Answered(answer):
+                        return answer
+                    case Failed(problem):
+                        break
+                    case Retry():
+                        call.story, call.attempt = outcome.story, None
+                        if outcome.after:
+                            if outcome.after > _LONG_PAUSE:
+                                _log.info("%s: trying again in %.0f s", call.request.endpoint.name, outcome.after)
+                            await self.clock.sleep(outcome.after)
+                    case _:
+                        assert_never(outcome)
+        except Exception as error:  # noqa: BLE001 - any exception but a TwdmError is a mistake of this library
             problem = mistake(error)
         finally:
-            unused = slot if call is None else call.slot if call.attempt is None else None
-            if unused is not None:
-                self._limiter.give_back(unused)
+            if call.slot is not None and call.attempt is None:
+                self._limiter.give_back(call.slot)
         raise problem
-
-    async def _attempts(self, call: _Call[T], lane: Lane, max_wait: float | None) -> T:
-        patience = self._max_wait if max_wait is None else checked_wait(max_wait)
-        if patience is not None:
-            patience = max(0.0, patience - call.waited)
-        while True:
-            if call.slot is None:
-                patience = await self._admit(call, lane, patience)
-            outcome = await (self._attempt(call) if call.journal is None else self._kept_attempt(call))
-            match outcome:
-                case Answered(answer):
-                    return answer
-                case Failed(error):
-                    raise error
-                case Retry():
-                    call.story, call.attempt = outcome.story, None
-                    if outcome.after:
-                        if outcome.after > _LONG_PAUSE:
-                            _log.info("%s: trying again in %.0f s", call.request.endpoint.name, outcome.after)
-                        await self.clock.sleep(outcome.after)
-                case _:
-                    assert_never(outcome)
 
     async def _admit(self, call: _Call[Any], lane: Lane, patience: float | None) -> float | None:
         """Wait for a slot for `call`. Return how many seconds the call may still wait; ``None`` for no limit."""
@@ -432,13 +431,9 @@ class Caller:
                     raise
             self._under_way.add(call)
             self.clock.begin_work(call)
+            attempt = self._new_attempt(call)
         is_over = True
         try:
-            attempt = attempt or self._attempt_for(call)
-            if attempt is None:
-                if call.journal is not None:
-                    await call.journal.ended(Retry(call.story))
-                return Retry(call.story)
             try:
                 reply, outcome = await self._exchange(call, attempt)
             except asyncio.CancelledError:
@@ -458,21 +453,11 @@ class Caller:
             if is_over:
                 self._end(call)
 
-    def _attempt_for(self, call: _Call[Any]) -> Attempt | None:
-        """Return a new attempt; ``None`` if the wait for a place among the requests under way took so long that the
-        call needs another slot.
-        """
-        slot = call.slot
-        if slot is None:
-            call.attempt = Attempt(call.timeout)
-        elif self.clock.uptime() <= slot.send_by:
-            call.attempt = Attempt(call.timeout, slot.send_by, self.clock.uptime)
-        else:
-            self._give_back(call)
-            return None
+    def _new_attempt(self, call: _Call[Any]) -> Attempt:
+        call.attempt = attempt = Attempt(call.timeout, call.slot.send_by if call.slot else math.inf, self.clock.uptime)
         call.number += 1
         call.began, call.stamp = self.clock.monotonic(), self._signer.next_stamp()
-        return call.attempt
+        return attempt
 
     def _end(self, call: _Call[Any]) -> None:
         """Give back the place of an attempt that has ended, and notify everything that waits for its end."""

@@ -150,12 +150,10 @@ class HttpTransport:
         attempt.run_in(asyncio.current_task(loop))
         self._under_way.add(attempt)
         try:
-            if self._is_closed:
-                loop.call_soon(attempt.expire)  # the time for requests under way is over, too
-            elif attempt.sent:  # a task that continues the attempt gets no more time than the one that began it
+            if not attempt.sent:  # a task that continues the attempt gets no more time than the one that began it
+                attempt.due = loop.time() + attempt.timeout
+            if attempt.due < self._rings_at or self._is_closed:
                 self._watch(attempt, loop)
-            else:
-                self._extend(attempt, loop)
             if attempt.sent:
                 return await finish(attempt)
             if direct is None:
@@ -192,8 +190,12 @@ class HttpTransport:
             self._watch(attempt, loop)
 
     def _watch(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> None:
-        """Set the timer earlier, if it would fire after the timeout of an attempt has ended."""
-        if attempt.due < self._rings_at:
+        """Set the timer earlier, if it would fire after the timeout of an attempt has ended. In a closed transport, all
+        timeouts have ended.
+        """
+        if self._is_closed:
+            loop.call_soon(attempt.expire)
+        elif attempt.due < self._rings_at:
             if self._timer is not None:
                 self._timer.cancel()
             self._rings_at = attempt.due

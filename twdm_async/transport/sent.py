@@ -66,7 +66,7 @@ class SentMessages:
     def note_answer(self, message: Message, answer: DirectMessage, sent_at: datetime) -> None:
         """Note that `message` was sent, by an attempt that was made at `sent_at`, and got `answer`."""
         if answer.id is not None:
-            self.note(answer.id)
+            _keep(self.ids, answer.id, None)
             self.note_listable(answer.id, min(answer.created_at or sent_at, sent_at))
         elif message.recipient_id is not None:
             self.note(self._sought(message, message.recipient_id, sent_at))

@@ -214,6 +214,10 @@ def encode(
 _encoder: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
+encode_text: Final[Callable[[str], str]] = json.encoder.encode_basestring
+"""Return a text as JSON; as :func:`encode_json`, but with less around it."""
+
+
 def encode_json(value: Any) -> str:
     """Return `value` as JSON, without spaces between its parts."""
     return _encoder.encode(value)
@@ -247,11 +251,11 @@ def read(endpoint: Endpoint, reply: Reply, into: type[T]) -> T:
             raise refusal(endpoint, reply)
         return into()
     body = _parse(endpoint, reply)
-    is_answer = is_object(body) and bool(body.get(endpoint.answer))
-    if not is_answer and any(code is not None for code, _ in _error_entries(body)):
+    inner = body.get(endpoint.answer) if isinstance(body, dict) else None
+    if not inner and any(code is not None for code, _ in _error_entries(body)):
         raise refusal(endpoint, reply)
     try:
-        return structure(_unwrapped(endpoint.answer, body), into)
+        return structure(inner if inner and len(body) == 1 else _unwrapped(endpoint.answer, body), into)
     except (ValueError, TypeError, KeyError):
         problem = "the answer is not what this endpoint answers"
     raise errors.MalformedResponse(endpoint=endpoint.name, status=reply.status, problem=problem)
@@ -307,7 +311,7 @@ def _no_constant(name: str) -> Any:
 
 
 _decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
-_scan: Callable[[str, int], tuple[Any, int]] = json.scanner.make_scanner(_decoder)  # type: ignore[attr-defined]  # no stub
+_scan: Callable[[str, int], tuple[Any, int]] = json.scanner.make_scanner(_decoder)
 
 
 def load_json(body: bytes) -> Any:
