@@ -39,7 +39,6 @@ from twdm_async.quota.operations import (
     GiveBack,
     Granted,
     Heard,
-    Recipient,
     ReplyTicket,
     Settle,
     Take,
@@ -187,7 +186,7 @@ def write(limiter: QuotaLimiter, clock: LoopClock) -> None:
 
 def test_what_waits_is_noted_when_it_leaves_and_not_before() -> None:
     async def main(limiter: QuotaLimiter, store: MemoryQuotaStore, clock: LoopClock) -> None:
-        recipient = Recipient("5", clock.wall)
+        recipient = "5"
         first = await limiter.admit(SEND, Lane(), recipient=recipient)
         assert noted(store) == 1
         waiting = asyncio.ensure_future(limiter.admit(SEND, Lane(), recipient=recipient))
@@ -209,7 +208,7 @@ def test_what_waits_is_noted_when_it_leaves_and_not_before() -> None:
 
 def test_a_free_reply_leaves_while_the_quota_is_spent_but_not_while_it_is_held() -> None:
     async def main(limiter: QuotaLimiter, store: MemoryQuotaStore, clock: LoopClock) -> None:
-        recipient = Recipient("5", clock.wall)
+        recipient = "5"
         limiter.settle(await limiter.admit(SEND, Lane()), seen=True)
         write(limiter, clock)
         for _ in range(4):
@@ -234,7 +233,7 @@ def test_nobody_is_noted_where_nothing_is_free() -> None:
         table = QuotaTable.default().replace(SEND, Quota(1, per=10.0), credit=None)
         limiter = QuotaLimiter(table, store, account="anna", app="brand", clock=clock, timeout=30.0)
         write(limiter, clock)
-        slot = await limiter.admit(SEND, Lane(), recipient=Recipient("5", clock.wall))
+        slot = await limiter.admit(SEND, Lane(), recipient="5")
         assert slot.buckets
         assert not store._books["brand"].conversations
 
@@ -244,10 +243,7 @@ def test_nobody_is_noted_where_nothing_is_free() -> None:
 def test_a_reply_that_waits_becomes_free_when_its_person_writes() -> None:
     async def main(limiter: QuotaLimiter, _: MemoryQuotaStore, clock: LoopClock) -> None:
         limiter.settle(await limiter.admit(SEND, Lane()), seen=True)
-        waiting = [
-            asyncio.ensure_future(limiter.admit(SEND, Lane(), recipient=Recipient(person, clock.wall)))
-            for person in ("6", "5", "5")
-        ]
+        waiting = [asyncio.ensure_future(limiter.admit(SEND, Lane(), recipient=person)) for person in ("6", "5", "5")]
         await asyncio.sleep(1)
         write(limiter, clock)
         async with asyncio.timeout(0.1):
@@ -266,7 +262,7 @@ def test_a_slot_counts_as_long_as_a_free_one_could_have_come_later() -> None:
     """
 
     async def main(limiter: QuotaLimiter, _: MemoryQuotaStore, clock: LoopClock) -> None:
-        recipient = Recipient("5", clock.wall)
+        recipient = "5"
         write(limiter, clock)
         slots = [await limiter.admit(SEND, Lane(), recipient=recipient) for _ in range(6)]
         limiter.settle(slots[5], seen=True, made=datetime.fromtimestamp(clock.wall(), UTC))
@@ -280,7 +276,7 @@ def test_a_slot_counts_as_long_as_a_free_one_could_have_come_later() -> None:
 def test_what_a_person_wrote_before_anything_was_noted_opens_nothing() -> None:
     async def main(limiter: QuotaLimiter, _: MemoryQuotaStore, clock: LoopClock) -> None:
         limiter.note_inbound("5", datetime.fromtimestamp(clock.wall() - 10, UTC))
-        assert (await limiter.admit(SEND, Lane(), recipient=Recipient("5", clock.wall))).buckets
+        assert (await limiter.admit(SEND, Lane(), recipient="5")).buckets
 
     at_the_gate(main, limit=1)
 
@@ -294,7 +290,7 @@ def test_who_waits_for_manners_looks_again_whether_it_is_free() -> None:
         store = MemoryQuotaStore(clock=clock)
         limiter = QuotaLimiter(table, store, account="anna", app="brand", clock=clock, timeout=30.0)
         write(limiter, clock)
-        recipient = Recipient("5", clock.wall)
+        recipient = "5"
         first = await limiter.admit(SEND, Lane(), recipient=recipient)
         assert first.buckets == ()
         assert first.send_by < clock.monotonic() + 100
@@ -318,13 +314,11 @@ def test_free_replies_have_manners() -> None:
         for person in range(100):
             limiter.note_inbound(str(person), datetime.fromtimestamp(clock.wall(), UTC))
         began = clock.monotonic()
-        slots = await asyncio.gather(
-            *(limiter.admit(SEND, Lane(), recipient=Recipient(str(person), clock.wall)) for person in range(100))
-        )
+        slots = await asyncio.gather(*(limiter.admit(SEND, Lane(), recipient=str(person)) for person in range(100)))
         assert {slot.buckets for slot in slots} == {()}
         assert clock.monotonic() - began == pytest.approx(4.0, abs=0.2), "twenty at once, then twenty a second"
         with pytest.raises(QuotaWaitTooLong):
-            await limiter.admit(SEND, Lane(), 0.01, recipient=Recipient("5", clock.wall))
+            await limiter.admit(SEND, Lane(), 0.01, recipient="5")
 
     run(main())
 

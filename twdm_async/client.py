@@ -183,6 +183,7 @@ class Client:
         hosts = {Host.API: api_url, Host.UPLOAD: checked_host(upload_url, "upload_url")}
         self._http = HttpTransport(session, trace_configs, proxy=proxy, ca_file=ca_file)
         self._store = MemoryQuotaStore(clock=clock) if quota_store is None else quota_store
+        signer = OAuth1Signer(credentials, clock)
         self._limiter = QuotaLimiter(
             QuotaTable.default() if quotas is None else quotas,
             self._store,
@@ -191,12 +192,13 @@ class Client:
             clock=clock,
             timeout=timeout,
             max_waiting=max_waiting,
+            server_time=signer.server_time,
         )
         self._uncounted_reads = bool(uncounted_reads)
         self._caller = Caller(
             hosts,
             self._limiter,
-            OAuth1Signer(credentials, clock),
+            signer,
             self._http,
             credentials=credentials,
             clock=clock,

@@ -27,7 +27,7 @@ from twdm_async.quota.standing import Standing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from twdm_async.quota.operations import Conversant, Recipient, ReplyTicket, Terms
+    from twdm_async.quota.operations import Conversant, ReplyTicket, Terms
     from twdm_async.quota.spec import Quota, ReplyCredit
 
 _log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Book:
             ledger.take(slot.lease_end, count, now)
         return Granted(slot, count)
 
-    def take_one(self, terms: Terms, now: float, recipient: Recipient | None = None) -> Slot | None:
+    def take_one(self, terms: Terms, now: float, recipient: str | None = None) -> Slot | None:
         """Take one slot as :meth:`take` does, if no bucket is held, nothing is reserved and there is room. Else return
         None; also if :meth:`take` was never called for these terms.
         """
@@ -121,7 +121,7 @@ class Book:
         lifetime = terms.lifetime
         slot = Slot(terms, terms.pages, now + lifetime.lease, now + lifetime.to_send)
         if recipient is not None and terms.credit is not None:
-            self._begin(slot, recipient.ticket(terms), terms.credit)
+            self._begin(slot, terms.ticket(recipient), terms.credit)
         if slot.buckets:
             for ledger in ledgers:
                 ledger.take(slot.lease_end, 1, now)

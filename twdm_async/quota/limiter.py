@@ -26,11 +26,11 @@ from twdm_async.quota.pacer import Pacer
 from twdm_async.quota.spec import Priority, Quota, QuotaTable, Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from twdm_async._clock import Clock
     from twdm_async.quota.lanes import Lane
-    from twdm_async.quota.operations import Intent, Recipient
+    from twdm_async.quota.operations import Intent
     from twdm_async.quota.store.contract import QuotaStore
 
 _log = logging.getLogger(__name__)
@@ -83,6 +83,8 @@ class QuotaLimiter:
         timeout: seconds an attempt may take. If the outcome of a request was not seen, the server counts the request
             within twice that time, or never.
         max_waiting: how many calls may wait for one endpoint family.
+        server_time: returns the seconds since 1970 by the server's clock, as far as it is known; the `clock`'s wall
+            time by default.
     """
 
     def __init__(
@@ -95,11 +97,13 @@ class QuotaLimiter:
         clock: Clock,
         timeout: float,
         max_waiting: int = 100_000,
+        server_time: Callable[[], float] | None = None,
     ) -> None:
         self._table = table
         self._store = store
         self._owners = {Scope.USER: account, Scope.APP: app}
         self._clock = clock
+        self._server_time = server_time or clock.wall
         self._lifetime = RequestLifetime.from_timeout(timeout)
         self._max_waiting = max_waiting
         rows = [table[family] for family in table]
@@ -117,7 +121,7 @@ class QuotaLimiter:
         lane: Lane,
         max_wait: float | None = None,
         intent: Intent | None = None,
-        recipient: Recipient | None = None,
+        recipient: str | None = None,
     ) -> Slot:
         """Wait for a slot that counts in every quota of `family`. The caller must settle it or give it back.
 
@@ -126,7 +130,8 @@ class QuotaLimiter:
             lane: the lane to wait in.
             max_wait: seconds; ``None`` waits as long as it takes.
             intent: what the store writes together with the slot.
-            recipient: the recipient, if the request sends a message. A free reply gets a slot that counts nowhere.
+            recipient: the recipient's user id, if the request sends a message. A free reply gets a slot that counts
+                nowhere.
 
         Raises:
             QuotaWaitTooLong: the call would wait for longer than `max_wait`. Raised at once if that is known.
@@ -149,7 +154,7 @@ class QuotaLimiter:
         lane: Lane,
         max_wait: float | None = None,
         intent: Intent | None = None,
-        recipient: Recipient | None = None,
+        recipient: str | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Slot | Waiter:
         """Take a slot as :meth:`admit` does if one is free now; else return a future of it. If awaiting the future
@@ -325,7 +330,7 @@ class QuotaLimiter:
         if found is None:
             row = self._table[family]
             claims = self._claims(family, row.quotas)
-            live = Terms(claims, self._lifetime, self._keep, 0.0, row.credit)
+            live = Terms(claims, self._lifetime, self._keep, 0.0, row.credit, self._server_time)
             found = self._terms[family] = live, evolve(live, reserve=row.reserve)
         return found
 

@@ -12,7 +12,7 @@ from attrs import define, field
 from twdm_async._clock import Clock
 from twdm_async.errors import QuotaWaitTooLong
 from twdm_async.quota.lanes import Lane, LaneQueue
-from twdm_async.quota.operations import Intent, Recipient, ReplyTicket, Slot, Terms
+from twdm_async.quota.operations import Intent, ReplyTicket, Slot, Terms
 from twdm_async.quota.pacer import Pacer
 from twdm_async.quota.spec import Pace, Priority, Quota, Scope
 from twdm_async.quota.store.contract import QuotaStore
@@ -25,7 +25,7 @@ class Waiter(asyncio.Future[Slot]):
         line: the line in which it waits.
         lane: the lane in which it takes turns.
         deadline: when it gives up, by the ``monotonic()`` of the store's clock; ``None`` for never.
-        recipient: the recipient of its message, if free replies are accounted for.
+        recipient: the user id of the recipient of its message, if free replies are accounted for.
         intent: what is written together with its slot.
         loop: the running event loop.
     """
@@ -40,7 +40,7 @@ class Waiter(asyncio.Future[Slot]):
         line: Line,
         lane: Lane,
         deadline: float | None,
-        recipient: Recipient | None,
+        recipient: str | None,
         intent: Intent | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -51,7 +51,7 @@ class Waiter(asyncio.Future[Slot]):
         self.before: Any = None
         self.after: Any = None
         self.deadline: float | None = deadline
-        self.recipient: Recipient | None = recipient
+        self.recipient: str | None = recipient
         self.intent: Intent | None = intent
         self.is_plain: bool = recipient is None and intent is None  # it can use any slot
         self.is_logged: bool = False  # whether its wait is in the log
@@ -84,7 +84,7 @@ class Waiter(asyncio.Future[Slot]):
 
     def make_ticket(self) -> ReplyTicket | None:
         """Make a ticket for the message, for one attempt to get a slot; return ``None`` without a recipient."""
-        return None if self.recipient is None else self.recipient.ticket(self.line.terms[0])
+        return None if self.recipient is None else self.line.terms[0].ticket(self.recipient)
 
 
 @define(eq=False)
@@ -134,7 +134,7 @@ class Line:
     def join(self, waiter: Waiter) -> None:
         """Note the person to whom `waiter` would write."""
         if waiter.recipient is not None:
-            person = waiter.recipient.person
+            person = waiter.recipient
             others = self.by_person.get(person)
             if others is None:  # the usual case; a dict is made only for several waiters
                 self.by_person[person] = waiter
@@ -148,7 +148,7 @@ class Line:
         self.waiters.discard(waiter)
         self.note_asked(waiter)
         if waiter.recipient is not None:
-            person = waiter.recipient.person
+            person = waiter.recipient
             others = self.by_person.get(person)
             if isinstance(others, dict):
                 others.pop(waiter, None)

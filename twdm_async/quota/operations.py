@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
@@ -68,6 +69,7 @@ class Terms:
         reserve: the part of each quota that these requests leave to others. If it is not 0, these are bulk requests,
             which are also counted separately, in a second page for each bucket.
         credit: which replies are free; ``None`` if every message counts.
+        server_time: returns the server's time in seconds since 1970, as far as it is known.
     """
 
     claims: tuple[Claim, ...]
@@ -75,6 +77,7 @@ class Terms:
     keep: float = 0.0
     reserve: float = 0.0
     credit: ReplyCredit | None = None
+    server_time: Callable[[], float] = time.time
     app: str = field(init=False)
     family: str = field(init=False)
     account: str = field(init=False)
@@ -88,6 +91,10 @@ class Terms:
         self.app, self.family, self.account = bucket.app, bucket.family, bucket.owner
         names = [claim.bucket.name for claim in self.claims]
         self.pages = (*names, *(f"{name} bulk" for name in names if self.reserve))
+
+    def ticket(self, person: str) -> ReplyTicket:
+        """Make a ticket for a message to the person with this user id, for one attempt to get a slot."""
+        return ReplyTicket(_conversant(self.app, self.account, person), unique_name(), self.server_time())
 
 
 class Intent(ABC):
@@ -143,23 +150,6 @@ class ReplyTicket:
     conversant: Conversant
     name: str
     now: float
-
-
-@define(eq=False)
-class Recipient:
-    """The recipient of a message, for the accounting of free replies.
-
-    Args:
-        person: the person's user id.
-        server_time: returns the server's time in seconds since 1970, as far as it is known.
-    """
-
-    person: str
-    server_time: Callable[[], float]
-
-    def ticket(self, terms: Terms) -> ReplyTicket:
-        """Make a ticket for the message, for one attempt to get a slot on these terms."""
-        return ReplyTicket(_conversant(terms.app, terms.account, self.person), unique_name(), self.server_time())
 
 
 @define(eq=False)

@@ -28,7 +28,7 @@ from twdm_async.endpoints import ENDPOINTS, Host, Safety
 from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.observers import AttemptReport
 from twdm_async.quota.lanes import Lane
-from twdm_async.quota.operations import Intent, Recipient, Slot
+from twdm_async.quota.operations import Intent, Slot
 from twdm_async.transport import retry, wire
 from twdm_async.transport.attempt import Attempt
 from twdm_async.transport.places import Places
@@ -191,7 +191,6 @@ class Caller:
         self._idle = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()  # tasks of the client, which make attempts
         self.places: Places = Places(http.most)
-        self._server_time = signer.server_time  # one bound method for all messages that wait, not one each
         self.sent: SentMessages = SentMessages(credentials)
 
     def with_options(self, *, timeout: float | None, max_wait: float | None, observers: Sequence[Observer]) -> Self:
@@ -277,7 +276,7 @@ class Caller:
         """
         loop = self.bind_loop()
         patience = self._max_wait if max_wait is None else checked_wait(max_wait)
-        return self._limiter.enter(ENDPOINTS[name].family, lane, patience, None, self._recipient(recipient_id), loop)
+        return self._limiter.enter(ENDPOINTS[name].family, lane, patience, None, recipient_id, loop)
 
     def leave(self, waiter: Waiter) -> None:
         """Give up the place of `waiter` in the wait queue, and its slot if it was granted one."""
@@ -337,7 +336,7 @@ class Caller:
             raise
 
     async def _attempts(self, call: _Call[T], lane: Lane, patience: float | None) -> T:
-        """Make attempts until the call is over. It may wait for `patience` seconds for quota; ``None`` sets no limit."""
+        """Make attempts until the call is over. It may wait `patience` seconds for quota; ``None`` sets no limit."""
         try:
             while True:
                 if call.slot is None:
@@ -367,7 +366,7 @@ class Caller:
         """Wait for a slot for `call`. Return how many seconds the call may still wait; ``None`` for no limit."""
         endpoint, story = call.request.endpoint, call.story
         intent = call.journal.intent if call.journal else None
-        recipient = self._recipient(call.request.message.recipient_id if call.request.message else None)
+        recipient = call.request.message.recipient_id if call.request.message else None
         began = self.clock.monotonic()
         try:
             call.slot = await self._limiter.admit(endpoint.family, lane, patience, intent, recipient)
@@ -383,9 +382,6 @@ class Caller:
             # The server refused the request for quota, and the caller should know that rather than the long wait.
             problem = evolve(story.refusal, retry_at=problem.retry_at)
         raise retry.told_whole(problem, call.request, story)
-
-    def _recipient(self, person: str | None) -> Recipient | None:
-        return Recipient(person, self._server_time) if person else None
 
     def server_time(self) -> float:
         """Return the seconds since 1970 by the server's clock, as far as it is known. Any thread may call this."""

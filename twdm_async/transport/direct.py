@@ -103,8 +103,11 @@ async def finish(attempt: Attempt) -> Reply | Fault:
         if size > LARGEST_REPLY:
             attempt.distrust()
             return Fault("the reply is longer than any reply may be", sent=True, lasting=True)
-    chunks.append(payload.read_nowait(-1))
-    protocol._parser = NOBODY  # noqa: SLF001 - so that bytes after the reply are noticed
+    if payload.total_bytes and payload.exception() is None and not protocol._reading_paused:  # noqa: SLF001 - as below
+        chunks.extend(payload._buffer)  # noqa: SLF001 - reading it would resume the connection, which costs much
+    else:
+        chunks.append(payload.read_nowait(-1))
+    protocol._parser = NOBODY  # noqa: SLF001 - so that bytes after the reply are noticed; aiohttp has no public way
     return Reply(attempt.message.code, attempt.message.headers, b"".join(chunks))
 
 

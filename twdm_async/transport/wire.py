@@ -311,7 +311,7 @@ def _no_constant(name: str) -> Any:
 
 
 _decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
-_scan: Callable[[str, int], tuple[Any, int]] = json.scanner.make_scanner(_decoder)
+_scan: Callable[[str, int], tuple[Any, int]] = json.scanner.make_scanner(_decoder)  # type: ignore[attr-defined]  # no stub
 
 
 def load_json(body: bytes) -> Any:

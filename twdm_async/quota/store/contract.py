@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twdm_async._clock import Clock
-    from twdm_async.quota.operations import Answer, Note, Recipient, Slot, Take, Terms
+    from twdm_async.quota.operations import Answer, Note, Slot, Take, Terms
     from twdm_async.quota.standing import Standing
     from twdm_async.storage.postgres.database import PostgresDatabase
 
@@ -135,7 +135,7 @@ class QuotaStore(ABC):
         raise NotImplementedError
 
     # fmt: off
-    def take_one(self, terms: Terms, recipient: Recipient | None, loop: asyncio.AbstractEventLoop) -> Slot | None:  # noqa: ARG002
+    def take_one(self, terms: Terms, recipient: str | None, loop: asyncio.AbstractEventLoop) -> Slot | None:  # noqa: ARG002
         """Take one slot, for a message to `recipient` if there is one, if that can be done at once in the running
         `loop`. Otherwise return None, as most stores always do; the caller must use :meth:`ask` then.
         """

@@ -14,7 +14,7 @@ from twdm_async.quota.store.contract import QuotaStore
 if TYPE_CHECKING:
     import asyncio
 
-    from twdm_async.quota.operations import Answer, Note, Recipient, Slot, Take, Terms
+    from twdm_async.quota.operations import Answer, Note, Slot, Take, Terms
     from twdm_async.quota.standing import Standing
 
 
@@ -47,7 +47,7 @@ class MemoryQuotaStore(QuotaStore, schemes=("memory",)):
             raise InvalidInput(parameter="url", problem="must be memory:// and nothing else")
         return cls(assume_spent=assume_spent, clock=clock)
 
-    def take_one(self, terms: Terms, recipient: Recipient | None, loop: asyncio.AbstractEventLoop) -> Slot | None:
+    def take_one(self, terms: Terms, recipient: str | None, loop: asyncio.AbstractEventLoop) -> Slot | None:
         if self._loop is not loop:
             self.bind_loop()
         book = self._books.get(terms.app)
