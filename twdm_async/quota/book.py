@@ -132,7 +132,9 @@ class Book:
         for name in slot.buckets:
             (self.ledgers.get(name) or self._ledger(name)).settle(slot.lease_end, seen)
         if slot.ticket is not None:
-            conversation = self._conversation(slot.ticket.conversant)
+            conversant = slot.ticket.conversant
+            page = self.conversations.get(conversant.page) or self._page(conversant)
+            conversation = page.of(conversant.person)
             if slot.is_open and message_id is not None:
                 # From now on the message is noted by its id, as others note it, so that it counts once.
                 conversation.end(_by_id(message_id), made)
@@ -155,8 +157,7 @@ class Book:
 
     def _conversation(self, conversant: Conversant) -> Conversation:
         """Return the conversation of the person and the account, which the caller may change."""
-        page = self.conversations.get(conversant.page) or self._page(conversant)
-        return page.of(conversant.person)
+        return self._page(conversant).of(conversant.person)
 
     def load(self, pages: Mapping[str, str]) -> None:
         """Load pages in the form in which :meth:`changes` returned them."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from attrs import field, frozen
 
 from twdm_async._clock import Clock
-from twdm_async._forks import forks
+from twdm_async._forks import this_process
 from twdm_async._quiet import quiet
 from twdm_async.errors import InboxFailed, InvalidInput
 from twdm_async.storage.contract import Schema, StorageTrouble
@@ -126,7 +126,7 @@ class Inbox:
             else open_storage(checked_place(path), SCHEMA, "what was received", _IF_BAD, self.clock)
         )
         self._is_closed = False
-        self._forks = forks()
+        self._forks = this_process.forks
         self.polls: dict[str, object] = {}
         """By account, the poll that has messages in hand."""
 
@@ -438,8 +438,8 @@ class Inbox:
     async def _do(self, work: Callable[[Transaction], T], *, is_durable: bool = False) -> T:
         if self._is_closed:
             raise InboxFailed(path=self._storage.address, problem="it is closed")
-        if self._forks != forks():  # the open file is the parent process'
-            self._forks = forks()
+        if self._forks != this_process.forks:  # the open file is the parent process'
+            self._forks = this_process.forks
             self._storage.leave_behind()
 
         def change(transaction: Transaction) -> T:

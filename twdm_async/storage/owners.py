@@ -17,7 +17,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from twdm_async._forks import forks
+from twdm_async._forks import this_process
 from twdm_async.storage.contract import StorageTrouble, User
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Lock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
-        self._forks = forks()
+        self._forks = this_process.forks
 
     @property
     def is_held(self) -> bool:
@@ -78,7 +78,7 @@ class Lock:
                 is_locked = _lock(descriptor)
                 if is_locked and _is_at(self.path, descriptor):
                     _held.add(descriptor)
-                    self._descriptor, self._forks = descriptor, forks()
+                    self._descriptor, self._forks = descriptor, this_process.forks
             finally:
                 if self._descriptor is None:
                     os.close(descriptor)
@@ -102,7 +102,7 @@ class Lock:
         """Release the lock; if `remove` is true, remove the file, too."""
         if self._descriptor is None:
             return
-        if self._forks != forks():  # the lock belongs to the parent process
+        if self._forks != this_process.forks:  # the lock belongs to the parent process
             self._descriptor = None
             return
         if remove:
@@ -134,7 +134,7 @@ class Owner:
             StorageTrouble: files cannot be created or locked in the folder, or the lock's file was removed.
         """
         try:
-            if self._forks != forks():  # the lock and the name belong to the parent process
+            if self._forks != this_process.forks:  # the lock and the name belong to the parent process
                 self._begin()
             if self._lock.is_held:
                 self._check_place()
@@ -147,7 +147,7 @@ class Owner:
     def _begin(self) -> None:
         self.name: str = secrets.token_hex(8)
         self._lock = Lock(self._lock_of(self.name))
-        self._forks = forks()
+        self._forks = this_process.forks
 
     def _check_place(self) -> None:
         if not self._lock.is_in_place():

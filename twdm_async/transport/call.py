@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, assert_nev
 from attrs import define, evolve
 
 from twdm_async import errors
-from twdm_async._forks import forks
+from twdm_async._forks import this_process
 from twdm_async._numbers import checked_number, checked_seconds
 from twdm_async._quiet import mistake
 from twdm_async.endpoints import ENDPOINTS, Host, Safety
@@ -227,8 +227,8 @@ class Caller:
         """
         loop, home = asyncio.get_running_loop(), self._home
         if home.loop is None:
-            home.loop, home.forks = loop, forks()
-        elif home.forks != forks():
+            home.loop, home.forks = loop, this_process.forks
+        elif home.forks != this_process.forks:
             raise errors.WrongEventLoop(problem="the client was used before this process was forked off")
         elif home.loop is not loop:
             gone = ", which is closed" if home.loop.is_closed() else ""

@@ -135,7 +135,7 @@ class OAuth1Signer:
 
     def next_stamp(self) -> float:
         """Return the server's time as :meth:`server_time` does, but not the same time twice in a row."""
-        now = self.server_time()
+        now = self._clock.wall() + self.skew
         if abs(now - self._last_stamp) < _DISTINCT:
             now = self._last_stamp + _DISTINCT
         self._last_stamp = now
@@ -165,7 +165,11 @@ class OAuth1Signer:
             nonce: the nonce, of letters and digits.
             timestamp: the timestamp, in seconds since 1970, as digits.
         """
-        base = self._base_string(method, url, parameters, nonce, timestamp)
+        if parameters:
+            base = self._base_string(method, url, parameters, nonce, timestamp)
+        else:
+            start, middle, end = self._base_parts
+            base = f"{_base_start(method, url)}{start}{nonce}{middle}{timestamp}{end}"
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(base.encode())
         outer.update(inner.digest())
@@ -179,9 +183,6 @@ class OAuth1Signer:
     def _base_string(
         self, method: Method, url: str, parameters: Sequence[tuple[str, str]], nonce: str, timestamp: str
     ) -> str:
-        if not parameters:
-            start, middle, end = self._base_parts
-            return f"{_base_start(method, url)}{start}{nonce}{middle}{timestamp}{end}"
         from oauthlib.oauth1.rfc5849 import signature  # noqa: PLC0415 - as above
 
         # oauthlib takes pairs, since a parameter may occur twice; its type stubs allow only dicts.

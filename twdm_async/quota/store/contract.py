@@ -13,7 +13,7 @@ import importlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from twdm_async._forks import forks
+from twdm_async._forks import this_process
 from twdm_async._numbers import checked_part
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.operations import Settle
@@ -75,9 +75,9 @@ class QuotaStore(ABC):
                 and was used before this process was forked.
         """
         loop = asyncio.get_running_loop()
-        if loop is self._loop and self._forks == forks():
+        if loop is self._loop and self._forks == this_process.forks:
             return
-        is_new_process, problem = self._forks != forks(), None
+        is_new_process, problem = self._forks != this_process.forks, None
         if self.is_closed:
             problem = "it is closed; close it after the clients that use it"
         elif is_new_process and self._forks is not None and not self.is_shared:
@@ -93,7 +93,7 @@ class QuotaStore(ABC):
         if problem is not None:
             raise QuotaStoreFailed(store=self.address, problem=problem)
         self._begin_in_loop(is_new_process=is_new_process)
-        self._loop, self._forks, self.dispatchers = loop, forks(), {}
+        self._loop, self._forks, self.dispatchers = loop, this_process.forks, {}
 
     def _begin_in_loop(self, *, is_new_process: bool) -> None:  # noqa: B027 - a store may have nothing to drop
         """Drop what belongs to the event loop that used the store before; after a fork, also what belongs to the parent

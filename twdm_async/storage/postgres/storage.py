@@ -32,7 +32,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from twdm_async._forks import forks
+from twdm_async._forks import this_process
 from twdm_async.storage.contract import Cursor, Schema, Storage, StorageTrouble, Transaction, User
 from twdm_async.storage.postgres.connections import MOST_IDLE, Connections, Listener, Retry, Session
 from twdm_async.storage.postgres.dialect import advice, in_postgres, storable
@@ -202,7 +202,7 @@ class PostgresStorage(Storage):
 
     def _begin_anew(self) -> None:
         self._name = secrets.token_hex(8)
-        self._forks = forks()
+        self._forks = this_process.forks
         self._connections.begin_anew()
         self._has_lease = False
 
@@ -216,7 +216,7 @@ class PostgresStorage(Storage):
         return self._name
 
     def _notice_fork(self) -> None:
-        if self._forks != forks():  # the connection and the name belong to the parent process
+        if self._forks != this_process.forks:  # the connection and the name belong to the parent process
             self._begin_anew()
 
     # ---- transactions ----
