@@ -81,7 +81,6 @@ class Outgoing:
 def outgoing(
     recipient_id: str | int,
     text: str | None = None,
-    *,
     custom_profile_id: CustomProfile | str | int | None = None,
     quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
     ctas: Sequence[CallToAction] | None = None,
@@ -131,7 +130,6 @@ async def send_message(
     caller: Caller,
     recipient_id: str | int,
     text: str | None,
-    *,
     custom_profile_id: CustomProfile | str | int | None,
     quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None,
     ctas: Sequence[CallToAction] | None,
@@ -142,14 +140,7 @@ async def send_message(
     lane: str | Lane | None,
 ) -> DirectMessage:
     """Send one message. Arguments and errors are those of :meth:`DirectMessages.send`."""
-    message = outgoing(
-        recipient_id,
-        text,
-        custom_profile_id=custom_profile_id,
-        quick_replies=quick_replies,
-        ctas=ctas,
-        attachment=attachment,
-    )
+    message = outgoing(recipient_id, text, custom_profile_id, quick_replies, ctas, attachment)
     if lane is None:
         lane = _lane(message.message.custom_profile_id or "")
     elif not isinstance(lane, Lane):
@@ -259,14 +250,14 @@ class DirectMessages:
             self._caller,
             recipient_id,
             text,
-            custom_profile_id=custom_profile_id,
-            quick_replies=quick_replies,
-            ctas=ctas,
-            attachment=attachment,
-            priority=priority,
-            max_wait=max_wait,
-            timeout=timeout,
-            lane=lane,
+            custom_profile_id,
+            quick_replies,
+            ctas,
+            attachment,
+            priority,
+            max_wait,
+            timeout,
+            lane,
         )
 
     async def send_many(self, drafts: Iterable[Draft], *, at_once: int = 64) -> AsyncGenerator[SendOutcome]:
