@@ -212,7 +212,7 @@ class QuotaLimiter:
         if self._credit is not None:
             self._store.note(Heard(self._conversant(person), at.timestamp(), self._credit, message_id))
 
-    def settle(self, slot: Slot, *, seen: bool, made: datetime | None = None, message_id: str | None = None) -> None:
+    def settle(self, slot: Slot, seen: bool, made: datetime | None = None, message_id: str | None = None) -> None:
         """Settle a slot whose request has ended.
 
         Args:

@@ -162,12 +162,12 @@ async def send_message(
         _SEND,
         message.body(),
         DirectMessage,
-        message=message.message,
-        lane=lane,
-        max_wait=max_wait,
-        timeout=timeout,
-        slot=slot,
-        waited=caller.clock.monotonic() - began,
+        message.message,
+        lane,
+        max_wait,
+        timeout,
+        slot,
+        caller.clock.monotonic() - began,
     )
 
 

@@ -287,14 +287,14 @@ class Caller:
         name: str,
         arguments: Mapping[str, Any] | bytes,
         into: type[T],
-        *,
-        path_id: str | None = None,
         message: Message | None = None,
         lane: Lane = _ANYONE,
         max_wait: float | None = None,
         timeout: float | None = None,
         slot: Slot | None = None,
         waited: float = 0.0,
+        *,
+        path_id: str | None = None,
         journal: Journal | None = None,
         files_host: str | None = None,
         sink: Sink | None = None,
@@ -305,13 +305,13 @@ class Caller:
             name: a name from the table of endpoints.
             arguments: the checked arguments; a JSON body may be encoded already.
             into: the model of the answer; ``type(None)`` if the endpoint answers nothing.
-            path_id: a checked id for the path.
             message: the message that the request sends, if it sends one.
             lane: the lane to wait in.
             max_wait: seconds to wait for quota, over all attempts; the client's ``max_wait`` if not given.
             timeout: seconds that one attempt may take; at most, and by default, the client's ``timeout``.
             slot: the slot of the first attempt, if the caller has it already.
             waited: seconds that the caller waited for that slot.
+            path_id: a checked id for the path.
             journal: where the attempts are recorded.
             files_host: scheme and host of a message's file, checked.
             sink: where the body of the answer is written, if it is a file.
@@ -324,7 +324,7 @@ class Caller:
             if slot is None:
                 self.bind_loop()
             hosts = self._hosts if files_host is None else {**self._hosts, Host.FILES: files_host}
-            request = wire.encode(ENDPOINTS[name], hosts, arguments, path_id=path_id, message=message)
+            request = wire.encode(ENDPOINTS[name], hosts, arguments, path_id, message)
             request.sink = sink
             own_timeout = self._timeout if timeout is None else self._checked_timeout(timeout)
             patience = self._max_wait if max_wait is None else checked_wait(max_wait)
@@ -534,9 +534,9 @@ class Caller:
             is_message = isinstance(answer, DirectMessage)
             self._limiter.settle(
                 call.slot,
-                seen=isinstance(reply, Reply),
-                made=answer.created_at if is_message else None,
-                message_id=answer.id if is_message else None,
+                isinstance(reply, Reply),
+                answer.created_at if is_message else None,
+                answer.id if is_message else None,
             )
             call.slot = None
 

@@ -63,7 +63,7 @@ class Direct:
         """Send `request` on a connection on which nothing has come unasked; close any others."""
         data = self._composed(request, attempt.authorization)
         for _ in range(MOST_STALE):
-            connection = await self._connector.connect(self._pattern, traces=[], timeout=self._timeout)
+            connection = await self._connector.connect(self._pattern, [], self._timeout)
             protocol: Any = connection.protocol
             if Mark.of(protocol).is_clean(protocol):
                 break

@@ -150,11 +150,11 @@ class OAuth1Signer:
         """
         timestamp = str(int(self.server_time() if at is None else at))
         return self.authorization(
-            request.endpoint.method, request.url, request.signed, nonce=unique_name(), timestamp=timestamp
+            request.endpoint.method, request.host + request.path, request.signed, unique_name(), timestamp
         )
 
     def authorization(
-        self, method: Method, url: str, parameters: Sequence[tuple[str, str]], *, nonce: str, timestamp: str
+        self, method: Method, url: str, parameters: Sequence[tuple[str, str]], nonce: str, timestamp: str
     ) -> str:
         """Return the value of the Authorization header for a given nonce and timestamp.
 

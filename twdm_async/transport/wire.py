@@ -170,7 +170,6 @@ def encode(
     endpoint: Endpoint,
     hosts: Mapping[Host, str],
     arguments: Mapping[str, Any] | bytes,
-    *,
     path_id: str | None = None,
     message: Message | None = None,
 ) -> Request:
