@@ -213,7 +213,7 @@ class Settling:
         """
         sent = self._reconciler.sent
         sought = [one.sought for one in unknown]
-        taken = {event.message.id for event in events if event.message.id in sent.ids}
+        taken = {event.message.id for event in events if event.message.id in sent}
         return taken, relevant(sent.nameless, sought), relevant(sent.unknown, sought)
 
     async def _apply(self, known: _Known) -> dict[int, DirectMessage | State | None]:

@@ -285,7 +285,7 @@ class Reconciler:
 
     def hear(self, message: DirectMessage) -> None:
         """Take in an echo: a message of this account that became known otherwise than by the answer to its sending."""
-        if message.id is None or message.id in self.sent.ids or message.id in self._echoes:
+        if message.id is None or message.id in self.sent or message.id in self._echoes:
             return
         self._echoes[message.id] = listed(message, self.credentials)
         if len(self._echoes) > _MOST_FOUND:
@@ -380,7 +380,7 @@ class Reconciler:
         """
         since = min(span(one, self.timeout)[0] for one in [*sought, *nameless])
         others = {key: at for key, at in (known or {}).items() if key not in self.sent.deleted}
-        known = {key: at for key, at in (others | self.sent.listable).items() if at >= since}
+        known = {key: at for key, at in (others | self.sent.listable()).items() if at >= since}
         listing = Listing(
             self._caller,
             "direct_messages.list",
@@ -445,7 +445,7 @@ class Reconciler:
             sought,
             ready,
             events,
-            taken=sent.ids,
+            taken=sent,
             nameless=relevant(sent.nameless, sought),
             timeout=self.timeout,
             now=self._clock.utc(),

@@ -256,7 +256,7 @@ class Caller:
         """Note that the account has written to a person, at that time by the server's clock, unless this client sent
         the message.
         """
-        if message_id not in self.sent.ids:
+        if message_id not in self.sent:
             self._limiter.note_outbound(person, message_id, at)
 
     async def quiet(self, recipient_ids: Container[str | None]) -> None:
@@ -416,28 +416,34 @@ class Caller:
         return task
 
     async def _attempt(self, call: _Call[T]) -> Outcome[T]:
-        """Make an attempt; or, in a task of the client, continue one whose caller was cancelled."""
-        attempt = call.attempt
-        if attempt is None:
+        """Make an attempt; or, in a task of the client, continue one whose caller was cancelled. However this ends, the
+        slot is settled, or given back if no byte left; unless a task of the client takes the attempt over.
+        """
+        if call.attempt is None:
             if not self.places.take_now():
-                try:
-                    await self.places.take(call.request.endpoint.name)
-                except BaseException:
-                    self._give_back(call)
-                    raise
+                await self._take_place_later(call)
             self._under_way.add(call)
             self.clock.begin_work(call)
-            attempt = self._new_attempt(call)
         is_over = True
         try:
+            attempt = call.attempt or self._new_attempt(call)
             try:
-                reply, outcome = await self._exchange(call, attempt)
-            except asyncio.CancelledError:
-                if call.may_go_on:
-                    call.is_abandoned = True
+                if not attempt.authorization:
+                    if call.journal is not None:
+                        is_written = call.slot is not None and call.slot.intent is not None
+                        await call.journal.leaving(call.stamp, is_written=is_written)
+                    attempt.authorization = self._signer.sign(call.request, call.stamp)
+                reply: Reply | Fault | Exception = await self._http.exchange(call.request, attempt)
+            except Exception as error:  # noqa: BLE001 - a mistake must not leave the call unsettled
+                reply = error
+            except BaseException as cancelled:
+                if isinstance(cancelled, asyncio.CancelledError) and call.may_go_on:
+                    is_over, call.is_abandoned = False, True
                     self._begin(call)
-                    is_over = False
-                raise
+                else:
+                    self._cut_off(call, attempt)
+                raise cancelled from None
+            outcome = self._conclude(call, attempt, reply)
             try:
                 self._note(call, outcome)
                 if call.journal is not None:
@@ -448,6 +454,14 @@ class Caller:
         finally:
             if is_over:
                 self._end(call)
+
+    async def _take_place_later(self, call: _Call[Any]) -> None:
+        """Wait for a place among the requests under way."""
+        try:
+            await self.places.take(call.request.endpoint.name)
+        except BaseException:
+            self._give_back(call)
+            raise
 
     def _new_attempt(self, call: _Call[Any]) -> Attempt:
         call.attempt = attempt = Attempt(call.timeout, call.slot.send_by if call.slot else math.inf, self.clock.uptime)
@@ -467,41 +481,25 @@ class Caller:
         if call.journal is not None:
             call.journal.over()
 
-    async def _exchange(self, call: _Call[T], attempt: Attempt) -> tuple[Reply | Fault | None, Outcome[T]]:
-        """Send the request, and return the reply and the outcome. However this ends, it settles the slot, or gives it
-        back if no byte left; unless a task of the client takes the attempt over.
-        """
-        reply: Reply | Fault | None = None
+    def _conclude(self, call: _Call[T], attempt: Attempt, reply: Reply | Fault | Exception) -> Outcome[T]:
+        """Return the outcome of an attempt that ended with `reply`, and settle its slot, or give it back."""
         outcome: Outcome[T] = _NOTHING_YET
-        is_over = True
         try:
             try:
-                if not attempt.authorization:
-                    if call.journal is not None:
-                        is_written = call.slot is not None and call.slot.intent is not None
-                        await call.journal.leaving(call.stamp, is_written=is_written)
-                    attempt.authorization = self._signer.sign(call.request, call.stamp)
-                reply = await self._http.exchange(call.request, attempt)
-                if isinstance(reply, Reply):
-                    self._limiter.learn(call.request.endpoint.family, reply.status, reply.headers)
-                # An attempt that came too late for its slot did not fail; it needs another slot.
-                outcome = Retry(call.story) if attempt.is_late else self._decide(call, attempt, reply)
-            except errors.TwdmError as error:  # the client was closed, or the journal could not be written, for example
-                outcome = Failed(error)
-            except asyncio.CancelledError:
-                is_over = not call.may_go_on
-                raise
+                if isinstance(reply, errors.TwdmError):  # the client was closed, for example
+                    outcome = Failed(reply)
+                elif isinstance(reply, Exception):
+                    outcome = Failed(self._failed(call, mistake(reply), left=attempt.sent))
+                elif attempt.is_late:  # it did not fail; it needs another slot
+                    outcome = Retry(call.story)
+                else:
+                    outcome = self._decide(call, attempt, reply)
             finally:
-                if is_over:
-                    attempt.distrust()  # no effect if _decide() has trusted the connection
-                    self._settle(call, attempt, reply, outcome)
-            return reply, outcome
-        except Exception as error:  # noqa: BLE001 - a mistake must not leave the call unsettled
-            return None, Failed(self._failed(call, mistake(error), left=attempt.sent))
-        except BaseException as cancelled:
-            if is_over:
-                self._cut_off(call, attempt)
-            raise cancelled from None
+                attempt.distrust()  # no effect if _decide() has trusted the connection
+                self._settle(call, attempt, reply, outcome)
+        except Exception as error:  # noqa: BLE001 - as above
+            outcome = Failed(self._failed(call, mistake(error), left=attempt.sent))
+        return outcome
 
     def _cut_off(self, call: _Call[Any], attempt: Attempt) -> None:
         """Report an attempt whose task was cancelled, so that its outcome will never be known. Settle its slot, unless
@@ -526,7 +524,7 @@ class Caller:
             if isinstance(answer, DirectMessage) and (answer.id or call.journal is None):
                 self.sent.note_answer(message, answer, call.sent_at)
 
-    def _settle(self, call: _Call[T], attempt: Attempt, reply: Reply | Fault | None, outcome: Outcome[T]) -> None:
+    def _settle(self, call: _Call[T], attempt: Attempt, reply: object, outcome: Outcome[T]) -> None:
         if not attempt.sent:
             self._give_back(call)
         elif call.slot is not None:
@@ -549,6 +547,7 @@ class Caller:
         """Return what follows from `reply`: an answer, an error or another attempt."""
         request, error = call.request, None
         if isinstance(reply, Reply):
+            self._limiter.learn(request.endpoint.family, reply.status, reply.headers)
             try:
                 answer = wire.read(request.endpoint, reply, call.into)
                 if problem := self._mismatch(request, answer):
@@ -612,11 +611,11 @@ class Caller:
         """
         if not isinstance(answer, DirectMessage) or request.message is None:
             return None
-        if answer.id is not None and answer.id in self.sent.ids:
+        if answer.id is not None and answer.id in self.sent:
             return "the answer to an earlier request"
         return None if wire.is_answer_to(request.message, answer) else "no answer to this message"
 
-    def _report(self, call: _Call[Any], attempt: Attempt, reply: Reply | Fault | None, outcome: Outcome[Any]) -> None:
+    def _report(self, call: _Call[Any], attempt: Attempt, reply: object, outcome: Outcome[Any]) -> None:
         """Log the attempt, and call the observers, in the context of the caller."""
         error = outcome.error if isinstance(outcome, Failed) else None
         is_unknown = isinstance(error, errors.DeliveryUnknown)

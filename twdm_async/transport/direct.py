@@ -96,11 +96,9 @@ async def finish(attempt: Attempt) -> Reply | Fault:
         if not 100 <= message.code < 200 or message.code == 101:
             attempt.message, attempt.payload = message, payload
     payload, chunks = attempt.payload, attempt.chunks
-    size = sum(map(len, chunks))
     while not payload.is_eof():
         chunks.append(await payload.readany())
-        size += len(chunks[-1])
-        if size > LARGEST_REPLY:
+        if sum(map(len, chunks)) > LARGEST_REPLY:
             attempt.distrust()
             return Fault("the reply is longer than any reply may be", sent=True, lasting=True)
     if payload.total_bytes and payload.exception() is None and not protocol._reading_paused:  # noqa: SLF001 - as below

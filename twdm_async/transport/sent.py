@@ -42,32 +42,49 @@ class Sought:
 
 @define
 class SentMessages:
-    """What is known of the account's messages. If there are too many of a kind, the oldest are forgotten.
+    """What is known of the account's messages. If there are too many of a kind, the oldest are forgotten. An id is *in*
+    this object if it is that of a message that was sent and is known not to be an unknown one.
 
     Args:
         credentials: make the fingerprints of texts.
-        ids: the ids of messages that were sent and are known not to be unknown ones.
+        found: the ids of messages that were unknown, and were found to have been sent.
         nameless: the messages that were sent and whose replies told no id.
-        listable: the ids of messages that the list must show, whoever sent them, and when they were created or about to
-            leave.
+        others: the ids of messages that others sent, or that were found, and when they were created.
         deleted: the ids of messages that were deleted, so that the list need not show them.
         given_up: when the attempts at unknown messages ended, by the monotonic clock; the keys are when they were sent.
         unknown: the unknown messages of which it is not known yet what became of them, and which no journal keeps.
     """
 
     credentials: Credentials
-    ids: OrderedDict[str | None, None] = field(factory=OrderedDict[str | None, None], repr=False)
+    found: OrderedDict[str, None] = field(factory=OrderedDict[str, None], repr=False)
     nameless: OrderedDict[Sought, None] = field(factory=OrderedDict[Sought, None], repr=False)
-    listable: OrderedDict[str, datetime] = field(factory=OrderedDict[str, datetime], repr=False)
+    others: OrderedDict[str, datetime] = field(factory=OrderedDict[str, datetime], repr=False)
     deleted: OrderedDict[str, None] = field(factory=OrderedDict[str, None], repr=False)
     given_up: OrderedDict[datetime, float] = field(factory=OrderedDict[datetime, float], repr=False)
     unknown: OrderedDict[Sought, None] = field(factory=OrderedDict[Sought, None], repr=False)
+    # The ids that the API has answered, and when these messages were created or about to leave. Half of them are
+    # forgotten at once, since to forget them one by one would cost each send more than to note them.
+    _answered: dict[str, datetime] = field(factory=dict[str, datetime], init=False, repr=False)
+    _answered_before: dict[str, datetime] = field(factory=dict[str, datetime], init=False, repr=False)
+
+    def __contains__(self, message_id: object) -> bool:
+        return message_id in self._answered or message_id in self._answered_before or message_id in self.found
+
+    def listable(self) -> dict[str, datetime]:
+        """Return the ids of messages that the list must show, whoever sent them, and when they were created or about to
+        leave. If several times are known of a message, the earliest counts, since clocks differ.
+        """
+        listable: dict[str, datetime] = {**self._answered_before, **self._answered}
+        for message_id, at in self.others.items():
+            listable[message_id] = min(at, listable.get(message_id, at))
+        return {message_id: at for message_id, at in listable.items() if message_id not in self.deleted}
 
     def note_answer(self, message: Message, answer: DirectMessage, sent_at: datetime) -> None:
         """Note that `message` was sent, by an attempt that was made at `sent_at`, and got `answer`."""
         if answer.id is not None:
-            _keep(self.ids, answer.id, None)
-            self.note_listable(answer.id, min(answer.created_at or sent_at, sent_at))
+            self._answered[answer.id] = min(answer.created_at or sent_at, sent_at)
+            if len(self._answered) >= _MOST:
+                self._answered, self._answered_before = {}, self._answered
         elif message.recipient_id is not None:
             self.note(self._sought(message, message.recipient_id, sent_at))
 
@@ -92,16 +109,13 @@ class SentMessages:
             message: its id, or the facts by which it is looked for if its reply told no id.
         """
         if isinstance(message, str):
-            _keep(self.ids, message, None)
+            _keep(self.found, message, None)
         else:
             _keep(self.nameless, message, None)
 
     def note_listable(self, message_id: str, at: datetime) -> None:
-        """Note that a message exists, so that the list must show it. If it is noted at several times, the earliest
-        counts, since clocks differ.
-        """
-        if message_id not in self.deleted:
-            _keep(self.listable, message_id, min(at, self.listable.get(message_id, at)))
+        """Note that a message exists, so that the list must show it."""
+        _keep(self.others, message_id, min(at, self.others.get(message_id, at)))
 
     def note_given_up(self, sent_at: datetime, ended: float) -> None:
         """Note that the attempt that was made at `sent_at` ended without an answer."""
@@ -117,7 +131,6 @@ class SentMessages:
 
     def note_deleted(self, message_id: str) -> None:
         """Note that a message was deleted, so that the list need not show it."""
-        self.listable.pop(message_id, None)
         _keep(self.deleted, message_id, None)
 
 
