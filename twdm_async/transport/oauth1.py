@@ -88,13 +88,6 @@ def _escape(text: str) -> str:
     return quote(text, safe="~")
 
 
-@lru_cache(maxsize=256)
-def _base_start(method: Method, url: str) -> str:
-    from oauthlib.oauth1.rfc5849 import signature  # noqa: PLC0415 - imported only if a request is signed
-
-    return f"{method}&{_escape(signature.base_string_uri(url))}&"
-
-
 class OAuth1Signer:
     """Makes the Authorization header of a request, a new one for every attempt.
 
@@ -118,6 +111,7 @@ class OAuth1Signer:
         """How many seconds the server's clock is ahead of this machine's."""
         self._last_stamp = 0.0
         consumer_key, token = _escape(self._consumer_key), _escape(self._token)
+        self._begun = lru_cache(maxsize=256)(self._begin)
         # The OAuth parameters, sorted and escaped, before, between and after the nonce and the timestamp.
         self._base_parts = (
             _escape(f"oauth_consumer_key={consumer_key}&oauth_nonce="),
@@ -166,12 +160,13 @@ class OAuth1Signer:
             timestamp: the timestamp, in seconds since 1970, as digits.
         """
         if parameters:
-            base = self._base_string(method, url, parameters, nonce, timestamp)
+            inner = self._inner.copy()
+            inner.update(self._base_string(method, url, parameters, nonce, timestamp).encode())
         else:
-            start, middle, end = self._base_parts
-            base = f"{_base_start(method, url)}{start}{nonce}{middle}{timestamp}{end}"
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(base.encode())
+            _, middle, end = self._base_parts
+            inner = self._begun(method, url).copy()
+            inner.update(f"{nonce}{middle}{timestamp}{end}".encode())
+        outer = self._outer.copy()
         outer.update(inner.digest())
         mac = binascii.b2a_base64(outer.digest(), newline=False).decode()
         mac = mac.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")  # the only characters of base64 to escape
@@ -179,6 +174,14 @@ class OAuth1Signer:
             f'{self._header_start}, oauth_nonce="{nonce}", oauth_signature="{mac}", '
             f'oauth_signature_method="HMAC-SHA1", oauth_timestamp="{timestamp}"'
         )
+
+    def _begin(self, method: Method, url: str) -> Any:  # a hash object; its type has no public name
+        """Hash the base string of a request without parameters, up to its nonce."""
+        from oauthlib.oauth1.rfc5849 import signature  # noqa: PLC0415 - imported only if a request is signed
+
+        inner = self._inner.copy()
+        inner.update(f"{method}&{_escape(signature.base_string_uri(url))}&{self._base_parts[0]}".encode())
+        return inner
 
     def _base_string(
         self, method: Method, url: str, parameters: Sequence[tuple[str, str]], nonce: str, timestamp: str

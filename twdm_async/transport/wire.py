@@ -214,7 +214,7 @@ _encoder: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 encode_text: Final[Callable[[str], str]] = json.encoder.encode_basestring
-"""Return a text as JSON; as :func:`encode_json`, but with less around it."""
+"""Return a text as JSON, as :func:`encode_json` does, in one call."""
 
 
 def encode_json(value: Any) -> str:
@@ -250,7 +250,7 @@ def read(endpoint: Endpoint, reply: Reply, into: type[T]) -> T:
             raise refusal(endpoint, reply)
         return into()
     body = _parse(endpoint, reply)
-    inner = body.get(endpoint.answer) if isinstance(body, dict) else None
+    inner = body.get(endpoint.answer) if is_object(body) else None
     if not inner and any(code is not None for code, _ in _error_entries(body)):
         raise refusal(endpoint, reply)
     try:
