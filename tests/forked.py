@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _ROOT: Final = Path(__file__).parents[1]
+_WIDTH: Final = 16  # of a process' number as it is told; the exit code may follow before that is read
 
 
 class Forked:
@@ -36,7 +37,7 @@ class Forked:
     def __init__(self, connection: socket.socket, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader) -> None:
         self.stdout = stdout
         self.stderr = stderr
-        self.pid = int(connection.recv(16))
+        self.pid = int(connection.recv(_WIDTH, socket.MSG_WAITALL))
         self.returncode: int | None = None
         self._ended = asyncio.ensure_future(self._wait(connection))
 
@@ -145,7 +146,7 @@ def _serve(address: str) -> None:
             connection, _ = listener.accept()
             process = _fork(listener, connection)
             alive[process] = connection
-            connection.sendall(b"%d" % process)
+            connection.sendall(b"%*d" % (_WIDTH, process))
         for process in list(alive):
             ended, status = os.waitpid(process, os.WNOHANG)
             if ended:
