@@ -22,7 +22,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from twdm_async.endpoints import ENDPOINTS
 from twdm_async.errors import IncompatibleAiohttp
-from twdm_async.transport.attempt import Attempt
+from twdm_async.transport.attempt import Attempt, Connection
 from twdm_async.transport.session import MOST_STALE, NOBODY, Mark, exchange, open_session
 from twdm_async.transport.wire import LARGEST_REPLY, Fault, Reply, Request
 
@@ -40,20 +40,53 @@ _Tried = tuple[tuple[str, list[str], bytes], tuple[int, dict[str, str], bytes]]
 """The request line, header lines and body that were written; status, headers and body that were read."""
 
 
+class _Leased:
+    """A connection of the connector, which the next request may take over without asking the connector: it is given
+    back at the end of the loop's turn, if no request has taken it.
+    """
+
+    __slots__ = ("_connection", "_direct", "protocol")
+
+    def __init__(self, direct: Direct, connection: Connection) -> None:
+        self.protocol: Any = connection.protocol
+        self._connection = connection
+        self._direct = direct
+
+    def release(self) -> None:
+        self._direct.keep(self)
+
+    def give_back(self) -> None:
+        self.protocol = None
+        self._connection.release()
+
+    def close(self) -> None:
+        self.protocol = None
+        self._connection.close()
+
+
 class Direct:
     """Sends requests to one host.
 
     Args:
         connector: makes and keeps the connections.
+        is_ours: whether nobody else uses the connector.
         pattern: the request for which the connector is asked to connect.
         parameters: aiohttp's parameters for reading replies.
         head: the header lines that all requests have in common.
     """
 
     def __init__(
-        self, connector: aiohttp.BaseConnector, pattern: aiohttp.ClientRequest, parameters: Mapping[str, Any], head: str
+        self,
+        connector: aiohttp.BaseConnector,
+        is_ours: bool,
+        pattern: aiohttp.ClientRequest,
+        parameters: Mapping[str, Any],
+        head: str,
     ) -> None:
         self._connector = connector
+        self._keeps = is_ours
+        self._kept: list[_Leased] = []  # until the end of the loop's turn
+        self._is_turn_noted = False
         self._pattern = pattern
         self._parameters = parameters
         self._head = head
@@ -63,7 +96,7 @@ class Direct:
         """Send `request` on a connection on which nothing has come unasked; close any others."""
         data = self._composed(request, attempt.authorization)
         for _ in range(MOST_STALE):
-            connection = await self._connector.connect(self._pattern, [], self._timeout)
+            connection = self._kept.pop() if self._kept else await self._connect()
             protocol: Any = connection.protocol
             if Mark.of(protocol).is_clean(protocol):
                 break
@@ -78,6 +111,22 @@ class Direct:
             raise
         protocol.set_response_params(**self._parameters)
         protocol.transport.write(data)
+
+    async def _connect(self) -> Connection:
+        connection = await self._connector.connect(self._pattern, [], self._timeout)
+        return _Leased(self, connection) if self._keeps else connection
+
+    def keep(self, leased: _Leased) -> None:
+        """Keep a connection for the next request, until the end of the loop's turn."""
+        self._kept.append(leased)
+        if not self._is_turn_noted:
+            self._is_turn_noted = True
+            asyncio.get_running_loop().call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._is_turn_noted = False
+        while self._kept:
+            self._kept.pop().give_back()
 
     def _composed(self, request: Request, authorization: str) -> bytes:
         """Return the bytes to send."""
@@ -152,12 +201,15 @@ class _OnPaper(aiohttp.BaseConnector):
         return self.handler
 
 
-async def learn(connector: aiohttp.BaseConnector, host: str, *, trust_env: bool, proxy: str | None) -> Direct | None:
+async def learn(
+    connector: aiohttp.BaseConnector, host: str, *, is_ours: bool, trust_env: bool, proxy: str | None
+) -> Direct | None:
     """Find out how aiohttp makes a request to `host`, from a request on paper. Nothing leaves the machine.
 
     Args:
         connector: will make and keep the connections.
         host: scheme and host.
+        is_ours: whether nobody else uses the connector.
         trust_env: whether aiohttp takes proxies from the environment.
         proxy: the proxy that all requests go through.
 
@@ -184,8 +236,8 @@ async def learn(connector: aiohttp.BaseConnector, host: str, *, trust_env: bool,
         common = "".join(f"{line}\r\n" for line in lines if not line.lower().startswith(_OF_ONE_REQUEST))
         how = on_paper.request, on_paper.handler.parameters, common
         with contextlib.suppress(Exception):  # any error means that something needed is missing
-            if await _tried(partial(_directly, Direct(on_paper, *how), request), on_paper) == by_session:
-                return Direct(connector, *how)
+            if await _tried(partial(_directly, Direct(on_paper, is_ours, *how), request), on_paper) == by_session:
+                return Direct(connector, is_ours, *how)
     _say_so(aiohttp.__version__)
     return None
 

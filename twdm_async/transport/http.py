@@ -228,7 +228,13 @@ class HttpTransport:
                 session = self._session or self._open()
                 if session.connector is None:
                     raise InvalidInput(parameter="session", problem="was given to the client, and is closed")
-                learning = learn(session.connector, host, trust_env=session.trust_env, proxy=self._proxy)
+                learning = learn(
+                    session.connector,
+                    host,
+                    is_ours=session.connector_owner,
+                    trust_env=session.trust_env,
+                    proxy=self._proxy,
+                )
                 # In a task, so that it does not change the caller's context.
                 direct = await asyncio.create_task(learning, name="twdm_async learn")
                 self._direct[host] = None if self._trace_configs else direct
