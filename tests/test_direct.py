@@ -327,3 +327,37 @@ async def test_an_observer_that_is_cancelled_cancels_nobody() -> None:
         assert isinstance(await send(client), DirectMessage)
         assert [report.is_abandoned for report in told] == [False]
         assert client._caller.places.free == client._http.most
+
+
+@pytest.mark.parametrize("is_lent", [False, True])
+async def test_only_connections_of_our_own_go_from_call_to_call_and_no_longer_than_a_turn(
+    monkeypatch: pytest.MonkeyPatch, is_lent: bool
+) -> None:
+    asked = 0
+    connect = aiohttp.TCPConnector.connect
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await connect(*arguments)
+
+    async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:  # the first request has been read
+            writer.write(PROFILE)
+            server.requests.append(await read_request(reader))
+
+    async with (
+        serving(answering) as server,
+        aiohttp.ClientSession() as lender,
+        connected(server.url, session=lender if is_lent else None) as client,
+    ):
+        await client.custom_profiles.get("1")
+        monkeypatch.setattr(aiohttp.TCPConnector, "connect", counted)
+        for _ in range(5):
+            await client.custom_profiles.get("1")
+        assert asked == (5 if is_lent else 0)  # the lender's own requests may wait for it
+        for _ in range(2):
+            await asyncio.sleep(0)
+        await client.custom_profiles.get("1")
+        assert asked == (6 if is_lent else 1)
+        assert (len(server.requests), server.connections) == (7, 1)

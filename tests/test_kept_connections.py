@@ -214,3 +214,18 @@ async def test_a_closed_transport_opens_nothing() -> None:
     with pytest.raises(ClientClosed):
         await closed.exchange(request, Attempt(5.0))
     assert not closed.is_open
+
+
+@pytest.mark.parametrize("size", [100_000, 400_000, 2_000_000])
+async def test_after_a_long_reply_the_connection_reads_on(size: int) -> None:
+    async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number in itertools.count():  # the first request has been read
+            event = {"type": "message_create", "id": str(10**18 + number), "message_create": CREATE, "more": "x" * size}
+            writer.write(http(json.dumps({"event": event}).encode()))
+            server.requests.append(await read_request(reader))
+
+    async with serving(answering) as server, connected(server.url) as client:
+        for number in range(5):
+            message = await send(client)
+            assert (message.id, len(message.extra["more"])) == (str(10**18 + number), size)
+        assert server.connections == 1
