@@ -29,7 +29,7 @@ from twdm_async import (
     Scope,
     SQLiteQuotaStore,
 )
-from twdm_async.quota.credit import Conversation
+from twdm_async.quota.credit import Conversation, Conversations
 from twdm_async.quota.lifetime import RequestLifetime
 from twdm_async.quota.limiter import QuotaLimiter
 from twdm_async.quota.operations import (
@@ -63,6 +63,14 @@ def server_counts(inbound: Sequence[float], sends: Sequence[float]) -> list[bool
         used = sum(opened is not None and opened <= other < at for other in sends[: len(counts)])
         counts.append(opened is None or at >= opened + DAY or used >= 5)
     return counts
+
+
+def test_people_who_were_written_to_long_ago_are_forgotten() -> None:
+    page = Conversations()
+    for number in range(10_000):
+        page.begin(str(number), "message", number * 60.0, CREDIT)
+    assert "9999" in page.people
+    assert len(page.people) < 2 * (DAY + 3600) / 60 + 100
 
 
 @given(

@@ -17,6 +17,8 @@ from tests.virtual_time import run
 from twdm_async import Client, ClientClosed, ConnectFailed, DeliveryUnknown, DirectMessage, LoopClock
 from twdm_async.transport import direct
 from twdm_async.transport import http as transport
+from twdm_async.transport.attempt import Attempt
+from twdm_async.transport.wire import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -209,6 +211,39 @@ def test_a_reply_that_never_ends_is_a_fault_in_time() -> None:
             assert client._http._under_way == set()
 
     run(main())
+
+
+class Pausable(direct._Paper):
+    """A transport that can be paused. It is a connection, too."""
+
+    is_paused = False
+
+    @property
+    def protocol(self) -> Any:
+        return self._protocol
+
+    def release(self) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+
+async def test_a_connection_that_was_paused_when_its_reply_ended_reads_on() -> None:
+    handler = ResponseHandler(asyncio.get_running_loop())
+    paper = Pausable(handler)
+    handler.connection_made(paper)
+    handler.set_response_params()
+    attempt = Attempt(5.0)
+    attempt.begin(paper)
+    handler.data_received(http(b"x" * 2_000_000))
+    assert paper.is_paused
+    reply = await direct.finish(attempt)
+    assert isinstance(reply, Reply)
+    assert (len(reply.body), paper.is_paused) == (2_000_000, False)
 
 
 def test_what_it_leans_on_is_there() -> None:

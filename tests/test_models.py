@@ -39,6 +39,7 @@ ROUND_TRIPS = [
     (CustomProfilePage, {"custom_profiles": [], "next_cursor": "MTE0MjA5ODA3OTUyNjYwMDcwOA"}),
     (DirectMessage, samples.SENT_WITH_PROFILE["event"]),
     (DirectMessage, samples.SENT_AS_RECORDED["event"]),
+    (DirectMessage, {"id": None, "apps": None, "message_create": {"target": None, "message_data": {"text": None}}}),
     (WelcomeMessage, samples.WELCOME_MESSAGE["welcome_message"]),
     (User, samples.USER),
     (Media, samples.MEDIA),
@@ -83,6 +84,11 @@ ROUND_TRIPS += [
         for user in sample.get("data", {}).get("payload", sample)["users"].values()
     ),
 ]
+
+
+def test_a_page_of_null_is_an_empty_page() -> None:
+    page = converter.structure({"custom_profiles": None, "next_cursor": None}, CustomProfilePage)
+    assert page == CustomProfilePage(extra={"custom_profiles": None, "next_cursor": None})
 
 
 @pytest.mark.parametrize(("model", "sample"), ROUND_TRIPS)

@@ -36,7 +36,9 @@ from twdm_async import (
 )
 from twdm_async.resources.reconcile import claim, listed, relevant, settle
 from twdm_async.sandbox import Fault, Sandbox
-from twdm_async.transport.sent import Sought
+from twdm_async.transport import sent
+from twdm_async.transport.sent import SentMessages, Sought
+from twdm_async.transport.wire import Message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -474,3 +476,29 @@ async def test_many_sends_to_a_hostile_server(count: int) -> None:
         assert sorted(known, key=str) == sorted(message.id for message in sandbox.messages)
         for one in settled:
             assert one.message is None or one.message.recipient_id == one.unknown.recipient_id
+
+
+def test_of_the_messages_that_were_answered_the_latest_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sent, "_MOST", 100)
+    known = SentMessages(KEYS)
+    for number in range(1000):
+        known.note_answer(Message("5"), DirectMessage(id=str(number), created_at=NOW), NOW)
+        assert str(number) in known
+        assert str(max(0, number - 99)) in known
+        assert len(known.listable()) <= 200
+    assert "1" not in known
+
+
+def test_the_list_must_show_a_message_from_the_earliest_time_that_is_known_until_it_is_deleted() -> None:
+    earlier, later = NOW - timedelta(seconds=1), NOW + timedelta(seconds=1)
+    known = SentMessages(KEYS)
+    known.note_answer(Message("5"), DirectMessage(id="1", created_at=later), NOW)
+    assert known.listable() == {"1": NOW}
+    known.note_listable("1", earlier)
+    known.note_listable("1", later)
+    known.note_listable("2", later)
+    assert known.listable() == {"1": earlier, "2": later}
+    known.note_deleted("1")
+    assert known.listable() == {"2": later}
+    assert "1" in known
+    assert "2" not in known
