@@ -485,7 +485,7 @@ def test_of_the_messages_that_were_answered_the_latest_are_known(monkeypatch: py
         known.note_answer(Message("5"), DirectMessage(id=str(number), created_at=NOW), NOW)
         assert str(number) in known
         assert str(max(0, number - 99)) in known
-        assert len(known.listable()) <= 200
+        assert len(known.listable(NOW)) <= 200
     assert "1" not in known
 
 
@@ -493,12 +493,14 @@ def test_the_list_must_show_a_message_from_the_earliest_time_that_is_known_until
     earlier, later = NOW - timedelta(seconds=1), NOW + timedelta(seconds=1)
     known = SentMessages(KEYS)
     known.note_answer(Message("5"), DirectMessage(id="1", created_at=later), NOW)
-    assert known.listable() == {"1": NOW}
+    assert known.listable(earlier) == {"1": NOW}
     known.note_listable("1", earlier)
     known.note_listable("1", later)
     known.note_listable("2", later)
-    assert known.listable() == {"1": earlier, "2": later}
+    assert known.listable(earlier) == {"1": earlier, "2": later}
+    assert known.listable(later) == {"2": later}
     known.note_deleted("1")
-    assert known.listable() == {"2": later}
+    known.note_listable("1", later)  # by a list that shows it still
+    assert known.listable(earlier) == {"2": later}
     assert "1" in known
     assert "2" not in known

@@ -29,6 +29,7 @@ from twdm_async import (
     SQLiteQuotaStore,
     TwdmError,
 )
+from twdm_async._clock import Clock
 from twdm_async.credentials import Credentials
 from twdm_async.outbox import Outbox, State
 from twdm_async.outbox.messages import Messages
@@ -290,8 +291,9 @@ async def test_fault_77_a_clock_that_is_told_to_be_in_another_millennium_is_not_
 
 SEAMS: list[tuple[Any, str]] = [
     (wire, "encode"), (wire, "read"), (retry, "decide"), (Credentials, "fingerprint"), (OAuth1Signer, "sign"),
+    (OAuth1Signer, "next_stamp"), (Clock, "end_work"), (QuotaLimiter, "enter"), (MemoryQuotaStore, "take_one"),
     (QuotaLimiter, "admit"), (QuotaLimiter, "learn"), (QuotaLimiter, "settle"), (HttpTransport, "exchange"),
-    (MemoryQuotaStore, "ask"), (Book, "take"), (Book, "apply"), (SQLiteQuotaStore, "_transact"), (Messages, "do"),
+    (MemoryQuotaStore, "ask"), (Book, "take"), (Book, "take_one"), (Book, "apply"), (SQLiteQuotaStore, "_transact"), (Messages, "do"),
     (Rows, "put"), (Rows, "take_up"), (Rows, "leave"), (Rows, "end"), (Rows, "unknown"), (Rows, "counts"),
     (Reconciler, "read"), (Reconciler, "candidates"), (session, "_read"), (session, "_headers"), (Direct, "start"), (transport, "finish"),
 ]  # fmt: skip

@@ -189,7 +189,7 @@ class Conversations:
         return one
 
     def begin(self, person: str, name: str, now: float, credit: ReplyCredit) -> Freedom:
-        """Note a message to a person as :meth:`Conversation.begin` does."""
+        """Note a message to a person as :meth:`Conversation.begin` does. If the person is new, forget what is over."""
         self.is_changed = True
         one = self.people.get(person)
         if one is None:

@@ -169,7 +169,7 @@ class QuotaLimiter:
         terms = line.terms[lane.priority]
         if terms.credit is None:
             recipient = None
-        pacer = line.pacer
+        pacer = line.pacer  # it is asked only if there is a pace, because every send passes here
         if intent is None and not line.asking and dispatcher.is_idle(line) and (pacer.pace is None or pacer.allows()):
             slot = self._store.take_one(terms, recipient, loop)
             if slot is not None:

@@ -380,7 +380,7 @@ class Reconciler:
         """
         since = min(span(one, self.timeout)[0] for one in [*sought, *nameless])
         others = {key: at for key, at in (known or {}).items() if key not in self.sent.deleted}
-        known = {key: at for key, at in (others | self.sent.listable()).items() if at >= since}
+        known = {key: at for key, at in others.items() if at >= since} | self.sent.listable(since)
         listing = Listing(
             self._caller,
             "direct_messages.list",

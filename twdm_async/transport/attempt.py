@@ -61,7 +61,7 @@ class Attempt:
     def __init__(self, timeout: float, send_by: float = math.inf, uptime: Callable[[], float] = time.monotonic) -> None:
         self.timeout: float = timeout
         self.chunks: list[bytes] = []  # the reply's body, so far
-        self._send_by = send_by
+        self.send_by: float = send_by
         self._uptime = uptime
 
     def begin(self, connection: Connection) -> None:
@@ -74,7 +74,7 @@ class Attempt:
         """
         if self.sent:
             raise Repeated("the connection was lost")
-        if self._uptime() > self._send_by:
+        if self._uptime() > self.send_by:
             self.is_late = True
             raise Late("its time was over before it left")
         self.sent = True
@@ -98,7 +98,7 @@ class Attempt:
 
     def withdraw(self) -> None:
         """Keep the request from leaving, if it has not left."""
-        self._send_by = -math.inf
+        self.send_by = -math.inf
         if self.work is not None and not self.sent:
             self.work.cancel()
 

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+_End = Reply | Fault | Exception | None
+"""How an attempt ended; ``None`` if it was too late for its slot."""
+
 _ANYONE = Lane()
 _FOR_EVER: Final = 1e9  # seconds
 _LONG_PAUSE: Final = 1.0  # seconds; a pause that is longer is logged
@@ -330,10 +333,12 @@ class Caller:
             patience = self._max_wait if max_wait is None else checked_wait(max_wait)
             call = _Call(request, into, journal, own_timeout, slot, waited=waited)
             return self._attempts(call, lane, None if patience is None else max(0.0, patience - waited))
-        except BaseException:
-            if slot is not None:
-                self._limiter.give_back(slot)
-            raise
+        except Exception as error:  # noqa: BLE001 - any exception but a TwdmError is a mistake of this library
+            problem = mistake(error)
+        del arguments  # so that a traceback that shows local variables does not show a message
+        if slot is not None:
+            self._limiter.give_back(slot)
+        raise problem
 
     async def _attempts(self, call: _Call[T], lane: Lane, patience: float | None) -> T:
         """Make attempts until the call is over. It may wait `patience` seconds for quota; ``None`` sets no limit."""
@@ -355,8 +360,9 @@ class Caller:
                             await self.clock.sleep(outcome.after)
                     case _:
                         assert_never(outcome)
-        except Exception as error:  # noqa: BLE001 - any exception but a TwdmError is a mistake of this library
-            problem = mistake(error)
+        except Exception as error:  # noqa: BLE001 - as above
+            left = call.attempt is not None and call.attempt.sent
+            problem = error if isinstance(error, errors.TwdmError) else self._failed(call, mistake(error), left=left)
         finally:
             if call.slot is not None and call.attempt is None:
                 self._limiter.give_back(call.slot)
@@ -428,12 +434,12 @@ class Caller:
         try:
             attempt = call.attempt or self._new_attempt(call)
             try:
-                if not attempt.authorization:
+                if not (attempt.authorization or attempt.is_late):
                     if call.journal is not None:
                         is_written = call.slot is not None and call.slot.intent is not None
                         await call.journal.leaving(call.stamp, is_written=is_written)
                     attempt.authorization = self._signer.sign(call.request, call.stamp)
-                reply: Reply | Fault | Exception = await self._http.exchange(call.request, attempt)
+                reply: _End = None if attempt.is_late else await self._http.exchange(call.request, attempt)
             except Exception as error:  # noqa: BLE001 - a mistake must not leave the call unsettled
                 reply = error
             except BaseException as cancelled:
@@ -464,24 +470,29 @@ class Caller:
             raise
 
     def _new_attempt(self, call: _Call[Any]) -> Attempt:
-        call.attempt = attempt = Attempt(call.timeout, call.slot.send_by if call.slot else math.inf, self.clock.uptime)
-        call.number += 1
+        """Return a new attempt. It may be late already, if the wait for a place among the requests under way took so
+        long.
+        """
+        attempt = Attempt(call.timeout, call.slot.send_by if call.slot else math.inf, self.clock.uptime)
+        attempt.is_late = self.clock.uptime() > attempt.send_by
         call.began, call.stamp = self.clock.monotonic(), self._signer.next_stamp()
+        call.number += 1
+        call.attempt = attempt
         return attempt
 
     def _end(self, call: _Call[Any]) -> None:
         """Give back the place of an attempt that has ended, and notify everything that waits for its end."""
         self.places.give_back()
         self._under_way.discard(call)
-        self.clock.end_work(call)
         if not self._under_way:
             self._idle.set()
         for watcher in call.watchers:
             watcher.set()
         if call.journal is not None:
             call.journal.over()
+        self.clock.end_work(call)
 
-    def _conclude(self, call: _Call[T], attempt: Attempt, reply: Reply | Fault | Exception) -> Outcome[T]:
+    def _conclude(self, call: _Call[T], attempt: Attempt, reply: _End) -> Outcome[T]:
         """Return the outcome of an attempt that ended with `reply`, and settle its slot, or give it back."""
         outcome: Outcome[T] = _NOTHING_YET
         try:
@@ -490,8 +501,9 @@ class Caller:
                     outcome = Failed(reply)
                 elif isinstance(reply, Exception):
                     outcome = Failed(self._failed(call, mistake(reply), left=attempt.sent))
-                elif attempt.is_late:  # it did not fail; it needs another slot
+                elif attempt.is_late or reply is None:  # it did not fail, and does not count; it needs another slot
                     outcome = Retry(call.story)
+                    call.number -= 1
                 else:
                     outcome = self._decide(call, attempt, reply)
             finally:
@@ -499,20 +511,24 @@ class Caller:
                 self._settle(call, attempt, reply, outcome)
         except Exception as error:  # noqa: BLE001 - as above
             outcome = Failed(self._failed(call, mistake(error), left=attempt.sent))
+        except BaseException:
+            self._cut_off(call, attempt)
+            raise
         return outcome
 
     def _cut_off(self, call: _Call[Any], attempt: Attempt) -> None:
-        """Report an attempt whose task was cancelled, so that its outcome will never be known. Settle its slot, unless
-        it is settled already.
+        """Settle the slot of an attempt whose task was cancelled, so that its outcome will never be known, unless it is
+        settled already. Report the attempt, if it left.
         """
         outcome: Outcome[Any] = Retry(call.story)
         if attempt.sent:
             outcome = Failed(self._failed(call, _CUT_OFF, left=True))
-            self._report(call, attempt, None, outcome)
         attempt.distrust()
         self._settle(call, attempt, None, outcome)
         if call.journal is not None:  # nothing can be awaited here; the journal records this later
             call.journal.cut_off(outcome)
+        if attempt.sent:
+            self._report(call, attempt, None, outcome)
 
     def _note(self, call: _Call[Any], outcome: Outcome[Any]) -> None:
         """Note a message that the request has sent, but not one that it only looked up. A message without an id is not
@@ -616,10 +632,10 @@ class Caller:
         return None if wire.is_answer_to(request.message, answer) else "no answer to this message"
 
     def _report(self, call: _Call[Any], attempt: Attempt, reply: object, outcome: Outcome[Any]) -> None:
-        """Log the attempt, and call the observers, in the context of the caller."""
+        """Log the attempt, and call the observers, in the context of the caller; unless it was too late to leave."""
         error = outcome.error if isinstance(outcome, Failed) else None
         is_unknown = isinstance(error, errors.DeliveryUnknown)
-        if not (self._observers or is_unknown or _log.isEnabledFor(logging.DEBUG)):
+        if attempt.is_late or not (self._observers or is_unknown or _log.isEnabledFor(logging.DEBUG)):
             return
         report = AttemptReport(
             endpoint=call.request.endpoint.name,

@@ -145,13 +145,16 @@ async def finish(attempt: Attempt) -> Reply | Fault:
         if not 100 <= message.code < 200 or message.code == 101:
             attempt.message, attempt.payload = message, payload
     payload, chunks = attempt.payload, attempt.chunks
+    size = sum(map(len, chunks))
     while not payload.is_eof():
         chunks.append(await payload.readany())
-        if sum(map(len, chunks)) > LARGEST_REPLY:
+        size += len(chunks[-1])
+        if size > LARGEST_REPLY:
             attempt.distrust()
             return Fault("the reply is longer than any reply may be", sent=True, lasting=True)
     if payload.total_bytes and payload.exception() is None and not protocol._reading_paused:  # noqa: SLF001 - as below
         chunks.extend(payload._buffer)  # noqa: SLF001 - reading it would resume the connection, which costs much
+        payload._buffer.clear()  # noqa: SLF001 - so that the connection does not keep the text
     else:
         chunks.append(payload.read_nowait(-1))
     protocol._parser = NOBODY  # noqa: SLF001 - so that bytes after the reply are noticed; aiohttp has no public way

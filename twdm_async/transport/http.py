@@ -152,7 +152,7 @@ class HttpTransport:
         try:
             if not attempt.sent:  # a task that continues the attempt gets no more time than the one that began it
                 attempt.due = loop.time() + attempt.timeout
-            if attempt.due < self._rings_at or self._is_closed:
+            if attempt.due < self._rings_at or self._is_closed:  # this spares most sends the call
                 self._watch(attempt, loop)
             if attempt.sent:
                 return await finish(attempt)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import binascii
 import hashlib
 import ipaddress
-from functools import lru_cache
+import os
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
-from twdm_async._forks import unique_name
 from twdm_async.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from twdm_async.transport.wire import Request
 
 _BLOCK: Final = 64  # bytes, of SHA-1
+_MOST_BEGUN: Final = 256  # URLs; some have an id in their path
 _DISTINCT: Final = 2e-6  # seconds by which two stamps differ at least
 
 _KNOWN_HOSTS: Final = frozenset({"api.twitter.com", "api.x.com", "upload.twitter.com", "upload.x.com"})
@@ -111,7 +111,7 @@ class OAuth1Signer:
         """How many seconds the server's clock is ahead of this machine's."""
         self._last_stamp = 0.0
         consumer_key, token = _escape(self._consumer_key), _escape(self._token)
-        self._begun = lru_cache(maxsize=256)(self._begin)
+        self._begun: dict[tuple[str, str], Any] = {}  # by method and URL
         # The OAuth parameters, sorted and escaped, before, between and after the nonce and the timestamp.
         self._base_parts = (
             _escape(f"oauth_consumer_key={consumer_key}&oauth_nonce="),
@@ -136,7 +136,7 @@ class OAuth1Signer:
         return now
 
     def sign(self, request: Request, at: float | None = None) -> str:
-        """Return the value of the Authorization header, with a new nonce.
+        """Return the value of the Authorization header, with a new random nonce.
 
         Args:
             request: the request.
@@ -144,7 +144,7 @@ class OAuth1Signer:
         """
         timestamp = str(int(self.server_time() if at is None else at))
         return self.authorization(
-            request.endpoint.method, request.host + request.path, request.signed, unique_name(), timestamp
+            request.endpoint.method, request.host + request.path, request.signed, os.urandom(16).hex(), timestamp
         )
 
     def authorization(
@@ -164,7 +164,7 @@ class OAuth1Signer:
             inner.update(self._base_string(method, url, parameters, nonce, timestamp).encode())
         else:
             _, middle, end = self._base_parts
-            inner = self._begun(method, url).copy()
+            inner = (self._begun.get((method, url)) or self._begin(method, url)).copy()
             inner.update(f"{nonce}{middle}{timestamp}{end}".encode())
         outer = self._outer.copy()
         outer.update(inner.digest())
@@ -176,11 +176,14 @@ class OAuth1Signer:
         )
 
     def _begin(self, method: Method, url: str) -> Any:  # a hash object; its type has no public name
-        """Hash the base string of a request without parameters, up to its nonce."""
+        """Hash the base string of a request without parameters, up to its nonce, and keep the state of the hash."""
         from oauthlib.oauth1.rfc5849 import signature  # noqa: PLC0415 - imported only if a request is signed
 
         inner = self._inner.copy()
         inner.update(f"{method}&{_escape(signature.base_string_uri(url))}&{self._base_parts[0]}".encode())
+        if len(self._begun) >= _MOST_BEGUN:
+            self._begun.clear()
+        self._begun[method, url] = inner
         return inner
 
     def _base_string(

@@ -47,9 +47,9 @@ class SentMessages:
 
     Args:
         credentials: make the fingerprints of texts.
-        found: the ids of messages that were unknown, and were found to have been sent.
+        found: the ids of other messages that were sent: unknown ones that were found, and deleted ones.
         nameless: the messages that were sent and whose replies told no id.
-        others: the ids of messages that others sent, or that were found, and when they were created.
+        others: the ids of messages that were seen elsewhere than in an answer, and when they were created.
         deleted: the ids of messages that were deleted, so that the list need not show them.
         given_up: when the attempts at unknown messages ended, by the monotonic clock; the keys are when they were sent.
         unknown: the unknown messages of which it is not known yet what became of them, and which no journal keeps.
@@ -70,14 +70,16 @@ class SentMessages:
     def __contains__(self, message_id: object) -> bool:
         return message_id in self._answered or message_id in self._answered_before or message_id in self.found
 
-    def listable(self) -> dict[str, datetime]:
-        """Return the ids of messages that the list must show, whoever sent them, and when they were created or about to
-        leave. If several times are known of a message, the earliest counts, since clocks differ.
+    def listable(self, since: datetime) -> dict[str, datetime]:
+        """Return the ids of messages that the list must show from `since` on, whoever sent them, and when they were
+        created or about to leave. If several times are known of a message, the earliest counts, since clocks differ.
         """
-        listable: dict[str, datetime] = {**self._answered_before, **self._answered}
-        for message_id, at in self.others.items():
-            listable[message_id] = min(at, listable.get(message_id, at))
-        return {message_id: at for message_id, at in listable.items() if message_id not in self.deleted}
+        listable: dict[str, datetime] = {}
+        for known in (self._answered_before, self._answered, self.others):
+            for message_id, at in known.items():
+                if at >= since and message_id not in self.deleted:
+                    listable[message_id] = min(at, listable.get(message_id, at))
+        return listable
 
     def note_answer(self, message: Message, answer: DirectMessage, sent_at: datetime) -> None:
         """Note that `message` was sent, by an attempt that was made at `sent_at`, and got `answer`."""
@@ -115,7 +117,8 @@ class SentMessages:
 
     def note_listable(self, message_id: str, at: datetime) -> None:
         """Note that a message exists, so that the list must show it."""
-        _keep(self.others, message_id, min(at, self.others.get(message_id, at)))
+        if message_id not in self.deleted:
+            _keep(self.others, message_id, min(at, self.others.get(message_id, at)))
 
     def note_given_up(self, sent_at: datetime, ended: float) -> None:
         """Note that the attempt that was made at `sent_at` ended without an answer."""
@@ -131,6 +134,10 @@ class SentMessages:
 
     def note_deleted(self, message_id: str) -> None:
         """Note that a message was deleted, so that the list need not show it."""
+        self.others.pop(message_id, None)
+        for answered in (self._answered, self._answered_before):
+            if answered.pop(message_id, None) is not None:
+                _keep(self.found, message_id, None)
         _keep(self.deleted, message_id, None)
 
 
