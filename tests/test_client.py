@@ -145,6 +145,8 @@ async def test_an_agent_sends_under_its_profile(client: Client, sandbox: Sandbox
     for agent in (client.agent(profile), client.agent(profile_id, name="night", weight=2.5, priority=Priority.BULK)):
         message = await agent.send(5, "hello", priority=Priority.INTERACTIVE, max_wait=10, lane="other")
         assert message.custom_profile_id == profile_id
+        with pytest.raises(InvalidInput, match="key"):
+            await agent.send(5, "hello", lane=0)  # type: ignore[arg-type]
     assert {stored.custom_profile_id for stored in sandbox.messages} == {profile_id}
 
 

@@ -8,6 +8,7 @@ import gzip
 import html
 import json
 import logging
+import math
 import socket
 import struct
 import traceback
@@ -478,6 +479,15 @@ async def test_a_borrowed_session_is_used_and_left_open() -> None:
         with pytest.raises(InvalidInput, match="session: was given"):
             await send(client)
         assert used(client) == 0
+
+
+@pytest.mark.parametrize("timeout", [-1, math.nan, "1", True])
+async def test_a_wrong_timeout_closes_nothing(timeout: Any) -> None:
+    async with serving(saying(SENT)) as server, connected(server.url) as client:
+        with pytest.raises(InvalidInput, match="timeout"):
+            await client.close(timeout)
+        assert (await send(client)).text == TEXT
+        await client.close(timeout=None)
 
 
 async def test_fault_47_closed_while_sending_twice_and_used_afterwards() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import tracemalloc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -45,11 +45,12 @@ async def test_each_draft_has_its_outcome(client: Client, sandbox: Sandbox) -> N
     assert TEXT not in repr(told)
 
 
-async def test_what_is_no_draft_stops_it_and_shows_no_text(client: Client) -> None:
-    drafts = [Draft("5", TEXT), {"recipient_id": "5", "text": TEXT}, Draft("6", TEXT)]
+@pytest.mark.parametrize("wrong", [{"recipient_id": "5", "text": TEXT}, None])
+async def test_what_is_no_draft_stops_it_and_shows_no_text(client: Client, wrong: Any) -> None:
+    drafts = [Draft("5", TEXT), wrong, Draft("6", TEXT)]
     told = []
-    with pytest.raises(InvalidInput, match="one is a dict") as caught:
-        async for outcome in client.direct_messages.send_many(drafts, at_once=4):  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=f"one is a {type(wrong).__name__}") as caught:
+        async for outcome in client.direct_messages.send_many(drafts, at_once=4):
             told.append(outcome)  # noqa: PERF401 - it is raised in the middle
     assert [outcome.error for outcome in told] == [None]
     assert TEXT not in f"{told!r} {caught.value!r}"

@@ -69,5 +69,5 @@ class Agent:
             priority,
             max_wait,
             timeout,
-            evolve(self.lane, key=lane) if isinstance(lane, str) else lane or self.lane,
+            evolve(self.lane, key=lane) if isinstance(lane, str) else self.lane if lane is None else lane,
         )

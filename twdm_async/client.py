@@ -29,7 +29,7 @@ from twdm_async.quota.spec import Priority, QuotaTable
 from twdm_async.quota.store.contract import QuotaStore
 from twdm_async.quota.store.memory import MemoryQuotaStore
 from twdm_async.resources.direct_messages import DirectMessages
-from twdm_async.transport.call import Caller
+from twdm_async.transport.call import Caller, checked_wait
 from twdm_async.transport.http import HttpTransport
 from twdm_async.transport.oauth1 import OAuth1Signer, checked_host
 
@@ -405,16 +405,19 @@ class Client:
                 self._limiter.learn_status(endpoint.family, window.remaining, window.reset)
         await self._limiter.look()
 
-    async def close(self, timeout: float = 5.0) -> None:
+    async def close(self, timeout: float | None = 5.0) -> None:
         """Close the client. Calls that wait for quota end with an error. Closing twice does no harm.
 
         Args:
-            timeout: seconds to wait for requests that are under way, including those whose callers have given up. A
-                message that is still under way after that ends in :class:`~twdm_async.errors.DeliveryUnknown`.
+            timeout: seconds to wait for requests that are under way, including those whose callers have given up;
+                ``None`` waits until they have ended. A message that is still under way after that ends in
+                :class:`~twdm_async.errors.DeliveryUnknown`.
 
         Raises:
+            InvalidInput: `timeout` is negative or not a number. Nothing was closed.
             WrongEventLoop: the client was first used in another event loop or process, and can be closed only there.
         """
+        timeout = checked_wait(timeout, "timeout")
         self._caller.bind_loop()
         try:
             await self._caller.close(timeout)

@@ -126,11 +126,13 @@ class Sending:
         if self._stopped_by is not None:
             return None
         try:
-            draft: Any = next(self._left, None)
+            draft: Any = next(self._left)
+        except StopIteration:
+            return None
         except Exception as error:  # noqa: BLE001 - the caller's iterator may raise anything
             self._stopped_by = error
             return None
-        if draft is not None and not isinstance(draft, Draft):
+        if not isinstance(draft, Draft):
             problem = f"must be Drafts; one is a {type(draft).__name__}"
             self._stopped_by = InvalidInput(parameter="drafts", problem=problem)
             return None

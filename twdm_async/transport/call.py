@@ -238,8 +238,10 @@ class Caller:
             raise errors.WrongEventLoop(problem=f"the client is in use in another event loop{gone}")
         return loop
 
-    async def close(self, timeout: float) -> None:
-        """Begin no more attempts. Wait up to `timeout` seconds for those under way, then end them."""
+    async def close(self, timeout: float | None) -> None:
+        """Begin no more attempts. Wait up to `timeout` seconds for those under way, then end them; ``None`` sets no
+        limit.
+        """
         self._limiter.close()
         self.places.close()
         if self._under_way:
@@ -664,12 +666,12 @@ _NOTHING_YET: Final = Retry(retry.BEGINNING)
 _CUT_OFF: Final = errors.InternalError(problem="the task that waited for the answer was cancelled")
 
 
-def checked_wait(max_wait: float | None) -> float | None:
-    """Return `max_wait` in seconds; ``None`` if it sets no limit.
+def checked_wait(seconds: float | None, parameter: str = "max_wait") -> float | None:
+    """Return `seconds`; ``None`` if they set no limit.
 
     Raises:
-        InvalidInput: `max_wait` is negative or not a number.
+        InvalidInput: `seconds` is negative or not a number.
     """
-    if max_wait is None:
+    if seconds is None:
         return None
-    return max_wait if checked_seconds(max_wait, "max_wait", math.inf) <= _FOR_EVER else None
+    return seconds if checked_seconds(seconds, parameter, math.inf) <= _FOR_EVER else None
