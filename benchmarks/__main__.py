@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from benchmarks.report import Benchmark
 
 ALL: Final[dict[str, tuple[Benchmark, ...]]] = {
+    "long": (send.many,),  # first, because memory that was freed before would hide what it takes
     "send": (send.clients, send.json_libraries),
-    "long": (send.many,),
     "parts": (parts.signing, parts.reading, parts.beginning),
     "waiting": (waiting.waiting, quota.grants),
     "quota": (quota.uncontended, quota.many_accounts, quota.drained, quota.sqlite, quota.redis, quota.four_clients),

@@ -90,8 +90,8 @@ def memory() -> int:
 def page(found: Mapping[str, Sequence[Figure]]) -> str:
     """Return the performance page of the documentation, in Markdown."""
     parts = [_INTRODUCTION, f"{circumstances()}.\n"]
-    for name, figures in found.items():
-        lines = "\n".join(f"| {figure.what} | {figure.result} |" for figure in figures)
+    for name in (name for name in _SECTIONS if name in found):
+        lines = "\n".join(f"| {figure.what} | {figure.result} |" for figure in found[name])
         picture = "![CPU of a send by client, beside a bare POST](performance.svg)\n\n" if name == "send" else ""
         parts.append(f"## {_SECTIONS[name]}\n\n{picture}| what | measured |\n|---|---|\n{lines}\n")
     return "\n".join(parts)
