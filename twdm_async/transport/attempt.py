@@ -46,12 +46,12 @@ class Attempt:
         uptime: returns the machine's uptime in seconds.
     """
 
-    sent = False
-    is_late = False
-    authorization = ""  # the Authorization header, which holds the signature
+    sent: bool = False
+    is_late: bool = False
+    authorization: str = ""  # the Authorization header, which holds the signature
     message: Any = None  # the head of the reply, as aiohttp's object
     payload: Any = None  # the stream of the reply's body, as aiohttp's object
-    due = math.inf  # when its timeout ends, by the loop's clock
+    due: float = math.inf  # when its timeout ends, by the loop's clock
     work: asyncio.Task[Reply | Fault] | None = None  # the task that makes it, if the waiting task does not
     _connection: Connection | None = None
     _task: asyncio.Task[Any] | None = None
