@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -382,3 +383,29 @@ async def test_fault_79_such_an_error_says_where_it_was_and_whether_anything_lef
             monkeypatch.undo()
             (settled,) = await client.direct_messages.reconcile(unknown.value)
             assert settled.delivered == "yes"
+
+
+class Failing(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        raise ZeroDivisionError(record.name)
+
+
+class Stuck(Clock):
+    def end_work(self, _: object) -> None:
+        raise ZeroDivisionError
+
+
+async def test_fault_79_what_fails_after_the_answer_does_not_say_that_nothing_was_delivered(sandbox: Sandbox) -> None:
+    logger, failing = logging.getLogger("twdm_async.transport.call"), Failing()
+    async with sandbox.client() as client:
+        logger.addFilter(failing)
+        logger.setLevel(logging.DEBUG)
+        try:
+            assert (await send(client)).id == sandbox.messages[0].id
+        finally:
+            logger.removeFilter(failing)
+            logger.setLevel(logging.NOTSET)
+    async with Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, clock=Stuck()) as client:
+        with pytest.raises(InternalError) as caught:
+            await send(client)
+        assert (caught.value.delivered, caught.value.safe_to_retry, len(sandbox.messages)) == ("unknown", False, 2)

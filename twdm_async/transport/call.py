@@ -363,8 +363,8 @@ class Caller:
                     case _:
                         assert_never(outcome)
         except Exception as error:  # noqa: BLE001 - as above
-            left = call.attempt is not None and call.attempt.sent
-            problem = error if isinstance(error, errors.TwdmError) else self._failed(call, mistake(error), left=left)
+            left = call.attempt is not None and call.attempt.sent and not isinstance(error, errors.TwdmError)
+            problem = evolve(mistake(error), delivered="unknown") if left else mistake(error)
         finally:
             if call.slot is not None and call.attempt is None:
                 self._limiter.give_back(call.slot)
@@ -446,8 +446,9 @@ class Caller:
                 reply = error
             except BaseException as cancelled:
                 if isinstance(cancelled, asyncio.CancelledError) and call.may_go_on:
-                    is_over, call.is_abandoned = False, True
+                    call.is_abandoned = True
                     self._begin(call)
+                    is_over = False
                 else:
                     self._cut_off(call, attempt)
                 raise cancelled from None
@@ -509,8 +510,8 @@ class Caller:
                 else:
                     outcome = self._decide(call, attempt, reply)
             finally:
-                attempt.distrust()  # no effect if _decide() has trusted the connection
                 self._settle(call, attempt, reply, outcome)
+                attempt.distrust()  # no effect if _decide() has trusted the connection
         except Exception as error:  # noqa: BLE001 - as above
             outcome = Failed(self._failed(call, mistake(error), left=attempt.sent))
         except BaseException:
@@ -525,12 +526,12 @@ class Caller:
         outcome: Outcome[Any] = Retry(call.story)
         if attempt.sent:
             outcome = Failed(self._failed(call, _CUT_OFF, left=True))
-        attempt.distrust()
         self._settle(call, attempt, None, outcome)
         if call.journal is not None:  # nothing can be awaited here; the journal records this later
             call.journal.cut_off(outcome)
         if attempt.sent:
             self._report(call, attempt, None, outcome)
+        attempt.distrust()
 
     def _note(self, call: _Call[Any], outcome: Outcome[Any]) -> None:
         """Note a message that the request has sent, but not one that it only looked up. A message without an id is not
@@ -654,7 +655,8 @@ class Caller:
             outcome=outcome.answer if isinstance(outcome, Answered) else error or outcome,
             is_abandoned=call.is_abandoned,
         )
-        _log.log(logging.WARNING if is_unknown else logging.DEBUG, "%s", report, extra=report.as_extra())
+        with contextlib.suppress(Exception):  # a log that fails must not disturb the call
+            _log.log(logging.WARNING if is_unknown else logging.DEBUG, "%s", report, extra=report.as_extra())
         for observer in self._observers:
             try:
                 contextvars.copy_context().run(observer, report)

@@ -77,9 +77,8 @@ class SentMessages:
         listable: dict[str, datetime] = {}
         for known in (self._answered_before, self._answered, self.others):
             for message_id, at in known.items():
-                if at >= since and message_id not in self.deleted:
-                    listable[message_id] = min(at, listable.get(message_id, at))
-        return listable
+                listable[message_id] = min(at, listable.get(message_id, at))
+        return {key: at for key, at in listable.items() if at >= since and key not in self.deleted}
 
     def note_answer(self, message: Message, answer: DirectMessage, sent_at: datetime) -> None:
         """Note that `message` was sent, by an attempt that was made at `sent_at`, and got `answer`."""
