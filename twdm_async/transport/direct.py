@@ -152,7 +152,7 @@ async def finish(attempt: Attempt) -> Reply | Fault:
         if size > LARGEST_REPLY:
             attempt.distrust()
             return Fault("the reply is longer than any reply may be", sent=True, lasting=True)
-    if payload.total_bytes and payload.exception() is None and not protocol._reading_paused:  # noqa: SLF001 - as below
+    if payload.total_bytes and payload.exception() is None:
         chunks.extend(payload._buffer)  # noqa: SLF001 - reading it would resume the connection, which costs much
         payload._buffer.clear()  # noqa: SLF001 - so that the connection does not keep the text
     else:
