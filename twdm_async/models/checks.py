@@ -27,8 +27,6 @@ def checked_id(value: str | int, parameter: str) -> str:
     Raises:
         InvalidInput: `value` is not a whole number of at most 64 bits, as an int or in ASCII digits.
     """
-    if type(value) is str and len(value) < 20 and value.isascii() and value.isdigit():
-        return value  # the usual case
     is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_ID
     text = str(value) if is_number else value
     if not isinstance(text, str) or not is_id(text):

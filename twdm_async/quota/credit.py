@@ -190,12 +190,9 @@ class Conversations:
 
     def begin(self, person: str, name: str, now: float, credit: ReplyCredit) -> Freedom:
         """Note a message to a person as :meth:`Conversation.begin` does. If the person is new, forget what is over."""
-        self.is_changed = True
-        one = self.people.get(person)
-        if one is None:
+        if person not in self.people:
             self.forget(now, credit)
-            one = self.people[person] = Conversation()
-        return one.begin(name, now, credit)
+        return self.of(person).begin(name, now, credit)
 
     def forget(self, now: float, credit: ReplyCredit) -> None:
         """Forget conversations in which nothing matters any longer. Most calls do nothing, to save time."""

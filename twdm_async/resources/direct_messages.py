@@ -149,7 +149,7 @@ async def send_message(
         lane = evolve(lane, priority=priority)
     # A message that waits costs two frames and one future. The rest of the call is made when it has a slot.
     began = caller.clock.monotonic()
-    entered = caller.enter(_SEND, lane, max_wait, message.message.recipient_id or "")
+    entered = caller.enter(_SEND, lane, max_wait, message.message.recipient_id)
     if isinstance(entered, Slot):
         slot = entered
     else:

@@ -274,7 +274,7 @@ class Caller:
         for event in over:
             await event.wait()
 
-    def enter(self, name: str, lane: Lane, max_wait: float | None, recipient_id: str) -> Slot | Waiter:
+    def enter(self, name: str, lane: Lane, max_wait: float | None, recipient_id: str | None) -> Slot | Waiter:
         """Take the slot for a message's first attempt if one is free now; else return a future of it. If awaiting the
         future raises, call :meth:`leave`. Errors are those of :meth:`QuotaLimiter.admit
         <twdm_async.quota.limiter.QuotaLimiter.admit>`, and of :meth:`bind_loop`.

@@ -129,7 +129,7 @@ class OAuth1Signer:
 
     def next_stamp(self) -> float:
         """Return the server's time as :meth:`server_time` does, but not the same time twice in a row."""
-        now = self._clock.wall() + self.skew
+        now = self.server_time()
         if abs(now - self._last_stamp) < _DISTINCT:
             now = self._last_stamp + _DISTINCT
         self._last_stamp = now
@@ -143,9 +143,7 @@ class OAuth1Signer:
             at: the timestamp, in seconds since 1970 by the server's clock; the present time if not given.
         """
         timestamp = str(int(self.server_time() if at is None else at))
-        return self.authorization(
-            request.endpoint.method, request.host + request.path, request.signed, os.urandom(16).hex(), timestamp
-        )
+        return self.authorization(request.endpoint.method, request.url, request.signed, os.urandom(16).hex(), timestamp)
 
     def authorization(
         self, method: Method, url: str, parameters: Sequence[tuple[str, str]], nonce: str, timestamp: str
