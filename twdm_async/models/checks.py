@@ -27,11 +27,11 @@ def checked_id(value: str | int, parameter: str) -> str:
     Raises:
         InvalidInput: `value` is not a whole number of at most 64 bits, as an int or in ASCII digits.
     """
-    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_ID
-    text = str(value) if is_number else value
-    if not isinstance(text, str) or not is_id(text):
-        raise InvalidInput(parameter=parameter, problem="must be an id: ASCII digits, a number of at most 64 bits")
-    return text
+    if isinstance(value, str) and is_id(value):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_ID:
+        return str(value)
+    raise InvalidInput(parameter=parameter, problem="must be an id: ASCII digits, a number of at most 64 bits")
 
 
 def fewest_characters(text: str) -> int:
