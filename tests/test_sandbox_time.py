@@ -99,7 +99,7 @@ async def test_nothing_is_under_way_for_the_clock_when_the_client_is_closed(turn
     faults = [
         Fault(kind, endpoint="direct_messages.send", nth=nth) for nth, kind in enumerate(("reset", "503", "429"), 1)
     ]
-    async with Sandbox(quotas=MANY, faults=faults) as sandbox:
+    async with Sandbox(quotas=MANY, faults=faults, autojump=True) as sandbox:  # whom the 429 hits, waits for a minute
         async with sandbox.client() as client:
             sending = [asyncio.create_task(client.direct_messages.send(5, "Hello")) for _ in range(9)]
             for _ in range(turns):
