@@ -480,18 +480,19 @@ def test_fault_111_a_process_that_is_suspended_within_a_transaction_keeps_nobody
     monkeypatch.setattr(connections, "LONGEST_TURN", 0.1)
     suspended, other = storage_of(database), storage_of(database)
     tries: list[int] = []
+    others: list[int] = []
 
     def long(transaction: Transaction) -> int:
-        counted = count_up(transaction)
-        tries.append(counted)
-        if len(tries) == 1:
+        tries.append(count_up(transaction))
+        if not others:
             if is_in_pipeline:
                 transaction.execute("UPDATE outcome SET last = last")  # and nobody asks for its outcome
-            assert other.transact(count_up) == 1, "it is ended by the server, and others go on"
-        return counted
+            others.append(other.transact(count_up))
+        return tries[-1]
 
     assert suspended.transact(long) == 2
-    assert tries == [1, 2]
+    assert others == [1], "the server ended the transaction, and others went on"
+    assert set(tries) == {1, 2}
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import traceback
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,15 @@ async def test_what_is_no_draft_stops_it_and_shows_no_text(client: Client, wrong
             told.append(outcome)  # noqa: PERF401 - it is raised in the middle
     assert [outcome.error for outcome in told] == [None]
     assert TEXT not in f"{told!r} {caught.value!r}"
+
+
+async def test_a_text_in_the_place_of_the_recipient_is_not_shown(client: Client) -> None:
+    (outcome,) = [outcome async for outcome in client.direct_messages.send_many([Draft(TEXT, "5")])]
+    assert isinstance(outcome.error, InvalidInput)
+    shown = "".join(traceback.TracebackException.from_exception(outcome.error, capture_locals=True).format())
+    assert "which is no id" in shown
+    assert TEXT not in f"{outcome!r} {shown}"
+    assert repr(Draft("5")).startswith("Draft(recipient_id='5', ")
 
 
 async def test_what_fails_for_all_stops_it(client: Client, sandbox: Sandbox) -> None:

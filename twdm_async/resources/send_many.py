@@ -18,6 +18,7 @@ from twdm_async.errors import (
     TwdmError,
     WrongEventLoop,
 )
+from twdm_async.models.checks import is_id
 from twdm_async.models.custom_profiles import CustomProfile
 from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.models.quick_replies import CallToAction, LocationRequest, QuickReply, TextInput
@@ -27,6 +28,11 @@ from twdm_async.resources.message_data import Attachable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+
+
+def _shown(recipient_id: object) -> str:
+    """Return the ``repr`` of an id, but of nothing else: drafts are not checked yet, and this may be a text."""
+    return repr(recipient_id) if is_id(str(recipient_id)) else f"<{type(recipient_id).__name__}, which is no id>"
 
 
 @quiet_class
@@ -39,7 +45,7 @@ class Draft:
     <twdm_async.resources.direct_messages.DirectMessages.send>`. They are checked when the draft's turn comes.
     """
 
-    recipient_id: str | int
+    recipient_id: str | int = field(repr=_shown)
     text: str | None = field(default=None, repr=False)
     custom_profile_id: CustomProfile | str | int | None = field(default=None, kw_only=True)
     quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = field(
