@@ -215,7 +215,7 @@ def test_every_command_is_called_here_and_has_what_all_have() -> None:
         assert {"--json", "--verbose", "-v"} <= options, name
         assert command.help, name
         assert command.help.split("\n\n")[0].rstrip().endswith("."), name
-    summaries = {name: words for name, (_, _, words) in root._COMMANDS.items()}
+    summaries = root._COMMANDS
     for name, words in summaries.items():
         called = root.root.get_command(click.Context(root.root), name)
         assert called is not None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def storage(tmp_path: Path) -> AsyncIterator[Messages]:
-    storage = Messages(StateFile(tmp_path / "outbox.db", SCHEMA, "", "", Clock()), "account", Clock())
+    storage = Messages(StateFile(tmp_path / "outbox.db", SCHEMA, Clock()), "account", Clock())
     await storage.do(lambda _: None)  # the file is there
     yield storage
     await storage.close()
@@ -93,7 +93,7 @@ async def test_a_thread_that_cannot_start_keeps_no_later_change_up(
     def cannot(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    storage = Messages(StateFile(tmp_path / "outbox.db", SCHEMA, "", "", Clock()), "account", Clock())
+    storage = Messages(StateFile(tmp_path / "outbox.db", SCHEMA, Clock()), "account", Clock())
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", cannot)
         with pytest.raises(InternalError):

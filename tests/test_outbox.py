@@ -25,6 +25,7 @@ from tests.support import HANGS
 from tests.test_http import KEYS, TEXT, used
 from tests.test_outbox_crashes import all_arrived_once, drainer, fill, opened, states, times_each_arrived
 from twdm_async import (
+    CallToAction,
     Client,
     ClientClosed,
     ConnectFailed,
@@ -36,6 +37,7 @@ from twdm_async import (
     Pace,
     PostgresDatabase,
     Priority,
+    QuickReply,
     Quota,
     QuotaStoreFailed,
     SQLiteQuotaStore,
@@ -157,6 +159,20 @@ async def test_fault_55_the_same_key_twice_at_once(sandbox: Sandbox, place: Plac
         assert {type(result) for result in results} == {Entry, InvalidInput}
 
 
+async def test_the_same_message_has_the_same_digest_in_every_version(sandbox: Sandbox, path: Path) -> None:
+    """Else a key that an earlier version of this library has stored would be taken for that of another message."""
+    text = 'Grüße \U0001f600 "x" / \\ \u2028 \t'
+    replies, buttons = [QuickReply("Yes", metadata="y")], [CallToAction("Shop", "https://example.com/ü?a=1")]
+    async with box(sandbox, path) as outbox:
+        await outbox.put(5, text, key="plain")
+        await outbox.put("5", text, custom_profile_id="7", quick_replies=replies, ctas=buttons, key="all")
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert dict(db.execute("SELECT key, digest FROM message")) == {
+            "plain": "b6880ab7354f488044f370f806a454f000e1087c77a5e256b1d8620784e12f62",
+            "all": "6072ace9c4e4b4b01577a0920bf4b974afb24f80f66452b675b0c602f4e02e01",
+        }
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize(
     "arguments",
@@ -265,7 +281,7 @@ async def test_interactive_messages_go_before_bulk_ones(sandbox: Sandbox, place:
 
 
 async def test_lanes_take_turns_in_the_file(path: Path) -> None:
-    file = StateFile(path, SCHEMA, "what is to be sent", "do this", Clock())
+    file = StateFile(path, SCHEMA, Clock())
     order: list[str] = []
 
     def work(transaction: Transaction) -> None:
@@ -284,7 +300,7 @@ async def test_lanes_take_turns_in_the_file(path: Path) -> None:
 
 async def test_whom_to_avoid_comes_last_however_the_lanes_are_filled(path: Path) -> None:
     """One lane has less than its share of those who may be taken up: the others make up for it."""
-    file = StateFile(path, SCHEMA, "what is to be sent", "do this", Clock())
+    file = StateFile(path, SCHEMA, Clock())
 
     def work(transaction: Transaction) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
         rows = Rows(transaction, "account")
@@ -870,7 +886,7 @@ async def test_fault_50_a_disk_that_is_full(sandbox: Sandbox, path: Path, monkey
 
 def test_what_must_be_durable_is_forced_to_the_disk(path: Path) -> None:
     """No test can cut the power; so this one asks SQLite whether it waits for the disk."""
-    file = StateFile(path, SCHEMA, "something", "do this", Clock())
+    file = StateFile(path, SCHEMA, Clock())
     for is_durable, waits in ((True, 2), (False, 1), (True, 2)):
         (synchronous,) = file.transact(lambda db: db.execute("PRAGMA synchronous").fetchone(), is_durable=is_durable)
         assert synchronous == waits

@@ -85,7 +85,7 @@ _opened: list[PostgresStorage] = []
 
 
 def storage_of(database: PostgresDatabase) -> PostgresStorage:
-    storage = PostgresStorage(database, SCHEMA, "what is to be sent", "do this", Clock(), turn="5")
+    storage = PostgresStorage(database, SCHEMA, Clock(), turn="5")
     _opened.append(storage)
     return storage
 

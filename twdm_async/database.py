@@ -21,6 +21,8 @@ from twdm_async.quota.ledger import Ledger
 from twdm_async.quota.store.tables import HELD
 from twdm_async.quota.store.tables import SCHEMA as QUOTA
 from twdm_async.resources.inbox import SCHEMA as INBOX
+from twdm_async.storage.contract import StorageTrouble
+from twdm_async.storage.postgres.connections import check_versions
 from twdm_async.storage.postgres.database import PostgresDatabase, checked_schema
 from twdm_async.storage.postgres.dialect import advice, in_postgres
 from twdm_async.storage.postgres.storage import COMMON, IDENTITY
@@ -127,21 +129,17 @@ async def install(database: str | PostgresDatabase) -> None:
 def _install(db: Any, database: PostgresDatabase) -> None:
     (encoding,) = db.execute("SELECT current_setting('server_encoding')").fetchone()
     if encoding != "UTF8":
-        raise DatabaseFailed(address=database.address, problem=f"its encoding is {encoding}; make one with UTF8")
+        raise StorageTrouble(f"its encoding is {encoding}; make one with UTF8")
     db.execute(_IN_PEACE)
     db.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"twdm_async {database.schema}",))
     if not db.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (database.schema,)).fetchone():
         db.execute(f'CREATE SCHEMA "{database.schema}"')
     db.execute(_VERSIONS.replace("TABLE", "TABLE IF NOT EXISTS"))
     versions = dict(db.execute("SELECT package, version FROM schema").fetchall())
+    check_versions(versions, _SCHEMAS, may_be_old=True)
     for schema in _SCHEMAS:
-        version = versions.get(schema.package, 0)
-        if version > len(schema.steps):
-            problem = f"a newer version of this library made its tables ({schema.package} {version}); use that one"
-            raise DatabaseFailed(address=database.address, problem=problem)
-        if version < len(schema.steps):
-            for statement in _steps(schema, version):
-                db.execute(statement)
+        for statement in _steps(schema, versions.get(schema.package, 0)):
+            db.execute(statement)
     db.execute(PUT_MESSAGE.replace("{schema}", f'"{database.schema}"'))
     if not db.execute("SELECT 1 FROM server").fetchone():
         db.execute(_FIRST_SERVER)
@@ -162,19 +160,12 @@ async def check(database: str | PostgresDatabase) -> tuple[User, ...]:
     return users
 
 
-def _check(db: Any, database: PostgresDatabase) -> tuple[User, ...]:
-    def bad(problem: str) -> DatabaseFailed:
-        return DatabaseFailed(address=database.address, problem=problem)
-
-    versions = dict(db.execute("SELECT package, version FROM schema").fetchall())
-    for schema in _SCHEMAS:
-        version = versions.get(schema.package, 0)
-        if version != len(schema.steps):
-            age = "a newer" if version > len(schema.steps) else "an earlier"
-            raise bad(f"{age} version of this library made its tables; use that one, or `twdm database upgrade`")
+def _check(db: Any, _: PostgresDatabase) -> tuple[User, ...]:
+    check_versions(dict(db.execute("SELECT package, version FROM schema").fetchall()), _SCHEMAS)
     identity, known_as = db.execute(f"SELECT {IDENTITY}, identity FROM server").fetchone()  # noqa: S608 - constant
     if identity != known_as:
-        raise bad("it is another server than before, and may lack what was committed last; see `twdm database resume`")
+        problem = "it is another server than before, and may lack what was committed last; see `twdm database resume`"
+        raise StorageTrouble(problem)
     query = (
         "SELECT lease.package, host, pid, since, until > extract(epoch FROM clock_timestamp()), "
         "(SELECT count(*) FROM message WHERE owner = lease.name) FROM lease ORDER BY since"
@@ -248,5 +239,7 @@ def _in_transaction(database: PostgresDatabase, work: Callable[[Any, PostgresDat
 def _errors_of(database: PostgresDatabase) -> Generator[None]:
     try:
         yield
+    except StorageTrouble as trouble:
+        raise DatabaseFailed(address=database.address, problem=trouble.problem) from None
     except database.library.Error as error:
         raise DatabaseFailed(address=database.address, problem=advice(error)) from None

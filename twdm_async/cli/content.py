@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from attrs import evolve
@@ -13,6 +13,7 @@ from twdm_async.cli.terminal import standard_input
 from twdm_async.errors import InvalidInput
 from twdm_async.models.checks import is_id
 from twdm_async.models.quick_replies import CallToAction, QuickReply
+from twdm_async.resources.direct_messages import outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -50,6 +51,27 @@ def text_or_input(text: str) -> str:
         raise InvalidInput(parameter="text", problem="standard input is not UTF-8") from None
 
 
+def checked_message(
+    recipient: str, text: str, profile: str | None, choices: Sequence[str], buttons: Sequence[str], attach: str | None
+) -> dict[str, Any]:
+    """Check a message, so that nothing is uploaded for one that cannot be sent. Return the arguments of
+    :meth:`DirectMessages.send <twdm_async.resources.direct_messages.DirectMessages.send>` for it, except for recipient
+    and attachment.
+
+    Raises:
+        InvalidInput: the message cannot be sent.
+    """
+    words = text_or_input(text) or (None if attach is not None else "")  # a file alone is a message, too
+    message: dict[str, Any] = {
+        "text": words,
+        "custom_profile_id": profile,
+        "quick_replies": quick_replies(choices),
+        "ctas": _ctas(buttons),
+    }
+    outgoing(recipient, **message, attachment="1" if attach else None)
+    return message
+
+
 def quick_replies(choices: Sequence[str]) -> list[QuickReply] | None:
     """Return the answers to tap; ``None`` if there are none.
 
@@ -61,7 +83,7 @@ def quick_replies(choices: Sequence[str]) -> list[QuickReply] | None:
         return [QuickReply(label, metadata=metadata or None) for label, _, metadata in split] or None
 
 
-def ctas(buttons: Sequence[str]) -> list[CallToAction] | None:
+def _ctas(buttons: Sequence[str]) -> list[CallToAction] | None:
     """Return the buttons; ``None`` if there are none.
 
     Raises:

@@ -27,7 +27,7 @@ from twdm_async.errors import (
 from twdm_async.resources.evidence import SETTLE_AFTER
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -146,7 +146,7 @@ _NAMES: Final = frozenset(one.name for one in fields(Options))
 
 def command(
     group: click.Group | None, name: str, *uses: str
-) -> Callable[[Callable[..., Awaitable[int | None]]], click.Command]:
+) -> Callable[[Callable[..., Coroutine[Any, Any, int | None]]], click.Command]:
     """Make a decorator that turns an async function into a command. The function gets the shared :class:`Options`, then
     the values of its own parameters, and may return an exit code.
 
@@ -156,7 +156,7 @@ def command(
         uses: which groups of shared options the command has, besides those that all commands have.
     """
 
-    def decorate(function: Callable[..., Awaitable[int | None]]) -> click.Command:
+    def decorate(function: Callable[..., Coroutine[Any, Any, int | None]]) -> click.Command:
         @functools.wraps(function)
         def run(**given: Any) -> None:
             options = Options(**{key: given.pop(key) for key in _NAMES & given.keys()})
@@ -195,18 +195,14 @@ def hush_waits() -> None:
         log.setLevel(logging.WARNING)
 
 
-def until_done(work: Awaitable[int | None]) -> int | None:
+def until_done(work: Coroutine[Any, Any, int | None]) -> int | None:
     """Run `work` to its end, and return its result.
 
     Raises:
         Failure: `work` raised an error of the library.
     """
-
-    async def main() -> int | None:
-        return await work
-
     try:
-        return asyncio.run(main())
+        return asyncio.run(work)
     except TwdmError as error:
         problem = error
     raise Failure(_words(problem), _code(problem))
@@ -241,8 +237,9 @@ _TYPED: Final = {
     "source": "file",
     "key": "keys",
 }
-_VARIABLES: Final = {"proxy": "TWDM_PROXY", "ca_file": "TWDM_CA_FILE"}
 """Parameters of the library that have other names on the command line."""
+_VARIABLES: Final = {"proxy": "TWDM_PROXY", "ca_file": "TWDM_CA_FILE"}
+"""Parameters of the library that are environment variables on the command line."""
 
 
 def typed_name(parameter: str) -> str:

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from twdm_async.cli.connect import open_client_and_outbox
-from twdm_async.cli.content import ATTACHMENT, BUTTONS, CHOICES, attachment, ctas, quick_replies, text_or_input
+from twdm_async.cli.content import ATTACHMENT, BUTTONS, CHOICES, attachment, checked_message
 from twdm_async.cli.options import ACCOUNT, OUTBOX, PRIORITY, Options, command
 from twdm_async.cli.progress import Progress, show_waits
 from twdm_async.cli.signals import told_to_stop
@@ -20,7 +20,6 @@ from twdm_async.errors import InvalidInput
 from twdm_async.models.attachments import attachment_json
 from twdm_async.outbox import Outbox, Review, State
 from twdm_async.quota.spec import Priority
-from twdm_async.resources.direct_messages import outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,29 +66,15 @@ async def put(
 
     RECIPIENT is the person's user id. TEXT has at most 10 000 characters; - reads it from standard input.
     """
-    words: str | None = text_or_input(text)
-    if not words and attach is not None:  # a file alone is a message, too
-        words = None
-    answers, buttons = quick_replies(choice), ctas(button)
-    outgoing(  # so that nothing is uploaded for a message that cannot be sent
-        recipient,
-        words,
-        custom_profile_id=profile,
-        quick_replies=answers,
-        ctas=buttons,
-        attachment="1" if attach else None,
-    )
+    message = checked_message(recipient, text, profile, choice, button, attach)
     async with open_client_and_outbox(options) as (client, box):
         entry = await box.put(
             recipient,
-            words,
-            custom_profile_id=profile,
+            **message,
             key=key,
             priority=Priority[priority.upper()],
             not_after=not_after.astimezone(UTC) if not_after else None,
             hold=hold,
-            quick_replies=answers,
-            ctas=buttons,
             attachment=await attachment(client, attach),
         )
         show(options, entry)

@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _COMMANDS: Final = {
-    "account": ("account", "account", "Show and change the account that posts."),
-    "completion": ("completion", "completion", "Print a script that lets a shell complete commands and options."),
-    "database": ("database", "database", "Create and check the tables of outboxes, inboxes and quotas in PostgreSQL."),
-    "demo": ("demo", "demo", "Watch 60 agents send 600 messages to a local sandbox that enforces a quota."),
-    "doctor": ("doctor", "doctor", "Find out what the account and its keys may do, and what is missing."),
-    "inbox": ("inbox", "inbox", "Show, retry or forget events that were not handled."),
-    "mcp": ("mcp", "mcp", "Let models send messages by the Model Context Protocol (MCP)."),
-    "media": ("media", "media", "Upload pictures, animations and films."),
-    "messages": ("messages", "messages", "Show and delete messages, and wait for new ones."),
-    "outbox": ("outbox", "outbox", "Queue messages on the disk, and send each of them once."),
-    "profiles": ("profiles", "profiles", "Make, show and delete custom profiles."),
-    "quotas": ("quotas", "quotas", "Show how much of each quota is spent."),
-    "sandbox": ("sandbox", "sandbox", "Run a local double of the API, or act as a person in it."),
-    "send": ("send", "send", "Send one message."),
-    "send-many": ("send_many", "send_many", "Send every message in a file, through the outbox."),
-    "users": ("users", "users", "Look up other people's accounts."),
-    "welcome": ("welcome", "welcome", "Make, show and choose welcome messages."),
+    "account": "Show and change the account that posts.",
+    "completion": "Print a script that lets a shell complete commands and options.",
+    "database": "Create and check the tables of outboxes, inboxes and quotas in PostgreSQL.",
+    "demo": "Watch 60 agents send 600 messages to a local sandbox that enforces a quota.",
+    "doctor": "Find out what the account and its keys may do, and what is missing.",
+    "inbox": "Show, retry or forget events that were not handled.",
+    "mcp": "Let models send messages by the Model Context Protocol (MCP).",
+    "media": "Upload pictures, animations and films.",
+    "messages": "Show and delete messages, and wait for new ones.",
+    "outbox": "Queue messages on the disk, and send each of them once.",
+    "profiles": "Make, show and delete custom profiles.",
+    "quotas": "Show how much of each quota is spent.",
+    "sandbox": "Run a local double of the API, or act as a person in it.",
+    "send": "Send one message.",
+    "send-many": "Send every message in a file, through the outbox.",
+    "users": "Look up other people's accounts.",
+    "welcome": "Make, show and choose welcome messages.",
 }
-"""By command name: its module, its object in the module, and its help in one line."""
+"""By command name, which is also that of its module and of its object there: its help in one line."""
 
 EXIT_CODES: Final = """\b
 Exit codes:
@@ -61,13 +61,13 @@ class _Root(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
         if cmd_name not in _COMMANDS:
             return None
-        module, name, _ = _COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(f"twdm_async.cli.{module}"), name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"twdm_async.cli.{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         with formatter.section("Commands"):
-            formatter.write_dl([(name, words) for name, (_, _, words) in _COMMANDS.items()])
+            formatter.write_dl(list(_COMMANDS.items()))
 
 
 @click.group(

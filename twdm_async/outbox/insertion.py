@@ -5,17 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 
 if TYPE_CHECKING:
     from twdm_async.outbox.rows import NewMessage
 
-_CALL: Final = (
-    'SELECT "{schema}".put_message(account => :account, key => :key, digest => :digest, '
-    "recipient_id => :recipient_id, custom_profile_id => :custom_profile_id, fingerprint => :fingerprint, "
-    "content => :content, payload => :payload, priority => :priority, lane => :lane, not_after => :not_after, "
-    "hold => :hold)"
-)
 _TYPES: Final = {"priority": "bigint", "not_after": "float8", "hold": "boolean"}
 _NAME: Final = re.compile(r":(\w+)")
 
@@ -60,22 +54,9 @@ class Insertion:
 
 def insertion_of(new: NewMessage, account: str, schema: str) -> Insertion:
     """Return the statement that puts `new` into the outbox of `account` in the schema."""
-    values = {
-        "account": account,
-        "key": new.key,
-        "digest": new.digest,
-        "recipient_id": new.recipient_id,
-        "custom_profile_id": new.custom_profile_id,
-        "fingerprint": new.fingerprint,
-        "content": new.content,
-        "payload": new.payload,
-        "priority": int(new.priority),
-        "lane": new.custom_profile_id or "",
-        "not_after": new.not_after,
-        "hold": new.hold,
-    }
-    statement = _NAME.sub(lambda found: f"CAST(:{found[1]} AS {_TYPES.get(found[1], 'text')})", _CALL)
-    return Insertion(new.key, statement.replace("{schema}", schema), values)
+    values = {"account": account, **asdict(new), "priority": int(new.priority), "lane": new.custom_profile_id or ""}
+    given = ", ".join(f"{name} => CAST(:{name} AS {_TYPES.get(name, 'text')})" for name in values)
+    return Insertion(new.key, f'SELECT "{schema}".put_message({given})', values)
 
 
 PUT_MESSAGE: Final = """

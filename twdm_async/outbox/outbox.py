@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LOOK_EVERY: Final = 0.25  # seconds between two looks at what other processes do
-_IF_BAD: Final = "put it back, or move it away and put the messages again"
 _LONGEST_KEY: Final = 500
 _LONGEST_NAME: Final = 200
 _LONGEST_REASON: Final = 1000
@@ -89,14 +88,13 @@ class Outbox:
         lease = place.lease if isinstance(place, PostgresDatabase) else 0.0
         settle_after = checked_settle_after(settle_after, self._reconciler.timeout, lease)
         self._clock = client.clock
-        account = self._reconciler.credentials.account
-        self._storage = open_storage(place, SCHEMA, "what is to be sent", _IF_BAD, self._clock, turn=account)
-        self._messages = Messages(self._storage, account, self._clock)
+        self._storage = open_storage(place, SCHEMA, self._clock, turn=self.account)
+        self._messages = Messages(self._storage, self.account, self._clock)
         self._outcomes = Outcomes(self._messages, _LOOK_EVERY)
         self._sending = Sending(
             self._messages,
             client.direct_messages,
-            Settling(self._messages, client.direct_messages, self._clock, settle_after),
+            Settling(self._messages, self._reconciler, self._clock, settle_after),
             self._clock,
             settle_after=settle_after,
             has_slots=client.quota_store.place == place,
@@ -156,7 +154,8 @@ class Outbox:
             ctas=ctas,
             attachment=attachment,
         )
-        entry = await self._keep(new)
+        self._reconciler.bind_loop()
+        entry = await self._messages.put(new)
         if isinstance(entry, errors.InvalidInput):
             raise entry
         return entry
@@ -210,7 +209,7 @@ class Outbox:
             ctas=ctas,
             attachment=attachment,
         )
-        return insertion_of(new, self._reconciler.credentials.account, self._place.schema)
+        return insertion_of(new, self.account, self._place.schema)
 
     def _new(
         self,
@@ -230,7 +229,7 @@ class Outbox:
         )
         payload = json.dumps(message.create, ensure_ascii=False, sort_keys=True)
         return NewMessage(
-            key=secrets.token_hex(16) if key is None else _checked_key(key),
+            key=secrets.token_hex(16) if key is None else _checked_length(key, "key", _LONGEST_KEY),
             digest=hashlib.sha256(payload.encode()).hexdigest(),
             recipient_id=message.message.recipient_id or "",
             custom_profile_id=message.message.custom_profile_id,
@@ -320,7 +319,7 @@ class Outbox:
                 `by` is empty or too long.
             OutboxFailed: the decision could not be written to the disk.
         """
-        return await self._review(key, Review.APPROVED, _checked_name(by), None)
+        return await self._review(key, Review.APPROVED, _checked_length(by, "by", _LONGEST_NAME), None)
 
     async def reject(self, key: str, *, why: str, by: str | None = None) -> Entry:
         """Reject a held message: it is never sent. When this returns, the decision is on the disk. Rejecting it twice
@@ -342,7 +341,8 @@ class Outbox:
         checked_characters(why, "why")
         if len(why) > _LONGEST_REASON:
             raise errors.InvalidInput(parameter="why", problem=f"must have at most {_LONGEST_REASON} characters")
-        return await self._review(key, Review.REJECTED, None if by is None else _checked_name(by), why)
+        by = None if by is None else _checked_length(by, "by", _LONGEST_NAME)
+        return await self._review(key, Review.REJECTED, by, why)
 
     async def _review(self, key: str, decision: Review, by: str | None, why: str | None) -> Entry:
         checked_characters(key, "key")
@@ -365,6 +365,7 @@ class Outbox:
             since: an aware ``datetime``.
 
         Raises:
+            InvalidInput: `since` is not an aware ``datetime``.
             OutboxFailed: the file or database cannot be read.
         """
         seconds = _checked_time(since, "since")
@@ -578,11 +579,6 @@ class Outbox:
         await self.close()
 
     @quiet
-    async def _keep(self, new: NewMessage) -> Entry | errors.InvalidInput:
-        self._reconciler.bind_loop()
-        return await self._messages.put(new)
-
-    @quiet
     async def _do(self, work: Callable[[Rows], T], *, is_durable: bool = False, only_reads: bool = False) -> T:
         self._reconciler.bind_loop()
         return await self._messages.do(work, is_durable=is_durable, only_reads=only_reads)
@@ -599,18 +595,11 @@ def _check_keys(keys: Sequence[str]) -> None:
         checked_characters(key, "keys")
 
 
-def _checked_key(key: str) -> str:
-    checked_characters(key, "key")
-    if not 1 <= len(key) <= _LONGEST_KEY:
-        raise errors.InvalidInput(parameter="key", problem=f"must have 1 to {_LONGEST_KEY} characters")
-    return key
-
-
-def _checked_name(by: str) -> str:
-    checked_characters(by, "by")
-    if not 1 <= len(by) <= _LONGEST_NAME:
-        raise errors.InvalidInput(parameter="by", problem=f"must have 1 to {_LONGEST_NAME} characters")
-    return by
+def _checked_length(text: str, parameter: str, most: int) -> str:
+    checked_characters(text, parameter)
+    if not 1 <= len(text) <= most:
+        raise errors.InvalidInput(parameter=parameter, problem=f"must have 1 to {most} characters")
+    return text
 
 
 def _checked_time(time: datetime, parameter: str) -> float:

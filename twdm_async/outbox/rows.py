@@ -95,6 +95,8 @@ SCHEMA: Final = Schema(
         CREATE INDEX message_of_desk ON message (account, recipient_id, put_at) WHERE {_OF_DESK};
         """,
     ),
+    content="what is to be sent",
+    advice="put it back, or move it away and put the messages again",
     earlier=(0, 1, 1, 2),
     latest="SELECT coalesce(max(id), 0) FROM message",
 )

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from twdm_async._clock import Clock
     from twdm_async.models.direct_messages import DirectMessage
     from twdm_async.outbox.rows import Rows, UnknownMessage
-    from twdm_async.resources.direct_messages import DirectMessages
     from twdm_async.resources.evidence import Reading
+    from twdm_async.resources.reconcile import Reconciler
 
 _log = logging.getLogger(__name__)
 
@@ -69,15 +69,14 @@ class Settling:
 
     Args:
         messages: the outbox's messages.
-        direct_messages: gives the API's list of messages.
+        reconciler: looks for messages in the API's list.
         clock: the source of time.
         settle_after: seconds until a message that is not in the list is believed not to have arrived.
     """
 
-    def __init__(self, messages: Messages, direct_messages: DirectMessages, clock: Clock, settle_after: float) -> None:
+    def __init__(self, messages: Messages, reconciler: Reconciler, clock: Clock, settle_after: float) -> None:
         self._messages = messages
-        self._direct_messages = direct_messages
-        self._reconciler = direct_messages.reconciler
+        self._reconciler = reconciler
         self._clock = clock
         self._settle_after = settle_after
         self._here = asyncio.Lock()  # one run at a time settles in this process

@@ -62,11 +62,7 @@ class Outgoing:
     @property
     def create(self) -> dict[str, Any]:
         """Its ``message_create`` object, in the API's form."""
-        message = self.message
-        data = {"text": message.text} if self.data is None else self.data
-        create: dict[str, Any] = {"target": {"recipient_id": message.recipient_id}, "message_data": data}
-        if message.custom_profile_id is not None:
-            create["custom_profile_id"] = message.custom_profile_id
+        create: dict[str, Any] = json.loads(self.body())["event"]["message_create"]
         return create
 
     def body(self) -> bytes:
@@ -121,9 +117,7 @@ def from_create(create: Mapping[str, Any]) -> Outgoing:
     return Outgoing(message, data if message.content else None)
 
 
-@lru_cache(maxsize=4096)
-def _lane(key: str) -> Lane:
-    return Lane(key)
+_lane = lru_cache(maxsize=4096)(Lane)
 
 
 async def send_message(
@@ -189,7 +183,7 @@ class DirectMessages:
             return self._origin.reconciler
         from twdm_async.resources.reconcile import Reconciler  # noqa: PLC0415 - imported only if it is used
 
-        return Reconciler(self._caller, self._credentials, self._caller.clock, self._timeout)
+        return Reconciler(self._caller, self._credentials, self._timeout)
 
     @quiet
     def send(

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _REMEMBERED: Final = 400 * 86_400.0  # seconds; whoever has recorded a signed webhook could send it again at any time
-_IF_BAD: Final = "put it back, or move it away; some events may then be received once more"
 _HEARD: Final = "INSERT INTO heard VALUES (?, ?) ON CONFLICT (kind) DO UPDATE SET at = excluded.at"
 _POLLED: Final = (
     "INSERT INTO polled VALUES (?, ?, ?) ON CONFLICT (account) DO UPDATE SET until = excluded.until, "
@@ -59,6 +58,8 @@ SCHEMA: Final = Schema(
         CREATE TABLE heard (kind TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
         """,
     ),
+    content="what was received",
+    advice="put it back, or move it away; some events may then be received once more",
     earlier=(0, 0, 1, 1),
     is_lenient=True,
 )
@@ -121,9 +122,7 @@ class Inbox:
         self.clock: Clock = clock or Clock()
         """The source of time."""
         self._storage: Storage = (
-            InMemory(SCHEMA, self.clock)
-            if path is None
-            else open_storage(checked_place(path), SCHEMA, "what was received", _IF_BAD, self.clock)
+            InMemory(SCHEMA, self.clock) if path is None else open_storage(checked_place(path), SCHEMA, self.clock)
         )
         self._is_closed = False
         self._forks = this_process.forks

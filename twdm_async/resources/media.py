@@ -214,21 +214,11 @@ class _V1(_BackEnd):
     status_name = "media.upload_status"
 
     async def whole(self, file: File, category: MediaCategory | None, *, shared: bool) -> Media:
-        fields: dict[str, str | File] = {}
-        if category is not None:
-            fields["media_category"] = category
-        if shared:
-            fields["shared"] = "true"
-        fields["media"] = file
-        return await self._call("media.upload", fields, Media)
+        return await self._call("media.upload", _use(category, shared=shared) | {"media": file}, Media)
 
     async def begin(self, content_type: str, size: int, category: MediaCategory | None, *, shared: bool) -> str:
         fields = {"command": "INIT", "total_bytes": str(size), "media_type": content_type}
-        if category is not None:
-            fields["media_category"] = category
-        if shared:
-            fields["shared"] = "true"
-        media: Media = await self._call("media.upload_init", fields, Media)
+        media: Media = await self._call("media.upload_init", fields | _use(category, shared=shared), Media)
         return media.id
 
     async def append(self, media_id: str, index: int, segment: File) -> None:
@@ -242,6 +232,10 @@ class _V1(_BackEnd):
     async def status(self, media_id: str) -> Media:
         fields = {"command": "STATUS", "media_id": media_id}
         return await self._call("media.upload_status", fields, Media)
+
+
+def _use(category: MediaCategory | None, *, shared: bool) -> dict[str, Any]:
+    return ({"media_category": category} if category else {}) | ({"shared": "true"} if shared else {})
 
 
 class _V2(_BackEnd):

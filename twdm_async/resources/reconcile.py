@@ -34,7 +34,6 @@ from twdm_async.transport.sent import SentMessages, Sought
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
-    from twdm_async._clock import Clock
     from twdm_async.credentials import Credentials
     from twdm_async.transport.call import Caller
 
@@ -265,13 +264,12 @@ class Reconciler:
     Args:
         caller: knows what was sent, and what is under way.
         credentials: make the fingerprints of texts.
-        clock: the source of time.
         timeout: seconds an attempt may take, from the connection on.
     """
 
-    def __init__(self, caller: Caller, credentials: Credentials, clock: Clock, timeout: float) -> None:
+    def __init__(self, caller: Caller, credentials: Credentials, timeout: float) -> None:
         self._caller = caller
-        self._clock = clock
+        self._clock = caller.clock
         self.credentials = credentials
         self.timeout = timeout
         self._open: list[_Question] = []

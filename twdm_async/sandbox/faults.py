@@ -77,8 +77,7 @@ def _object(change: Callable[[dict[str, Any]], object]) -> _Change:
 
 def _head(**headers: str) -> _Change:
     """Return a change that sends the true reply with these headers added or replaced."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return lambda reply: evolve(reply, headers={**reply.headers, **named}).as_bytes()
+    return _body(lambda body: body, **headers)
 
 
 def _gzipped(content: bytes) -> bytes:
@@ -158,9 +157,9 @@ _REPLIES: Final[dict[str, _Change]] = {
     "gzip_bomb": _body(lambda body: _gzipped(body + b" " * (64 * 1024 * 1024)), Content_Encoding="gzip"),
     "broken_gzip": _body(lambda body: _gzipped(body)[:-9] + b"no gzip", Content_Encoding="gzip"),
     "proxy_html": _instead(200, _HTML, Content_Type="text/html"),
-    "500": _instead(500, b'{"errors":[{"code":131,"message":"Internal error"}]}', Content_Type=_JSON),
+    "500": _refusing(500, 131, "Internal error"),
     "502": _instead(502, _HTML, Content_Type="text/html"),
-    "503": _instead(503, b'{"errors":[{"code":130,"message":"Over capacity"}]}', Content_Type=_JSON),
+    "503": _refusing(503, 130, "Over capacity"),
     "503_html": _instead(503, _HTML, Content_Type="text/html"),
     "504": _instead(504, b"", Content_Type="text/html"),
     "json_as_html": _head(Content_Type="text/html;charset=utf-8"),
@@ -177,7 +176,7 @@ _REPLIES: Final[dict[str, _Change]] = {
     "no_id": _object(lambda inner: inner.pop("id", None)),
     "number_id": _object(lambda inner: inner.update(id=int(inner["id"])) if "id" in inner else None),
     "unknown_fields": _object(lambda inner: inner.update(a_field_of_tomorrow={"a": [1, None]})),
-    "errors_with_200": _instead(200, b'{"errors":[{"code":131,"message":"Internal error"}]}', Content_Type=_JSON),
+    "errors_with_200": _refusing(200, 131, "Internal error"),
     "remaining_negative": _head(x_rate_limit_remaining="-1", x_rate_limit_reset="99999999999"),
     "remaining_text": _head(x_rate_limit_remaining="abc", x_rate_limit_reset="soon"),
     "remaining_empty": _head(x_rate_limit_remaining="", x_rate_limit_reset=""),
@@ -223,11 +222,9 @@ _REFUSALS: Final[dict[str, _Change]] = {
     "redirect": _instead(302, b"", Location="/1.1/elsewhere.json"),
     "redirect_elsewhere": _instead(301, b"", Location="https://example.com/"),
     "redirect_loop": _instead(307, b"", Location="/1.1/direct_messages/events/new.json"),
-    "401_clock": _instead(401, b'{"errors":[{"code":135,"message":"Timestamp out of bounds."}]}', Content_Type=_JSON),
-    "401_signature": _instead(
-        401, b'{"errors":[{"code":32,"message":"Could not authenticate you."}]}', Content_Type=_JSON
-    ),
-    "401_token": _instead(401, b'{"errors":[{"code":89,"message":"Invalid or expired token."}]}', Content_Type=_JSON),
+    "401_clock": _refusing(401, 135, "Timestamp out of bounds."),
+    "401_signature": _refusing(401, 32, "Could not authenticate you."),
+    "401_token": _refusing(401, 89, "Invalid or expired token."),
     "429": _instead(429, _LIMITED, Content_Type=_JSON),
     "429_past_reset": _instead(429, _LIMITED, x_rate_limit_remaining="0", x_rate_limit_reset="1000000000"),
     "429_far_reset": _instead(429, _LIMITED, x_rate_limit_remaining="0", x_rate_limit_reset="99999999999999"),

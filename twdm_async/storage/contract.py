@@ -65,6 +65,8 @@ class Schema:
         earlier: which version of the tables the files of format 1, 2, 3 and 4 have.
         upgrades: what is to be done after a step in a file that an earlier version of this library made, by the number
             of the step. Each gets the database connection.
+        content: what the tables keep, in words, for error messages.
+        advice: what to do if the tables can no longer be read, for error messages.
         latest: the query for the number of the latest row that an application's own transaction may have inserted.
         is_lenient: whether a text that is not UTF-8 is returned with replacement characters, so that it does not make
             the other rows unreadable.
@@ -72,6 +74,8 @@ class Schema:
 
     package: str
     steps: tuple[str, ...]
+    content: str = ""
+    advice: str = ""
     earlier: tuple[int, int, int, int] = (0, 0, 0, 0)
     upgrades: Mapping[int, Callable[[Any], None]] = field(factory=dict[int, Callable[[Any], None]])
     is_lenient: bool = False
@@ -186,15 +190,11 @@ class Storage(ABC):
 
     Args:
         schema: the tables.
-        content: what the tables keep, in words, for error messages.
-        advice: what to do if the tables can no longer be read, for error messages.
         clock: this machine's clock.
     """
 
-    def __init__(self, schema: Schema, content: str, advice: str, clock: Clock) -> None:
+    def __init__(self, schema: Schema, clock: Clock) -> None:
         self._schema = schema
-        self._content = content
-        self._if_bad = advice
         self._clock = clock
         self._thread: _Thread | None = None
         self._changes: deque[_Change[Any]] = deque()
@@ -220,11 +220,11 @@ class Storage(ABC):
             StorageTrouble: the transaction failed. Nothing was changed, unless the error's `is_unsure` is true.
         """
 
-    @abstractmethod
     def version(self) -> int:
         """Return a number that differs from the last one returned if another process has changed something. Call this
         in the storage's thread.
         """
+        return 0
 
     def listen(self, heard: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002 - a file cannot notify anybody
         """Call `heard` in the running event loop as soon as another process inserts a row, if the storage can tell.
@@ -239,45 +239,42 @@ class Storage(ABC):
     def owner(self) -> str:
         """The name under which this process works on rows; after a fork, the child has a new name."""
 
-    @abstractmethod
-    def stay_alive(self, transaction: Transaction, /) -> None:
+    # ---- the other processes; by default, there are none ----
+
+    def stay_alive(self, transaction: Transaction, /) -> None:  # noqa: B027 - as the heading says
         """Make sure that other processes see that this one is alive, so that none takes over its work.
 
         Raises:
             StorageTrouble: other processes could not see it.
         """
 
-    @abstractmethod
-    def is_dead(self, transaction: Transaction, /, owner: str) -> bool:
+    def is_dead(self, transaction: Transaction, /, owner: str) -> bool:  # noqa: ARG002 - as above
         """Tell whether the process of `owner` has ended. Do not call this with this process' own name."""
+        return False
 
-    @abstractmethod
-    def users(self, transaction: Transaction, /) -> list[User]:
+    def users(self, transaction: Transaction, /) -> list[User]:  # noqa: ARG002 - as above
         """Return the other processes that use these tables."""
+        return []
 
-    @abstractmethod
-    def sweep(self, transaction: Transaction, /) -> None:
+    def sweep(self, transaction: Transaction, /) -> None:  # noqa: B027 - as above
         """Remove what owners that have ended left behind."""
 
-    @abstractmethod
-    def take_turn(self, transaction: Transaction, /, name: str) -> bool:
+    def take_turn(self, transaction: Transaction, /, name: str) -> bool:  # noqa: ARG002 - as above
         """Reserve the job called `name` for this process, and return True; return False if another process has it."""
+        return True
 
-    @abstractmethod
-    def end_turn(self, name: str) -> None:
+    def end_turn(self, name: str) -> None:  # noqa: B027 - as above
         """Let other processes take the job called `name`. May be called in the event loop."""
 
     @property
-    @abstractmethod
     def is_alive(self) -> bool:
         """Whether other processes can see that this one is alive."""
+        return False
 
-    @abstractmethod
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027 - as above
         """Let other processes take over this one's work. May be called in the event loop."""
 
-    @abstractmethod
-    def disconnect(self) -> None:
+    def disconnect(self) -> None:  # noqa: B027 - as above
         """Close the connection; the next use opens another one."""
 
     def use_running_loop(self) -> None:  # noqa: B027 - only connections of an asynchronous pool belong to a loop

@@ -32,19 +32,15 @@ def checked_place(place: Place) -> Path | PostgresDatabase:
     return checked_path(place)
 
 
-def open_storage(
-    place: Path | PostgresDatabase, schema: Schema, content: str, advice: str, clock: Clock, *, turn: str = ""
-) -> Storage:
+def open_storage(place: Path | PostgresDatabase, schema: Schema, clock: Clock, *, turn: str = "") -> Storage:
     """Return the storage for the tables of one package at `place`. Nothing is opened yet.
 
     Args:
         place: where the tables are.
         schema: the tables.
-        content: what the tables keep, in words, for error messages.
-        advice: what to do if the tables can no longer be read, for error messages.
         clock: this machine's clock.
         turn: transactions of the same package and turn run one after the other. In a file, all transactions do.
     """
     if isinstance(place, PostgresDatabase):
-        return PostgresStorage(place, schema, content, advice, clock, turn=turn)
-    return StateFile(place, schema, content, advice, clock)
+        return PostgresStorage(place, schema, clock, turn=turn)
+    return StateFile(place, schema, clock)

@@ -90,13 +90,11 @@ class StateFile(Storage):
     Args:
         path: the absolute path of the file.
         schema: the tables that are used in it.
-        content: what the tables keep, in words, for error messages.
-        advice: what to do if the tables can no longer be read, for error messages.
         clock: this machine's clock.
     """
 
-    def __init__(self, path: Path, schema: Schema, content: str, advice: str, clock: Clock) -> None:
-        super().__init__(schema, content, advice, clock)
+    def __init__(self, path: Path, schema: Schema, clock: Clock) -> None:
+        super().__init__(schema, clock)
         self._path = path
         self._owner = Owner(path, schema.package)
         self._turns: dict[str, Lock] = {}
@@ -201,8 +199,8 @@ class StateFile(Storage):
             self._inodes = self._found()
         elif self._found() != self._inodes:
             raise StorageTrouble(
-                f"it, or its -wal or -shm, was removed, replaced or emptied while it was in use, so {self._content} is "
-                "not known; end the processes that use it, and put it back"
+                "it, or its -wal or -shm, was removed, replaced or emptied while it was in use, so "
+                f"{self._schema.content} is not known; end the processes that use it, and put it back"
             )
         return self._db
 
@@ -239,9 +237,7 @@ class StateFile(Storage):
         """Raise if the file is missing, but its log or its log's index is still there."""
         left = [part.name for part in self._parts[1:] if part.exists()]
         if left and not self._path.exists():  # else another process has just created it
-            raise StorageTrouble(
-                f"{' and '.join(left)} lie there without it, so {self._content} is not known: {self._if_bad}"
-            )
+            raise StorageTrouble(f"{' and '.join(left)} lie there without it, so {self._not_to_be_trusted}")
 
     def _create(self) -> None:
         """Complete the file before it gets its name, so that an empty file is never taken for a new one."""
@@ -308,7 +304,7 @@ class StateFile(Storage):
         while None in map(_inode_if_any, self._parts) and not self._is_unused():
             if time.monotonic() > deadline:
                 raise StorageTrouble(
-                    f"its -wal or -shm was removed while others use it, so {self._content} is not known; "
+                    f"its -wal or -shm was removed while others use it, so {self._schema.content} is not known; "
                     "end those processes first"
                 )
             time.sleep(_LOOK_EVERY)  # a process may just be opening or closing it
@@ -316,7 +312,7 @@ class StateFile(Storage):
         # A process that closes the file removes the log last, so the index is never left alone.
         first = _inode_if_any(shared)
         if first is not None and _inode_if_any(log) is None and _inode_if_any(shared) == first:
-            raise StorageTrouble(f"its -wal was removed, so {self._content} is not known: {self._if_bad}")
+            raise StorageTrouble(f"its -wal was removed, so {self._not_to_be_trusted}")
 
     def _is_unused(self) -> bool:
         """Return whether no process uses the file. A process that does has a lock on it, which excludes an exclusive
@@ -346,7 +342,7 @@ class StateFile(Storage):
 
     @property
     def _not_to_be_trusted(self) -> str:
-        return f"{self._content} is not known: {self._if_bad}"
+        return f"{self._schema.content} is not known: {self._schema.advice}"
 
     def _advice(self, error: sqlite3.Error) -> str:
         advice = {
@@ -392,7 +388,7 @@ class InMemory(Storage):
     """
 
     def __init__(self, schema: Schema, clock: Clock) -> None:
-        super().__init__(schema, "", "", clock)
+        super().__init__(schema, clock)
         self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         _prepare_new(self._db, schema)
 
@@ -418,32 +414,6 @@ class InMemory(Storage):
     @property
     def owner(self) -> str:
         return "this process"
-
-    @property
-    def is_alive(self) -> bool:
-        return False
-
-    def version(self) -> int:
-        return 0
-
-    def stay_alive(self, _: Transaction, /) -> None: ...
-
-    def is_dead(self, _: Transaction, /, owner: str) -> bool:  # noqa: ARG002
-        return False
-
-    def users(self, _: Transaction, /) -> list[User]:
-        return []
-
-    def sweep(self, _: Transaction, /) -> None: ...
-
-    def take_turn(self, _: Transaction, /, name: str) -> bool:  # noqa: ARG002
-        return True
-
-    def end_turn(self, name: str) -> None: ...
-
-    def release(self) -> None: ...
-
-    def disconnect(self) -> None: ...
 
     async def close(self) -> None:
         self._db.close()

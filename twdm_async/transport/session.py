@@ -216,7 +216,7 @@ async def _exchange(
         request.endpoint.method,
         URL(request.target, encoded=True),
         data=_body(request.body),
-        headers=_headers(request),
+        headers={"Content-Type": request.content_type} if request.content_type is not None else None,
         allow_redirects=False,
         proxy=proxy,
         trace_request_ctx=request.endpoint.name,
@@ -257,10 +257,6 @@ async def _save(response: aiohttp.ClientResponse, sink: Sink, extend: Callable[[
             raise InvalidInput(parameter="path", problem=f"cannot be written: {error.strerror}") from None
     sink.is_whole = True
     return b""
-
-
-def _headers(request: Request) -> dict[str, str] | None:
-    return None if request.content_type is None else {"Content-Type": request.content_type}
 
 
 def _body(body: bytes | Mapping[str, str | File]) -> bytes | aiohttp.FormData | None:

@@ -96,7 +96,20 @@ class MessageEvent(Event):
 
 
 @frozen(kw_only=True)
-class TypingEvent(Event):
+class _Indicator(Event):
+    created_at: datetime = field(metadata=at(MILLISECONDS, "created_timestamp"))
+    sender_id: str = field(metadata=at(ID, "sender_id"))
+    recipient_id: str = field(metadata=at(ID, "target", "recipient_id"))
+    extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)
+
+    @property
+    def person_id(self) -> str:
+        """The user id of the other person in the conversation."""
+        return self.recipient_id if self.sender_id == self.for_user_id else self.sender_id
+
+
+@frozen(kw_only=True)
+class TypingEvent(_Indicator):
     """Somebody is typing.
 
     Args:
@@ -106,24 +119,14 @@ class TypingEvent(Event):
         extra: all other fields.
     """
 
-    created_at: datetime = field(metadata=at(MILLISECONDS, "created_timestamp"))
-    sender_id: str = field(metadata=at(ID, "sender_id"))
-    recipient_id: str = field(metadata=at(ID, "target", "recipient_id"))
-    extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)
-
     @property
     def key(self) -> str:
         """The typist and the time."""
         return f"typing {self.sender_id} {self.created_at.timestamp():.3f}"
 
-    @property
-    def person_id(self) -> str:
-        """The user id of the other person in the conversation."""
-        return self.recipient_id if self.sender_id == self.for_user_id else self.sender_id
-
 
 @frozen(kw_only=True)
-class ReadEvent(Event):
+class ReadEvent(_Indicator):
     """Somebody has read the other person's messages.
 
     Args:
@@ -134,21 +137,12 @@ class ReadEvent(Event):
         extra: all other fields.
     """
 
-    created_at: datetime = field(metadata=at(MILLISECONDS, "created_timestamp"))
-    sender_id: str = field(metadata=at(ID, "sender_id"))
-    recipient_id: str = field(metadata=at(ID, "target", "recipient_id"))
     last_read_event_id: str = field(metadata=at(ID, "last_read_event_id"))
-    extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, hash=False)
 
     @property
     def key(self) -> str:
         """The reader and the last message."""
         return f"read {self.sender_id} {self.last_read_event_id}"
-
-    @property
-    def person_id(self) -> str:
-        """The user id of the other person in the conversation."""
-        return self.recipient_id if self.sender_id == self.for_user_id else self.sender_id
 
 
 def read_events(body: bytes | str) -> tuple[Event, ...]:

@@ -200,9 +200,7 @@ class Webhook:
             return _refused(400, "it is signed, but not a JSON object")
         self._log_delivery(delivery)
         heard = ["delivery"] if delivery.encrypted is None else ["delivery", delivery.encrypted]
-        taking_in = asyncio.create_task(self._take_in(delivery, heard), name="twdm_async webhook")
-        self._tasks.add(taking_in)
-        taking_in.add_done_callback(self._ended)
+        taking_in = self._start(self._take_in(delivery, heard))
         try:
             await asyncio.shield(taking_in)  # a client that hangs up must not stop it halfway
         except InboxFailed as error:
@@ -393,10 +391,11 @@ class Webhook:
         line = self._waiting[person] = deque([(event, received)])
         self._start(self._work(person, line))
 
-    def _start(self, work: Coroutine[Any, Any, object]) -> None:
+    def _start(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.create_task(work, name="twdm_async webhook")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

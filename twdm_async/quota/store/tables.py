@@ -46,10 +46,6 @@ database lost what was committed last, nothing is known of them."""
 _SYNC_WITHIN: Final = 1.0  # seconds
 _LONG_AGO: Final = -1e12
 _SAVE: Final = "INSERT INTO page VALUES (?, ?, ?) ON CONFLICT (app, name) DO UPDATE SET content = excluded.content"
-_IF_BAD: Final = (
-    "move it away, and if you do not know what was spent in the last window, "
-    "begin with a store that has assume_spent set"
-)
 
 
 def _take_in_slots(db: sqlite3.Connection) -> None:
@@ -92,6 +88,9 @@ SCHEMA: Final = Schema(
         INSERT INTO book VALUES (0, 0, 0, CAST(strftime('%s', 'now') AS REAL))
         """,
     ),
+    content="what was spent",
+    advice="move it away, and if you do not know what was spent in the last window, begin with a store that has "
+    "assume_spent set",
     earlier=(1, 1, 2, 2),
     upgrades={3: _take_in_slots},
 )
@@ -110,7 +109,7 @@ class _TablesQuotaStore(TransactionalQuotaStore):
     def __init__(self, place: Path | PostgresDatabase, clock: Clock | None, assume_spent: float) -> None:
         super().__init__(clock=clock or Clock(), assume_spent=assume_spent)
         self.place: Path | PostgresDatabase | None = place
-        self._storage = open_storage(place, SCHEMA, "what was spent", _IF_BAD, self.clock)
+        self._storage = open_storage(place, SCHEMA, self.clock)
         self._sync_timer: asyncio.TimerHandle | None = None
 
     async def close(self) -> None:
@@ -179,7 +178,7 @@ class _TablesQuotaStore(TransactionalQuotaStore):
         pages = transaction.execute(query, (batch.app, *batch.pages, *HELD))
         found = clock.fetchone()
         if found is None:
-            raise StorageTrouble(f"the book's clock is missing; {_IF_BAD}")
+            raise StorageTrouble(f"the book's clock is missing; {SCHEMA.advice}")
         now, last_uptime, last_wall, since = found
         uptime, wall = transaction.uptime, transaction.wall
         now += passed(last_wall, last_uptime, wall, uptime)

@@ -13,7 +13,7 @@ from twdm_async.storage.contract import StorageTrouble
 from twdm_async.storage.postgres.dialect import is_lasting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from twdm_async.storage.contract import Schema
     from twdm_async.storage.postgres.database import PostgresDatabase
@@ -236,17 +236,23 @@ class Connections:
         if session.connection.info.server_version < _OLDEST:
             raise StorageTrouble("it is older than PostgreSQL 13")
         query = f'SELECT package, version FROM "{self._database.schema}".schema'  # noqa: S608 - checked
-        versions = dict(session.execute(query).fetchall())
-        for schema in self._schemas:
-            version, known = versions.get(schema.package, 0), len(schema.steps)
-            if version > known:
-                problem = f"a newer version of this library made its tables ({schema.package} {version}); use that one"
-                raise StorageTrouble(problem)
-            if version < known:
-                raise StorageTrouble(
-                    "its tables are of an earlier version of this library; run `twdm database upgrade`"
-                )
+        check_versions(dict(session.execute(query).fetchall()), self._schemas)
         self.was_open = True
+
+
+def check_versions(versions: Mapping[str, int], schemas: Sequence[Schema], *, may_be_old: bool = False) -> None:
+    """Check that the tables of all packages have the versions that this library knows.
+
+    Raises:
+        StorageTrouble: some tables are newer; or they are older, unless they may be.
+    """
+    for schema in schemas:
+        version, known = versions.get(schema.package, 0), len(schema.steps)
+        if version > known:
+            problem = f"a newer version of this library made its tables ({schema.package} {version}); use that one"
+            raise StorageTrouble(problem)
+        if version < known and not may_be_old:
+            raise StorageTrouble("its tables are of an earlier version of this library; run `twdm database upgrade`")
 
 
 class Listener:

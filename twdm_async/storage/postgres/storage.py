@@ -177,18 +177,14 @@ class PostgresStorage(Storage):
     Args:
         database: the database.
         schema: the tables.
-        content: what the tables keep, in words, for error messages.
-        advice: what to do if the tables can no longer be read, for error messages.
         clock: this machine's clock.
         turn: transactions of the same package and turn run one after the other.
     """
 
     is_remote = True
 
-    def __init__(
-        self, database: PostgresDatabase, schema: Schema, content: str, advice: str, clock: Clock, *, turn: str = ""
-    ) -> None:
-        super().__init__(schema, content, advice, clock)
+    def __init__(self, database: PostgresDatabase, schema: Schema, clock: Clock, *, turn: str = "") -> None:
+        super().__init__(schema, clock)
         self._database = database
         self._connections = Connections(database, (COMMON, schema))
         self._turn = f"{schema.package} {turn}".strip()
@@ -300,7 +296,7 @@ class PostgresStorage(Storage):
                 self._has_lease = False  # the turn's row is gone: the next try creates it, and detects the loss
                 raise Retry
             if row is None:
-                problem = f"its tables are damaged: a row of `turn` or `server` is missing; {self._if_bad}"
+                problem = f"its tables are damaged: a row of `turn` or `server` is missing; {self._schema.advice}"
                 raise StorageTrouble(problem)
             number, wall, identity, known_as, epoch = row
             self._check_nothing_is_lost(number if only_reads else number - 1, identity, known_as, epoch)
@@ -321,13 +317,13 @@ class PostgresStorage(Storage):
         if identity != known_as:
             problem = (
                 "it is another server than before: a standby that took over, or a copy that was restored. What was "
-                f"committed last may be missing, so {self._content} is not known. End all processes that use the "
-                "tables, and say what to do: `twdm database resume`"
+                f"committed last may be missing, so {self._schema.content} is not known. End all processes that use "
+                "the tables, and say what to do: `twdm database resume`"
             )
             raise StorageTrouble(problem)
         if epoch == last_epoch and number < last_number:
             problem = (
-                f"it has gone back to an earlier state, so {self._content} is not known. Say what to do: "
+                f"it has gone back to an earlier state, so {self._schema.content} is not known. Say what to do: "
                 "`twdm database resume`"
             )
             raise StorageTrouble(problem)
