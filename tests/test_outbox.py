@@ -29,6 +29,7 @@ from twdm_async import (
     Client,
     ClientClosed,
     ConnectFailed,
+    Credentials,
     InternalError,
     InvalidInput,
     MemoryQuotaStore,
@@ -62,13 +63,19 @@ if TYPE_CHECKING:
 
 @contextlib.asynccontextmanager
 async def box(
-    sandbox: Sandbox, path: Place, *, settle_after: float | None = None, **options: Any
+    sandbox: Sandbox,
+    path: Place,
+    *,
+    settle_after: float | None = None,
+    credentials: Credentials | None = None,
+    url: str = "",
+    **options: Any,
 ) -> AsyncIterator[Outbox]:
     options.setdefault("quotas", table())
     if isinstance(path, PostgresDatabase) and settle_after is not None:
         settle_after += path.lease
     async with (
-        Client(sandbox.credentials, api_url=sandbox.url, upload_url=sandbox.url, **options) as client,
+        Client(credentials or sandbox.credentials, api_url=url or sandbox.url, **options) as client,
         Outbox(client, path, settle_after=settle_after) as outbox,
     ):
         yield outbox
@@ -78,9 +85,19 @@ QUICK: dict[str, Any] = {"settle_after": 2.0, "timeout": 0.4}
 """The shortest time in which an outbox believes that a message is absent."""
 
 
+SEND = "direct_messages.send"
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "outbox.db"
+
+
+async def _sent(outbox: Outbox, key: str) -> None:
+    """Wait until a message is sent, also if it is unknown meanwhile."""
+    async with asyncio.timeout(HANGS):
+        while (entry := await outbox.get(key)) is None or entry.state is not State.SENT:
+            await asyncio.sleep(0.01)
 
 
 # ---- put and get ----
@@ -161,7 +178,7 @@ async def test_fault_55_the_same_key_twice_at_once(sandbox: Sandbox, place: Plac
 
 async def test_the_same_message_has_the_same_digest_in_every_version(sandbox: Sandbox, path: Path) -> None:
     """Else a key that an earlier version of this library has stored would be taken for that of another message."""
-    text = 'Grüße \U0001f600 "x" / \\ \u2028 \t'
+    text = 'Grüße \U0001f600 "x" / \\ \u2028\t'
     replies, buttons = [QuickReply("Yes", metadata="y")], [CallToAction("Shop", "https://example.com/ü?a=1")]
     async with box(sandbox, path) as outbox:
         await outbox.put(5, text, key="plain")
@@ -584,6 +601,36 @@ async def test_what_is_unknown_is_settled_and_what_did_not_arrive_is_sent_again(
         entries = [entry for number in range(3) if (entry := await outbox.get(str(number)))]
         assert {entry.message_id for entry in entries} == {message.id for message in sandbox.messages}
         assert sorted(entry.attempts for entry in entries) == [1, 1, 2]
+
+
+@pytest.mark.slow
+async def test_each_account_settles_for_itself(sandbox: Sandbox, place: Place) -> None:
+    """Two brands use one file or database. The first has settled a message, and goes on."""
+    sandbox.faults += [Fault("reset", endpoint=SEND, nth=1), Fault("reset", endpoint=SEND, nth=2)]
+    other = sandbox.add_account()
+    async with box(sandbox, place, **QUICK) as first, first.running():
+        await first.put("5", TEXT, key="a")
+        await _sent(first, "a")
+        async with box(sandbox, place, credentials=other, **QUICK) as second:
+            await second.put("5", TEXT, key="a")
+            assert (await asyncio.wait_for(second.drain(), HANGS))[State.SENT] == 1
+
+
+@pytest.mark.slow
+async def test_who_cannot_read_the_list_lets_others_settle(
+    sandbox: Sandbox, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two processes serve one account; one of them has lost its way to the API, but not to the file or database."""
+    sandbox.faults += [Fault("reset", endpoint=SEND, nth=1)]
+    async with box(sandbox, place, **QUICK) as able, box(sandbox, place, url="http://127.0.0.1:1", **QUICK) as cut_off:
+        await able.put("5", TEXT, key="a")
+        async with able.running():
+            while (await able.counts())[State.UNKNOWN] == 0:
+                await asyncio.sleep(0.01)
+        async with cut_off.running():
+            while "could not be read" not in caplog.text:
+                await asyncio.sleep(0.01)
+            assert (await asyncio.wait_for(able.drain(), HANGS))[State.SENT] == 1
 
 
 @pytest.mark.soak

@@ -31,7 +31,6 @@ _log = logging.getLogger(__name__)
 
 _LOOK_EVERY: Final = 1.0  # seconds between two looks at whether messages are ready to be settled
 _SHORTEST_REST: Final = 0.05  # seconds between two looks
-_TURN: Final = "settling"  # the name of the turn: one process at a time settles
 
 
 _Attempt = tuple[int, datetime]  # a row, and when its attempt was made
@@ -76,6 +75,8 @@ class Settling:
 
     def __init__(self, messages: Messages, reconciler: Reconciler, clock: Clock, settle_after: float) -> None:
         self._messages = messages
+        self._turn = f"settling-{reconciler.credentials.account}"  # one process at a time settles, for each account
+        self._has_turn = False
         self._reconciler = reconciler
         self._clock = clock
         self._settle_after = settle_after
@@ -111,7 +112,13 @@ class Settling:
         finally:
             self._runs -= 1
             if not self._runs:
-                self._messages.storage.end_turn(_TURN)
+                self._end_turn()
+
+    def _end_turn(self) -> None:
+        """Let another process settle. This one has nothing to settle, or cannot read the list."""
+        if self._has_turn:
+            self._has_turn = False
+            self._messages.storage.end_turn(self._turn)
 
     async def _settle_if_ready(self) -> float:
         """Settle what can be settled now. Return the seconds until it is worth looking again."""
@@ -127,10 +134,13 @@ class Settling:
             if events := await self._reconciler.echoes([one.sought for one in unknown]):
                 await self._apply(_Known(events, set(), *self._known_here(events, unknown)))
                 return 0.0
+        if not unknown:
+            self._end_turn()
         wait = self._due_in(unknown)
         if wait > 0:
             return max(wait, 0.01)
-        return await self._settle(unknown) if await self._messages.take_turn(_TURN) else _LOOK_EVERY
+        self._has_turn = await self._messages.take_turn(self._turn)
+        return await self._settle(unknown) if self._has_turn else _LOOK_EVERY
 
     def _due_in(self, unknown: Sequence[UnknownMessage]) -> float:
         """Return the seconds until the list should be read for one of `unknown`."""
@@ -147,6 +157,7 @@ class Settling:
         try:
             reading = await self._read(sought)
         except errors.QuotaWaitTooLong as error:
+            self._end_turn()
             await self._clock.sleep(error.wait)
             return 0.0
         except errors.TwdmError as error:
@@ -154,6 +165,7 @@ class Settling:
                 raise
             _log.warning("outbox: the list of messages could not be read: %s", error)
             self._note_unreadable(unknown, asked_at)
+            self._end_turn()
             await self._clock.sleep(max(1.0, pause(self._settle_after)))
             return 0.0
         self._read_at, self._unreadable_since = asked_at, math.inf
