@@ -157,6 +157,19 @@ async def test_a_model_that_repeats_itself_is_stopped_and_heard_again_later(tmp_
             assert (await at.desk.say("billing", 5, "later", key="y")).status is Status.SENT
 
 
+async def test_a_limit_holds_for_all_desks_of_all_processes(sandbox: Sandbox, place: Place) -> None:
+    options: Any = {"limit": Quota(3, per=3600.0), "wait": 0.0, "is_running": False}
+    async with office(sandbox, place, **options) as here, office(sandbox, place, **options) as there:
+        desks = [
+            Desk(at.client, at.outbox, {"A": None}, limit=Quota(3, per=3600.0), wait=0.0) for at in (here, there) * 5
+        ]
+        receipts = await asyncio.gather(*(desk.say("A", 5, f"{n}", key=f"{n}") for n, desk in enumerate(desks)))
+        assert sorted(receipt.status for receipt in receipts) == [Status.QUEUED] * 3 + [Status.REFUSED] * 7
+        await here.outbox.put(5, "of no desk")
+        with pytest.raises(InvalidInput, match="must be a Quota"):
+            await here.outbox.put(5, "hello", limit=3)  # type: ignore[arg-type]
+
+
 async def test_who_must_wait_is_told_until_when(path: Path) -> None:
     quotas = table(1, per=86_400.0)
     options: Any = {"client_options": {"quotas": quotas}, "wait": 0.2}

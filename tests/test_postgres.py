@@ -734,6 +734,27 @@ async def test_a_message_is_put_in_a_transaction_of_the_application(
         )
 
 
+async def test_a_message_that_is_withdrawn_while_it_is_inserted_again_is_inserted(
+    database: PostgresDatabase, postgres: PostgresServer, sandbox: Sandbox
+) -> None:
+    """It is withdrawn after the database found its key, and before it looks whether it is the same message."""
+    async with box(sandbox, database) as outbox:
+        insertion = outbox.insertion("5", TEXT, key="order 7")
+        await by_psycopg(postgres.url, insertion, commits=True)
+        with psycopg.connect(postgres.url) as db:
+            db.execute(f"""
+                SET search_path TO "{database.schema}";
+                CREATE TABLE first AS SELECT id FROM message;
+                CREATE FUNCTION withdraw() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                    DELETE FROM "{database.schema}".message WHERE id IN (SELECT id FROM "{database.schema}".first);
+                    RETURN NULL;
+                END $$;
+                CREATE TRIGGER meanwhile AFTER INSERT ON message FOR EACH STATEMENT EXECUTE FUNCTION withdraw()
+            """)  # noqa: S608 - a name of our own
+        await by_psycopg(postgres.url, insertion, commits=True)
+        assert (await outbox.counts())[State.QUEUED] == 1
+
+
 async def test_what_cannot_be_inserted(database: PostgresDatabase, tmp_path: Path, sandbox: Sandbox) -> None:
     async with box(sandbox, database) as outbox:
         for recipient, text, key in (("none", TEXT, "k"), ("5", "", "k"), ("5", TEXT, ""), ("5", "x" * 10_001, "k")):

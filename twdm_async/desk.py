@@ -28,7 +28,8 @@ from twdm_async.models.checks import checked_characters, checked_id
 from twdm_async.models.custom_profiles import checked_profile_id
 from twdm_async.models.quick_replies import LocationRequest, QuickReply, TextInput
 from twdm_async.outbox import Outbox, Review, State
-from twdm_async.outbox.entry import LOST, OF_DESK
+from twdm_async.outbox.entry import LOST, OF_DESK, TOO_MANY
+from twdm_async.outbox.outbox import checked_limit
 from twdm_async.quota.spec import Priority, Quota
 from twdm_async.resources.direct_messages import outgoing
 
@@ -116,8 +117,7 @@ class Desk:
         hold: whether messages wait for a person's approval in the outbox; or a function of name, recipient's user id
             and text that tells. If it fails, the message is held.
         limit: how many messages desks may send to one person; ``None`` for no limit. It stops a model that repeats
-            itself. It counts what is in the outbox, so it survives restarts; if several processes send to one person
-            at the same moment, each may send one more.
+            itself. It counts what is in the outbox, so it survives restarts, and holds for all processes together.
         wait: seconds to wait for the outcome of a message, before it is called queued.
 
     Raises:
@@ -145,8 +145,6 @@ class Desk:
             raise InvalidInput(parameter="recipients", problem="must be a list of user ids")
         if not isinstance(hold, bool) and (not callable(hold) or iscoroutinefunction(hold)):
             raise InvalidInput(parameter="hold", problem="must be true, false, or a function that is not async")
-        if limit is not None and not isinstance(limit, Quota):
-            raise InvalidInput(parameter="limit", problem="must be a Quota or None")
         self.client: Client = client
         """The client of the outbox."""
         self.outbox: Outbox = outbox
@@ -157,7 +155,7 @@ class Desk:
         }
         self._recipients = None if recipients is None else {checked_id(one, "recipients") for one in recipients}
         self._hold = hold
-        self._limit = limit
+        self._limit = checked_limit(limit)
         self._wait = checked_seconds(wait, "wait")
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -215,8 +213,6 @@ class Desk:
             person = create["target"]["recipient_id"]
             async with self._locks.setdefault(person, asyncio.Lock()):
                 name = await self._key_of_content(create, within) if key is None else _key_of_call(key)
-                if self._limit and await self.outbox.get(name) is None and await self._is_over_limit(person):
-                    return _over_limit()
                 entry = await self.outbox.put(
                     person,
                     text,
@@ -224,6 +220,7 @@ class Desk:
                     hold=self._must_be_held(who, person, text or "") if hold is None else hold,
                     priority=priority,
                     not_after=not_after,
+                    limit=self._limit,
                     **content,
                 )
         except InvalidInput as error:
@@ -267,8 +264,9 @@ class Desk:
         except InvalidInput as error:
             return _refusal_of(error)
         receipt = await self.receipt(name)
-        is_over_limit = receipt is None and await self._is_over_limit(create["target"]["recipient_id"])
-        return _over_limit() if is_over_limit else receipt
+        if receipt is None and await self._is_over_limit(create["target"]["recipient_id"]):
+            return _refused(TOO_MANY)
+        return receipt
 
     def _checked(
         self, who: str, recipient: str | int, text: str | None, *, quick_replies: Any, **content: Any
@@ -393,11 +391,9 @@ def _refused(reason: str, key: str | None = None) -> Receipt:
     return Receipt(status=Status.REFUSED, key=key, reason=reason)
 
 
-def _over_limit() -> Receipt:
-    return _refused("too many messages to this person lately; wait for an answer")
-
-
 def _refusal_of(error: InvalidInput) -> Receipt:
+    if error.problem == TOO_MANY:
+        return _refused(TOO_MANY)
     parameter = {"recipient_id": "recipient"}.get(error.parameter, error.parameter)
     return _refused(f"{parameter}: {error.problem}")
 

@@ -13,6 +13,8 @@ from twdm_async.quota.spec import Priority
 
 OF_DESK: Final = "desk:"
 """How the keys of messages from a :class:`twdm_async.Desk` begin."""
+TOO_MANY: Final = "too many messages to this person lately; wait for an answer"
+"""Why a message is refused when the limit for its recipient is reached."""
 LOST: Final = (
     "the database went back to an earlier state while it waited, so it may have been sent; see whether it was, and let "
     "it be sent again if not"

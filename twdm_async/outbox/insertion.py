@@ -71,21 +71,23 @@ DECLARE
     kept text;
     now float8 := extract(epoch FROM clock_timestamp());
 BEGIN
-    INSERT INTO {schema}.message (account, key, digest, recipient_id, custom_profile_id, fingerprint, content, payload,
-        priority, lane, put_at, not_after, state, review, changed_at)
-    VALUES (put_message.account, put_message.key, put_message.digest, put_message.recipient_id,
-        put_message.custom_profile_id, put_message.fingerprint, put_message.content, put_message.payload,
-        put_message.priority, put_message.lane, now, put_message.not_after,
-        CASE WHEN hold THEN 'held' ELSE 'queued' END, CASE WHEN hold THEN 'wanted' END, now)
-    ON CONFLICT (account, key) DO NOTHING;
-    IF NOT FOUND THEN
+    LOOP
+        INSERT INTO {schema}.message (account, key, digest, recipient_id, custom_profile_id, fingerprint, content,
+            payload, priority, lane, put_at, not_after, state, review, changed_at)
+        VALUES (put_message.account, put_message.key, put_message.digest, put_message.recipient_id,
+            put_message.custom_profile_id, put_message.fingerprint, put_message.content, put_message.payload,
+            put_message.priority, put_message.lane, now, put_message.not_after,
+            CASE WHEN hold THEN 'held' ELSE 'queued' END, CASE WHEN hold THEN 'wanted' END, now)
+        ON CONFLICT (account, key) DO NOTHING;
+        EXIT WHEN FOUND;
         SELECT message.digest INTO kept FROM {schema}.message
         WHERE message.account = put_message.account AND message.key = put_message.key;
-        IF kept IS DISTINCT FROM put_message.digest THEN
+        EXIT WHEN kept = put_message.digest;
+        IF FOUND THEN  -- else the other message was withdrawn or purged meanwhile
             RAISE unique_violation USING MESSAGE = 'twdm: the key ' || quote_literal(put_message.key)
                 || ' was used for another message (another recipient, profile or content)';
         END IF;
-    END IF;
+    END LOOP;
     PERFORM pg_notify(trim('"' from '{schema}'), '');
 END $$
 """

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from twdm_async._clock import Clock
     from twdm_async.outbox.entry import Entry
     from twdm_async.outbox.rows import NewMessage
+    from twdm_async.quota.spec import Quota
     from twdm_async.storage.contract import Storage, Transaction
 
 T = TypeVar("T")
@@ -62,13 +63,14 @@ class Messages:
             return await self._told(lambda: self.storage.read(self._with_rows(work)))
         return await self._told(lambda: self.storage.change(self._with_rows(work), is_durable=is_durable))
 
-    async def put(self, new: NewMessage) -> Entry | InvalidInput:
-        """Insert a message, in one transaction with all messages that are put at the same moment.
+    async def put(self, new: NewMessage, limit: Quota | None) -> Entry | InvalidInput:
+        """Insert a message as :meth:`Rows.put <twdm_async.outbox.rows.Rows.put>` does, in one transaction with all
+        messages that are put at the same moment.
 
         Raises:
             OutboxFailed: the transaction failed. Nothing was inserted, unless the error's `is_unsure` is true.
         """
-        work = self._with_rows(lambda rows: rows.put(new))
+        work = self._with_rows(lambda rows: rows.put(new, limit))
         entry = await self._told(lambda: self.storage.change_together(work, is_durable=True))
         self.tell()
         return entry

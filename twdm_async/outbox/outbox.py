@@ -30,7 +30,7 @@ from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows
 from twdm_async.outbox.sending import Sending
 from twdm_async.outbox.settling import Settling
 from twdm_async.quota.lanes import Lane
-from twdm_async.quota.spec import Priority
+from twdm_async.quota.spec import Priority, Quota
 from twdm_async.resources.direct_messages import outgoing
 from twdm_async.resources.evidence import checked_settle_after
 from twdm_async.storage.places import checked_place, open_storage
@@ -112,6 +112,7 @@ class Outbox:
         priority: Priority = Priority.INTERACTIVE,
         not_after: datetime | None = None,
         hold: bool = False,
+        limit: Quota | None = None,
         quick_replies: Sequence[QuickReply] | TextInput | LocationRequest | None = None,
         ctas: Sequence[CallToAction] | None = None,
         attachment: Attachable | None = None,
@@ -130,6 +131,8 @@ class Outbox:
             priority: which waiting messages are sent first.
             not_after: the time after which the message is not sent (an aware ``datetime``).
             hold: whether the message waits until a person approves it; see :meth:`approve`.
+            limit: how many messages whose keys begin with ``desk:`` may be put for this person within a time, in all
+                processes together; ``None`` for no limit.
             quick_replies: 1 to 20 answers to tap; or a :class:`TextInput` or :class:`LocationRequest`.
             ctas: 1 to 3 buttons.
             attachment: a file that was uploaded with a category such as ``"dm_image"``, or its media id (the API
@@ -139,7 +142,7 @@ class Outbox:
             The message's entry, with its state so far.
 
         Raises:
-            InvalidInput: an argument is wrong, or `key` was used for another message.
+            InvalidInput: an argument is wrong, `key` was used for another message, or `limit` is reached.
             OutboxFailed: the message could not be written to the disk.
         """
         new = self._new(
@@ -155,7 +158,7 @@ class Outbox:
             attachment=attachment,
         )
         self._reconciler.bind_loop()
-        entry = await self._messages.put(new)
+        entry = await self._messages.put(new, checked_limit(limit))
         if isinstance(entry, errors.InvalidInput):
             raise entry
         return entry
@@ -593,6 +596,17 @@ class Outbox:
 def _check_keys(keys: Sequence[str]) -> None:
     for key in keys:
         checked_characters(key, "keys")
+
+
+def checked_limit(limit: Quota | None) -> Quota | None:
+    """Return `limit` unchanged.
+
+    Raises:
+        InvalidInput: `limit` is neither a Quota nor ``None``.
+    """
+    if limit is not None and not isinstance(limit, Quota):
+        raise errors.InvalidInput(parameter="limit", problem="must be a Quota or None")
+    return limit
 
 
 def _checked_length(text: str, parameter: str, most: int) -> str:

@@ -18,10 +18,10 @@ from twdm_async.errors import InvalidInput
 from twdm_async.models.convert import converter
 from twdm_async.models.direct_messages import DirectMessage
 from twdm_async.models.texts import escaped
-from twdm_async.outbox.entry import OF_DESK, Entry, HeldMessage, Review, State
+from twdm_async.outbox.entry import OF_DESK, TOO_MANY, Entry, HeldMessage, Review, State
 from twdm_async.outbox.verdicts import TryLater, backoff, most_tries
 from twdm_async.quota.operations import Intent
-from twdm_async.quota.spec import Priority
+from twdm_async.quota.spec import Priority, Quota
 from twdm_async.storage.contract import Schema, passed
 from twdm_async.transport.sent import Sought
 
@@ -237,10 +237,13 @@ class Rows:
         self._account = account
         self._wall = transaction.wall
 
-    def put(self, new: NewMessage) -> Callable[[], Entry | InvalidInput]:
+    def put(self, new: NewMessage, limit: Quota | None = None) -> Callable[[], Entry | InvalidInput]:
         """Insert a message, unless its key exists. Return a function that returns the message's entry, or an error if
-        another message has the key. Call that function after all statements of this moment were sent to the database.
+        another message has the key, or if desks have put as many messages for its recipient as `limit` allows. Call
+        that function after all statements of this moment were sent to the database.
         """
+        if limit is not None and self._is_over(limit, new):
+            return lambda: InvalidInput(parameter="limit", problem=TOO_MANY)
         self.transaction.tell()
         self.transaction.execute(_INSERT, self._values_of(new))
         query = f"SELECT digest, {_ENTRY} FROM message WHERE account = ? AND key = ?"  # noqa: S608 - constant
@@ -255,6 +258,10 @@ class Rows:
             return _entry(entry)
 
         return kept
+
+    def _is_over(self, limit: Quota, new: NewMessage) -> bool:
+        since = self._wall - limit.per
+        return self.get(new.key) is None and self.count_of_desk(new.recipient_id, since) >= limit.limit
 
     def _values_of(self, new: NewMessage) -> tuple[Any, ...]:
         return (self._account, new.key, new.digest, new.recipient_id, new.custom_profile_id, new.fingerprint,
