@@ -124,14 +124,7 @@ async def test_the_inbox(twdm: Twdm, tmp_path: Path) -> None:
             [Received("5", "1", '"SENTINEL"'), Received("5", "2", '"SENTINEL"', "a{b}")], heard=["delivery"]
         )
         await inbox.set_aside(Received("5", "1"), "ValueError: no")
-    (failed,), (unread,) = (
-        (json.loads((await twdm("inbox", one, *path))[1]) for one in ())
-        if False
-        else (
-            json.loads((await twdm("inbox", "failed", *path))[1]),
-            json.loads((await twdm("inbox", "unread", *path))[1]),
-        )
-    )
+    (failed,), (unread,) = [json.loads((await twdm("inbox", kind, *path))[1]) for kind in ("failed", "unread")]
     assert (failed["id"], failed["problem"], failed["account"]) == ("1", "ValueError: no", "5")
     assert (unread["id"], unread["problem"]) == ("2", "a{b}")
     code, out, _ = await twdm("doctor", *path)

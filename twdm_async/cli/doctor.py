@@ -29,14 +29,14 @@ async def doctor(options: Options) -> int:
         findings = await client.account.check_access(max_wait=options.max_wait or 0.0)
         states = client.quota_state()
         where = client.quota_store.address
-        now = client.clock.utc()
+        now, app = client.clock.utc(), client.credentials.app
     rows = [_row(finding.what, finding.ok, finding.words) for finding in findings]
     sends = [state for state in states if state.endpoint == "direct_messages.send"]
     words = ", ".join(f"{state.used} of {state.limit} ({state.scope.value})" for state in sends)
     rows.append(_row("messages of the day", None, f"{words} are spent, according to {where}"))
     place = inbox_place(options)
     if not isinstance(place, Path) or place.exists():
-        rows += await _about_inbox(place, now)
+        rows += await _about_inbox(place, app, now)
     show(options, rows)
     if findings[0].ok is None:  # the API did not answer
         return 5
@@ -47,9 +47,9 @@ def _row(what: str, allowed: bool | None, why: str) -> dict[str, Any]:
     return {"what": what, "allowed": allowed, "why": why}
 
 
-async def _about_inbox(place: Path | PostgresDatabase, now: datetime) -> list[dict[str, Any]]:
+async def _about_inbox(place: Path | PostgresDatabase, app: str, now: datetime) -> list[dict[str, Any]]:
     async with Inbox(place) as inbox:
-        heard, failed, unread = await inbox.heard(), await inbox.failed(), await inbox.unread()
+        heard, failed, unread = await inbox.heard(app), await inbox.failed(), await inbox.unread()
     rows: list[dict[str, Any]] = []
     webhook = {kind: at for kind, at in heard.items() if kind in {"delivery", "check"}}
     if webhook:

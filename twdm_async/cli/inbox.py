@@ -28,6 +28,7 @@ def inbox() -> None:
 _EVENTS = click.argument("events", metavar="[EVENT]...", nargs=-1)
 _NOT_THERE: Final = "are not there; see `twdm inbox failed` and `twdm inbox unread`"
 _ALL = click.option("--all", "everything", is_flag=True, help="All events that were not handled.")
+_ACCOUNT = click.option("--account", metavar="ID", help="Only events that the account with this user id has received.")
 
 
 def _open(options: Options) -> Inbox:
@@ -60,7 +61,8 @@ async def unread(options: Options) -> None:
 @command(inbox, "retry", INBOX, STORE)
 @_EVENTS
 @_ALL
-async def retry(options: Options, events: Sequence[str], everything: bool) -> int:
+@_ACCOUNT
+async def retry(options: Options, events: Sequence[str], everything: bool, account: str | None) -> int:
     """Let the webhook's program handle events again.
 
     The program whose webhook uses this inbox does so within half a minute, or when it starts. The exit code is 1 if
@@ -68,7 +70,7 @@ async def retry(options: Options, events: Sequence[str], everything: bool) -> in
     """
     _check_choice(events, everything=everything)
     async with _open(options) as box:
-        count = await box.retry(*await _chosen(box, events))
+        count = await box.retry(*await _chosen(box, events), account=account)
         show(options, {"to be handled": count})
     return code_for(count, events, _NOT_THERE)
 
@@ -76,14 +78,15 @@ async def retry(options: Options, events: Sequence[str], everything: bool) -> in
 @command(inbox, "forget", INBOX, STORE)
 @_EVENTS
 @_ALL
-async def forget(options: Options, events: Sequence[str], everything: bool) -> int:
+@_ACCOUNT
+async def forget(options: Options, events: Sequence[str], everything: bool, account: str | None) -> int:
     """Give up on events, and delete their content.
 
     The exit code is 1 if neither `failed` nor `unread` shows one of the EVENTs.
     """
     _check_choice(events, everything=everything)
     async with _open(options) as box:
-        count = await box.forget(*await _chosen(box, events))
+        count = await box.forget(*await _chosen(box, events), account=account)
         show(options, {"forgotten": count})
     return code_for(count, events, _NOT_THERE)
 

@@ -464,6 +464,7 @@ class DirectMessages:
             account = (await self._caller.call("account.verify_credentials", {}, User)).id
         poll = Poll(
             account,
+            self._credentials.app,
             known,
             lambda: self.list().pages(),
             lambda message: self.note_event(message, account),

@@ -57,6 +57,7 @@ SCHEMA: Final = Schema(
         CREATE INDEX event_owned ON event (owner) WHERE owner IS NOT NULL;
         CREATE TABLE heard (kind TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
         """,
+        "ALTER TABLE event ADD COLUMN app TEXT NOT NULL DEFAULT ''",
     ),
     content="what was received",
     advice="put it back, or move it away; some events may then be received once more",
@@ -107,6 +108,7 @@ class SetAside:
 class Inbox:
     """Remembers which events were received. With a file, it does so across restarts, and several processes may use one
     file; with a PostgreSQL database, processes on many hosts. An outbox and a quota store may be in the same place.
+    Several apps may share an inbox: each webhook handles the events of its own app.
 
     Args:
         path: of the file. A missing file is created, readable by its owner alone. It holds each message's text until
@@ -129,12 +131,13 @@ class Inbox:
         self.polls: dict[str, object] = {}
         """By account, the poll that has messages in hand."""
 
-    async def keep(self, events: Sequence[Received], *, heard: Iterable[str] = ()) -> list[Received]:
+    async def keep(self, events: Sequence[Received], *, app: str = "", heard: Iterable[str] = ()) -> list[Received]:
         """Write the new ones of `events` to the disk, for this process to handle, and return them. An event that a
         process held when it ended counts as new.
 
         Args:
             events: the received events.
+            app: the name of the app whose webhook received them (``Credentials.app``); empty for a poll.
             heard: the kinds of traffic from X that were just seen, as :meth:`heard` returns them.
 
         Raises:
@@ -144,32 +147,33 @@ class Inbox:
         def keep(db: Transaction) -> list[Received]:
             now = db.wall
             dead = self._dead_owners(db)
-            new = [event for event in events if self._keep(db, event, now, dead)]
+            new = [event for event in events if self._keep(db, event, app, now, dead)]
             is_over = "owner IS NULL AND (body IS NULL OR is_unread)"
             db.execute(f"DELETE FROM event WHERE {is_over} AND kept_at < ?", (now - _REMEMBERED,))  # noqa: S608 - constant
-            db.executemany(_HEARD, [(kind, now) for kind in heard])
+            db.executemany(_HEARD, [(f"{kind} {app}", now) for kind in heard])
             return new
 
         return await self._do(keep, is_durable=True)
 
-    def _keep(self, db: Transaction, event: Received, now: float, dead: Sequence[str]) -> bool:
+    def _keep(self, db: Transaction, event: Received, app: str, now: float, dead: Sequence[str]) -> bool:
         """Keep `event`, and return whether it is new, or was held by a process that has ended."""
         is_unread, is_polled = event.unread is not None, event.body is None
         owner = None if is_unread else self._storage.owner
-        row = (event.account, event.id, event.body, now, owner, event.unread, is_unread, is_polled, *dead)
+        row = (event.account, event.id, event.body, app, now, owner, event.unread, is_unread, is_polled, *dead)
         query = f"""
-            INSERT INTO event (account, id, body, kept_at, owner, problem, is_unread, is_polled)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+            INSERT INTO event (account, id, body, app, kept_at, owner, problem, is_unread, is_polled)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT (account, id) DO UPDATE SET
-                owner = excluded.owner, is_polled = excluded.is_polled, body = coalesce(excluded.body, event.body)
+                owner = excluded.owner, is_polled = excluded.is_polled, body = coalesce(excluded.body, event.body),
+                app = CASE WHEN excluded.body IS NULL THEN event.app ELSE excluded.app END
             WHERE event.owner IN ({_marks(dead)})
         """  # noqa: S608 - only question marks
         if db.execute(query, row).rowcount:
             return True
         # A poll may have claimed the event. If its process dies, a webhook can handle the event all the same.
-        query = "UPDATE event SET body = ? WHERE account = ? AND id = ? AND is_polled AND owner IS NOT NULL"
+        query = "UPDATE event SET body = ?, app = ? WHERE account = ? AND id = ? AND is_polled AND owner IS NOT NULL"
         if event.body is not None and not is_unread:
-            db.execute(query, (event.body, event.account, event.id))
+            db.execute(query, (event.body, app, event.account, event.id))
         return False
 
     async def known(self, account: str, ids: Iterable[str]) -> set[str]:
@@ -219,7 +223,8 @@ class Inbox:
         """
         if message.id is None or message.recipient_id is None:
             raise InvalidInput(parameter="message", problem="must be one that was received")
-        for account in {message.recipient_id, message.sender_id} - {None}:  # either may be the one that polls
+        accounts = {message.recipient_id, message.sender_id} - {None}  # either may be the one that polls
+        for account in accounts & self.polls.keys() or accounts:
             received = Received(str(account), message.id)
             await self.keep([received])
             await self.done(received)
@@ -294,12 +299,14 @@ class Inbox:
         """
         return await self._set_aside(is_unread=True)
 
-    async def retry(self, *ids: str) -> int:
+    async def retry(self, *ids: str, account: str | None = None) -> int:
         """Hand events that were set aside back to a webhook on this inbox. It handles them within 30 seconds, or when
         it starts.
 
         Args:
             ids: of the events, see :class:`SetAside`.
+            account: only the events of this account, since two accounts that write to each other both receive an event
+                with the message's id.
 
         Returns:
             How many of them were set aside.
@@ -308,15 +315,15 @@ class Inbox:
             InvalidInput: an id is not a string.
             InboxFailed: the file cannot be written; the events are as they were.
         """
-        return await self._decide(
-            "UPDATE event SET problem = NULL, is_unread = FALSE WHERE id = ? AND problem IS NOT NULL", ids
-        )
+        return await self._decide("problem = NULL, is_unread = FALSE", ids, account)
 
-    async def forget(self, *ids: str) -> int:
+    async def forget(self, *ids: str, account: str | None = None) -> int:
         """Give up events that were set aside: keep their ids, delete their content.
 
         Args:
             ids: of the events, see :class:`SetAside`.
+            account: only the events of this account, since two accounts that write to each other both receive an event
+                with the message's id.
 
         Returns:
             How many of them were set aside.
@@ -325,23 +332,28 @@ class Inbox:
             InvalidInput: an id is not a string.
             InboxFailed: the file cannot be written; the events are as they were.
         """
-        return await self._decide(
-            "UPDATE event SET problem = NULL, is_unread = FALSE, body = NULL WHERE id = ? AND problem IS NOT NULL", ids
-        )
+        return await self._decide("problem = NULL, is_unread = FALSE, body = NULL", ids, account)
 
-    async def heard(self) -> dict[str, datetime]:
+    async def heard(self, app: str | None = None) -> dict[str, datetime]:
         """Return when X last sent something (UTC), by kind: ``delivery`` for a webhook's events, ``check`` for its
         checks, and the type of each kind of encrypted event, such as ``chat.received``.
+
+        Args:
+            app: the name of an app (``Credentials.app``), to leave out what the webhooks of other apps have received.
 
         Raises:
             InboxFailed: the file cannot be read.
         """
-        rows = await self._do(lambda db: db.execute("SELECT kind, at FROM heard").fetchall())
-        return {kind: _moment(at) for kind, at in rows}
+        rows = await self._do(lambda db: db.execute("SELECT kind, at FROM heard ORDER BY at").fetchall())
+        heard = [(*name.partition(" "), at) for name, at in rows]  # an earlier version recorded no app
+        return {kind: _moment(at) for kind, _, of_app, at in heard if app in {None, of_app} or not of_app}
 
-    async def take_over(self) -> list[Received]:
+    async def take_over(self, app: str | None = None) -> list[Received]:
         """Claim the events that no running process handles: those whose process has ended, and those to retry. Return
         them, oldest first.
+
+        Args:
+            app: the name of the app whose webhook takes them over (``Credentials.app``); ``None`` for those of any app.
 
         Raises:
             InboxFailed: the file cannot be read or written; no event was claimed.
@@ -350,9 +362,12 @@ class Inbox:
         def take(db: Transaction) -> list[Received]:
             dead = self._dead_owners(db)
             of_nobody = f"body IS NOT NULL AND problem IS NULL AND (owner IS NULL OR owner IN ({_marks(dead)}))"
+            if app is not None:
+                of_nobody += " AND app IN ('', ?)"  # an earlier version recorded no app
             query = f"SELECT account, id, body FROM event WHERE {of_nobody} ORDER BY kept_at, length(id), id"  # noqa: S608 - as above
-            taken = db.execute(query, dead).fetchall()
-            db.execute(f"UPDATE event SET owner = ? WHERE {of_nobody}", (self._storage.owner, *dead))  # noqa: S608 - as above
+            values = dead if app is None else [*dead, app]
+            taken = db.execute(query, values).fetchall()
+            db.execute(f"UPDATE event SET owner = ? WHERE {of_nobody}", (self._storage.owner, *values))  # noqa: S608 - as above
             return [Received(*row) for row in taken]
 
         return await self._do(take)
@@ -419,10 +434,13 @@ class Inbox:
             for account, id_, at, problem, body in rows
         )
 
-    async def _decide(self, query: str, ids: Sequence[str]) -> int:
+    async def _decide(self, change: str, ids: Sequence[str], account: str | None) -> int:
         if not all(isinstance(one, str) for one in ids):
             raise InvalidInput(parameter="ids", problem="must be the ids of events that were set aside")
-        return await self._do(lambda db: sum(db.execute(query, (one,)).rowcount for one in ids), is_durable=True)
+        query = f"UPDATE event SET {change} WHERE problem IS NOT NULL AND account = coalesce(?, account) AND id = ?"  # noqa: S608 - constants
+        return await self._do(
+            lambda db: sum(db.execute(query, (account, one)).rowcount for one in ids), is_durable=True
+        )
 
     def _dead_owners(self, db: Transaction) -> list[str]:
         """Return the owners of claimed events whose process has ended."""

@@ -44,6 +44,7 @@ class Poll:
 
     Args:
         account: the account's user id.
+        app: the name of the app.
         inbox: remembers which messages were received.
         pages: starts to read the list, newest first.
         note: called with every new message, whoever sent it.
@@ -54,6 +55,7 @@ class Poll:
     def __init__(
         self,
         account: str,
+        app: str,
         inbox: Inbox,
         pages: Callable[[], AsyncGenerator[Page[DirectMessage]]],
         note: Callable[[DirectMessage], None],
@@ -61,6 +63,7 @@ class Poll:
         clock: Clock,
     ) -> None:
         self._account = account
+        self._app = app
         self._inbox = inbox
         self._pages = pages
         self._note = note
@@ -147,7 +150,7 @@ class Poll:
         self._untold = min(filter(None, [self._untold, *written]), default=None)
         if self._untold is None:
             return
-        told = (await self._inbox.heard()).get("delivery")
+        told = (await self._inbox.heard(self._app)).get("delivery")
         if told is None or told > self._untold:
             self._untold, self._is_said = None, False
         elif not self._is_said and self._server_time() - self._untold.timestamp() > _TOLD_WITHIN:

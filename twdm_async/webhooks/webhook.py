@@ -284,7 +284,7 @@ class Webhook:
     async def _take_over(self) -> None:
         """Handle the events that no running process handles: those whose process has ended, and those to retry."""
         odd: list[tuple[Received, Delivery]] = []
-        for received in await self._inbox.take_over():
+        for received in await self._inbox.take_over(self._credentials.app):
             delivery = _read_again(received)
             if [event.key for event, _ in delivery.events] == [received.id]:
                 self._put(delivery.events[0][0], received)
@@ -307,7 +307,7 @@ class Webhook:
             await asyncio.sleep(_TAKE_OVER_EVERY)
             try:
                 await self._take_over()
-                self._silence.look(await self._inbox.heard())
+                self._silence.look(await self._inbox.heard(self._credentials.app))
             except Exception as error:  # noqa: BLE001 - one failure must not end the loop
                 _log.error("webhook: %s", mistake(error))
 
@@ -323,8 +323,8 @@ class Webhook:
 
     def _note(self, kind: str) -> None:
         """Record that X was heard of without waiting for the disk: a check must be answered in time."""
-        if not self._is_closed and self._silence.is_due(kind):
-            self._start(self._inbox.keep((), heard=(kind,)))  # if this fails, the next check is recorded
+        if not self._is_closed and self._silence.is_due(kind):  # if this fails, the next check is recorded
+            self._start(self._inbox.keep((), app=self._credentials.app, heard=(kind,)))
 
     def _log_delivery(self, delivery: Delivery) -> None:
         for unread in delivery.unread:
@@ -362,7 +362,7 @@ class Webhook:
         self._in_hand |= {(one.account, one.id): one for one in entering}
         new: list[Received] = []
         try:
-            new = await self._inbox.keep(received, heard=heard)
+            new = await self._inbox.keep(received, app=self._credentials.app, heard=heard)
         finally:
             if not self._is_closed:
                 fresh = {(one.account, one.id) for one in new}
