@@ -26,7 +26,7 @@ from tests.support import HANGS
 from twdm_async import Client, PostgresQuotaStore, Priority, QuickReply, Quota, QuotaTable, SQLiteQuotaStore
 from twdm_async.cli import progress, send_many
 from twdm_async.cli.message_file import BadLines, Message, read_messages
-from twdm_async.outbox import Outbox
+from twdm_async.outbox import Outbox, State
 from twdm_async.sandbox import Fault, Sandbox
 from twdm_async.webhooks import Webhook
 
@@ -379,6 +379,48 @@ async def test_fault_83_reasons_are_told_together(twdm: Twdm, sandbox: Sandbox, 
     assert code == 1
     assert "2 times: direct_messages.send: HTTP 403, code 349: You cannot send messages to this user." in err
     assert "1 times: direct_messages.send: HTTP 403, code 226" in err
+
+
+async def test_what_else_is_in_the_outbox_is_said_and_nobody_waits_for_it(
+    twdm: Twdm, sandbox: Sandbox, client: Client, tmp_path: Path
+) -> None:
+    """As after a command that was killed. One of its messages is unknown, and the list will not show it for long."""
+    sandbox.list_lag = (600.0, 600.0)
+    sandbox.faults.append(Fault("reset", endpoint="direct_messages.send", recipient_id="9"))
+    async with Outbox(client, tmp_path / "outbox.db") as outbox:
+        await outbox.put(9, "unknown", key="unknown")
+        async with outbox.running():
+            while (await outbox.counts())[State.UNKNOWN] == 0:
+                await asyncio.sleep(0.01)
+        await outbox.put(8, "queued", key="queued")
+    file = tmp_path / "messages.csv"
+    file.write_text("recipient,text\n5,hello\n")
+    code, _, err = await twdm("send-many", str(file), "--outbox", str(tmp_path / "outbox.db"))
+    assert (code, err.splitlines()[0]) == (
+        0, "messages in the outbox that are not from this file: 1; meanwhile they are sent, too"
+    )  # fmt: skip
+    assert "1 sent" in err
+    code, _, err = await twdm("send-many", str(file), "--outbox", str(tmp_path / "outbox.db"))
+    assert (code, "1 sent (1 of them by an earlier run" in err) == (0, True)
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+async def test_ctrl_c_while_a_message_is_on_its_way_says_what_became_of_it(
+    fork_server: ForkServer, tmp_path: Path, *, is_silent: bool
+) -> None:
+    faults = [Fault("silence", endpoint="direct_messages.send")] if is_silent else []
+    async with Sandbox(latency=(0.2, 0.2), faults=faults) as sandbox:
+        process = await Twdm(fork_server, tmp_path, sandbox).start("send", "5", "hello")
+        while not sandbox.messages:
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+    assert b"Traceback" not in err
+    if is_silent:
+        assert process.returncode == 4
+        assert b"the client was closed before a reply came; it cannot be told whether the server acted on it" in err
+    else:
+        assert (process.returncode, json.loads(out)["recipient_id"]) == (0, "5")
 
 
 async def test_ctrl_c_stops_cleanly_and_says_what_went_out(twdm: Twdm, sandbox: Sandbox, tmp_path: Path) -> None:

@@ -491,6 +491,33 @@ def test_a_full_disk_is_one_sentence() -> None:
     assert done.stderr == "error: done, but the output cannot be written: No space left on device\n"
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere, no shell closes a stream")
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("completion bash --json >&-", 6, "error: done, but the output cannot be written: it is closed\n"),
+        ("completion bash --json <&- >&- 2>&-", 6, ""),
+        ("--help >&-", 6, "error: output cannot be written: it is closed\n"),
+        ("send 5 - <&-", 2, "error: TEXT: must not be empty or blank\n"),
+        ("send-many - <&-", 2, "error: FILE: - contains no message\n"),
+        ("completion bash --json > /dev/null 2>&-", 0, ""),
+    ],
+)
+def test_a_stream_that_is_closed(command: str, code: int, words: str, tmp_path: Path) -> None:
+    environ = os.environ | {"HOME": str(tmp_path)}
+    done = subprocess.run(  # noqa: S603 - this Python
+        ["/bin/sh", "-c", f'"$0" -m twdm_async {command}', sys.executable],
+        capture_output=True, text=True, check=False, env=environ,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", words)
+
+
+def test_a_text_that_is_not_in_the_encoding_of_the_command_line(call: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = call("send", "5", os.fsdecode(b"lat\xe9in"))
+    assert (code, "TEXT: is not in the encoding of the command line" in err) == (2, True)
+
+
 @pytest.mark.soak
 def test_a_queue_of_bulk_messages_waits_until_when_these_may_leave(
     double: Double, folder: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]

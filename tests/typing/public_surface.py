@@ -234,6 +234,8 @@ async def receiving(client: Client, keys: Credentials) -> None:
     QuotaTable.default().replace("direct_messages.send", Quota(1, per=1.0), credit=ReplyCredit(5, per=60.0))
 
 
-async def other_side(sandbox: Sandbox) -> None:
+async def other_side(sandbox: Sandbox, webhook: Webhook) -> None:
+    await sandbox.subscribe(webhook)
+    sandbox.unsubscribe(webhook)
     await sandbox.subscribe("http://127.0.0.1:1/", envelope="x_activity")
     assert_type(sandbox.person(5).writes("hello"), str)

@@ -11,4 +11,6 @@ def main() -> None:
         from twdm_async.cli.root import run  # noqa: PLC0415 - so that a missing extra can be named
     except ModuleNotFoundError as error:
         sys.exit(f"twdm needs the package {error.name}; install it with: pip install 'twdm_async[cli]'")
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(run())

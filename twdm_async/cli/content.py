@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,9 +42,12 @@ def text_or_input(text: str) -> str:
     """Return `text`, or the content of standard input if `text` is ``-``.
 
     Raises:
-        InvalidInput: standard input is not UTF-8.
+        InvalidInput: standard input is not UTF-8, or `text` is not in the encoding of the command line.
     """
     if text != "-":
+        if any("\udc80" <= character <= "\udcff" for character in text):  # bytes that could not be decoded
+            problem = f"is not in the encoding of the command line, {sys.getfilesystemencoding()}; - reads UTF-8"
+            raise InvalidInput(parameter="text", problem=problem)
         return text
     try:
         return standard_input().decode().removesuffix("\n")

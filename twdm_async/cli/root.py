@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
+import os
 import sys
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
 
 import click
 
@@ -39,6 +42,8 @@ _COMMANDS: Final = {
     "welcome": "Make, show and choose welcome messages.",
 }
 """By command name, which is also that of its module and of its object there: its help in one line."""
+
+_opened: Final = list[IO[str]]()  # in place of closed streams
 
 EXIT_CODES: Final = """\b
 Exit codes:
@@ -92,6 +97,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the arguments; those of the process if not given.
     """
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # escape what the terminal cannot encode
             stream.reconfigure(errors="backslashreplace")
@@ -112,5 +118,26 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 130
     except OSError as error:
         click.echo(f"error: {error.filename or 'output'} cannot be written: {error.strerror}", err=True)
-        return 1
+        return 1 if error.filename else 6
     return code if isinstance(code, int) else 0
+
+
+class _Closed(io.TextIOBase):
+    """A standard output that the caller has closed."""
+
+    encoding = "utf-8"
+
+    def write(self, _: str, /) -> int:
+        raise OSError(errno.EBADF, "it is closed")
+
+
+def _open_closed_streams() -> None:
+    """Open the standard streams that the caller has closed, lest a file or a connection be opened in their place: an
+    empty input, an output that cannot be written, and errors that nobody reads.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # It gets the lowest free descriptor, which is the closed one.
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - it stays open to the end
+            setattr(sys, name, stream if name != "stdout" else _Closed())
+            _opened.append(stream)

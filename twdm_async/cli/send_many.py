@@ -81,8 +81,9 @@ async def send_many(
 
     FILE is JSONL, or CSV with a header; its names are recipient, text and, optionally, profile; - reads standard input.
     All lines are checked first; if one is wrong, nothing is sent. If you send the same file again, messages that were
-    sent before are not sent again. After Ctrl-C, no more messages leave, requests under way are finished, and the
-    results say what became of each line.
+    sent before are not sent again. While the command runs, it also sends what else waits in the outbox, such as the
+    rest of a file whose command was killed. After Ctrl-C, no more messages leave, requests under way are finished, and
+    the results say what became of each line.
     """
     try:
         messages = read_messages(file, profile)
@@ -157,8 +158,8 @@ async def send_all(
     earlier = f" ({kept.earlier} of them by an earlier run; --run NAME sends them again)" if kept.earlier else ""
     if kept.failed_earlier:
         earlier += f" ({kept.failed_earlier} were not sent by an earlier run; `twdm outbox retry` lets them be sent)"
-    where = f"Every line's outcome is in {results}"
-    say(console, f"{said}{earlier}. {where}")
+    where = "" if kept.unwritten else f" Every line's outcome is in {results}"
+    say(console, f"{said}{earlier}.{where}")
     for reason, count in kept.reasons.most_common(_MOST_REASONS):
         say(console, f"  {count} times: {reason}")
     if (others := len(kept.reasons) - _MOST_REASONS) > 0:
@@ -355,7 +356,10 @@ async def _send_until(
         record.take(entry, is_earlier=True)
     record.earlier, record.failed_earlier = record.counts["sent"], record.counts["not sent"]
     last = max(entry.number for entry in entries)
-    if record.hopeless is None:
+    counts = await outbox.counts()
+    if (others := counts[State.QUEUED] + counts[State.ABSENT] - len(record.waiting)) > 0:
+        note(f"messages in the outbox that are not from this file: {others}; meanwhile they are sent, too")
+    if record.hopeless is None and record.waiting:
         await _first_of(
             _drained(outbox, record),
             _recorded(outbox, record, last),
@@ -402,5 +406,5 @@ async def _drained(outbox: Outbox, record: _Record) -> None:
 async def _recorded(outbox: Outbox, record: _Record, last: int) -> None:
     async for entry in outbox.events(after=last):
         record.take(entry)
-        if record.hopeless is not None:
+        if record.hopeless is not None or not record.waiting:
             return

@@ -177,6 +177,8 @@ class HttpTransport:
         return fault
 
     def _fault(self, error: aiohttp.ClientError | HttpProcessingError | TimeoutError | OSError, sent: bool) -> Fault:
+        if self._is_closed and isinstance(error, TimeoutError):
+            return Fault("the client was closed before a reply came", sent=sent, lasting=False)
         fault = _fault(error, sent)
         if self._proxy is None or sent:
             return fault
