@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import traceback
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,7 @@ async def test_approving_wakes_a_process_that_sends(sandbox: Sandbox, place: Pla
     ("decide", "problem"),
     [
         (lambda outbox: outbox.approve("none", by="anna"), "no message of this key"),
-        (lambda outbox: outbox.reject("none", why="no"), "no message of this key"),
+        (lambda outbox: outbox.reject("none", why=f"it says {TEXT}"), "no message of this key"),
         (lambda outbox: outbox.approve("a", by=""), "by: must have 1 to 200"),
         (lambda outbox: outbox.approve("a", by="x" * 201), "by: must have 1 to 200"),
         (lambda outbox: outbox.approve("a", by=None), "by: must be a str"),
@@ -153,8 +154,10 @@ async def test_approving_wakes_a_process_that_sends(sandbox: Sandbox, place: Pla
 async def test_a_wrong_decision_changes_nothing(sandbox: Sandbox, tmp_path: Path, decide: Any, problem: str) -> None:
     async with box(sandbox, tmp_path / "outbox.db") as outbox:
         await outbox.put("5", TEXT, key="a", hold=True)
-        with pytest.raises(InvalidInput, match=problem):
+        with pytest.raises(InvalidInput, match=problem) as caught:
             await decide(outbox)
+        shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        assert TEXT not in "".join(shown.format()), "the reason may quote the message"
         assert [one.entry.key for one in await outbox.held()] == ["a"]
 
 

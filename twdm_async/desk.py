@@ -292,7 +292,8 @@ class Desk:
             key: the key that was given to :meth:`say`, or that of an earlier :class:`Receipt`.
 
         Raises:
-            InvalidInput: `key` is empty or not a string, or contains a control character or half of a surrogate pair.
+            InvalidInput: `key` is empty or not a string, or contains a control character other than tab and newline, or
+                half of a surrogate pair.
             OutboxFailed: the outbox cannot be read.
         """
         entry = await self.outbox.get(_key_of_call(key))

@@ -248,7 +248,8 @@ class Outbox:
         """Return the entry of the message with this key; ``None`` if there is none.
 
         Raises:
-            InvalidInput: `key` is not a string, or contains a control character or half of a surrogate pair.
+            InvalidInput: `key` is not a string, or contains a control character other than tab and newline, or half of
+                a surrogate pair.
             OutboxFailed: the file or database cannot be read.
         """
         checked_characters(key, "key")
@@ -324,6 +325,7 @@ class Outbox:
         """
         return await self._review(key, Review.APPROVED, _checked_length(by, "by", _LONGEST_NAME), None)
 
+    @quiet
     async def reject(self, key: str, *, why: str, by: str | None = None) -> Entry:
         """Reject a held message: it is never sent. When this returns, the decision is on the disk. Rejecting it twice
         does no harm; the first reason counts.
@@ -418,7 +420,8 @@ class Outbox:
         message that nobody has approved yet is held again.
 
         Raises:
-            InvalidInput: a key is not a string, or contains a control character or half of a surrogate pair.
+            InvalidInput: a key is not a string, or contains a control character other than tab and newline, or half of
+                a surrogate pair.
             OutboxFailed: the file or database could not be written.
         """
         _check_keys(keys)
@@ -432,7 +435,8 @@ class Outbox:
         `keys` those were.
 
         Raises:
-            InvalidInput: a key is not a string, or contains a control character or half of a surrogate pair.
+            InvalidInput: a key is not a string, or contains a control character other than tab and newline, or half of
+                a surrogate pair.
             OutboxFailed: the file or database could not be written.
         """
         _check_keys(keys)
