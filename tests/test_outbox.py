@@ -604,7 +604,7 @@ async def test_what_is_unknown_is_settled_and_what_did_not_arrive_is_sent_again(
 
 
 @pytest.mark.slow
-async def test_each_account_settles_for_itself(sandbox: Sandbox, place: Place) -> None:
+async def test_fault_116_each_account_settles_for_itself(sandbox: Sandbox, place: Place) -> None:
     """Two brands use one file or database. The first has settled a message, and goes on."""
     sandbox.faults += [Fault("reset", endpoint=SEND, nth=1), Fault("reset", endpoint=SEND, nth=2)]
     other = sandbox.add_account()
@@ -617,7 +617,7 @@ async def test_each_account_settles_for_itself(sandbox: Sandbox, place: Place) -
 
 
 @pytest.mark.slow
-async def test_who_cannot_read_the_list_lets_others_settle(
+async def test_fault_116_who_cannot_read_the_list_lets_others_settle(
     sandbox: Sandbox, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two processes serve one account; one of them has lost its way to the API, but not to the file or database."""

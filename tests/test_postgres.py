@@ -734,7 +734,7 @@ async def test_a_message_is_put_in_a_transaction_of_the_application(
         )
 
 
-async def test_a_message_that_is_withdrawn_while_it_is_inserted_again_is_inserted(
+async def test_fault_117_a_message_that_is_withdrawn_while_it_is_inserted_again_is_inserted(
     database: PostgresDatabase, postgres: PostgresServer, sandbox: Sandbox
 ) -> None:
     """It is withdrawn after the database found its key, and before it looks whether it is the same message."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OTHERS = evolve(KEYS, consumer_key="another-app", consumer_secret="another-secret", access_token="99-token")
 
 
-async def test_a_webhook_leaves_the_events_of_another_app_alone(place: Place) -> None:
+async def test_fault_115_a_webhook_leaves_the_events_of_another_app_alone(place: Place) -> None:
     """One brand's bot ends with an event in hand. The other brand's bot, which looks around, must not answer it."""
     begun = asyncio.Event()
     seen: list[str] = []
