@@ -86,7 +86,7 @@ async def test_a_wait_that_the_store_finds_out_later_is_told(caplog: pytest.LogC
     )
     async with (
         Sandbox(quotas=quotas) as sandbox,
-        SQLiteQuotaStore(tmp_path / "quota.db") as store,
+        SQLiteQuotaStore(tmp_path / "quota.db", clock=sandbox.time) as store,
         sandbox.client(quota_store=store) as client,
     ):
         sending = [asyncio.create_task(client.direct_messages.send(5, str(number))) for number in range(60)]

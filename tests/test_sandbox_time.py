@@ -257,3 +257,13 @@ async def test_a_client_without_the_sandbox_s_clock_still_gets_in(sandbox: Sandb
     assert [request.status for request in sandbox.requests] == [401, 200], "it learns how much its clock is wrong"
     async with aiohttp.ClientSession() as session, session.get(f"{sandbox.url}/_sandbox/time") as response:
         assert (await response.json())["ahead"] == pytest.approx(86_400, rel=0.006)
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+async def test_a_store_with_another_clock_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, is_same: bool
+) -> None:
+    async with Sandbox() as sandbox:
+        clock = sandbox.time if is_same else None
+        async with SQLiteQuotaStore(tmp_path / "quota.db", clock=clock) as store, sandbox.client(quota_store=store):
+            assert ("the quota store has another clock" in caplog.text) != is_same

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import inspect
 import itertools
+import logging
 import os
 import warnings
 from functools import cached_property
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from twdm_async.resources.users import Users
     from twdm_async.resources.welcome_messages import WelcomeMessageRules, WelcomeMessages
 
+_log = logging.getLogger(__name__)
 
 _VARIABLES: Final = {
     "TWDM_API_URL": "api_url",
@@ -119,7 +121,7 @@ class Client:
             ``"http://user:password@proxy.example.com:3128"``. Proxies that the environment names are used only if
             `session` has ``trust_env``.
         ca_file: the path of a file of certificates in PEM format, to trust besides the system's own.
-        clock: the source of time, for tests; the machine's clocks if not given.
+        clock: the source of time, for tests; the machine's clocks if not given. `quota_store` needs the same.
 
     Attributes:
         custom_profiles: :class:`~twdm_async.resources.custom_profiles.CustomProfiles`
@@ -183,6 +185,11 @@ class Client:
         hosts = {Host.API: api_url, Host.UPLOAD: checked_host(upload_url, "upload_url")}
         self._http = HttpTransport(session, trace_configs, proxy=proxy, ca_file=ca_file)
         self._store = MemoryQuotaStore(clock=clock) if quota_store is None else quota_store
+        if type(self._store.clock) is not type(clock):
+            _log.warning(
+                "client: the quota store has another clock; if one of them is moved, calls wait without end: give the "
+                "store the client's clock, as in SQLiteQuotaStore(path, clock=sandbox.time)"
+            )
         signer = OAuth1Signer(credentials, clock)
         self._limiter = QuotaLimiter(
             QuotaTable.default() if quotas is None else quotas,
