@@ -46,6 +46,7 @@ from twdm_async import (
 )
 from twdm_async._clock import Clock
 from twdm_async.outbox import Entry, Outbox, State
+from twdm_async.outbox.messages import Messages
 from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows, SlotIntent
 from twdm_async.quota.operations import Granted, Take
 from twdm_async.sandbox import Fault, Sandbox
@@ -631,6 +632,28 @@ async def test_fault_116_who_cannot_read_the_list_lets_others_settle(
             while "could not be read" not in caplog.text:
                 await asyncio.sleep(0.01)
             assert (await asyncio.wait_for(able.drain(), HANGS))[State.SENT] == 1
+
+
+@pytest.mark.slow
+async def test_fault_116_who_is_cancelled_while_it_takes_the_turn_gives_it_back(
+    sandbox: Sandbox, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.faults += [Fault("reset", endpoint=SEND, nth=1)]
+    take_turn = Messages.take_turn
+
+    async def take_turn_and_be_cancelled(self: Messages, name: str) -> bool:
+        assert await take_turn(self, name)
+        raise asyncio.CancelledError
+
+    async with box(sandbox, place, **QUICK) as able, box(sandbox, place, **QUICK) as cancelled:
+        await able.put("5", TEXT, key="a")
+        async with able.running():
+            while (await able.counts())[State.UNKNOWN] == 0:
+                await asyncio.sleep(0.01)
+        with monkeypatch.context() as patch, pytest.raises(asyncio.CancelledError):
+            patch.setattr(Messages, "take_turn", take_turn_and_be_cancelled)
+            await cancelled._sending._settling.run(asyncio.Event())
+        assert (await asyncio.wait_for(able.drain(), HANGS))[State.SENT] == 1
 
 
 @pytest.mark.soak

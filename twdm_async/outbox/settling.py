@@ -76,7 +76,7 @@ class Settling:
     def __init__(self, messages: Messages, reconciler: Reconciler, clock: Clock, settle_after: float) -> None:
         self._messages = messages
         self._turn = f"settling-{reconciler.credentials.account}"  # one process at a time settles, for each account
-        self._has_turn = False
+        self._may_have_turn = False
         self._reconciler = reconciler
         self._clock = clock
         self._settle_after = settle_after
@@ -116,8 +116,8 @@ class Settling:
 
     def _end_turn(self) -> None:
         """Let another process settle. This one has nothing to settle, or cannot read the list."""
-        if self._has_turn:
-            self._has_turn = False
+        if self._may_have_turn:
+            self._may_have_turn = False
             self._messages.storage.end_turn(self._turn)
 
     async def _settle_if_ready(self) -> float:
@@ -139,8 +139,9 @@ class Settling:
         wait = self._due_in(unknown)
         if wait > 0:
             return max(wait, 0.01)
-        self._has_turn = await self._messages.take_turn(self._turn)
-        return await self._settle(unknown) if self._has_turn else _LOOK_EVERY
+        self._may_have_turn = True  # whatever becomes of the next line
+        self._may_have_turn = await self._messages.take_turn(self._turn)
+        return await self._settle(unknown) if self._may_have_turn else _LOOK_EVERY
 
     def _due_in(self, unknown: Sequence[UnknownMessage]) -> float:
         """Return the seconds until the list should be read for one of `unknown`."""
