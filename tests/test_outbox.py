@@ -94,6 +94,17 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "outbox.db"
 
 
+async def _become_unknown(sandbox: Sandbox, outbox: Outbox) -> None:
+    """Put a message, and end when it is unknown. It has arrived, and the list will show it."""
+    unreadable = Fault("503", endpoint="direct_messages.list")
+    sandbox.faults += [Fault("reset", endpoint=SEND, nth=1), unreadable]
+    await outbox.put("5", TEXT, key="a")
+    async with outbox.running():
+        while (await outbox.counts())[State.UNKNOWN] == 0:
+            await asyncio.sleep(0.01)
+    sandbox.faults.remove(unreadable)
+
+
 async def _sent(outbox: Outbox, key: str) -> None:
     """Wait until a message is sent, also if it is unknown meanwhile."""
     async with asyncio.timeout(HANGS):
@@ -622,12 +633,9 @@ async def test_fault_116_who_cannot_read_the_list_lets_others_settle(
     sandbox: Sandbox, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two processes serve one account; one of them has lost its way to the API, but not to the file or database."""
-    sandbox.faults += [Fault("reset", endpoint=SEND, nth=1)]
     async with box(sandbox, place, **QUICK) as able, box(sandbox, place, url="http://127.0.0.1:1", **QUICK) as cut_off:
-        await able.put("5", TEXT, key="a")
-        async with able.running():
-            while (await able.counts())[State.UNKNOWN] == 0:
-                await asyncio.sleep(0.01)
+        await _become_unknown(sandbox, able)
+        caplog.clear()
         async with cut_off.running():
             while "could not be read" not in caplog.text:
                 await asyncio.sleep(0.01)
@@ -638,7 +646,6 @@ async def test_fault_116_who_cannot_read_the_list_lets_others_settle(
 async def test_fault_116_who_is_cancelled_while_it_takes_the_turn_gives_it_back(
     sandbox: Sandbox, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sandbox.faults += [Fault("reset", endpoint=SEND, nth=1)]
     take_turn = Messages.take_turn
 
     async def take_turn_and_be_cancelled(self: Messages, name: str) -> bool:
@@ -646,10 +653,7 @@ async def test_fault_116_who_is_cancelled_while_it_takes_the_turn_gives_it_back(
         raise asyncio.CancelledError
 
     async with box(sandbox, place, **QUICK) as able, box(sandbox, place, **QUICK) as cancelled:
-        await able.put("5", TEXT, key="a")
-        async with able.running():
-            while (await able.counts())[State.UNKNOWN] == 0:
-                await asyncio.sleep(0.01)
+        await _become_unknown(sandbox, able)
         with monkeypatch.context() as patch, pytest.raises(asyncio.CancelledError):
             patch.setattr(Messages, "take_turn", take_turn_and_be_cancelled)
             await cancelled._sending._settling.run(asyncio.Event())
