@@ -166,8 +166,10 @@ async def test_a_limit_holds_for_all_desks_of_all_processes(sandbox: Sandbox, pl
         receipts = await asyncio.gather(*(desk.say("A", 5, f"{n}", key=f"{n}") for n, desk in enumerate(desks)))
         assert sorted(receipt.status for receipt in receipts) == [Status.QUEUED] * 3 + [Status.REFUSED] * 7
         await here.outbox.put(5, "of no desk")
-        with pytest.raises(InvalidInput, match="must be a Quota"):
-            await here.outbox.put(5, "hello", limit=3)  # type: ignore[arg-type]
+        wrong: Any
+        for wrong, problem in ((3, "must be a Quota"), (Quota(1, per=60.0), "only for messages whose keys begin with")):
+            with pytest.raises(InvalidInput, match=problem):
+                await here.outbox.put(5, "hello", limit=wrong)
 
 
 async def test_who_must_wait_is_told_until_when(path: Path) -> None:

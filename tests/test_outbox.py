@@ -50,12 +50,13 @@ from twdm_async.outbox.messages import Messages
 from twdm_async.outbox.rows import SCHEMA, NewMessage, Rows, SlotIntent
 from twdm_async.quota.operations import Granted, Take
 from twdm_async.sandbox import Fault, Sandbox
-from twdm_async.storage.contract import StorageTrouble, Transaction, passed
+from twdm_async.storage.contract import Storage, StorageTrouble, Transaction, passed
 from twdm_async.storage.owners import Owner
+from twdm_async.storage.places import checked_place, open_storage
 from twdm_async.storage.sqlite import _APPLICATION, StateFile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tests.forked import ForkServer
     from twdm_async.quota.store.transactional import Batch
@@ -658,6 +659,33 @@ async def test_fault_116_who_is_cancelled_while_it_takes_the_turn_gives_it_back(
             patch.setattr(Messages, "take_turn", take_turn_and_be_cancelled)
             await cancelled._sending._settling.run(asyncio.Event())
         assert (await asyncio.wait_for(able.drain(), HANGS))[State.SENT] == 1
+
+
+async def test_a_turn_that_is_taken_again_after_its_end_is_kept(place: Place) -> None:
+    """All of that waits for something else, and is then done in its order."""
+    one, other = (open_storage(checked_place(place), SCHEMA, Clock(), turn="5") for _ in range(2))
+    go_on = threading.Event()
+
+    def take(storage: Storage) -> Awaitable[bool]:
+        return asyncio.ensure_future(storage.change(lambda transaction: storage.take_turn(transaction, "settling")))
+
+    try:
+        assert await take(one)
+        one.put(go_on.wait)
+        change = asyncio.ensure_future(one.change(lambda _: None))
+        await asyncio.sleep(0)
+        one.end_turn("settling")
+        again = take(one)
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await again
+        assert not await take(other)
+        one.end_turn("settling")
+        await asyncio.gather(change, one.change(lambda _: None))
+        assert await take(other)
+    finally:
+        await one.close()
+        await other.close()
 
 
 @pytest.mark.soak

@@ -7,13 +7,14 @@ import contextlib
 import json
 from typing import TYPE_CHECKING
 
+import pytest
 from attrs import evolve
 
 from tests import samples_family as samples
 from tests.receiving import post
 from tests.support import HANGS
 from tests.test_http import KEYS
-from twdm_async import Client, Inbox
+from twdm_async import Client, Inbox, InvalidInput
 from twdm_async.resources.inbox import Received
 from twdm_async.webhooks import Event, MessageEvent, Webhook
 
@@ -81,6 +82,32 @@ async def test_what_an_earlier_version_kept_is_handled_by_whoever_comes(place: P
         assert set(await inbox.heard("a")) == {"check"}
 
 
+async def test_an_app_that_got_new_keys_handles_what_it_received_before(place: Place) -> None:
+    seen: list[str] = []
+
+    async def note(event: Event) -> None:
+        seen.append(event.key)
+
+    body = samples.WEBHOOK_MESSAGE_RECEIVED
+    account = body["for_user_id"]
+    renewed = evolve(OTHERS, access_token=f"{account}-token")
+    async with Inbox(place) as before:
+        await before.keep([Received(account, "1", "{}"), Received(account, "2", "{}")], app=KEYS.app)
+        await before.set_aside(Received(account, "2"), "it failed")
+    async with Inbox(place) as inbox:
+        async with Webhook(renewed, note, inbox=inbox) as webhook:
+            assert await post(webhook, body, renewed.consumer_secret) == 200
+            await webhook.settled()
+            assert len(seen) == 1
+            await webhook._take_over()  # now it knows the account
+            await webhook.settled()
+            assert [one.id for one in await inbox.unread()] == ["1"], "it is taken over"
+        await inbox.retry("2", account=account)
+        async with Client(renewed) as client, Webhook(renewed, note, inbox=inbox, clients=[client]) as webhook:
+            await webhook.settled()
+            assert {one.id for one in await inbox.unread()} == {"1", "2"}
+
+
 async def test_whether_x_was_heard_of_is_told_for_each_app(place: Place) -> None:
     async with Inbox(place) as inbox:
         await inbox.keep((), app="a", heard=["delivery", "chat.received"])
@@ -99,7 +126,10 @@ async def test_an_event_that_two_accounts_have_received_is_decided_for_one_of_th
         assert await inbox.forget("1", account="5") == 1
         assert [one.account for one in await inbox.failed()] == ["6"]
         assert await inbox.retry("1", account="5") == 0
-        assert await inbox.retry("1", account="6") == 1
+        for wrong in ("six", "\ud800", -1):
+            with pytest.raises(InvalidInput, match="account"):
+                await inbox.retry("1", account=wrong)
+        assert await inbox.retry("1", account=6) == 1
         assert await inbox.take_over() == [both[1]]
 
 

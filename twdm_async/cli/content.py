@@ -46,7 +46,7 @@ def text_or_input(text: str) -> str:
     """
     if text != "-":
         if any("\udc80" <= character <= "\udcff" for character in text):  # bytes that could not be decoded
-            problem = f"is not in the encoding of the command line, {sys.getfilesystemencoding()}; - reads UTF-8"
+            problem = f"is not in the encoding of the command line ({sys.getfilesystemencoding()})"
             raise InvalidInput(parameter="text", problem=problem)
         return text
     try:

@@ -356,10 +356,11 @@ async def _send_until(
         record.take(entry, is_earlier=True)
     record.earlier, record.failed_earlier = record.counts["sent"], record.counts["not sent"]
     last = max(entry.number for entry in entries)
-    counts = await outbox.counts()
-    if (others := counts[State.QUEUED] + counts[State.ABSENT] - len(record.waiting)) > 0:
-        note(f"messages in the outbox that are not from this file: {others}; meanwhile they are sent, too")
     if record.hopeless is None and record.waiting:
+        counts = await outbox.counts()
+        own = sum(entry.state in {State.QUEUED, State.ABSENT} for entry in entries)
+        if (others := counts[State.QUEUED] + counts[State.ABSENT] - own) > 0:
+            note(f"messages in the outbox that are not from this file: {others}; meanwhile they are sent, too")
         await _first_of(
             _drained(outbox, record),
             _recorded(outbox, record, last),

@@ -71,7 +71,7 @@ DECLARE
     kept text;
     now float8 := extract(epoch FROM clock_timestamp());
 BEGIN
-    LOOP
+    FOR attempt IN 1..100 LOOP
         INSERT INTO {schema}.message (account, key, digest, recipient_id, custom_profile_id, fingerprint, content,
             payload, priority, lane, put_at, not_after, state, review, changed_at)
         VALUES (put_message.account, put_message.key, put_message.digest, put_message.recipient_id,
@@ -86,6 +86,9 @@ BEGIN
         IF FOUND THEN  -- else the other message was withdrawn or purged meanwhile
             RAISE unique_violation USING MESSAGE = 'twdm: the key ' || quote_literal(put_message.key)
                 || ' was used for another message (another recipient, profile or content)';
+        END IF;
+        IF attempt = 100 THEN
+            RAISE serialization_failure USING MESSAGE = 'twdm: a message was neither inserted nor found; try again';
         END IF;
     END LOOP;
     PERFORM pg_notify(trim('"' from '{schema}'), '');

@@ -22,7 +22,7 @@ from twdm_async._numbers import checked_count, checked_seconds
 from twdm_async._quiet import quiet, quiet_call
 from twdm_async.client import Client
 from twdm_async.models.checks import checked_characters
-from twdm_async.outbox.entry import Process, Review, State
+from twdm_async.outbox.entry import OF_DESK, Process, Review, State
 from twdm_async.outbox.insertion import insertion_of
 from twdm_async.outbox.messages import Messages, woken
 from twdm_async.outbox.outcomes import Outcomes
@@ -131,8 +131,8 @@ class Outbox:
             priority: which waiting messages are sent first.
             not_after: the time after which the message is not sent (an aware ``datetime``).
             hold: whether the message waits until a person approves it; see :meth:`approve`.
-            limit: how many messages whose keys begin with ``desk:`` may be put for this person within a time, in all
-                processes together; ``None`` for no limit.
+            limit: only for a `key` that begins with ``desk:``: how many messages with such keys may be put for this
+                person within a time, by all processes together.
             quick_replies: 1 to 20 answers to tap; or a :class:`TextInput` or :class:`LocationRequest`.
             ctas: 1 to 3 buttons.
             attachment: a file that was uploaded with a category such as ``"dm_image"``, or its media id (the API
@@ -158,7 +158,9 @@ class Outbox:
             attachment=attachment,
         )
         self._reconciler.bind_loop()
-        entry = await self._messages.put(new, checked_limit(limit))
+        if checked_limit(limit) is not None and not new.key.startswith(OF_DESK):
+            raise errors.InvalidInput(parameter="limit", problem="is only for messages whose keys begin with desk:")
+        entry = await self._messages.put(new, limit)
         if isinstance(entry, errors.InvalidInput):
             raise entry
         return entry

@@ -14,12 +14,13 @@ from twdm_async._clock import Clock
 from twdm_async._forks import this_process
 from twdm_async._quiet import quiet
 from twdm_async.errors import InboxFailed, InvalidInput
+from twdm_async.models.checks import checked_id
 from twdm_async.storage.contract import Schema, StorageTrouble
 from twdm_async.storage.places import checked_place, open_storage
 from twdm_async.storage.sqlite import InMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from twdm_async.models.direct_messages import DirectMessage
     from twdm_async.storage.contract import Storage, Transaction
@@ -215,7 +216,8 @@ class Inbox:
 
     async def handled(self, message: DirectMessage) -> None:
         """Record that a message from :meth:`~twdm_async.resources.direct_messages.DirectMessages.poll` was handled.
-        ``poll`` does this itself when the next message is asked for; call it before leaving the loop early.
+        ``poll`` does this itself when the next message is asked for; call it before leaving the loop early. If both
+        sender and recipient poll on this inbox, it is handled for both.
 
         Raises:
             InvalidInput: `message` has no id or no recipient, so it was not received.
@@ -299,7 +301,7 @@ class Inbox:
         """
         return await self._set_aside(is_unread=True)
 
-    async def retry(self, *ids: str, account: str | None = None) -> int:
+    async def retry(self, *ids: str, account: str | int | None = None) -> int:
         """Hand events that were set aside back to a webhook on this inbox. It handles them within 30 seconds, or when
         it starts.
 
@@ -312,12 +314,12 @@ class Inbox:
             How many of them were set aside.
 
         Raises:
-            InvalidInput: an id is not a string.
+            InvalidInput: an id is not a string, or `account` is not a user id.
             InboxFailed: the file cannot be written; the events are as they were.
         """
         return await self._decide("problem = NULL, is_unread = FALSE", ids, account)
 
-    async def forget(self, *ids: str, account: str | None = None) -> int:
+    async def forget(self, *ids: str, account: str | int | None = None) -> int:
         """Give up events that were set aside: keep their ids, delete their content.
 
         Args:
@@ -329,7 +331,7 @@ class Inbox:
             How many of them were set aside.
 
         Raises:
-            InvalidInput: an id is not a string.
+            InvalidInput: an id is not a string, or `account` is not a user id.
             InboxFailed: the file cannot be written; the events are as they were.
         """
         return await self._decide("problem = NULL, is_unread = FALSE, body = NULL", ids, account)
@@ -348,12 +350,14 @@ class Inbox:
         heard = [(*name.partition(" "), at) for name, at in rows]  # an earlier version recorded no app
         return {kind: _moment(at) for kind, _, of_app, at in heard if app in {None, of_app} or not of_app}
 
-    async def take_over(self, app: str | None = None) -> list[Received]:
+    async def take_over(self, app: str | None = None, accounts: Collection[str] = ()) -> list[Received]:
         """Claim the events that no running process handles: those whose process has ended, and those to retry. Return
         them, oldest first.
 
         Args:
             app: the name of the app whose webhook takes them over (``Credentials.app``); ``None`` for those of any app.
+            accounts: the user ids of accounts whose events it takes over whatever the app, since an app that gets new
+                keys gets a new name.
 
         Raises:
             InboxFailed: the file cannot be read or written; no event was claimed.
@@ -362,10 +366,13 @@ class Inbox:
         def take(db: Transaction) -> list[Received]:
             dead = self._dead_owners(db)
             of_nobody = f"body IS NOT NULL AND problem IS NULL AND (owner IS NULL OR owner IN ({_marks(dead)}))"
+            values = list(dead)
             if app is not None:
-                of_nobody += " AND app IN ('', ?)"  # an earlier version recorded no app
+                of_nobody += (
+                    f" AND (app IN ('', ?) OR account IN ({_marks(accounts)}))"  # earlier ones noted none
+                )
+                values += [app, *accounts]
             query = f"SELECT account, id, body FROM event WHERE {of_nobody} ORDER BY kept_at, length(id), id"  # noqa: S608 - as above
-            values = dead if app is None else [*dead, app]
             taken = db.execute(query, values).fetchall()
             db.execute(f"UPDATE event SET owner = ? WHERE {of_nobody}", (self._storage.owner, *values))  # noqa: S608 - as above
             return [Received(*row) for row in taken]
@@ -434,9 +441,11 @@ class Inbox:
             for account, id_, at, problem, body in rows
         )
 
-    async def _decide(self, change: str, ids: Sequence[str], account: str | None) -> int:
+    async def _decide(self, change: str, ids: Sequence[str], account: str | int | None) -> int:
         if not all(isinstance(one, str) for one in ids):
             raise InvalidInput(parameter="ids", problem="must be the ids of events that were set aside")
+        if account:  # some events do not tell
+            account = checked_id(account, "account")
         query = f"UPDATE event SET {change} WHERE problem IS NOT NULL AND account = coalesce(?, account) AND id = ?"  # noqa: S608 - constants
         return await self._do(
             lambda db: sum(db.execute(query, (account, one)).rowcount for one in ids), is_durable=True
@@ -481,7 +490,7 @@ def _moment(at: Any) -> datetime:
         return datetime.fromtimestamp(0, UTC)
 
 
-def _marks(values: Sequence[str]) -> str:
+def _marks(values: Collection[str]) -> str:
     return ", ".join("?" * len(values)) or "NULL"
 
 

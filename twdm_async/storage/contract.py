@@ -264,7 +264,9 @@ class Storage(ABC):
         return True
 
     def end_turn(self, name: str) -> None:  # noqa: B027 - as above
-        """Let other processes take the job called `name`. May be called in the event loop."""
+        """Let other processes take the job called `name`, after all changes that were requested before. Call this in
+        the event loop.
+        """
 
     @property
     def is_alive(self) -> bool:
@@ -313,12 +315,7 @@ class Storage(ABC):
         Raises:
             StorageTrouble: the transaction failed. Nothing was changed, unless the error's `is_unsure` is true.
         """
-
-        def done(transaction: Transaction) -> Callable[[], T]:
-            outcome = work(transaction)
-            return lambda: outcome
-
-        return await self.change_together(done, is_durable=is_durable)
+        return await self.change_together(_whole(work), is_durable=is_durable)
 
     async def change_together(self, work: Callable[[Transaction], Callable[[], T]], *, is_durable: bool = False) -> T:
         """Run `work` as :meth:`change` does, but without waiting for a server after each change of the transaction.
@@ -331,12 +328,20 @@ class Storage(ABC):
         Raises:
             StorageTrouble: the transaction failed. Nothing was changed, unless the error's `is_unsure` is true.
         """
+        return await self._requested(work, is_durable=is_durable)
+
+    def change_soon(self, work: Callable[[Transaction], object]) -> None:
+        """Run `work` as :meth:`change` does, without waiting for it. Nobody is told if the transaction fails."""
+        made = self._requested(_whole(work), is_durable=False)
+        made.add_done_callback(lambda made: made.cancelled() or made.exception())
+
+    def _requested(self, work: Callable[[Transaction], Callable[[], T]], *, is_durable: bool) -> asyncio.Future[T]:
         self.use_running_loop()
         change, worker = _Change(work, is_durable), self._worker  # which may fail to start
         self._changes.append(change)
         if len(self._changes) <= 1:  # else a job that will make it waits already
             worker.put(self._make_all)
-        return await change.made
+        return change.made
 
     def _make_all(self) -> None:
         """Make all changes that are requested until it is this process' turn."""
@@ -415,6 +420,16 @@ class Storage(ABC):
             thread, self._thread = self._thread, None
             await thread.submit(self.disconnect)
             thread.end()
+
+
+def _whole(work: Callable[[Transaction], T]) -> Callable[[Transaction], Callable[[], T]]:
+    """Return `work` as a change whose outcome is known when it has run."""
+
+    def done(transaction: Transaction) -> Callable[[], T]:
+        outcome = work(transaction)
+        return lambda: outcome
+
+    return done
 
 
 def _tell_all(changes: Sequence[_Change[Any]]) -> None:

@@ -157,8 +157,11 @@ class StateFile(Storage):
         return self._turns[name].take()
 
     def end_turn(self, name: str) -> None:
-        if name in self._turns:
-            self._turns[name].release(remove=False)
+        def end(_: Transaction) -> None:
+            if name in self._turns:
+                self._turns[name].release(remove=False)
+
+        self.change_soon(end)
 
     @property
     def is_alive(self) -> bool:

@@ -146,6 +146,7 @@ class Webhook:
         self._inbox = checked_inbox(inbox) or Inbox()
         self._owns_inbox = inbox is None
         self._clients = tuple(clients)
+        self._accounts = {client.credentials.user_id for client in clients} - {None}  # those that are known so far
         self._with_echoes = with_echoes
         self._places = asyncio.Semaphore(at_once)
         self._largest_body = largest_body
@@ -284,7 +285,7 @@ class Webhook:
     async def _take_over(self) -> None:
         """Handle the events that no running process handles: those whose process has ended, and those to retry."""
         odd: list[tuple[Received, Delivery]] = []
-        for received in await self._inbox.take_over(self._credentials.app):
+        for received in await self._inbox.take_over(self._credentials.app, self._accounts):
             delivery = _read_again(received)
             if [event.key for event, _ in delivery.events] == [received.id]:
                 self._put(delivery.events[0][0], received)
@@ -343,6 +344,7 @@ class Webhook:
             raise InboxFailed(path="(closed)", problem="the webhook is closed")
         by_key: dict[tuple[str, str], tuple[Event, str]] = {}
         for event, content in delivery.events:
+            self._accounts.add(event.for_user_id)
             if self._is_wanted(event):
                 by_key[event.for_user_id, event.key] = event, content
             else:

@@ -422,12 +422,8 @@ class PostgresStorage(Storage):
         return transaction.execute(query, facts).rowcount == 1
 
     def end_turn(self, name: str) -> None:
-        def end() -> None:
-            query = "DELETE FROM lease WHERE name = ? AND holder = ?"
-            with suppress(StorageTrouble):
-                self.transact(lambda transaction: transaction.execute(query, (self._full(name), self.owner)))
-
-        self.put(end)
+        query = "DELETE FROM lease WHERE name = ? AND holder = ?"
+        self.change_soon(lambda transaction: transaction.execute(query, (self._full(name), self.owner)))
 
     def _full(self, name: str) -> str:
         return f"{name} of {self._turn}"
