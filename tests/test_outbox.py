@@ -56,7 +56,7 @@ from twdm_async.storage.places import checked_place, open_storage
 from twdm_async.storage.sqlite import _APPLICATION, StateFile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
     from tests.forked import ForkServer
     from twdm_async.quota.store.transactional import Batch
@@ -661,29 +661,31 @@ async def test_fault_116_who_is_cancelled_while_it_takes_the_turn_gives_it_back(
         assert (await asyncio.wait_for(able.drain(), HANGS))[State.SENT] == 1
 
 
-async def test_a_turn_that_is_taken_again_after_its_end_is_kept(place: Place) -> None:
-    """All of that waits for something else, and is then done in its order."""
+@pytest.mark.parametrize("is_taken_last", [True, False])
+async def test_a_turn_is_taken_and_ended_in_the_order_of_the_calls(place: Place, *, is_taken_last: bool) -> None:
+    """While the storage's thread is busy."""
     one, other = (open_storage(checked_place(place), SCHEMA, Clock(), turn="5") for _ in range(2))
     go_on = threading.Event()
 
-    def take(storage: Storage) -> Awaitable[bool]:
-        return asyncio.ensure_future(storage.change(lambda transaction: storage.take_turn(transaction, "settling")))
+    async def take(storage: Storage) -> bool:
+        return await storage.change(lambda transaction: storage.take_turn(transaction, "settling"))
 
     try:
         assert await take(one)
         one.put(go_on.wait)
-        change = asyncio.ensure_future(one.change(lambda _: None))
+        before = asyncio.ensure_future(one.change(lambda _: True))
         await asyncio.sleep(0)
-        one.end_turn("settling")
-        again = take(one)
+        if is_taken_last:
+            one.end_turn("settling")
+        again = asyncio.ensure_future(take(one))
         await asyncio.sleep(0)
+        if not is_taken_last:
+            one.end_turn("settling")
         go_on.set()
-        assert await again
-        assert not await take(other)
-        one.end_turn("settling")
-        await asyncio.gather(change, one.change(lambda _: None))
-        assert await take(other)
+        assert await asyncio.gather(before, again, one.change(lambda _: True)) == [True] * 3
+        assert await take(other) != is_taken_last
     finally:
+        go_on.set()
         await one.close()
         await other.close()
 

@@ -368,9 +368,7 @@ class Inbox:
             of_nobody = f"body IS NOT NULL AND problem IS NULL AND (owner IS NULL OR owner IN ({_marks(dead)}))"
             values = list(dead)
             if app is not None:
-                of_nobody += (
-                    f" AND (app IN ('', ?) OR account IN ({_marks(accounts)}))"  # earlier ones noted none
-                )
+                of_nobody += f" AND (app IN ('', ?) OR account IN ({_marks(accounts)}))"  # earlier ones noted none
                 values += [app, *accounts]
             query = f"SELECT account, id, body FROM event WHERE {of_nobody} ORDER BY kept_at, length(id), id"  # noqa: S608 - as above
             taken = db.execute(query, values).fetchall()
