@@ -367,8 +367,8 @@ class Inbox:
             dead = self._dead_owners(db)
             of_nobody = f"body IS NOT NULL AND problem IS NULL AND (owner IS NULL OR owner IN ({_marks(dead)}))"
             values = list(dead)
-            if app is not None:
-                of_nobody += f" AND (app IN ('', ?) OR account IN ({_marks(accounts)}))"  # earlier ones noted none
+            if app is not None:  # of an event that an earlier version has kept, no app is known
+                of_nobody += f" AND (app IN ('', ?) OR account IN ({_marks(accounts)}))"
                 values += [app, *accounts]
             query = f"SELECT account, id, body FROM event WHERE {of_nobody} ORDER BY kept_at, length(id), id"  # noqa: S608 - as above
             taken = db.execute(query, values).fetchall()
