@@ -146,7 +146,7 @@ class Webhook:
         self._inbox = checked_inbox(inbox) or Inbox()
         self._owns_inbox = inbox is None
         self._clients = tuple(clients)
-        self._accounts = {client.credentials.user_id for client in clients} - {None}  # those that are known so far
+        self._accounts = {one.credentials.user_id for one in clients if one.credentials.user_id}  # as far as known
         self._with_echoes = with_echoes
         self._places = asyncio.Semaphore(at_once)
         self._largest_body = largest_body
