@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.lined_up import Line
@@ -170,6 +170,29 @@ def test_the_place_in_line_is_at_least_what_was_said(pushes: list[tuple[int, flo
     order = [queue.pop() for _ in range(len(queue))]
     ties = len({which for which, _ in pushes})
     assert ahead <= order.index(-1) <= ahead + ties
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.001, 0.5, 1.0, 2.0, 1000.0])), min_size=1, max_size=40),
+    st.integers(0, 20),
+    st.sampled_from([0.001, 1.0, 1000.0]),
+)
+@example([(1, 1000.0), (1, 0.001), (1, 0.001), (0, 0.001)], 0, 1.0)
+@example([(1, 1.0), (1, 1.0), (1, 1.0), (0, 1000.0), (0, 0.001)], 0, 0.001)
+def test_the_place_in_line_is_never_too_far_back_if_agents_share_lanes(
+    pushes: list[tuple[int, float]], pops: int, weight: float
+) -> None:
+    """Each of them with a weight of its own. Else a call would be told that it must wait longer than it does."""
+    queue = Line[int]()
+    for number, (which, own) in enumerate(pushes):
+        queue.push(number, Lane(str(which), own))
+    for _ in range(min(pops, len(pushes) - 1)):
+        queue.pop()
+    newcomer = Lane("0", weight)
+    ahead = queue.ahead_of(newcomer)
+    queue.push(-1, newcomer)
+    assert queue.ahead_of(newcomer, -1) <= (place := [queue.pop() for _ in range(len(queue))].index(-1))
+    assert ahead <= place
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from email.utils import format_datetime
 
 import pytest
 
@@ -109,14 +110,23 @@ def test_a_spent_quota_is_waited_for_and_is_no_failure(safety: Safety, status: i
 
 CLOCK_REFUSED = b'{"errors":[{"code":135,"message":"Timestamp out of bounds."}]}'
 DATE = {"Date": "Fri, 15 Jan 2027 08:00:00 GMT"}
+NOW_DATE = {"Date": format_datetime(NOW, usegmt=True)}
 
 
 @pytest.mark.parametrize("safety", Safety)
 def test_fault_34_the_server_s_clock_is_followed_once(safety: Safety) -> None:
-    followed = Story(failures=1, resynchronised=True)
+    followed = Story(failures=1, resynchronised=1)
     assert decision(safety, Reply(401, DATE, CLOCK_REFUSED)) == Retry(followed, server_time=1_800_000_000.0)
-    assert isinstance(decision(safety, Reply(401, DATE, CLOCK_REFUSED), followed), errors.Unauthorized)
+    assert isinstance(decision(safety, Reply(401, NOW_DATE, CLOCK_REFUSED), followed), errors.Unauthorized)
     assert isinstance(decision(safety, Reply(401, {}, CLOCK_REFUSED)), errors.Unauthorized)
+
+
+@pytest.mark.parametrize("safety", Safety)
+def test_fault_34_a_clock_that_is_set_during_a_call_is_followed_again(safety: Safety) -> None:
+    refused, followed = Reply(401, DATE, CLOCK_REFUSED), Story(failures=1, resynchronised=1)
+    again = decision(safety, refused, followed)
+    assert again == Retry(Story(failures=2, resynchronised=2), server_time=1_800_000_000.0)
+    assert isinstance(decision(safety, refused, Story(failures=3, resynchronised=3)), errors.Unauthorized)
 
 
 @pytest.mark.parametrize("safety", Safety)

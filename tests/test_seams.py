@@ -296,7 +296,7 @@ SEAMS: list[tuple[Any, str]] = [
     (QuotaLimiter, "admit"), (QuotaLimiter, "learn"), (QuotaLimiter, "settle"), (HttpTransport, "exchange"),
     (MemoryQuotaStore, "ask"), (Book, "take"), (Book, "take_one"), (Book, "apply"), (SQLiteQuotaStore, "_transact"), (Messages, "do"),
     (Rows, "put"), (Rows, "take_up"), (Rows, "leave"), (Rows, "end"), (Rows, "unknown"), (Rows, "counts"),
-    (Reconciler, "read"), (Reconciler, "candidates"), (session, "_read"), (session, "_headers"), (Direct, "start"), (transport, "finish"),
+    (Reconciler, "read"), (Reconciler, "candidates"), (session, "_read"), (session, "_body"), (Direct, "start"), (transport, "finish"),
 ]  # fmt: skip
 
 

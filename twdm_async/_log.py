@@ -1,4 +1,4 @@
-"""Show the package's log on standard error: ``TWDM_LOG=debug``, and the command line.
+"""The package's loggers; and showing the log on standard error: ``TWDM_LOG=debug``, and the command line.
 
 Each module logs to the logger of its own name, so the loggers of the subsystems are ``twdm_async.quota``,
 ``twdm_async.transport``, ``twdm_async.outbox``, ``twdm_async.webhooks`` and so on.
@@ -8,13 +8,35 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
 
 # C0 and C1 controls, what changes the direction of a line or breaks it, and halves of characters.
 _OBEYED: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 _LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+class _QuietLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger that does not raise if a filter or a handler of the application does."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        with suppress(Exception):
+            super().log(level, msg, *args, stacklevel=2, **kwargs)
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        return msg, kwargs
+
+
+def quiet_logger(name: str) -> _QuietLogger:
+    """Return the logger called `name`, for a module of this package: what the application does with the log must not
+    disturb calls, nor what wakes them.
+    """
+    return _QuietLogger(logging.getLogger(name), {})
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,6 @@ import contextlib
 import copy
 import inspect
 import itertools
-import logging
 import os
 import warnings
 from functools import cached_property
@@ -17,6 +16,7 @@ from attrs import evolve
 
 from twdm_async import telemetry
 from twdm_async._clock import Clock
+from twdm_async._log import quiet_logger
 from twdm_async._numbers import checked_count, checked_number
 from twdm_async._quiet import quiet_call
 from twdm_async.agent import Agent
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from twdm_async.resources.users import Users
     from twdm_async.resources.welcome_messages import WelcomeMessageRules, WelcomeMessages
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 
 _VARIABLES: Final = {
     "TWDM_API_URL": "api_url",

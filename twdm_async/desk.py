@@ -12,7 +12,6 @@ import contextlib
 import enum
 import hashlib
 import json
-import logging
 from datetime import datetime, timedelta
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +19,7 @@ from weakref import WeakValueDictionary
 
 from attrs import frozen
 
+from twdm_async._log import quiet_logger
 from twdm_async._numbers import checked_number, checked_seconds
 from twdm_async._quiet import quiet
 from twdm_async.client import Client
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from twdm_async.outbox import Entry
     from twdm_async.resources.message_data import Attachable
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 
 _LONGEST_KEY: Final = 400
 _SEND: Final = "direct_messages.send"

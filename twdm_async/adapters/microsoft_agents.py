@@ -9,7 +9,6 @@ take places in the turn, too. Suggested actions become quick replies, and a tap 
 # pyright: basic
 import contextlib
 import json
-import logging
 import mimetypes
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -17,13 +16,14 @@ from typing import Any, Final
 from microsoft_agents.activity import Activity, CardAction, ConversationReference, ResourceResponse
 from microsoft_agents.hosting.core import Agent, ChannelAdapter, TurnContext
 
+from twdm_async._log import quiet_logger
 from twdm_async.desk import Desk, Receipt, Status
 from twdm_async.errors import TwdmError
 from twdm_async.models.attachments import MessageMedia
 from twdm_async.models.quick_replies import QuickReply
 from twdm_async.webhooks import MessageEvent
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 _TAPPED: Final = ("imBack", "messageBack", "postBack")
 _RECEIPTS: Final = "twdm_async receipts"
 Callback = Callable[[TurnContext], Awaitable[None]]

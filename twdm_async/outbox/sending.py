@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import math
 import random
 from typing import TYPE_CHECKING, Any, Final, assert_never
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 from attrs import define
 
 from twdm_async import errors
+from twdm_async._log import quiet_logger
 from twdm_async._quiet import mistake
 from twdm_async.outbox.entry import State
 from twdm_async.outbox.messages import Messages, woken
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from twdm_async.quota.operations import Intent
     from twdm_async.resources.reconcile import Reconciler
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 
 _LOOK_EVERY, _WAKE_EVERY = 0.25, 5.0  # seconds
 _RECLAIM_EVERY: Final = 1.0  # seconds

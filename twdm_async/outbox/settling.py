@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import frozen
 
 from twdm_async import errors
+from twdm_async._log import quiet_logger
 from twdm_async.outbox.entry import State
 from twdm_async.outbox.messages import Messages, woken
 from twdm_async.resources.evidence import Search, patience, pause
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from twdm_async.resources.evidence import Reading
     from twdm_async.resources.reconcile import Reconciler
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 
 _LOOK_EVERY: Final = 1.0  # seconds between two looks at whether messages are ready to be settled
 _SHORTEST_REST: Final = 0.05  # seconds between two looks

@@ -13,11 +13,11 @@ and saves the pages that have changed.
 from __future__ import annotations
 
 import json
-import logging
 from typing import TYPE_CHECKING, assert_never
 
 from attrs import evolve
 
+from twdm_async._log import quiet_logger
 from twdm_async.quota.credit import Conversation, Conversations
 from twdm_async.quota.ledger import Ledger
 from twdm_async.quota.operations import Answer, GiveBack, Granted, Heard, Hold, Note, Settle, Slot, Take, Tighten, Wait
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from twdm_async.quota.operations import Conversant, ReplyTicket, Terms
     from twdm_async.quota.spec import Quota, ReplyCredit
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 
 _CONVERSATIONS = "conversations "  # the prefix of the names of pages with conversations
 

@@ -24,6 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
+from twdm_async._log import quiet_logger
 from twdm_async.errors import ClientClosed, QuotaQueueFull, QuotaStoreFailed
 from twdm_async.quota.alarms import Alarms
 from twdm_async.quota.lanes import LaneQueue
@@ -47,7 +48,7 @@ _RECHECK: Final = 0.05  # seconds until the dispatcher tries again to ask whethe
 _SHORTEST_SHARED_BLOCK: Final = 0.02  # seconds
 _LONG_WAIT: Final = 1.0  # seconds; a call that waits for longer is logged
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 
 
 class Dispatcher:

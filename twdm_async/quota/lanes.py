@@ -82,6 +82,8 @@ class _Queue(Generic[T]):
 
     key: str
     start: float  # virtual time at which the grant of the first item starts
+    least: float  # the least weight of its items so far, and the greatest: agents may share a lane
+    most: float
     first: Any = None
     last: Any = None
     length: int = 0
@@ -135,9 +137,12 @@ class LaneQueue(Generic[T]):
         queue = self._queues[rank].get(lane.key)
         if queue is None:
             now = self._virtual_time[rank]
-            queue = _Queue[T](lane.key, max(now, self._finished[rank].get(lane.key, now)))
+            start = max(now, self._finished[rank].get(lane.key, now))
+            queue = _Queue[T](lane.key, start, lane.weight, lane.weight)
             self._queues[rank][lane.key] = queue
             self._announce(rank, queue)
+        elif not queue.least <= lane.weight <= queue.most:
+            queue.least, queue.most = min(queue.least, lane.weight), max(queue.most, lane.weight)
         item.queue, item.before, item.after = queue, queue.last, None
         if queue.last is None:
             queue.first = item
@@ -233,11 +238,11 @@ class LaneQueue(Generic[T]):
         place = 0 if own is None else own.length
         while item is not None:
             item, place = item.after, place - 1
-        start = self._finished[rank].get(lane.key, now) if own is None else own.start + place / lane.weight
+        start = self._finished[rank].get(lane.key, now) if own is None else own.start + place / own.most
         ahead = place + sum(self._lengths[:rank])
         for queue in self._queues[rank].values():
             if queue is not own and queue.first is not None:
-                starting_before = math.ceil((start - queue.start) * queue.first.lane.weight - _ROUNDING)
+                starting_before = math.ceil((start - queue.start) * queue.least - _ROUNDING)
                 if own is None and queue.start <= start:  # the newcomer comes to the head of its lane last of all
                     starting_before = max(1, starting_before)
                 ahead += min(queue.length, max(0, starting_before))

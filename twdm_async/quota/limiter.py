@@ -8,7 +8,6 @@ which can only tighten them.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 from datetime import datetime
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import evolve, frozen
 
+from twdm_async._log import quiet_logger
 from twdm_async.errors import ClientClosed
 from twdm_async.headers import LONGEST_WAIT, Limits, read_limits
 from twdm_async.quota.dispatcher import Dispatcher, dispatcher_of, give_back
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from twdm_async.quota.operations import Intent
     from twdm_async.quota.store.contract import QuotaStore
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 
 _FIRST_HOLD: Final = 60.0  # seconds; doubled with every 429 in a row that does not say how long to wait
 _LONGEST_HOLD: Final = 4 * 3600.0

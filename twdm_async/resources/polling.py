@@ -16,10 +16,10 @@ removes webhooks without notice.
 from __future__ import annotations
 
 import contextlib
-import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from twdm_async._log import quiet_logger
 from twdm_async._numbers import checked_number
 from twdm_async.errors import InboxFailed, InvalidInput, RateLimited, TwdmError
 from twdm_async.resources.evidence import read_back
@@ -36,7 +36,7 @@ _LATE: Final = timedelta(minutes=15)
 _SHORTEST: Final = 1.0  # seconds between two rounds
 _TOLD_WITHIN: Final = 360.0  # seconds within which a webhook gets a message, if it gets it at all
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 
 
 class Poll:

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import re
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from attrs import frozen
 
+from twdm_async._log import quiet_logger
 from twdm_async._quiet import quiet
 from twdm_async.errors import (
     DeliveryUnknown,
@@ -47,7 +47,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9\-_ #@]{1,100}")
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 
 
 @frozen

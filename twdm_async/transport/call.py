@@ -22,6 +22,7 @@ from attrs import define, evolve
 
 from twdm_async import errors
 from twdm_async._forks import this_process
+from twdm_async._log import quiet_logger
 from twdm_async._numbers import checked_number, checked_seconds
 from twdm_async._quiet import mistake
 from twdm_async.endpoints import ENDPOINTS, Host, Safety
@@ -57,7 +58,7 @@ _ANYONE = Lane()
 _FOR_EVER: Final = 1e9  # seconds
 _LONG_PAUSE: Final = 1.0  # seconds; a pause that is longer is logged
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 
 
 class Journal(ABC):
@@ -655,8 +656,7 @@ class Caller:
             outcome=outcome.answer if isinstance(outcome, Answered) else error or outcome,
             is_abandoned=call.is_abandoned,
         )
-        with contextlib.suppress(Exception):  # a log that fails must not disturb the call
-            _log.log(logging.WARNING if is_unknown else logging.DEBUG, "%s", report, extra=report.as_extra())
+        _log.log(logging.WARNING if is_unknown else logging.DEBUG, "%s", report, extra=report.as_extra())
         for observer in self._observers:
             try:
                 contextvars.copy_context().run(observer, report)

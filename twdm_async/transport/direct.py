@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
+from twdm_async._log import quiet_logger
 from twdm_async.endpoints import ENDPOINTS
 from twdm_async.errors import IncompatibleAiohttp
 from twdm_async.transport.attempt import Attempt, Connection
@@ -29,7 +29,7 @@ from twdm_async.transport.wire import LARGEST_REPLY, Fault, Reply, Request
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 
 _BODY: Final = b'{"on":"paper"}'
 _ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\nX-On: paper\r\n\r\n" + _BODY

@@ -41,6 +41,8 @@ _TRIES: Final = 3
 _FIRST_BACKOFF: Final = 0.5  # seconds; doubled with every try
 _LONGEST_BACKOFF: Final = 30.0  # seconds; if the server asks for more, there is no other try
 _CLOCK_REFUSED: Final = 135
+_MOST_SET: Final = 3  # times that one call sets the clock, if the clock is changed meanwhile
+_WAS_CHANGED: Final = 60.0  # seconds by which the clock is wrong again
 _UNANSWERED: Final = frozenset({408, 499})  # a proxy gave up waiting; the server may have acted all the same
 
 
@@ -51,13 +53,13 @@ class Story:
     Args:
         failures: how many attempts failed, not counting those that were refused for quota.
         left: whether one of the attempts left and got no readable answer.
-        resynchronised: whether the clock was set to the server's time already.
+        resynchronised: how many times the clock was set to the server's time.
         refusal: the answer to the last attempt, if it said that the quota is spent.
     """
 
     failures: int = 0
     left: bool = False
-    resynchronised: bool = False
+    resynchronised: int = 0
     refusal: errors.RateLimited | None = None
 
 
@@ -162,8 +164,9 @@ def decide(
         return Failed(told_whole(no_connection, request, story))
     if isinstance(error, errors.Unauthorized) and isinstance(outcome, Reply) and _CLOCK_REFUSED in error.codes:
         theirs = server_time(outcome.headers)
-        if theirs is not None and not story.resynchronised:
-            return Retry(evolve(story, resynchronised=True), server_time=theirs)
+        was_set = theirs is not None and abs(theirs - sent_at.timestamp()) > _WAS_CHANGED
+        if theirs is not None and story.resynchronised < (_MOST_SET if was_set else 1):
+            return Retry(evolve(story, resynchronised=story.resynchronised + 1), server_time=theirs)
     is_send = request.endpoint.safety is Safety.SEND_ONCE
     may_be_done = is_send and (may_have_arrived(error) or (error is not None and _says_both(error)))
     if error is not None and _is_answer(error) and not may_be_done:

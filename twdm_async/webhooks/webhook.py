@@ -18,7 +18,6 @@ import contextvars
 import hashlib
 import inspect
 import json
-import logging
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -30,6 +29,7 @@ from urllib.parse import parse_qs
 from aiohttp import web
 from attrs import Factory, field, frozen
 
+from twdm_async._log import quiet_logger
 from twdm_async._numbers import checked_count, checked_seconds
 from twdm_async._quiet import mistake
 from twdm_async.client import Client
@@ -61,7 +61,7 @@ _LONGEST_CANCEL: Final = 1.0  # seconds that a cancelled handler gets to end, at
 _LONGEST_PROBLEM: Final = 500  # characters
 _NOTE_EVERY: Final = 60.0  # seconds between two records that X was heard of, if there is nothing else to write
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 
 failure_observers: list[Callable[[str], object]] = []
 """Functions that are called for each event that is set aside because its handler failed: for tests."""

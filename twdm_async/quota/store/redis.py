@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
 import random
 import re
 import secrets
@@ -33,6 +32,7 @@ from urllib.parse import urlsplit
 from attrs import asdict
 
 from twdm_async._clock import Clock
+from twdm_async._log import quiet_logger
 from twdm_async.errors import InvalidInput, QuotaStoreFailed
 from twdm_async.quota.book import Book
 from twdm_async.quota.operations import Take
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from twdm_async.quota.store.transactional import Batch
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 
 _SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 _TIMEOUT: Final = 5.0  # seconds for one call

@@ -14,13 +14,13 @@ counts from the moment in which it was made.
 from __future__ import annotations
 
 import asyncio
-import logging
 from abc import abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field
 
+from twdm_async._log import quiet_logger
 from twdm_async._quiet import mistake
 from twdm_async.errors import QuotaStoreFailed
 from twdm_async.quota.book import Book
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from twdm_async.quota.operations import Terms
     from twdm_async.quota.standing import Standing
 
-_log = logging.getLogger(__name__)
+_log = quiet_logger(__name__)
 
 _MOST_AT_ONCE: Final = 500  # takes
 _MOST_NOTES_AT_ONCE, _MOST_PAGES_OF_NOTES = 20_000, 2000
