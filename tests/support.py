@@ -112,7 +112,12 @@ class Place:
 
 @contextlib.asynccontextmanager
 async def place(
-    path: Path, *, settle_after: float | None = None, timeout: float = 30.0, **options: Any
+    path: Path,
+    *,
+    settle_after: float | None = None,
+    timeout: float = 30.0,
+    max_wait: float | None = None,
+    **options: Any,
 ) -> AsyncIterator[Place]:
     """All of it; `options` are the sandbox'. To be used after :func:`keep_files_in_the_loop`."""
     clock = LoopClock()
@@ -125,6 +130,7 @@ async def place(
             clock=clock,
             quotas=sandbox.quotas,
             timeout=timeout,
+            max_wait=max_wait,
         ) as client,
         Outbox(client, path, settle_after=settle_after) as outbox,
     ):

@@ -73,6 +73,24 @@ def test_fault_56_a_list_that_is_two_minutes_late_doubles_nothing(path: Path) ->
     run(main())
 
 
+def test_fault_56_a_list_that_takes_more_than_one_window_is_read_to_its_end(path: Path) -> None:
+    """Also for a client that does not want to wait for quota: its outbox must find out what became of a message."""
+
+    async def main() -> None:
+        fault = Fault("reset", endpoint=SEND, nth=1, processed=False)
+        async with place(path, faults=[fault], max_wait=1.0) as here:
+            await here.outbox.put("5", TEXT)
+            draining = asyncio.ensure_future(here.outbox.drain())
+            await asyncio.sleep(2)
+            for number in range(800):
+                here.sandbox.person(1000 + number % 400).writes(f"{number}")
+            async with asyncio.timeout(3 * 3600):
+                assert (await draining)[State.SENT] == 1
+            assert len(here.sandbox.messages) == 1
+
+    run(main())
+
+
 @virtual_time
 async def test_fault_56_what_arrived_is_found_at_once_where_the_list_is_not_late() -> None:
     clock = LoopClock()

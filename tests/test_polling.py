@@ -32,19 +32,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def polling(test: Callable[[Client, Sandbox], Coroutine[Any, Any, None]]) -> None:
-    """Run `test` in virtual time: rounds are a minute apart."""
+def polling(
+    test: Callable[[Client, Sandbox], Coroutine[Any, Any, None]], wrong_by: float = 0.0, **options: Any
+) -> None:
+    """Run `test` in virtual time: rounds are a minute apart. The client's clock is wrong."""
 
     async def main() -> None:
-        clock = LoopClock()
+        clock = LoopClock(wrong_by=wrong_by)
         async with (
-            Sandbox(clock=clock) as sandbox,
+            Sandbox(clock=LoopClock()) as sandbox,
             Client(
                 sandbox.credentials,
                 api_url=sandbox.url,
                 upload_url=sandbox.url,
                 clock=clock,
                 quota_store=MemoryQuotaStore(clock=clock),
+                **options,
             ) as client,
         ):
             await test(client, sandbox)
@@ -103,6 +106,43 @@ def test_echoes_if_wanted_and_from_when() -> None:
         assert seen == ["lately", "an echo"]
 
     polling(main)
+
+
+@pytest.mark.parametrize("wrong_by", [-3600.0, -240.0, 240.0, 3600.0])
+@pytest.mark.parametrize("before", [0, 1])
+def test_fault_34_a_clock_that_is_wrong_when_an_account_is_first_polled(wrong_by: float, before: int) -> None:
+    """By less than the API notices, or by so much that it refuses the first request."""
+
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        for _ in range(before):
+            sandbox.person(6).writes("before it began")
+        await asyncio.sleep(60)
+        seen: list[str | None] = []
+        async with collecting(client, None, seen):
+            for number in range(10):
+                await asyncio.sleep(30)
+                sandbox.person(5).writes(f"{number}")
+            await asyncio.sleep(4000)
+        if wrong_by == -240.0 and before:  # by this clock, it was written after the poll began
+            assert seen.pop(0) == "before it began"
+        assert seen == [f"{number}" for number in range(10)]
+
+    polling(main, wrong_by)
+
+
+def test_a_backlog_that_takes_more_than_one_window_is_read_to_its_end() -> None:
+    """Also by a client that does not want to wait for quota."""
+
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        since = datetime.fromtimestamp(client.clock.wall(), UTC)
+        for number in range(800):
+            sandbox.person(5 + number % 400).writes(f"{number}")
+        seen: list[str | None] = []
+        async with collecting(client, None, seen, since=since):
+            await asyncio.sleep(3600)
+        assert len(seen) == len(set(seen)) == 800
+
+    polling(main, max_wait=1.0)
 
 
 @pytest.mark.soak

@@ -157,10 +157,6 @@ class Settling:
         asked_at = self._clock.monotonic()
         try:
             reading = await self._read(sought)
-        except errors.QuotaWaitTooLong as error:
-            self._end_turn()
-            await self._clock.sleep(error.wait)
-            return 0.0
         except errors.TwdmError as error:
             if _is_final(error):
                 raise
@@ -203,7 +199,7 @@ class Settling:
             lambda rows: (rows.nameless(), rows.listable(oldest)), only_reads=True
         )
         nameless = relevant([*nameless, *self._reconciler.sent.nameless], sought)
-        return await self._reconciler.read(sought, nameless, known)
+        return await self._reconciler.read(sought, nameless, known, max_wait=math.inf)  # it is in nobody's way
 
     def _note_unreadable(self, unknown: Sequence[UnknownMessage], asked_at: float) -> None:
         self._unreadable_since = min(self._unreadable_since, asked_at)

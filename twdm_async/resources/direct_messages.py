@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -434,7 +435,7 @@ class DirectMessages:
         a file or a database as the inbox, this holds across restarts, and messages that came meanwhile are yielded
         then. A caller that stops while it handles a message, by an exception, a ``break`` or a ``kill``, gets that
         message again, unless it has called :meth:`Inbox.handled`. A read that fails is logged and tried again, if that
-        can help.
+        can help. A read waits for quota as long as it takes, whatever the client's ``max_wait``.
 
         Args:
             inbox: remembers which messages were handled; if not given, this is forgotten when the iteration ends. Let
@@ -466,7 +467,7 @@ class DirectMessages:
             account,
             self._credentials.app,
             known,
-            lambda: self.list().pages(),
+            lambda: self.list(max_wait=math.inf).pages(),  # else a long list would be read from the start for ever
             lambda message: self.note_event(message, account),
             self._caller.server_time,
             self._caller.clock,

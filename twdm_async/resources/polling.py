@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from twdm_async._log import quiet_logger
 from twdm_async._numbers import checked_number
 from twdm_async.errors import InboxFailed, InvalidInput, RateLimited, TwdmError
-from twdm_async.resources.evidence import read_back
+from twdm_async.resources.evidence import Reading, read_back
 from twdm_async.resources.inbox import Inbox, Received
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _LATE: Final = timedelta(minutes=15)
 _SHORTEST: Final = 1.0  # seconds between two rounds
+_TOLERATED: Final = 300_000  # milliseconds by which the API lets the time of a signature be wrong
 _TOLD_WITHIN: Final = 360.0  # seconds within which a webhook gets a message, if it gets it at all
 
 _log = quiet_logger(__name__)
@@ -94,37 +95,57 @@ class Poll:
 
     async def _messages(self, every: float, since: datetime | None, *, sent: bool) -> AsyncGenerator[DirectMessage]:
         polled = await self._inbox.polled(self._account)
-        if polled is None:
-            # The API's times are in milliseconds.
-            floor = int((self._server_time() if since is None else since.timestamp()) * 1000) / 1000
-            until = floor
-        else:
-            until, floor = min(polled[0], self._server_time()), polled[1]
+        reached: tuple[float, float] | None = None  # not yet
+        if polled is not None:
+            reached = min(polled[0], self._server_time()), polled[1]
+        elif since is not None:
+            floor = int(since.timestamp() * 1000) / 1000  # the API's times are in milliseconds
+            reached = floor, floor
+        started = self._clock.monotonic()
         while True:
             began = self._clock.monotonic()
-            found = await self._round(until, floor, sent=sent)
-            if found is not None:
-                new, newest = found
+            reading = await self._read(self._server_time() if reached is None else reached[0])
+            if reading is not None:
+                until, floor = reached or [self._beginning(reading, started)] * 2
+                new, newest = await self._new(reading, until, floor, sent=sent)
                 by_id = {message.id: message for message in new}
                 for received in await self._inbox.keep(list(map(self._received, new))):
                     yield by_id[received.id]
                     await self._inbox.done(received)
                 until = min(max(until, newest), self._server_time())  # a message's date may be wrong
                 await self._inbox.set_polled(self._account, until, floor)
+                reached = until, floor
             await self._clock.sleep(max(_SHORTEST, every - (self._clock.monotonic() - began)))
 
-    async def _round(self, until: float, floor: float, *, sent: bool) -> tuple[list[DirectMessage], float] | None:
-        """Return the new messages since `until` that are not older than `floor`, oldest first, and the newest
-        message's time; ``None`` if the API refused the request for now.
+    def _beginning(self, reading: Reading, started: float) -> float:
+        """Return when the first poll of the account started, by the server's clock; rather too early than too late.
+
+        This machine's clock may be ahead by as much as the API tolerates. So what the first reading does not show
+        counts as new if it is not older than that.
         """
-        since = datetime.fromtimestamp(until, UTC) - _LATE
+        start = int((self._server_time() - (self._clock.monotonic() - started)) * 1000)
+        shown = [round(message.created_at.timestamp() * 1000) for message in reading.messages if message.created_at]
+        return min(start, max([start - _TOLERATED, *(time + 1 for time in shown)])) / 1000
+
+    async def _read(self, until: float) -> Reading | None:
+        """Read the list back to `until`, and further, since messages appear late; return ``None`` if the API refused
+        the request for now.
+        """
         try:
-            reading = await read_back(self._pages(), since)
+            return await read_back(self._pages(), datetime.fromtimestamp(until, UTC) - _LATE)
         except TwdmError as error:
             if not error.safe_to_retry and not isinstance(error, RateLimited):
                 raise
             _log.warning("the list of messages could not be read; trying again: %s", error)
             return None
+
+    async def _new(
+        self, reading: Reading, until: float, floor: float, *, sent: bool
+    ) -> tuple[list[DirectMessage], float]:
+        """Return the new messages since `until` that are not older than `floor`, oldest first, and the newest
+        message's time.
+        """
+        since = datetime.fromtimestamp(until, UTC) - _LATE
         earliest = max(since.timestamp(), floor)
         found = {
             message.id: message

@@ -364,7 +364,11 @@ class Reconciler:
         self._caller.bind_loop()
 
     async def read(
-        self, sought: Sequence[Sought], nameless: Sequence[Sought], known: Mapping[str, datetime] | None = None
+        self,
+        sought: Sequence[Sought],
+        nameless: Sequence[Sought],
+        known: Mapping[str, datetime] | None = None,
+        max_wait: float | None = None,
     ) -> Reading:
         """Read the list back to the oldest of `sought` and `nameless`.
 
@@ -372,6 +376,7 @@ class Reconciler:
             sought: messages that are looked for.
             nameless: messages that were sent and whose replies told no id.
             known: ids of messages that exist, besides those of which this client knows, and when they left.
+            max_wait: seconds to wait for quota, for each page; the client's ``max_wait`` if not given.
 
         Raises:
             TwdmError: the list could not be read.
@@ -384,7 +389,7 @@ class Reconciler:
             "direct_messages.list",
             DirectMessagePage,
             lambda page: page.events,
-            max_wait=None,
+            max_wait=max_wait,
             timeout=None,
         )
         reading = await read_back(listing.pages(), since, known)
