@@ -27,6 +27,8 @@ from twdm_async import (
     InternalError,
     InvalidInput,
     MemoryQuotaStore,
+    Quota,
+    QuotaTable,
     SQLiteQuotaStore,
     TwdmError,
 )
@@ -388,6 +390,34 @@ async def test_fault_79_such_an_error_says_where_it_was_and_whether_anything_lef
 class Failing(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         raise ZeroDivisionError(record.name)
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+async def test_fault_79_a_log_that_fails_keeps_no_call_waiting(kind: str, tmp_path: Path) -> None:
+    """Neither those that wait for quota, nor those that an observer fails for."""
+    logger, failing = logging.getLogger("twdm_async"), Failing()
+    handler = logging.NullHandler()
+    handler.handle = failing.filter  # type: ignore[method-assign]  # so it raises
+    quotas = QuotaTable.default().replace(
+        "direct_messages.send", Quota(1, per=3600.0), reserve=0.0, credit=None, pace=None
+    )
+
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    async with Sandbox(quotas=quotas, autojump=True) as sandbox:
+        path = tmp_path / "quota.db"
+        is_file, clock = kind == "file", sandbox.time
+        store = SQLiteQuotaStore(path, clock=clock) if is_file else MemoryQuotaStore(clock=clock)
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+        try:
+            async with store, sandbox.client(quota_store=store, observers=[fail]) as client, asyncio.timeout(HANGS):
+                await asyncio.gather(*(send(client) for _ in range(4)))
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(logging.NOTSET)
+        assert len(sandbox.messages) == 4
 
 
 class Stuck(Clock):

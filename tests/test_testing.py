@@ -191,6 +191,29 @@ async def test_a_test_may_run_in_the_loop_of_a_larger_scope(tmp_path: Path) -> N
     assert (code, "3 passed" in out) == (0, True), out
 
 
+@pytest.mark.slow
+async def test_a_handler_that_is_slower_than_the_test_is_told(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("""
+import asyncio
+import pytest
+from twdm_async import testing
+from twdm_async.webhooks import Webhook
+
+testing._SETTLE_WITHIN = 0.1
+
+
+@pytest.mark.asyncio
+async def test_it(twdm_sandbox, twdm_client):
+    await twdm_sandbox.subscribe(Webhook(twdm_client.credentials, lambda _: asyncio.sleep(1)))
+    twdm_sandbox.person(5).writes("Hello")
+""")
+    code, out = await _pytest(
+        tmp_path, "-o", "asyncio_mode=strict", "-W", "always::pytest.PytestWarning", *LOOP_PER_TEST
+    )
+    assert (code, "1 passed, 1 warning" in out) == (0, True), out
+    assert "a webhook is still handling an event" in out
+
+
 @pytest.mark.soak
 async def test_options_of_the_marker_have_names(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(

@@ -23,7 +23,7 @@ afterwards.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import warnings
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -160,9 +160,12 @@ async def _settle(sandbox: Sandbox) -> None:
     """
     if not sandbox.problems and sandbox not in _settled:
         _settled.add(sandbox)
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(_SETTLE_WITHIN):
                 await sandbox.delivered()
+        except TimeoutError:
+            problem = f"{_SETTLE_WITHIN:g} s after the test, a webhook is still handling an event, or has not answered"
+            warnings.warn(pytest.PytestWarning(f"{problem}; the test does not tell whether it fails"), stacklevel=1)
 
 
 def _fail_if_webhooks_did(sandbox: Sandbox) -> None:
