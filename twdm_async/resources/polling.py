@@ -79,7 +79,7 @@ class Poll:
 
         Args:
             every: seconds between two rounds.
-            since: where to begin if the account was never polled; now, if ``None``.
+            since: where to begin if the account was never polled; if ``None``, with what the list does not show yet.
             sent: whether to yield the messages that the account itself sent, too.
         """
         await self._inbox.release(self._account)
@@ -95,7 +95,7 @@ class Poll:
 
     async def _messages(self, every: float, since: datetime | None, *, sent: bool) -> AsyncGenerator[DirectMessage]:
         polled = await self._inbox.polled(self._account)
-        reached: tuple[float, float] | None = None  # not yet
+        reached: tuple[float, float] | None = None  # the end and the start of the time that was covered
         if polled is not None:
             reached = min(polled[0], self._server_time()), polled[1]
         elif since is not None:
@@ -106,7 +106,10 @@ class Poll:
             began = self._clock.monotonic()
             reading = await self._read(self._server_time() if reached is None else reached[0])
             if reading is not None:
-                until, floor = reached or [self._beginning(reading, started)] * 2
+                if reached is None:
+                    floor = self._beginning(reading, started)
+                    reached = floor, floor
+                until, floor = reached
                 new, newest = await self._new(reading, until, floor, sent=sent)
                 by_id = {message.id: message for message in new}
                 for received in await self._inbox.keep(list(map(self._received, new))):
