@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from tests.receiving import listening, post
 from tests.virtual_time import run
 from twdm_async import Client, DirectMessage, Inbox, LoopClock, MemoryQuotaStore
+from twdm_async._clock import Clock
 from twdm_async.resources.inbox import Received
 from twdm_async.sandbox import Sandbox
 from twdm_async.webhooks import Event, MessageEvent, Webhook
@@ -256,3 +258,32 @@ async def test_a_message_that_was_handled_and_sent_by_the_account_is_known(place
         await inbox.handled(DirectMessage(id="1", sender_id="5", recipient_id="6"))
         assert await inbox.known("5", ["1"]) == await inbox.known("6", ["1"]) == {"1"}
         assert await inbox.failed() == ()
+
+
+class Ahead(Clock):
+    """A clock that is some days ahead."""
+
+    days = 0.0
+
+    def wall(self) -> float:
+        return time.time() + self.days * 86_400.0
+
+
+async def test_events_are_remembered_for_four_hundred_days(tmp_path: Path) -> None:
+    clock = Ahead()
+    async with Inbox(tmp_path / "inbox.db", clock=clock) as inbox:
+        for clock.days in (0, 1, 200, 399, 402):
+            event = Received("5", f"{clock.days}", "{}")
+            assert await inbox.keep([event]) == [event]
+            await inbox.done(event)
+        assert await inbox.known("5", ["0", "1", "200", "402"]) == {"200", "402"}
+
+
+async def test_fault_52_a_clock_that_is_far_ahead_for_a_while_makes_an_inbox_forget_nothing(tmp_path: Path) -> None:
+    clock = Ahead()
+    async with Inbox(tmp_path / "inbox.db", clock=clock) as inbox:
+        for number, clock.days in enumerate((0, 500, 500.01, 0, 500.02)):
+            event = Received("5", f"{number}", "{}")
+            assert await inbox.keep([event]) == [event]
+            await inbox.done(event)
+        assert await inbox.keep([Received("5", "0", "{}")]) == []

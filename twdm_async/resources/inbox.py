@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _REMEMBERED: Final = 400 * 86_400.0  # seconds; whoever has recorded a signed webhook could send it again at any time
+_SURELY: Final = 86_400.0  # seconds for which a clock that is far ahead is not believed
+_FORGET: Final = (
+    "DELETE FROM event WHERE owner IS NULL AND (body IS NULL OR is_unread) AND kept_at < ? "
+    "AND EXISTS (SELECT 1 FROM event WHERE kept_at BETWEEN ? AND ?)"
+)
 _HEARD: Final = "INSERT INTO heard VALUES (?, ?) ON CONFLICT (kind) DO UPDATE SET at = excluded.at"
 _POLLED: Final = (
     "INSERT INTO polled VALUES (?, ?, ?) ON CONFLICT (account) DO UPDATE SET until = excluded.until, "
@@ -149,8 +154,8 @@ class Inbox:
             now = db.wall
             dead = self._dead_owners(db)
             new = [event for event in events if self._keep(db, event, app, now, dead)]
-            is_over = "owner IS NULL AND (body IS NULL OR is_unread)"
-            db.execute(f"DELETE FROM event WHERE {is_over} AND kept_at < ?", (now - _REMEMBERED,))  # noqa: S608 - constant
+            old = now - _REMEMBERED
+            db.execute(_FORGET, (old, old, now - _SURELY))
             db.executemany(_HEARD, [(f"{kind} {app}", now) for kind in heard])
             return new
 
