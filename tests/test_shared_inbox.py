@@ -129,6 +129,7 @@ async def test_an_event_that_two_accounts_have_received_is_decided_for_one_of_th
         for wrong in ("six", "\ud800", -1):
             with pytest.raises(InvalidInput, match="account"):
                 await inbox.retry("1", account=wrong)
+        assert await inbox.retry("1", account=0) == await inbox.retry("1", account="") == 0
         assert await inbox.retry("1", account=6) == 1
         assert await inbox.take_over() == [both[1]]
 

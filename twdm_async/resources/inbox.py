@@ -447,7 +447,7 @@ class Inbox:
     async def _decide(self, change: str, ids: Sequence[str], account: str | int | None) -> int:
         if not all(isinstance(one, str) for one in ids):
             raise InvalidInput(parameter="ids", problem="must be the ids of events that were set aside")
-        if account:  # some events do not tell
+        if account is not None and account != "":  # some events do not tell
             account = checked_id(account, "account")
         query = f"UPDATE event SET {change} WHERE problem IS NOT NULL AND account = coalesce(?, account) AND id = ?"  # noqa: S608 - constants
         return await self._do(
