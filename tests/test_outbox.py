@@ -690,6 +690,26 @@ async def test_a_turn_is_taken_and_ended_in_the_order_of_the_calls(place: Place,
         await other.close()
 
 
+async def test_a_turn_in_a_file_is_ended_also_if_the_file_cannot_be_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StorageTrouble("the disk is full")
+
+    one, other = (open_storage(path, SCHEMA, Clock(), turn="5") for _ in range(2))
+    try:
+        assert await one.change(lambda transaction: one.take_turn(transaction, "settling"))
+        with monkeypatch.context() as patch:
+            patch.setattr(one, "transact", fail)
+            one.end_turn("settling")
+            with pytest.raises(StorageTrouble):
+                await one.change(lambda _: None)
+        assert await other.change(lambda transaction: other.take_turn(transaction, "settling"))
+    finally:
+        await one.close()
+        await other.close()
+
+
 @pytest.mark.soak
 async def test_a_message_that_cannot_be_told_stays_unknown(sandbox: Sandbox, place: Place) -> None:
     sandbox.faults.append(Fault("reset", endpoint="direct_messages.send", nth=1))

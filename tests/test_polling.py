@@ -130,6 +130,62 @@ def test_fault_34_a_clock_that_is_wrong_when_an_account_is_first_polled(wrong_by
     polling(main, wrong_by)
 
 
+@pytest.mark.parametrize("wrong_by", [-240.0, 0.0, 60.0, 240.0])
+def test_fault_34_nothing_is_missed_if_the_first_read_fails_for_a_while(wrong_by: float) -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        unreadable = Fault("503", endpoint="direct_messages.list")
+        sandbox.faults.append(unreadable)
+        seen: list[str | None] = []
+        async with collecting(client, None, seen):
+            await asyncio.sleep(50)
+            sandbox.person(5).writes("before it could read")
+            await asyncio.sleep(50)
+            sandbox.faults.remove(unreadable)
+            await asyncio.sleep(200)
+            sandbox.person(5).writes("afterwards")
+            await asyncio.sleep(200)
+        assert seen == ["before it could read", "afterwards"]
+
+    polling(main, wrong_by)
+
+
+def test_a_message_of_the_future_moves_no_first_poll() -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        event = sandbox.person(6).writes("dated wrongly")
+        shown = sandbox._state.events[event].shown
+        shown["created_timestamp"] = str(int(shown["created_timestamp"]) + 3_600_000)
+        seen: list[str | None] = []
+        async with collecting(client, None, seen):
+            for number in range(5):
+                sandbox.person(5).writes(f"{number}")
+                await asyncio.sleep(60)
+        assert [text for text in seen if text != "dated wrongly"] == [f"{number}" for number in range(5)]
+
+    polling(main, 240.0)
+
+
+def test_a_poll_that_ends_during_its_first_messages_begins_there_again() -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        inbox = Inbox()
+        unreadable = Fault("503", endpoint="direct_messages.list")
+        sandbox.faults.append(unreadable)
+        first = client.direct_messages.poll(inbox)
+        coming = asyncio.ensure_future(anext(first))
+        await asyncio.sleep(10)
+        for number in range(3):
+            sandbox.person(5).writes(f"{number}")
+        sandbox.faults.remove(unreadable)
+        assert (await coming).text == "0"
+        await first.aclose()  # type: ignore[attr-defined]  # it is a generator
+        seen: list[str | None] = []
+        async with collecting(client, inbox, seen):
+            await asyncio.sleep(200)
+        assert seen == ["0", "1", "2"]
+        await inbox.close()
+
+    polling(main)
+
+
 def test_a_backlog_that_takes_more_than_one_window_is_read_to_its_end() -> None:
     """Also by a client that does not want to wait for quota."""
 

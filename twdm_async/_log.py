@@ -25,8 +25,9 @@ class _QuietLogger(logging.LoggerAdapter[logging.Logger]):
     """A logger that does not raise if a filter or a handler of the application does."""
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        kwargs.setdefault("stacklevel", 2)  # the caller of this method
         with suppress(Exception):
-            super().log(level, msg, *args, stacklevel=2, **kwargs)
+            super().log(level, msg, *args, **kwargs)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         return msg, kwargs

@@ -441,8 +441,8 @@ class DirectMessages:
             inbox: remembers which messages were handled; if not given, this is forgotten when the iteration ends. Let
                 only one poll of an account use an inbox at a time.
             every: seconds between two reads, from 1 to 86 400.
-            since: where to begin the first time (an aware ``datetime``), at most 30 days back; if not given, with what
-                the list does not show yet.
+            since: where to begin the first time (an aware ``datetime``), at most 30 days back; now, if not given, or
+                a few minutes earlier if it is not sure what the server's time is.
             sent: whether to yield also the messages that the account itself sent, by whatever program.
 
         Raises:

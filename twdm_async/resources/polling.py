@@ -16,6 +16,7 @@ removes webhooks without notice.
 from __future__ import annotations
 
 import contextlib
+import math
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _LATE: Final = timedelta(minutes=15)
 _SHORTEST: Final = 1.0  # seconds between two rounds
+_AT_ONCE: Final = 1.0  # seconds
 _TOLERATED: Final = 300_000  # milliseconds by which the API lets the time of a signature be wrong
 _TOLD_WITHIN: Final = 360.0  # seconds within which a webhook gets a message, if it gets it at all
 
@@ -79,7 +81,7 @@ class Poll:
 
         Args:
             every: seconds between two rounds.
-            since: where to begin if the account was never polled; if ``None``, with what the list does not show yet.
+            since: where to begin if the account was never polled; now, if ``None``.
             sent: whether to yield the messages that the account itself sent, too.
         """
         await self._inbox.release(self._account)
@@ -109,6 +111,7 @@ class Poll:
                 if reached is None:
                     floor = self._beginning(reading, started)
                     reached = floor, floor
+                    await self._inbox.set_polled(self._account, *reached)  # else a restart would begin anew
                 until, floor = reached
                 new, newest = await self._new(reading, until, floor, sent=sent)
                 by_id = {message.id: message for message in new}
@@ -123,12 +126,17 @@ class Poll:
     def _beginning(self, reading: Reading, started: float) -> float:
         """Return when the first poll of the account started, by the server's clock; rather too early than too late.
 
-        This machine's clock may be ahead by as much as the API tolerates. So what the first reading does not show
-        counts as new if it is not older than that.
+        This machine's clock may be ahead by as much as the API tolerates, so messages up to that much older count as
+        new. If the list was read at once, those that it showed are older than the poll, and so are all before them.
         """
-        start = int((self._server_time() - (self._clock.monotonic() - started)) * 1000)
-        shown = [round(message.created_at.timestamp() * 1000) for message in reading.messages if message.created_at]
-        return min(start, max([start - _TOLERATED, *(time + 1 for time in shown)])) / 1000
+        took = self._clock.monotonic() - started
+        now = int(self._server_time() * 1000)  # the API's times are in milliseconds
+        start = now - math.ceil(took * 1000)
+        beginning = start - _TOLERATED
+        if took <= _AT_ONCE:
+            times = [round(message.created_at.timestamp() * 1000) for message in reading.messages if message.created_at]
+            beginning = max([beginning, *(time + 1 for time in times if time <= now)])
+        return min(start, beginning) / 1000
 
     async def _read(self, until: float) -> Reading | None:
         """Read the list back to `until`, and further, since messages appear late; return ``None`` if the API refused

@@ -330,10 +330,16 @@ class Storage(ABC):
         """
         return await self._requested(work, is_durable=is_durable)
 
-    def change_soon(self, work: Callable[[Transaction], object]) -> None:
-        """Run `work` as :meth:`change` does, without waiting for it. Nobody is told if the transaction fails."""
-        made = self._requested(_whole(work), is_durable=False)
-        made.add_done_callback(lambda made: made.cancelled() or made.exception())
+    def change_soon(
+        self, work: Callable[[Transaction], object], *, if_it_fails: Callable[[], object] = lambda: None
+    ) -> None:
+        """Run `work` as :meth:`change` does, without waiting for it. If the transaction fails, call `if_it_fails`."""
+
+        def ended(made: asyncio.Future[object]) -> None:
+            if not made.cancelled() and made.exception() is not None:
+                if_it_fails()
+
+        self._requested(_whole(work), is_durable=False).add_done_callback(ended)
 
     def _requested(self, work: Callable[[Transaction], Callable[[], T]], *, is_durable: bool) -> asyncio.Future[T]:
         self.use_running_loop()

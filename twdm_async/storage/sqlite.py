@@ -157,11 +157,11 @@ class StateFile(Storage):
         return self._turns[name].take()
 
     def end_turn(self, name: str) -> None:
-        def end(_: Transaction) -> None:
+        def end() -> None:
             if name in self._turns:
                 self._turns[name].release(remove=False)
 
-        self.change_soon(end)
+        self.change_soon(lambda _: end(), if_it_fails=end)
 
     @property
     def is_alive(self) -> bool:

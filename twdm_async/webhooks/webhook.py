@@ -285,7 +285,7 @@ class Webhook:
     async def _take_over(self) -> None:
         """Handle the events that no running process handles: those whose process has ended, and those to retry."""
         odd: list[tuple[Received, Delivery]] = []
-        for received in await self._inbox.take_over(self._credentials.app, self._accounts):
+        for received in await self._inbox.take_over(self._credentials.app, tuple(self._accounts)):
             delivery = _read_again(received)
             if [event.key for event, _ in delivery.events] == [received.id]:
                 self._put(delivery.events[0][0], received)
