@@ -321,9 +321,7 @@ class DirectMessages:
             MalformedResponse: a page cannot be read, or names a cursor for the second time.
             TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
-        return Listing(
-            self._caller, "direct_messages.list", DirectMessagePage, _with_apps, max_wait=max_wait, timeout=timeout
-        )
+        return _listing(self._caller, max_wait=max_wait, timeout=timeout)
 
     async def get(
         self, message_id: str | int, *, max_wait: float | None = None, timeout: float | None = None
@@ -441,8 +439,7 @@ class DirectMessages:
             inbox: remembers which messages were handled; if not given, this is forgotten when the iteration ends. Let
                 only one poll of an account use an inbox at a time.
             every: seconds between two reads, from 1 to 86 400.
-            since: where to begin the first time (an aware ``datetime``), at most 30 days back; now, if not given, or
-                a few minutes earlier if it is not sure what the server's time is.
+            since: where to begin the first time (an aware ``datetime``), at most 30 days back; now, if not given.
             sent: whether to yield also the messages that the account itself sent, by whatever program.
 
         Raises:
@@ -468,11 +465,12 @@ class DirectMessages:
             account,
             self._credentials.app,
             known,
-            lambda: self.list(max_wait=math.inf).pages(),  # else a long list would be read from the start for ever
+            lambda: _listing(caller, max_wait=math.inf).pages(),  # else a long list would be begun anew for ever
             lambda message: self.note_event(message, account),
             self._caller.server_time,
             self._caller.clock,
         )
+        caller = self._caller.with_options(timeout=None, max_wait=None, observers=[poll.note_reply])
         try:
             async with contextlib.aclosing(poll.messages(every, since, sent=sent)) as messages:
                 async for message in messages:
@@ -585,6 +583,10 @@ class DirectMessages:
             TwdmError: an error that every call can raise; see :class:`~twdm_async.Client`.
         """
         return await self.reconciler.reconcile(unknowns, settle_after)
+
+
+def _listing(caller: Caller, *, max_wait: float | None, timeout: float | None = None) -> Listing[DirectMessage]:
+    return Listing(caller, "direct_messages.list", DirectMessagePage, _with_apps, max_wait=max_wait, timeout=timeout)
 
 
 def _with_apps(page: DirectMessagePage) -> Sequence[DirectMessage]:

@@ -16,13 +16,13 @@ removes webhooks without notice.
 from __future__ import annotations
 
 import contextlib
-import math
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from twdm_async._log import quiet_logger
 from twdm_async._numbers import checked_number
 from twdm_async.errors import InboxFailed, InvalidInput, RateLimited, TwdmError
+from twdm_async.headers import server_time
 from twdm_async.resources.evidence import Reading, read_back
 from twdm_async.resources.inbox import Inbox, Received
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
     from twdm_async._clock import Clock
     from twdm_async.models.direct_messages import DirectMessage
+    from twdm_async.observers import AttemptReport
     from twdm_async.resources.listing import Page
 
 _LATE: Final = timedelta(minutes=15)
 _SHORTEST: Final = 1.0  # seconds between two rounds
-_AT_ONCE: Final = 1.0  # seconds
-_TOLERATED: Final = 300_000  # milliseconds by which the API lets the time of a signature be wrong
+_INEXACT: Final = 1.5  # seconds: a reply tells the server's time without the fraction, and was on its way
 _TOLD_WITHIN: Final = 360.0  # seconds within which a webhook gets a message, if it gets it at all
 
 _log = quiet_logger(__name__)
@@ -51,7 +51,8 @@ class Poll:
         inbox: remembers which messages were received.
         pages: starts to read the list, newest first.
         note: called with every new message, whoever sent it.
-        server_time: returns the server's time in seconds since 1970.
+        server_time: returns the server's time in seconds since 1970, as far as it is known; it may be wrong by less
+            than the API notices.
         clock: the source of time.
     """
 
@@ -72,6 +73,7 @@ class Poll:
         self._note = note
         self._server_time = server_time
         self._clock = clock
+        self._ahead: float | None = None  # seconds that the server's clock is ahead of this machine's, by its replies
         self._untold: datetime | None = None  # when the oldest message was written that no webhook has told of
         self._is_said = False
         self._echoes: set[str] = set()  # ids of the account's own messages in the last round; they are not handed out
@@ -99,17 +101,17 @@ class Poll:
         polled = await self._inbox.polled(self._account)
         reached: tuple[float, float] | None = None  # the end and the start of the time that was covered
         if polled is not None:
-            reached = min(polled[0], self._server_time()), polled[1]
+            reached = min(polled[0], self._now()), polled[1]
         elif since is not None:
             floor = int(since.timestamp() * 1000) / 1000  # the API's times are in milliseconds
             reached = floor, floor
         started = self._clock.monotonic()
         while True:
             began = self._clock.monotonic()
-            reading = await self._read(self._server_time() if reached is None else reached[0])
+            reading = await self._read(self._now() if reached is None else reached[0])
             if reading is not None:
                 if reached is None:
-                    floor = self._beginning(reading, started)
+                    floor = int((self._now() - (self._clock.monotonic() - started)) * 1000) / 1000  # as above
                     reached = floor, floor
                     await self._inbox.set_polled(self._account, *reached)  # else a restart would begin anew
                 until, floor = reached
@@ -118,25 +120,22 @@ class Poll:
                 for received in await self._inbox.keep(list(map(self._received, new))):
                     yield by_id[received.id]
                     await self._inbox.done(received)
-                until = min(max(until, newest), self._server_time())  # a message's date may be wrong
+                until = min(max(until, newest), self._now())  # a message's date may be wrong
                 await self._inbox.set_polled(self._account, until, floor)
                 reached = until, floor
             await self._clock.sleep(max(_SHORTEST, every - (self._clock.monotonic() - began)))
 
-    def _beginning(self, reading: Reading, started: float) -> float:
-        """Return when the first poll of the account started, by the server's clock; rather too early than too late.
+    def note_reply(self, report: AttemptReport) -> None:
+        """Note the server's time, as the reply to a request tells it."""
+        date = server_time(report.headers)
+        if date is not None:
+            self._ahead = date - self._clock.wall()
 
-        This machine's clock may be ahead by as much as the API tolerates, so messages up to that much older count as
-        new. If the list was read at once, those that it showed are older than the poll, and so are all before them.
-        """
-        took = self._clock.monotonic() - started
-        now = int(self._server_time() * 1000)  # the API's times are in milliseconds
-        start = now - math.ceil(took * 1000)
-        beginning = start - _TOLERATED
-        if took <= _AT_ONCE:
-            times = [round(message.created_at.timestamp() * 1000) for message in reading.messages if message.created_at]
-            beginning = max([beginning, *(time + 1 for time in times if time <= now)])
-        return min(start, beginning) / 1000
+    def _now(self) -> float:
+        """Return the server's time in seconds since 1970."""
+        known = self._server_time()
+        told = known if self._ahead is None else self._clock.wall() + self._ahead
+        return known if abs(known - told) <= _INEXACT else told
 
     async def _read(self, until: float) -> Reading | None:
         """Read the list back to `until`, and further, since messages appear late; return ``None`` if the API refused
@@ -185,7 +184,7 @@ class Poll:
         told = (await self._inbox.heard(self._app)).get("delivery")
         if told is None or told > self._untold:
             self._untold, self._is_said = None, False
-        elif not self._is_said and self._server_time() - self._untold.timestamp() > _TOLD_WITHIN:
+        elif not self._is_said and self._now() - self._untold.timestamp() > _TOLD_WITHIN:
             self._is_said = True
             _log.warning(
                 "people write, and no webhook tells of it since %s; X may have dropped it: register it anew",
