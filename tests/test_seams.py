@@ -166,17 +166,19 @@ async def test_fault_75_a_proxy_that_says_nothing_with_a_borrowed_session(monkey
     async def silent(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
         await asyncio.sleep(30)
 
+    told: list[AttemptReport] = []
     async with serving(silent) as proxy:
         monkeypatch.setenv("https_proxy", proxy.url)
         async with (
             aiohttp.ClientSession(trust_env=True) as session,
-            connected("https://api.twitter.com", session=session, timeout=0.2) as client,
+            connected("https://api.twitter.com", session=session, timeout=0.2, observers=[told.append]) as client,
         ):
             async with asyncio.timeout(HANGS):
                 with pytest.raises(ConnectFailed, match="no connection in time") as caught:
                     await send(client)
             assert (caught.value.delivered, used(client)) == ("no", 0)
-            assert proxy.connections == 3
+            assert [(report.number, report.left) for report in told] == [(1, False), (2, False), (3, False)]
+            assert 1 <= proxy.connections <= 3  # it may be too slow to accept one in time
 
 
 @pytest.mark.slow
