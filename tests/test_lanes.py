@@ -178,7 +178,7 @@ def test_the_place_in_line_is_at_least_what_was_said(pushes: list[tuple[int, flo
     st.sampled_from([0.001, 1.0, 1000.0]),
 )
 @example([(1, 1000.0), (1, 0.001), (1, 0.001), (0, 0.001)], 0, 1.0)
-@example([(1, 1.0), (1, 1.0), (1, 1.0), (0, 1000.0), (0, 0.001)], 0, 0.001)
+@example([(1, 1.0), (1, 1.0), (1, 1.0), (0, 1000.0), (0, 1000.0)], 0, 0.001)
 def test_the_place_in_line_is_never_too_far_back_if_agents_share_lanes(
     pushes: list[tuple[int, float]], pops: int, weight: float
 ) -> None:

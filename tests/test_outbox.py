@@ -630,6 +630,17 @@ async def test_fault_116_each_account_settles_for_itself(sandbox: Sandbox, place
 
 
 @pytest.mark.slow
+async def test_fault_116_who_has_settled_everything_lets_others_settle(sandbox: Sandbox, place: Place) -> None:
+    sandbox.faults += [Fault("reset", endpoint=SEND, nth=1)]
+    async with box(sandbox, place, **QUICK) as outbox, box(sandbox, place, **QUICK) as other, outbox.running():
+        await outbox.put("5", TEXT, key="a")
+        await _sent(outbox, "a")
+        async with asyncio.timeout(HANGS):
+            while not await other._messages.take_turn(other._sending._settling._turn):
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.slow
 async def test_fault_116_who_cannot_read_the_list_lets_others_settle(
     sandbox: Sandbox, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
