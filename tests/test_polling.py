@@ -165,6 +165,20 @@ def test_what_was_written_just_before_the_first_poll_is_not_new() -> None:
     polling(main)
 
 
+def test_a_reply_whose_date_is_wrong_by_an_hour_is_not_believed() -> None:
+    async def main(client: Client, sandbox: Sandbox) -> None:
+        sandbox.faults.append(Fault("date_ahead", endpoint="direct_messages.list"))
+        seen: list[str | None] = []
+        async with collecting(client, None, seen):
+            for number in range(5):
+                await asyncio.sleep(60)
+                sandbox.person(5).writes(f"{number}")
+            await asyncio.sleep(200)
+        assert seen == [f"{number}" for number in range(5)]
+
+    polling(main)
+
+
 def test_a_message_of_the_future_moves_no_first_poll() -> None:
     async def main(client: Client, sandbox: Sandbox) -> None:
         event = sandbox.person(6).writes("dated wrongly")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _LATE: Final = timedelta(minutes=15)
 _SHORTEST: Final = 1.0  # seconds between two rounds
 _INEXACT: Final = 1.5  # seconds: a reply tells the server's time without the fraction, and was on its way
+_NOTICED: Final = 300.0  # seconds: the API refuses signatures of a time that is further off
 _TOLD_WITHIN: Final = 360.0  # seconds within which a webhook gets a message, if it gets it at all
 
 _log = quiet_logger(__name__)
@@ -103,7 +104,7 @@ class Poll:
         if polled is not None:
             reached = min(polled[0], self._now()), polled[1]
         elif since is not None:
-            floor = int(since.timestamp() * 1000) / 1000  # the API's times are in milliseconds
+            floor = int(since.timestamp() * 1000) / 1000  # the API's times are in milliseconds, here and below
             reached = floor, floor
         started = self._clock.monotonic()
         while True:
@@ -111,7 +112,7 @@ class Poll:
             reading = await self._read(self._now() if reached is None else reached[0])
             if reading is not None:
                 if reached is None:
-                    floor = int((self._now() - (self._clock.monotonic() - started)) * 1000) / 1000  # as above
+                    floor = int((self._now() - (self._clock.monotonic() - started)) * 1000) / 1000
                     reached = floor, floor
                     await self._inbox.set_polled(self._account, *reached)  # else a restart would begin anew
                 until, floor = reached
@@ -132,10 +133,12 @@ class Poll:
             self._ahead = date - self._clock.wall()
 
     def _now(self) -> float:
-        """Return the server's time in seconds since 1970."""
+        """Return the server's time in seconds since 1970. A reply that tells one so far off that the API would have
+        refused our signature is not believed.
+        """
         known = self._server_time()
         told = known if self._ahead is None else self._clock.wall() + self._ahead
-        return known if abs(known - told) <= _INEXACT else told
+        return told if _INEXACT < abs(known - told) <= _NOTICED else known
 
     async def _read(self, until: float) -> Reading | None:
         """Read the list back to `until`, and further, since messages appear late; return ``None`` if the API refused

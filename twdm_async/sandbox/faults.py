@@ -9,6 +9,8 @@ import socket
 import struct
 import zlib
 from collections.abc import Callable, Mapping
+from datetime import timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import Attribute, define, evolve, field, frozen, validators
@@ -93,6 +95,11 @@ def _chunked_then_garbage(reply: Reply) -> bytes:
 
 def _without_date(reply: Reply) -> bytes:
     return evolve(reply, headers={name: value for name, value in reply.headers.items() if name != "Date"}).as_bytes()
+
+
+def _with_date_ahead(reply: Reply) -> bytes:
+    date = parsedate_to_datetime(reply.headers["Date"]) + timedelta(hours=1)
+    return evolve(reply, headers={**reply.headers, "Date": format_datetime(date, usegmt=True)}).as_bytes()
 
 
 def _listing(change: Callable[[list[Any]], list[Any]]) -> _Change:
@@ -191,6 +198,7 @@ _REPLIES: Final[dict[str, _Change]] = {
     "list_reversed": _listing(lambda events: events[::-1]),
     "cursor_repeats": _body(lambda body: json.dumps(json.loads(body or b"{}") | {"next_cursor": "MTIz"}).encode()),
     "no_date": _without_date,
+    "date_ahead": _with_date_ahead,
     "date_far": _head(Date="Fri, 31 Dec 9999 23:59:59 -0500"),
     "date_utc": lambda reply: evolve(
         reply, headers={**reply.headers, "Date": reply.headers["Date"].replace("GMT", "UTC")}
