@@ -264,7 +264,8 @@ class Desk:
         except InvalidInput as error:
             return _refusal_of(error)
         receipt = await self.receipt(name)
-        if receipt is None and await self._is_over_limit(create["target"]["recipient_id"]):
+        person = create["target"]["recipient_id"]
+        if receipt is None and self._limit is not None and await self.outbox.is_limit_reached(person, self._limit):
             return _refused(TOO_MANY)
         return receipt
 
@@ -316,12 +317,6 @@ class Desk:
         except OutboxFailed:
             pass
         return entry
-
-    async def _is_over_limit(self, person: str) -> bool:
-        if self._limit is None:
-            return False
-        since = self.client.clock.utc() - timedelta(seconds=self._limit.per)
-        return await self.outbox.count_of_desk(person, since) >= self._limit.limit
 
     def _must_be_held(self, who: str, person: str, text: str) -> bool:
         if isinstance(self._hold, bool):

@@ -364,19 +364,17 @@ class Outbox:
         self._messages.tell()
         return entry
 
-    async def count_of_desk(self, recipient_id: str, since: datetime) -> int:
-        """Return how many messages desks (see :class:`twdm_async.Desk`) have put for a person since a time.
+    async def is_limit_reached(self, recipient_id: str, limit: Quota) -> bool:
+        """Return whether :meth:`put` would refuse a new message to a person because of this limit.
 
         Args:
             recipient_id: the person's user id.
-            since: an aware ``datetime``.
+            limit: see :meth:`put`.
 
         Raises:
-            InvalidInput: `since` is not an aware ``datetime``.
             OutboxFailed: the file or database cannot be read.
         """
-        seconds = _checked_time(since, "since")
-        return await self._do(lambda rows: rows.count_of_desk(recipient_id, seconds), only_reads=True)
+        return await self._do(lambda rows: rows.is_limit_reached(recipient_id, limit), only_reads=True)
 
     async def events(self, after: int | None = None) -> AsyncIterator[Entry]:
         """Yield every outcome as it comes, from all processes: sent, rejected, unknown, absent, failed, expired.

@@ -242,7 +242,7 @@ class Rows:
         another message has the key, or if desks have put as many messages for its recipient as `limit` allows. Call
         that function after all statements of this moment were sent to the database.
         """
-        if limit is not None and self._is_over(limit, new):
+        if limit is not None and self.get(new.key) is None and self.is_limit_reached(new.recipient_id, limit):
             return lambda: InvalidInput(parameter="limit", problem=TOO_MANY)
         self.transaction.tell()
         self.transaction.execute(_INSERT, self._values_of(new))
@@ -258,10 +258,6 @@ class Rows:
             return _entry(entry)
 
         return kept
-
-    def _is_over(self, limit: Quota, new: NewMessage) -> bool:
-        since = self._wall - limit.per
-        return self.get(new.key) is None and self.count_of_desk(new.recipient_id, since) >= limit.limit
 
     def _values_of(self, new: NewMessage) -> tuple[Any, ...]:
         return (self._account, new.key, new.digest, new.recipient_id, new.custom_profile_id, new.fingerprint,
@@ -315,10 +311,11 @@ class Rows:
                     self.end(row, State.REJECTED, error=why)
         return self.get(key)
 
-    def count_of_desk(self, recipient_id: str, since: float) -> int:
-        """Return how many messages a desk has put for a recipient since a time."""
+    def is_limit_reached(self, recipient_id: str, limit: Quota) -> bool:
+        """Return whether desks have put as many messages for a recipient as `limit` allows."""
         query = f"SELECT count(*) FROM message WHERE account = ? AND recipient_id = ? AND put_at > ? AND {_OF_DESK}"  # noqa: S608 - as above
-        return int(self.transaction.execute(query, (self._account, recipient_id, since)).fetchone()[0])
+        values = (self._account, recipient_id, self._wall - limit.per)
+        return int(self.transaction.execute(query, values).fetchone()[0]) >= limit.limit
 
     def counts(self) -> dict[State, int]:
         """Return how many messages are in each state."""
